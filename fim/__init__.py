@@ -1,0 +1,41 @@
+"""Fill-in-the-middle as text and token ids: what goes into the prompt, and what becomes of the answer.
+
+Invariants of this room:
+- It knows no torch, no editor protocol, no file and no network; it imports only the standard library.
+- Values are frozen; functions are pure. Offsets and lengths of text are in code points.
+- The user's text never becomes a sentinel: pieces are encoded as plain text, and defused where only text can
+  be sent.
+- A family is asked only for a layout that it saw in training.
+- Accepting a suggestion gives exactly prefix + text + suffix, less the replaced range, which never leaves the
+  cursor's line.
+- Families differ by the fields of `FimFormat`, never by a look at a name.
+"""
+
+from fim.context import CursorContext, Snippet, around_cursor
+from fim.formats import FORMATS, MODEL_TYPES, Encoder, FimFormat, FormatError, Layout, Sentinels, resolve
+from fim.postprocess import Extent, Multiline, Reason, Shaper, Suggestion, extent_at
+from fim.prompt import Prompt, Span, build_prompt, render_text
+
+__all__ = [
+    "FORMATS",
+    "MODEL_TYPES",
+    "CursorContext",
+    "Encoder",
+    "Extent",
+    "FimFormat",
+    "FormatError",
+    "Layout",
+    "Multiline",
+    "Prompt",
+    "Reason",
+    "Sentinels",
+    "Shaper",
+    "Snippet",
+    "Span",
+    "Suggestion",
+    "around_cursor",
+    "build_prompt",
+    "extent_at",
+    "render_text",
+    "resolve",
+]

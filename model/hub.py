@@ -1,0 +1,104 @@
+"""From a model's name to its folder, checked as far as that is possible without torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from model.errors import ModelError
+
+BUNDLED = Path(__file__).parent / "bundled"
+NATIVE_TYPES = ("starcoder2", "stablelm")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFolder:
+    """A model on disk: config.json, tokenizer.json and safetensors, as on the Hugging Face hub."""
+
+    path: Path
+    config: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def model_type(self) -> str:
+        return str(self.config.get("model_type"))
+
+    @property
+    def max_positions(self) -> int:
+        """Prompt and completion together, in tokens."""
+        return int(self.config.get("max_position_embeddings") or 4096)
+
+    @property
+    def weight_files(self) -> list[Path]:
+        """The safetensors files in a fixed order; raises ModelError when there are none or the index is wrong."""
+        index = self.path / "model.safetensors.index.json"
+        if index.exists():
+            weight_map = read_json(index).get("weight_map")
+            if not isinstance(weight_map, dict) or not weight_map:
+                raise ModelError(f"{index} has no weight_map. Download the model again.")
+            names = sorted(set(map(str, weight_map.values())))
+            if any(Path(n).name != n or not n.endswith(".safetensors") for n in names):
+                raise ModelError(f"{index} names files that are not safetensors beside it. Download the model again.")
+            files = [self.path / n for n in names]
+        else:
+            files = sorted(self.path.glob("*.safetensors"))
+        missing = [f.name for f in files if not f.is_file()]
+        if missing:
+            raise ModelError(f"{self.path} lacks {', '.join(missing)}. Download the model again.")
+        if not files:
+            pickled = sorted(f.name for f in self.path.iterdir() if f.suffix in {".bin", ".pt", ".pth", ".ckpt"})
+            raise ModelError(
+                f"{self.path} has only pickled weights ({', '.join(pickled)}), which could run code when loaded. "
+                "Use the model's safetensors, or convert it with transformers' save_pretrained."
+                if pickled
+                else f"{self.path} has no *.safetensors. Download the model again."
+            )
+        return files
+
+    @property
+    def identity(self) -> str:
+        """Names these very files: their path, sizes and times of change. An engine serves one identity."""
+        stamps = [(f.name, f.stat().st_size, f.stat().st_mtime_ns)
+                  for f in [self.path / "config.json", self.path / "tokenizer.json", *self.weight_files]]
+        return hashlib.sha256(repr((str(self.path.resolve()), stamps)).encode()).hexdigest()[:16]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelError(f"{path} is missing. Point the model setting at a whole model folder.") from None
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} cannot be read ({error}). Download the model again.") from None
+    if not isinstance(value, dict):
+        raise ModelError(f"{path} holds no JSON object. Download the model again.")
+    return value
+
+
+def find_model(name: str | Path) -> ModelFolder:
+    """'bundled' or the path of a folder -> ModelFolder. Raises ModelError."""
+    path = BUNDLED if str(name) == "bundled" else Path(name).expanduser()
+    if not path.is_dir():
+        raise ModelError(f"There is no model folder {path}. Use 'bundled' or the path of a downloaded model's folder.")
+    if not any(path.iterdir()):
+        raise ModelError(f"The model folder {path} is empty. Download the model into it.")
+    config = read_json(path / "config.json")
+    if "auto_map" in config:
+        raise ModelError(
+            f"{path}/config.json asks to run code of its own (auto_map), which fimls never does. "
+            "Use a checkpoint in one of the native architectures: " + ", ".join(NATIVE_TYPES) + "."
+        )
+    folder = ModelFolder(path, config)
+    if folder.model_type not in NATIVE_TYPES:
+        raise ModelError(
+            f"{path}/config.json has the model_type {folder.model_type!r}, which fimls does not run. "
+            f"It runs {', '.join(NATIVE_TYPES)}."
+        )
+    return folder

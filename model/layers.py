@@ -1,0 +1,155 @@
+"""Rotary embedding, grouped-query attention, the two kinds of MLP.
+
+Shapes: B batch, T new positions, S positions seen, H heads, K key/value heads, D head dimension.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.config import DecoderConfig, RopeConfig
+from model.kv_cache import KVCache
+
+
+def rope_frequencies(rope: RopeConfig) -> tuple[Tensor, float]:
+    """Angle per position of each rotated pair, (dim / 2,), and what cos and sin are multiplied with.
+
+    Sources: RoFormer (Su et al. 2021), YaRN (Peng et al. 2023, arXiv 2309.00071), Llama 3.1's scaling.
+    """
+    frequencies = 1.0 / rope.theta ** (torch.arange(0, rope.dim, 2, dtype=torch.float32) / rope.dim)
+    if rope.kind == "linear":
+        return frequencies / rope.factor, 1.0
+    if rope.kind == "llama3":
+        wavelength = 2 * math.pi / frequencies
+        turns = rope.original_max_positions / wavelength
+        smooth = ((turns - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor)).clamp(0, 1)
+        return (1 - smooth) * frequencies / rope.factor + smooth * frequencies, 1.0
+    if rope.kind == "yarn":
+
+        def dimension(turns: float) -> float:  # where a pair makes that many turns over the original context
+            return rope.dim * math.log(rope.original_max_positions / (turns * 2 * math.pi)) / (2 * math.log(rope.theta))
+
+        low = max(math.floor(dimension(rope.beta_fast)), 0)
+        high = min(math.ceil(dimension(rope.beta_slow)), rope.dim - 1)
+        ramp = ((torch.arange(rope.dim // 2, dtype=torch.float32) - low) / max(high - low, 0.001)).clamp(0, 1)
+        scale = rope.attention_factor or (0.1 * math.log(rope.factor) + 1.0 if rope.factor > 1 else 1.0)
+        return frequencies / rope.factor * ramp + frequencies * (1 - ramp), scale
+    return frequencies, 1.0
+
+
+def rope_tables(rope: RopeConfig, positions: Tensor) -> tuple[Tensor, Tensor]:
+    """cos and sin for positions of any shape: (*positions, dim), the two halves alike."""
+    frequencies, scale = rope_frequencies(rope)
+    angles = positions[..., None].float() * frequencies.to(positions.device)
+    angles = torch.cat((angles, angles), dim=-1)
+    return angles.cos() * scale, angles.sin() * scale
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotates the first `dim` dimensions of each head; x (B, T, heads, D), cos and sin (B or 1, T, 1, dim)."""
+    dim = cos.shape[-1]
+    head = x[..., :dim]
+    first, second = head.chunk(2, dim=-1)
+    rotated = head * cos + torch.cat((-second, first), dim=-1) * sin
+    return rotated if dim == x.shape[-1] else torch.cat((rotated, x[..., dim:]), dim=-1)
+
+
+def causal_mask(new: int, seen: int, window: int | None, device: torch.device) -> Tensor:
+    """(new, seen): which of the last `seen` positions each of the last `new` may look at."""
+    query = torch.arange(seen - new, seen, device=device)[:, None]
+    key = torch.arange(seen, device=device)
+    mask = key <= query
+    return mask if window is None else mask & (key > query - window)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, window: int | None) -> Tensor:
+    """q (B, H, T, D) at the last T of the S positions of k and v (B, K, S, D) -> (B, H, T, D)."""
+    new, seen = q.shape[2], k.shape[2]
+    grouped = q.shape[1] != k.shape[1]
+    windowed = window is not None and seen > window
+    if new == seen and not windowed:
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped)
+    if new == 1 and not windowed:
+        return F.scaled_dot_product_attention(q, k, v, enable_gqa=grouped)
+    mask = causal_mask(new, seen, window if windowed else None, q.device)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=grouped)
+
+
+class Attention(nn.Module):
+    """Grouped-query attention (Ainslie et al. 2023) with one fused projection for queries, keys and values."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        rows = (config.num_heads + 2 * config.num_kv_heads) * config.head_dim
+        self.qkv = nn.Linear(config.hidden_size, rows, bias=config.qkv_bias)
+        self.out = nn.Linear(config.num_heads * config.head_dim, config.hidden_size, bias=config.out_bias)
+        if config.qk_norm:
+            self.q_norm = nn.Parameter(torch.ones(config.num_heads, config.head_dim))
+            self.k_norm = nn.Parameter(torch.ones(config.num_kv_heads, config.head_dim))
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, layer: int, cache: KVCache | None) -> Tensor:
+        c = self.config
+        batch, new, _ = x.shape
+        qkv = self.qkv(x).view(batch, new, -1, c.head_dim)  # (B, T, H + 2K, D)
+        q, k, v = qkv.split((c.num_heads, c.num_kv_heads, c.num_kv_heads), dim=2)
+        if c.qk_norm:
+            q = F.layer_norm(q, (c.head_dim,), eps=c.norm_eps) * self.q_norm
+            k = F.layer_norm(k, (c.head_dim,), eps=c.norm_eps) * self.k_norm
+        q, k = rotate(q, cos, sin).transpose(1, 2), rotate(k, cos, sin).transpose(1, 2)  # (B, H, T, D), (B, K, T, D)
+        v = v.transpose(1, 2)
+        if cache is not None:
+            # Positions that no new one can see are left out: the cost of a step stays that of the window.
+            first = 0 if c.sliding_window is None else max(0, cache.length + 1 - c.sliding_window)
+            k, v = cache.append(layer, k[0], v[0], first)
+        a = attend(q, k, v, c.sliding_window)
+        out: Tensor = self.out(a.transpose(1, 2).reshape(batch, new, -1))
+        return out
+
+
+class MLP(nn.Module):
+    """down(act(up(x))), or gated (SwiGLU, Shazeer 2020): down(act(gate(x)) * up(x)), gate and up fused."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.gated, self.activation = config.gated_mlp, config.activation
+        rows = config.intermediate_size * (2 if config.gated_mlp else 1)
+        self.up = nn.Linear(config.hidden_size, rows, bias=config.mlp_bias)
+        self.down = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.up(x)
+        gate, factor = x.chunk(2, dim=-1) if self.gated else (x, None)
+        if self.activation == "silu":
+            gate = F.silu(gate)
+        else:
+            gate = F.gelu(gate, approximate="tanh" if self.activation == "gelu_tanh" else "none")
+        out: Tensor = self.down(gate if factor is None else gate * factor)
+        return out
+
+
+class DecoderLayer(nn.Module):
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.parallel = config.parallel_residual
+        self.attention_norm = nn.LayerNorm(config.hidden_size, config.norm_eps)
+        self.attention = Attention(config)
+        if not self.parallel:
+            self.mlp_norm = nn.LayerNorm(config.hidden_size, config.norm_eps)
+        self.mlp = MLP(config)
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, layer: int, cache: KVCache | None) -> Tensor:
+        """x (B, T, hidden) -> (B, T, hidden)."""
+        normed = self.attention_norm(x)
+        attended = self.attention(normed, cos, sin, layer, cache)
+        out: Tensor
+        if self.parallel:
+            out = x + attended + self.mlp(normed)
+            return out
+        x = x + attended
+        out = x + self.mlp(self.mlp_norm(x))
+        return out

@@ -1,0 +1,64 @@
+"""tokenizer.json through the `tokenizers` library. Fits fim's Encoder protocol by its shape."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from tokenizers import Tokenizer as Backend
+from tokenizers.decoders import DecodeStream
+
+from model.errors import ModelError
+
+REPLACEMENT = "\ufffd"
+
+
+class Tokenizer:
+    """Text <-> ids. Text is always plain: a sentinel written in someone's code is not a sentinel."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._backend = Backend.from_str(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise ModelError(f"{path} is missing. Use a model folder that has one.") from None
+        except Exception as error:  # the library raises bare Exception for a malformed file
+            raise ModelError(f"{path} cannot be read ({error}). Download the model again.") from None
+        self._backend.no_padding()
+        self._backend.no_truncation()
+        self._backend.encode_special_tokens = True
+
+    @property
+    def vocab_size(self) -> int:
+        return int(self._backend.get_vocab_size(with_added_tokens=True))
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of plain text, without any special token. A lone surrogate counts as U+FFFD."""
+        try:
+            ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
+        except TypeError:  # the library wants valid Unicode
+            clean = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+            ids = self._backend.encode(clean, add_special_tokens=False).ids
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ids, special tokens included as their names."""
+        return str(self._backend.decode(list(ids), skip_special_tokens=False))
+
+    def token_id(self, token: str) -> int | None:
+        """The id of one special token by its text, None where the vocabulary lacks it."""
+        return self._backend.token_to_id(token)
+
+    def stream(self) -> TextStream:
+        return TextStream(self._backend)
+
+
+class TextStream:
+    """Decodes ids one by one, holding back what is not yet a whole character."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._stream = DecodeStream(skip_special_tokens=True)
+
+    def push(self, token_id: int) -> str:
+        """The text that became whole with this id; "" while a character is open."""
+        return self._stream.step(self._backend, token_id) or ""

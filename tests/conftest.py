@@ -1,0 +1,62 @@
+"""Small models that the tests make themselves: config.json, safetensors and tokenizer.json as on the hub."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TRANSFORMERS_OFFLINE"] = "1"
+
+SENTINELS = ["<|endoftext|>", "<fim_prefix>", "<fim_middle>", "<fim_suffix>", "<fim_pad>", "<repo_name>", "<file_sep>"]
+
+STARCODER2: dict[str, Any] = {
+    "model_type": "starcoder2", "vocab_size": 320, "hidden_size": 32, "intermediate_size": 64,
+    "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 256,
+    "sliding_window": None, "bos_token_id": 0, "eos_token_id": 0,
+}
+STABLELM: dict[str, Any] = {
+    "model_type": "stablelm", "vocab_size": 320, "hidden_size": 32, "intermediate_size": 48,
+    "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 256,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.25},
+    "bos_token_id": 0, "eos_token_id": 0,
+}
+
+
+def write_tokenizer(folder: Path, specials: list[str] = SENTINELS) -> None:
+    """A byte-level tokenizer: one id a byte, behind the special tokens."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: i for i, token in enumerate([*specials, *alphabet])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in specials])
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.save(str(folder / "tokenizer.json"))
+
+
+def write_model(folder: Path, config: dict[str, Any], *, seed: int = 0, scale: float = 0.2) -> Path:
+    """A model of random weights in the checkpoint's own names and shapes, through transformers."""
+    import torch
+    import transformers
+
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(seed)
+    reference = transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.for_model(**config))
+    with torch.no_grad():  # larger than at initialization: near-uniform logits would hide mistakes
+        for name, parameter in reference.named_parameters():
+            parameter.normal_(1.0 if "norm" in name and name.endswith("weight") else 0.0, scale)
+    reference.save_pretrained(folder)
+    (folder / "config.json").write_text(json.dumps(config))
+    write_tokenizer(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def starcoder2_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("starcoder2"), STARCODER2)
