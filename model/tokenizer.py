@@ -40,6 +40,14 @@ class Tokenizer:
             ids = self._backend.encode(clean, add_special_tokens=False).ids
         return ids
 
+    def encode_prompt(self, text: str) -> list[int]:
+        """Ids of a whole prompt in which sentinels written out are sentinels, as remote clients send it."""
+        self._backend.encode_special_tokens = False
+        try:
+            return self.encode(text)
+        finally:
+            self._backend.encode_special_tokens = True
+
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids, special tokens included as their names."""
         return str(self._backend.decode(list(ids), skip_special_tokens=False))

@@ -1,0 +1,217 @@
+"""One worker thread that owns the model: a fair queue in front of it, prefix reuse, cancellation.
+
+Requests come in from any thread; events go out through the callback that came with the request, called on the worker.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from model.generate import Token, generate
+from model.loading import LoadedModel
+from model.prefix_cache import PrefixCache
+from model.sampling import Sampling
+
+log = logging.getLogger(__name__)
+GREEDY = Sampling()
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A prompt and how to continue it. max_new_tokens 0 only fills the cache. client names who waits for it."""
+
+    ids: tuple[int, ...]
+    max_new_tokens: int
+    sampling: Sampling = GREEDY
+    stop_ids: frozenset[int] = frozenset()
+    stop: tuple[str, ...] = ()
+    client: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The last event of a request. reason: "stop", "length" or "cancelled"; counts in tokens, times in seconds."""
+
+    reason: str
+    reused: int
+    prefilled: int
+    generated: int
+    queued_s: float
+    prefill_s: float
+    decode_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The last event of a request that could not be run; the message is for the user."""
+
+    message: str
+
+
+Event = Token | Finished | Failed
+
+
+@dataclass(slots=True)
+class Job:
+    request: Request
+    emit: Callable[[Event], None]
+    submitted: float = field(default_factory=time.monotonic)
+    _cancelled: threading.Event = field(default_factory=threading.Event)
+
+    def cancel(self) -> None:
+        """Stops the job within a layer of its prefill or a token; if it has not begun, it never will."""
+        self._cancelled.set()
+
+    @property
+    def cancelled(self) -> bool:
+        return self._cancelled.is_set()
+
+
+class FairQueue:
+    """Clients take turns: a window that asks often does not starve another."""
+
+    def __init__(self) -> None:
+        self._waiting: OrderedDict[str, deque[Job]] = OrderedDict()
+        self._changed = threading.Condition()
+        self._closed = False
+
+    def put(self, job: Job) -> None:
+        with self._changed:
+            self._waiting.setdefault(job.request.client, deque()).append(job)
+            self._changed.notify()
+
+    def take(self) -> Job | None:
+        """The next job that nobody has cancelled; waits for one. None once the queue is closed."""
+        with self._changed:
+            while True:
+                while self._waiting:
+                    client, jobs = self._waiting.popitem(last=False)
+                    job = jobs.popleft()
+                    if jobs:
+                        self._waiting[client] = jobs
+                    if not job.cancelled:
+                        return job
+                if self._closed:
+                    return None
+                self._changed.wait()
+
+    def close(self) -> None:
+        with self._changed:
+            self._closed = True
+            self._waiting.clear()
+            self._changed.notify()
+
+    def __len__(self) -> int:
+        with self._changed:
+            return sum(map(len, self._waiting.values()))
+
+
+class StopStrings:
+    """Cuts a stream of text before the first stop string, also when it spans tokens."""
+
+    def __init__(self, stop: tuple[str, ...]) -> None:
+        self._stop = [s for s in stop if s]
+        self._held = ""
+
+    def push(self, text: str) -> tuple[str, bool]:
+        """(text that is safe to show, whether a stop string was found)."""
+        text = self._held + text
+        found = [i for i in (text.find(s) for s in self._stop) if i >= 0]
+        if found:
+            self._held = ""
+            return text[: min(found)], True
+        keep = max((n for s in self._stop for n in range(1, len(s)) if text.endswith(s[:n])), default=0)
+        self._held = text[len(text) - keep :]
+        return text[: len(text) - keep], False
+
+    def rest(self) -> str:
+        held, self._held = self._held, ""
+        return held
+
+
+class Engine:
+    """Runs requests one at a time on a loaded model."""
+
+    def __init__(self, model: LoadedModel) -> None:
+        self.model = model
+        self.prefixes = PrefixCache(model.decoder)
+        self.queue = FairQueue()
+        self.busy = False
+        self.last_used = time.monotonic()
+        self.served = 0
+        self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def close(self) -> None:
+        self.queue.close()
+
+    def submit(self, request: Request, emit: Callable[[Event], None]) -> Job:
+        job = Job(request, emit)
+        self.last_used = time.monotonic()
+        self.queue.put(job)
+        return job
+
+    @property
+    def idle_s(self) -> float:
+        """Seconds since the last request came or ended; 0 while one runs."""
+        return 0.0 if self.busy or len(self.queue) else time.monotonic() - self.last_used
+
+    def _work(self) -> None:
+        while (job := self.queue.take()) is not None:
+            self.busy = True
+            try:
+                self._run(job)
+            except Exception as error:
+                log.exception("a request failed")
+                self.prefixes = PrefixCache(self.model.decoder)  # the likeliest cause is memory: give back what is kept
+                job.emit(Failed(f"The engine could not answer ({type(error).__name__}: {error})."))
+            finally:
+                self.last_used = time.monotonic()
+                self.served += 1
+                self.busy = False
+
+    def _run(self, job: Job) -> None:
+        request, started = job.request, time.monotonic()
+        lease = self.prefixes.lease(request.ids)
+        reused = lease.reused
+        stops = StopStrings(request.stop)
+        ids = list(request.ids)
+        reason, first_token = "stop", 0.0
+        for token in generate(
+            self.model.decoder,
+            lease.cache,
+            request.ids,
+            max_new_tokens=request.max_new_tokens,
+            text=self.model.tokenizer.stream(),
+            sampling=request.sampling,
+            stop_ids=request.stop_ids | set(self.model.decoder.config.stop_ids),
+            should_stop=lambda: job.cancelled,
+        ):
+            first_token = first_token or time.monotonic()
+            ids.append(token.id)
+            text, stopped = stops.push(token.text)
+            if stopped:
+                job.emit(Token(token.id, text, token.logprob))
+                break
+            if len(ids) - len(request.ids) == request.max_new_tokens:
+                text, reason = text + stops.rest(), "length"
+            job.emit(Token(token.id, text, token.logprob))
+        ended = time.monotonic()
+        prefilled = min(lease.cache.length, len(request.ids)) - reused
+        self.prefixes.give_back(lease, ids)
+        job.emit(Finished(
+            reason="cancelled" if job.cancelled else reason,
+            reused=reused,
+            prefilled=prefilled,
+            generated=len(ids) - len(request.ids),
+            queued_s=started - job.submitted,
+            prefill_s=(first_token or ended) - started,
+            decode_s=ended - first_token if first_token else 0.0,
+        ))

@@ -1,0 +1,369 @@
+"""The engine process: the OpenAI completions dialect over a private Unix socket, or over TCP with a key.
+
+    python -m model.serve --model bundled --listen unix:/path/to.sock
+    FIMLS_API_KEY=... python -m model.serve --model FOLDER --listen tcp:127.0.0.1:8080
+
+POST /v1/completions   prompt as token ids (or as text, in which sentinels count), stream, logprobs, stop, seed;
+                       closing the stream cancels
+GET  /v1/models
+GET  /fimls/status     state of the engine, for attaching and for `fimls engine status`
+POST /fimls/prefill    fills the cache for a prompt, generates nothing
+POST /fimls/stop
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import hmac
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import web
+from filelock import FileLock, Timeout
+
+from model.errors import BadRequest, ModelError
+
+if TYPE_CHECKING:  # torch is loaded on a thread of its own, after the socket answers
+    from model.engine import Engine, Event, Job, Request
+
+log = logging.getLogger("model.serve")
+
+PROTOCOL = 1  # of the calls under /fimls/; a front attaches only to an engine that says the same
+HEAVY_PACKAGES = ("torch", "transformers", "accelerate", "bitsandbytes")
+MAX_BODY = 16 * 2**20
+FAILED_LINGER_S = 5.0  # how long an engine that could not load tells why
+NICE = 5  # typing comes before completing
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What one engine serves, and where."""
+
+    model: str
+    listen: str  # unix:PATH or tcp:HOST:PORT
+    version: str = ""
+    device: str = "auto"
+    dtype: str = "auto"
+    threads: int = 0  # 0: as many as this process may use
+    idle_timeout: float = 900.0  # seconds; 0 never ends
+
+
+@dataclass(slots=True)
+class EngineProcess:
+    """The state behind the handlers."""
+
+    options: Options
+    key: str | None = None
+    engine: Engine | None = None
+    progress: float = 0.0
+    failure: str | None = None
+    started: float = field(default_factory=time.monotonic)
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def state(self) -> str:
+        return "failed" if self.failure else "ready" if self.engine else "loading"
+
+    def load(self) -> None:
+        """Runs on a thread: imports torch, loads the model, runs it once so that the first request finds it warm."""
+        try:
+            import torch
+
+            from model.engine import Engine
+            from model.loading import load_model
+
+            torch.set_num_threads(self.options.threads or usable_cores())
+
+            def report(share: float) -> None:
+                self.progress = share
+
+            model = load_model(self.options.model, self.options.device, self.options.dtype, progress=report)
+            list(model.generate([0] * 8, max_new_tokens=2))
+            engine = Engine(model)
+            engine.start()
+            self.engine = engine
+            log.info("ready after %.2f s", time.monotonic() - self.started)
+        except ModelError as error:
+            self.failure = str(error)
+        except Exception as error:
+            log.exception("loading failed")
+            self.failure = f"The model could not be loaded ({type(error).__name__}: {error})."
+
+
+def usable_cores() -> int:
+    """Physical cores that this process may run on: a second thread on a core slows both."""
+    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+    cores = set()
+    for cpu in allowed:
+        siblings = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+        cores.add(siblings.read_text().strip() if siblings.exists() else str(cpu))
+    return max(1, len(cores))
+
+
+PROCESS = web.AppKey("process", EngineProcess)
+
+
+def make_app(process: EngineProcess) -> web.Application:
+    app = web.Application(middlewares=[require_key, errors_as_json], client_max_size=MAX_BODY)
+    app[PROCESS] = process
+    app.router.add_get("/v1/models", models)
+    app.router.add_post("/v1/completions", completions)
+    app.router.add_get("/fimls/status", status)
+    app.router.add_post("/fimls/prefill", completions)
+    app.router.add_post("/fimls/stop", stop)
+    return app
+
+
+@web.middleware
+async def require_key(request: web.Request, handler: Any) -> web.StreamResponse:
+    """Over TCP only the key lets one in; a Unix socket is private by its permissions."""
+    key = request.app[PROCESS].key
+    if key is not None:
+        given = request.headers.get("Authorization", "")
+        if not hmac.compare_digest(given.encode(), f"Bearer {key}".encode()):
+            return problem(401, "The API key is missing or wrong.")
+    response: web.StreamResponse = await handler(request)
+    return response
+
+
+@web.middleware
+async def errors_as_json(request: web.Request, handler: Any) -> web.StreamResponse:
+    try:
+        response: web.StreamResponse = await handler(request)
+    except BadRequest as error:
+        return problem(400, str(error))
+    except web.HTTPException as error:
+        return problem(error.status, error.reason)
+    return response
+
+
+def problem(status: int, message: str) -> web.Response:
+    return web.json_response({"error": {"message": message, "type": "invalid_request_error"}}, status=status)
+
+
+async def status(request: web.Request) -> web.Response:
+    process = request.app[PROCESS]
+    engine = process.engine
+    return web.json_response({
+        "server": "fimls",
+        "version": process.options.version,
+        "protocol": PROTOCOL,
+        "pid": os.getpid(),
+        "state": process.state,
+        "progress": process.progress,
+        "message": process.failure,
+        "model": process.options.model,
+        "device": str(engine.model.decoder.device) if engine else None,
+        "dtype": str(engine.model.decoder.dtype).removeprefix("torch.") if engine else None,
+        "busy": engine.busy if engine else False,
+        "waiting": len(engine.queue) if engine else 0,
+        "served": engine.served if engine else 0,
+        "idle_s": engine.idle_s if engine else 0.0,
+        "cache_bytes": engine.prefixes.nbytes if engine else 0,
+        "memory_bytes": memory_bytes(),
+        "packages": [name for name in HEAVY_PACKAGES if name in sys.modules],
+    })
+
+
+async def models(request: web.Request) -> web.Response:
+    return web.json_response({"object": "list", "data": [model_entry(request.app[PROCESS].options.model)]})
+
+
+def model_entry(name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": "fimls"}
+
+
+async def stop(request: web.Request) -> web.Response:
+    request.app[PROCESS].stopping.set()
+    return web.json_response({"stopping": True})
+
+
+async def completions(request: web.Request) -> web.StreamResponse:
+    process = request.app[PROCESS]
+    if process.engine is None:
+        return problem(503, process.failure or "The model is loading.")
+    from model.dialect import Answer, parse_request
+
+    try:
+        body = await request.json()
+    except ValueError:
+        raise BadRequest("The body is not JSON.") from None
+    if not isinstance(body, dict):
+        raise BadRequest("The body is not a JSON object.")
+    wanted = parse_request(body, process.engine.model, prefill_only=request.path == "/fimls/prefill")
+    answer = Answer(process.options.model, logprobs=body.get("logprobs") is not None)
+    if not body.get("stream"):
+        async for event in run(process.engine, wanted):
+            answer.add(event)
+        status, whole = answer.whole()
+        return web.json_response(whole, status=status)
+    response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"})
+    await response.prepare(request)
+    async for event in run(process.engine, wanted):
+        await response.write(b"data: " + json.dumps(answer.chunk(event)).encode() + b"\n\n")
+    await response.write(b"data: [DONE]\n\n")
+    return response
+
+
+async def run(engine: Engine, request: Request) -> AsyncIterator[Event]:
+    """The events of one request. Leaving early, as when the client has gone, cancels it."""
+    from model.generate import Token
+
+    loop = asyncio.get_running_loop()
+    events: asyncio.Queue[Event] = asyncio.Queue()
+
+    def emit(event: Event) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has closed: the process is going
+            loop.call_soon_threadsafe(events.put_nowait, event)
+
+    job: Job = engine.submit(request, emit)
+    try:
+        while True:
+            event = await events.get()
+            yield event
+            if not isinstance(event, Token):
+                return
+    finally:
+        job.cancel()
+
+
+def memory_bytes() -> int | None:
+    """Memory that is this process's own (RssAnon + VmSwap); None where the system does not tell."""
+    try:
+        lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+        return sum(int(lines[name].split()[0]) for name in ("RssAnon", "VmSwap")) * 1024
+    except (OSError, KeyError, ValueError):
+        return None
+
+
+async def serve(options: Options, key: str | None) -> None:
+    process = EngineProcess(options, key)
+    # handler_cancellation: a client that closes its stream cancels the handler, and so the job.
+    runner = web.AppRunner(make_app(process), handler_cancellation=True, access_log=None, shutdown_timeout=0.5)
+    await runner.setup()
+    try:
+        kind, _, where = options.listen.partition(":")
+        if kind == "unix":
+            listener = private_socket(Path(where))
+            await web.SockSite(runner, listener).start()
+        else:
+            host, _, port = where.rpartition(":")
+            await web.TCPSite(runner, host, int(port)).start()
+            print(f"listening on http://{host}:{runner.addresses[0][1]}/v1", flush=True)
+        threading.Thread(target=process.load, name="loader", daemon=True).start()
+        loop = asyncio.get_running_loop()
+        for name in (signal.SIGTERM, signal.SIGINT):
+            with contextlib.suppress(NotImplementedError):  # Windows
+                loop.add_signal_handler(name, process.stopping.set)
+        await until_done(process)
+    finally:
+        if process.engine is not None:
+            process.engine.close()
+        await runner.cleanup()
+
+
+async def until_done(process: EngineProcess) -> None:
+    """Returns when the engine is told to stop, has been idle long enough, or could not load the model."""
+    timeout = process.options.idle_timeout
+    while True:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(process.stopping.wait(), min(1.0, timeout / 4 or 1.0))
+            return
+        if process.failure is not None:
+            log.error("%s", process.failure)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(process.stopping.wait(), FAILED_LINGER_S)
+            return
+        if timeout and process.engine is not None and process.engine.idle_s > timeout:
+            log.info("idle for %.0f s", timeout)
+            return
+
+
+def private_socket(path: Path) -> socket.socket:
+    """Binds a Unix socket that only this user may open. A stale file is in the way only if nobody holds the lock."""
+    path.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX)
+    old = os.umask(0o177)
+    try:
+        listener.bind(str(path))
+    finally:
+        os.umask(old)
+    return listener
+
+
+def answers(path: Path) -> bool:
+    """Whether a process listens on this Unix socket."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(path))
+        except OSError:
+            return False
+    return True
+
+
+def take_lock(path: Path, patience_s: float = 10.0) -> FileLock | None:
+    """The lock that the one engine on this socket holds for its lifetime; None when another engine is there.
+
+    An engine that is just going may hold the lock a moment longer than it answers: this waits for it.
+    """
+    lock = FileLock(path.with_suffix(".lock"))
+    deadline = time.monotonic() + patience_s
+    while True:
+        try:
+            lock.acquire(timeout=0)
+            return lock
+        except Timeout:
+            if answers(path) or time.monotonic() > deadline:
+                return None
+            time.sleep(0.05)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="fimls engine")
+    parser.add_argument("--model", default="bundled")
+    parser.add_argument("--listen", required=True, help="unix:PATH or tcp:HOST:PORT")
+    parser.add_argument("--version", default="")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--idle-timeout", type=float, default=900.0)
+    parser.add_argument("--log-level", default="INFO")
+    options = vars(parser.parse_args(argv))
+    logging.basicConfig(level=options.pop("log_level"), format="%(asctime)s %(process)d %(levelname)s %(message)s")
+    given = Options(**options)
+    kind, _, where = given.listen.partition(":")
+    key = os.environ.pop("FIMLS_API_KEY", None) if kind == "tcp" else None
+    if kind == "tcp" and not key:
+        print("Set FIMLS_API_KEY: an engine on a network port wants a key.", file=sys.stderr)
+        return 2
+    lock = None
+    if kind == "unix":
+        lock = take_lock(Path(where))
+        if lock is None:
+            return 0  # another window's engine is there, which is as good
+    if hasattr(os, "nice"):
+        os.nice(NICE)
+    sys.setswitchinterval(0.001)  # the worker's Python must not hold up the socket
+    try:
+        asyncio.run(serve(given, key))
+    finally:
+        if lock is not None:
+            Path(where).unlink(missing_ok=True)
+            lock.release()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
