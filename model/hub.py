@@ -27,6 +27,10 @@ class ModelFolder:
         return self.path.name
 
     @property
+    def is_bundled(self) -> bool:
+        return self.path == BUNDLED
+
+    @property
     def model_type(self) -> str:
         return str(self.config.get("model_type"))
 

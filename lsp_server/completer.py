@@ -1,0 +1,154 @@
+"""The pipeline of one request: Snapshot -> CursorContext -> Prompt -> engine -> Suggestion, and nothing else."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+
+from fim import (
+    FORMATS,
+    CursorContext,
+    Encoder,
+    FimFormat,
+    FormatError,
+    Layout,
+    Sentinels,
+    Shaper,
+    Suggestion,
+    around_cursor,
+    build_prompt,
+    render_text,
+    resolve,
+)
+from lsp_server.documents import Snapshot
+from lsp_server.engines import CompletionRequest, Engine
+from lsp_server.settings import Settings
+from lsp_server.trace import Trace
+from model.hub import find_model
+from model.tokenizer import Tokenizer
+
+REMOTE_CONTEXT_TOKENS = 2048
+CHARACTERS_PER_TOKEN = 3  # of code, on the safe side, where the tokenizer is not here to ask
+HEADER_TOKENS = 16  # room for sentinels
+
+
+@dataclass(frozen=True, slots=True)
+class Prompter:
+    """How prompts are made for one model: as ids with its tokenizer, or as text for a remote one."""
+
+    format: FimFormat
+    encoder: Encoder
+    sentinels: Sentinels | None  # None: the prompt is sent as text
+    context_tokens: int  # prompt and completion together
+    layout: Layout | None  # None: the format's preferred one
+
+    @classmethod
+    def for_settings(cls, settings: Settings) -> Prompter:
+        """Raises ModelError or FormatError, whose messages name the remedy."""
+        layout = None if settings.layout == "auto" else settings.layout
+        if settings.remote.url and settings.remote.format:
+            name = settings.remote.format
+            if name not in FORMATS:
+                raise FormatError(f"unknown FIM format {name!r}: choose one of {', '.join(FORMATS)}")
+            limit = settings.context_tokens or REMOTE_CONTEXT_TOKENS
+            return cls(FORMATS[name], ApproximateEncoder(), None, limit, layout)
+        folder = find_model(settings.model)
+        tokenizer = Tokenizer(folder.path / "tokenizer.json")
+        sentinels = resolve(tokenizer, settings.format, folder.model_type)
+        limit = min(settings.context_tokens or folder.max_positions, folder.max_positions)
+        return cls(sentinels.format, tokenizer, sentinels, limit, layout)
+
+    def context(self, snapshot: Snapshot, max_tokens: int, path: str | None) -> CursorContext:
+        return around_cursor(
+            snapshot.text,
+            snapshot.offset,
+            encoder=self.encoder,
+            token_budget=max(0, self.context_tokens - max_tokens - HEADER_TOKENS),
+            path=path,
+            language=snapshot.language,
+        )
+
+    def prompt(self, context: CursorContext) -> tuple[tuple[int, ...] | str, tuple[int, ...], Layout]:
+        """(prompt, stop ids, layout). Raises FormatError for a layout that the model never saw."""
+        if self.sentinels is None:
+            text = render_text(context, self.format, self.layout)
+            return text, (), self.layout or self.format.layouts[0]
+        prompt = build_prompt(context, self.sentinels, self.encoder, self.layout)
+        return prompt.ids, tuple(sorted(prompt.stop_ids)), prompt.layout
+
+
+class ApproximateEncoder:
+    """Counts tokens where no tokenizer is: good for a budget, for nothing else."""
+
+    def encode(self, text: str) -> list[int]:
+        return [0] * -(-len(text) // CHARACTERS_PER_TOKEN)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        raise NotImplementedError("an approximate encoder only counts")
+
+    def token_id(self, token: str) -> int | None:
+        return None
+
+
+@dataclass(slots=True)
+class Clock:
+    """Milliseconds since it was made."""
+
+    started: float = field(default_factory=time.perf_counter)
+
+    def ms(self) -> float:
+        return (time.perf_counter() - self.started) * 1000
+
+
+async def complete(
+    snapshot: Snapshot, prompter: Prompter, engine: Engine, settings: Settings, *, path: str | None, client: str
+) -> tuple[Suggestion, Trace]:
+    """One suggestion at the snapshot's cursor. Raises EngineUnavailable, FormatError.
+
+    Cancelling the caller closes the stream, and so ends the work at the engine.
+    """
+    clock = Clock()
+    max_tokens = min(settings.max_tokens, prompter.context_tokens // 2)
+    context = prompter.context(snapshot, max_tokens, path)
+    context_ms = clock.ms()
+    prompt, stop_ids, layout = prompter.prompt(context)
+    shaper = Shaper.at(context, prompter.format, multiline=settings.multiline)
+    prompt_ms = clock.ms() - context_ms
+    request = CompletionRequest(
+        prompt=prompt,
+        max_tokens=max_tokens,
+        temperature=settings.temperature,
+        top_p=settings.top_p,
+        seed=settings.seed,
+        stop_ids=stop_ids,
+        client=client,
+    )
+    text, first_token_ms, reused = "", None, None
+    logprobs: list[float] = []
+    async with aclosing(engine.complete(request)) as pieces:
+        async for piece in pieces:
+            first_token_ms = first_token_ms or clock.ms()
+            text += piece.text
+            logprobs += piece.logprobs
+            reused = piece.reused_tokens if piece.reused_tokens is not None else reused
+            if shaper.done(text):
+                break
+    mean = sum(logprobs) / len(logprobs) if logprobs else 0.0
+    suggestion = shaper.shape(text, mean)
+    trace = Trace(
+        outcome="hidden" if suggestion.hidden else "shown",
+        layout=layout,
+        extent=shaper.extent,
+        prompt_tokens=len(prompt) if not isinstance(prompt, str) else 0,
+        reused_tokens=reused,
+        generated_tokens=len(logprobs),
+        context_ms=context_ms,
+        prompt_ms=prompt_ms,
+        first_token_ms=first_token_ms,
+        total_ms=clock.ms(),
+        confidence=suggestion.confidence,
+        reasons=suggestion.reasons,
+    )
+    return suggestion, trace

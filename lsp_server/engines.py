@@ -1,0 +1,221 @@
+"""Where completions come from: the Engine protocol, and one HTTP client for the engine here and endpoints elsewhere.
+
+The dialect is OpenAI's completions (POST /v1/completions, server-sent events), which vLLM, llama.cpp's server and our
+own engine speak. Closing the stream cancels the request at the other end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import ssl
+from collections.abc import AsyncGenerator, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import aiohttp
+
+from lsp_server.settings import RemoteSettings
+
+CONNECT_TIMEOUT_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class CompletionRequest:
+    """A prompt as ids, or as text for an endpoint whose tokenizer is not here. client names the window."""
+
+    prompt: tuple[int, ...] | str
+    max_tokens: int
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+    stop: tuple[str, ...] = ()
+    stop_ids: tuple[int, ...] = ()
+    client: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Some text of an answer. logprobs: of its tokens, natural logarithms. reused_tokens comes with the last piece."""
+
+    text: str
+    logprobs: tuple[float, ...] = ()
+    reused_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EngineState:
+    """progress runs from 0 to 1 while loading; message is for the user."""
+
+    name: Literal["absent", "loading", "ready", "failed"]
+    progress: float = 0.0
+    message: str | None = None
+
+
+class EngineUnavailable(Exception):
+    """No answer is to be had now; the message says why."""
+
+
+class Engine(Protocol):
+    @property
+    def state(self) -> EngineState: ...
+
+    def start(self) -> None:
+        """Sees to it that the engine gets ready, in the background."""
+
+    async def wait_until_settled(self) -> EngineState:
+        """Waits until the engine is ready or has failed."""
+
+    def complete(self, request: CompletionRequest) -> AsyncGenerator[Piece]:
+        """Streams an answer; closing the generator cancels it. Raises EngineUnavailable."""
+
+    async def close(self) -> None:
+        """Lets go of the engine, which may live on for other windows."""
+
+
+class HttpClient:
+    """The dialect over one aiohttp session, made when it is first needed."""
+
+    def __init__(
+        self,
+        base_url: str,
+        connector: Callable[[], aiohttp.BaseConnector],
+        *,
+        model: str,
+        headers: Mapping[str, str] | None = None,
+        timeout_s: float | None = None,
+        extensions: bool = False,
+    ) -> None:
+        self._base_url, self._connector, self._model = base_url.rstrip("/"), connector, model
+        self._headers, self._timeout_s, self._extensions = dict(headers or {}), timeout_s, extensions
+        self._session: aiohttp.ClientSession | None = None
+
+    def _get_session(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            timeout = aiohttp.ClientTimeout(total=self._timeout_s, sock_connect=CONNECT_TIMEOUT_S)
+            self._session = aiohttp.ClientSession(
+                connector=self._connector(), headers=self._headers, timeout=timeout, trust_env=False
+            )
+        return self._session
+
+    async def call(self, method: str, path: str, timeout_s: float = CONNECT_TIMEOUT_S) -> dict[str, Any] | None:
+        """One small JSON call; None when nobody answers in time or the answer is no JSON object."""
+        try:
+            async with self._get_session().request(
+                method, self._base_url + path, timeout=aiohttp.ClientTimeout(total=timeout_s)
+            ) as response:
+                body = await response.json()
+                return body if isinstance(body, dict) else None
+        except (aiohttp.ClientError, OSError, TimeoutError, ValueError):
+            return None
+
+    async def stream(self, request: CompletionRequest) -> AsyncGenerator[Piece]:
+        """Raises EngineUnavailable when the endpoint refuses, breaks off or takes too long."""
+        body: dict[str, Any] = {
+            "model": self._model,
+            "prompt": request.prompt if isinstance(request.prompt, str) else list(request.prompt),
+            "max_tokens": request.max_tokens,
+            "temperature": request.temperature,
+            "top_p": request.top_p,
+            "seed": request.seed,
+            "stream": True,
+            "logprobs": 1,
+        }
+        if request.stop:
+            body["stop"] = list(request.stop)
+        if self._extensions:  # known to vLLM and to our own engine; OpenAI itself refuses unknown fields
+            body |= {"stop_token_ids": list(request.stop_ids), "user": request.client}
+        try:
+            async with self._get_session().post(self._base_url + "/v1/completions", json=body) as response:
+                if response.status != 200:
+                    raise EngineUnavailable(await _refusal(response))
+                async for line in response.content:
+                    if not line.startswith(b"data:"):
+                        continue
+                    data = line[5:].strip()
+                    if data == b"[DONE]":
+                        return
+                    yield _piece(data)
+            raise EngineUnavailable("the answer broke off")
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            raise EngineUnavailable(f"no answer from {self._base_url} ({type(error).__name__})") from None
+
+    async def close(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+
+async def _refusal(response: aiohttp.ClientResponse) -> str:
+    """Status and the endpoint's own words, if it has any; never more than a line."""
+    try:
+        body = await response.json(content_type=None)
+        error = body["error"]
+        message = str(error["message"] if isinstance(error, dict) else error)
+    except (ValueError, KeyError, TypeError, aiohttp.ClientError):
+        message = response.reason or ""
+    return f"status {response.status}: {message.splitlines()[0][:200] if message else ''}"
+
+
+def _piece(data: bytes) -> Piece:
+    try:
+        body = json.loads(data)
+        if "error" in body:
+            raise EngineUnavailable(str(body["error"].get("message", body["error"])))
+        choices = body.get("choices") or [{}]
+        logprobs = (choices[0].get("logprobs") or {}).get("token_logprobs") or ()
+        usage = body.get("usage") or {}
+        details = usage.get("prompt_tokens_details") or {}
+        return Piece(
+            text=str(choices[0].get("text") or ""),
+            logprobs=tuple(float(x) for x in logprobs if isinstance(x, int | float)),
+            reused_tokens=details.get("cached_tokens"),
+        )
+    except (ValueError, TypeError, AttributeError, LookupError):
+        raise EngineUnavailable("the endpoint's answer is not in the completions dialect") from None
+
+
+class RemoteEngine:
+    """An OpenAI-compatible endpoint elsewhere. There is nothing to start; trouble shows with each request."""
+
+    def __init__(self, settings: RemoteSettings) -> None:
+        assert settings.url is not None
+        key = settings.api_key or (os.environ.get(settings.api_key_env) if settings.api_key_env else None)
+        self._client = HttpClient(
+            settings.url.rstrip("/").removesuffix("/v1"),
+            lambda: aiohttp.TCPConnector(ssl=_tls(settings)),
+            model=settings.model,
+            headers={"Authorization": f"Bearer {key}"} if key else {},
+            timeout_s=settings.timeout,
+            extensions=settings.format is None,  # who takes ids takes stop ids
+        )
+        self._state = EngineState("ready")
+
+    @property
+    def state(self) -> EngineState:
+        return self._state
+
+    def start(self) -> None:
+        pass
+
+    async def wait_until_settled(self) -> EngineState:
+        return self._state
+
+    async def complete(self, request: CompletionRequest) -> AsyncGenerator[Piece]:
+        pieces = self._client.stream(request)
+        try:
+            async for piece in pieces:
+                yield piece
+        finally:
+            await pieces.aclose()
+
+    async def close(self) -> None:
+        await self._client.close()
+        await asyncio.sleep(0)  # lets aiohttp close its transports
+
+
+def _tls(settings: RemoteSettings) -> ssl.SSLContext | bool:
+    if not settings.verify_tls:
+        return False
+    return ssl.create_default_context(cafile=settings.ca_file) if settings.ca_file else True

@@ -1,0 +1,214 @@
+"""The engine process on this machine: found, started, attached to, replaced, and started again when it dies."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import os
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncGenerator, Callable
+from pathlib import Path
+
+import platformdirs
+
+from lsp_server import __version__
+from lsp_server.engines import CompletionRequest, EngineState, EngineUnavailable, HttpClient, Piece
+from lsp_server.settings import EngineSettings
+from model.hub import ModelFolder
+
+logger = logging.getLogger(__name__)
+
+MAX_SOCKET_PATH = 100  # bytes; the system's limit is 104 to 108
+POLL_S = 0.05
+MAX_PAUSE_S = 60.0
+STEADY_S = 30.0  # an engine that has been ready for so long has earned a restart without a pause
+
+
+class LocalEngine:
+    """A window's side of the engine that it shares with the user's other windows.
+
+    The engine itself holds a lock for its lifetime, so however many windows start one at once, one stays. An engine
+    that is gone (idle, killed, out of memory) is noticed by the next request, which gets no answer and starts it
+    again, after pauses that grow while it keeps dying.
+    """
+
+    def __init__(
+        self,
+        folder: ModelFolder,
+        settings: EngineSettings,
+        *,
+        on_state: Callable[[EngineState], None] = lambda state: None,
+    ) -> None:
+        self._settings, self._on_state = settings, on_state
+        self._model = "bundled" if folder.is_bundled else str(folder.path.resolve())
+        self.socket = socket_path(folder, settings)
+        self._client = local_client(self.socket, self._model)
+        self._state = EngineState("absent")
+        self._starting: asyncio.Task[None] | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._ready_since = 0.0
+        self._pause, self._not_before = 0.0, 0.0
+
+    @property
+    def state(self) -> EngineState:
+        return self._state
+
+    def start(self) -> None:
+        if self._state.name in ("ready", "loading") or time.monotonic() < self._not_before:
+            return
+        self._set(EngineState("loading"))
+        if not self.socket.exists():
+            self._spawn()  # at once: what follows takes this process some time too
+        self._starting = asyncio.ensure_future(self._bring_up())
+
+    async def wait_until_settled(self) -> EngineState:
+        if self._starting is not None:
+            await asyncio.shield(self._starting)
+        return self._state
+
+    async def complete(self, request: CompletionRequest) -> AsyncGenerator[Piece]:
+        if self._state.name != "ready":
+            self.start()
+            raise EngineUnavailable(self._state.message or "the model is loading")
+        pieces = self._client.stream(request)
+        try:
+            async for piece in pieces:
+                yield piece
+        except EngineUnavailable:
+            if await self._client.call("GET", "/fimls/status") is None:
+                self._lost()
+            raise
+        finally:
+            await pieces.aclose()
+
+    async def close(self) -> None:
+        if self._starting is not None:
+            self._starting.cancel()
+        await self._client.close()
+
+    def _set(self, state: EngineState) -> None:
+        if state != self._state:
+            self._state = state
+            self._on_state(state)
+
+    def _lost(self) -> None:
+        """The engine has gone: start it again, at once if it was steady, else after a pause that doubles."""
+        steady = time.monotonic() - self._ready_since > STEADY_S
+        self._grow_pause(steady)
+        logger.info("the engine has gone; starting it again%s", "" if steady else f" in {self._pause:.0f} s at most")
+        self._set(EngineState("absent"))
+        self.start()
+
+    def _grow_pause(self, steady: bool) -> None:
+        now = time.monotonic()
+        self._not_before = now if steady else now + self._pause
+        self._pause = 1.0 if steady else min(MAX_PAUSE_S, max(1.0, 2 * self._pause))
+
+    async def _bring_up(self) -> None:
+        """Attaches to the engine, starting or replacing it, until it is ready, has failed, or takes too long."""
+        deadline = time.monotonic() + self._settings.start_timeout
+        try:
+            while time.monotonic() < deadline:
+                status = await self._client.call("GET", "/fimls/status")
+                if status is None:
+                    if self._process is None:
+                        self._spawn()
+                    elif (code := self._process.poll()) is not None:
+                        self._process = None
+                        if code:
+                            return self._fail(f"The engine ended with status {code}. Its log is {engine_log()}.")
+                elif status.get("version") != __version__ or status.get("model") != self._model:
+                    logger.info("replacing an engine of version %s", status.get("version"))
+                    await self._client.call("POST", "/fimls/stop")
+                    self._process = None
+                elif status.get("state") == "ready":
+                    self._ready_since = time.monotonic()
+                    return self._set(EngineState("ready", 1.0))
+                elif status.get("state") == "failed":
+                    return self._fail(str(status.get("message")))
+                else:
+                    self._set(EngineState("loading", float(status.get("progress") or 0.0)))
+                await asyncio.sleep(POLL_S)
+            self._fail(
+                f"The engine did not get ready within {self._settings.start_timeout:.0f} s. Its log is {engine_log()}."
+            )
+        except OSError as error:
+            self._fail(f"The engine could not be started ({error}).")
+
+    def _fail(self, message: str) -> None:
+        logger.error("%s", message)
+        self._grow_pause(steady=False)
+        self._set(EngineState("failed", message=message))
+
+    def _spawn(self) -> None:
+        """Starts an engine that outlives this window. If another one is there already, it ends at once."""
+        command = [
+            # -P: the working folder, which may be anyone's repository, is no place to import from
+            sys.executable, "-P", "-m", "model.serve",
+            "--model", self._model,
+            "--listen", f"unix:{self.socket}",
+            "--version", __version__,
+            "--device", self._settings.device,
+            "--dtype", self._settings.dtype,
+            "--threads", str(self._settings.threads or 0),
+            "--idle-timeout", str(self._settings.idle_timeout),
+        ]  # fmt: skip
+        with engine_log().open("ab") as log:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=self.socket.parent,
+                start_new_session=True,
+            )
+
+
+def local_client(socket: Path, model: str = "") -> HttpClient:
+    """The dialect over an engine's Unix socket."""
+    import aiohttp
+
+    return HttpClient(
+        "http://engine", lambda: aiohttp.UnixConnector(path=str(socket), limit=0), model=model, extensions=True
+    )
+
+
+def socket_path(folder: ModelFolder, settings: EngineSettings) -> Path:
+    """The socket of the one engine that serves these files in this way for this user."""
+    name = repr((folder.identity, settings.device, settings.dtype, settings.threads))
+    return runtime_folder() / f"{hashlib.sha256(name.encode()).hexdigest()[:12]}.sock"
+
+
+def runtime_folder() -> Path:
+    """A folder that only this user can enter, short enough for a socket's path. Raises OSError."""
+    chosen = os.environ.get("FIMLS_RUNTIME_DIR")
+    folder = Path(chosen) if chosen else platformdirs.user_runtime_path("fimls", appauthor=False)
+    if len(os.fsencode(folder)) > MAX_SOCKET_PATH - len("/123456789012.sock"):
+        folder = Path(tempfile.gettempdir()) / f"fimls-{os.getuid()}"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    info = folder.stat()
+    if info.st_uid != os.getuid() or not stat.S_ISDIR(folder.lstat().st_mode):
+        raise PermissionError(f"{folder} belongs to someone else; set FIMLS_RUNTIME_DIR to a folder of your own")
+    if stat.S_IMODE(info.st_mode) & 0o077:
+        folder.chmod(0o700)
+    return folder
+
+
+def log_folder() -> Path:
+    chosen = os.environ.get("FIMLS_LOG_DIR")
+    folder = Path(chosen) if chosen else platformdirs.user_log_path("fimls", appauthor=False)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder
+
+
+def engine_log() -> Path:
+    """The engines' log; one that has grown past a megabyte makes room for a new one."""
+    path = log_folder() / "engine.log"
+    if path.exists() and path.stat().st_size > 2**20:
+        path.replace(path.with_suffix(".old.log"))
+    return path

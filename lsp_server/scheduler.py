@@ -1,0 +1,38 @@
+"""Latest wins: per document at most one request is being worked on."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class Scheduler:
+    """Runs one piece of work a key; a newer one cancels the older."""
+
+    def __init__(self) -> None:
+        self._running: dict[str, asyncio.Task[Any]] = {}
+
+    async def latest(self, key: str, work: Coroutine[Any, Any, T]) -> T | None:
+        """The work's result, or None when newer work for the key, or `drop`, ended it.
+
+        Cancelling the caller cancels the work.
+        """
+        self.drop(key)
+        task = self._running[key] = asyncio.ensure_future(work)
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError:
+            task.cancel()
+            raise
+        finally:
+            if self._running.get(key) is task:
+                del self._running[key]
+        return None if task.cancelled() else task.result()
+
+    def drop(self, key: str) -> None:
+        """Ends what runs for a key."""
+        if (task := self._running.pop(key, None)) is not None:
+            task.cancel()

@@ -1,0 +1,260 @@
+"""LSP handlers: protocol types in and out, no logic. One server is one window."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import traceback
+import uuid
+from collections.abc import Coroutine, Generator
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import unquote, urlsplit
+
+from lsprotocol import types as lsp
+from lsprotocol.converters import get_converter
+from pygls.lsp.server import LanguageServer
+from pygls.protocol import LanguageServerProtocol
+from pygls.protocol.language_server import lsp_method
+
+from lsp_server import __version__
+from lsp_server.documents import Change, Documents, Encoding, Position
+from lsp_server.session import Answer, Session
+from lsp_server.settings import SECTION
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+PARENT_POLL_S = 0.5
+
+
+class Protocol(LanguageServerProtocol):
+    """pygls' protocol with our text mirror in place of its own, whose line ends and edits are not LSP's."""
+
+    _server: FimlsServer
+
+    @lsp_method(lsp.INITIALIZE)
+    def lsp_initialize(self, params: lsp.InitializeParams) -> Generator[Any, Any, lsp.InitializeResult]:
+        result = yield from super().lsp_initialize(params)
+        self._server.initialized_by(params, result.capabilities)
+        return result
+
+    @lsp_method(lsp.TEXT_DOCUMENT_DID_OPEN)
+    def lsp_text_document__did_open(self, params: lsp.DidOpenTextDocumentParams) -> None:
+        document = params.text_document
+        self._server.documents.open(document.uri, document.version, document.language_id, document.text)
+
+    @lsp_method(lsp.TEXT_DOCUMENT_DID_CHANGE)
+    def lsp_text_document__did_change(self, params: lsp.DidChangeTextDocumentParams) -> None:
+        changes = map(to_change, params.content_changes)
+        self._server.documents.change(params.text_document.uri, params.text_document.version, changes)
+
+    @lsp_method(lsp.TEXT_DOCUMENT_DID_CLOSE)
+    def lsp_text_document__did_close(self, params: lsp.DidCloseTextDocumentParams) -> None:
+        self._server.documents.close(params.text_document.uri)
+        self._server.session.scheduler.drop(params.text_document.uri)
+
+
+class FimlsServer(LanguageServer):
+    """The window's state as far as LSP goes; what it does with it is `session`."""
+
+    def __init__(self) -> None:
+        super().__init__("fimls", __version__, protocol_cls=Protocol, converter_factory=get_converter)
+        self.documents = Documents()
+        self.session = Session(show_message=self._show_message, on_progress=self._on_progress)
+        self.parent: int | None = None
+        self._folders: list[Path] = []
+        self._can_pull_settings = self._can_show_progress = False
+        self._progress: asyncio.Task[None] | None = None
+        self._progress_token: str | None = None
+
+    def initialized_by(self, params: lsp.InitializeParams, offered: lsp.ServerCapabilities) -> None:
+        """Takes what `initialize` tells, and withdraws from `offered` what this client is better off without."""
+        self.parent = params.process_id
+        encoding = offered.position_encoding or lsp.PositionEncodingKind.Utf16
+        self.documents = Documents(to_encoding(encoding))
+        folders = [f.uri for f in params.workspace_folders or []] or [params.root_uri] if params.root_uri else []
+        self._folders = [path for uri in folders if (path := to_path(uri)) is not None]
+        text_document, window = params.capabilities.text_document, params.capabilities.window
+        if text_document is not None and text_document.inline_completion is not None:
+            offered.completion_provider = None  # ghost text is better than one more entry in a menu
+        workspace = params.capabilities.workspace
+        self._can_pull_settings = bool(workspace and workspace.configuration)
+        self._can_show_progress = bool(window and window.work_done_progress)
+        self.session.configure(params.initialization_options, trusted=True)
+
+    async def pull_settings(self) -> None:
+        """Asks the client for its settings; those of a workspace may not say which model or endpoint is used."""
+        if not self._can_pull_settings:
+            return
+        item = lsp.ConfigurationItem(section=SECTION)
+        values = await self.workspace_configuration_async(lsp.ConfigurationParams(items=[item]))
+        if values and values[0] is not None:
+            self.session.configure(values[0], trusted=False)
+
+    def relative_path(self, uri: str) -> str | None:
+        """The document's path below its workspace folder, or its bare name; None for one that is no file."""
+        path = to_path(uri)
+        if path is None:
+            return None
+        for folder in self._folders:
+            if path.is_relative_to(folder):
+                return path.relative_to(folder).as_posix()
+        return path.name
+
+    async def answer(self, uri: str, position: lsp.Position) -> tuple[Answer, lsp.Range] | None:
+        """A suggestion and the range that it replaces; None where there is none for the text as it is by then."""
+        snapshot = self.documents.snapshot(uri, position.line, position.character)
+        if snapshot is None:
+            logger.warning("asked for a document that is not open")
+            return None
+        answer = await self.session.suggest(snapshot, self.relative_path(uri))
+        document = self.documents.get(uri)
+        if answer is None or document is None or document.version != snapshot.version:
+            return None
+        cursor = snapshot.window_start + snapshot.offset
+        start, end = (document.offset_to_position(cursor + o) for o in answer.suggestion.replace)
+        return answer, lsp.Range(to_position(start), to_position(end))
+
+    def report_server_error(self, error: Exception, source: Any) -> None:
+        """One line in the log, without the error's text, which may hold the user's; no pop-up."""
+        where = traceback.extract_tb(error.__traceback__)[-1:]
+        logger.error("%s in %s", type(error).__name__, [f"{f.filename}:{f.lineno}" for f in where])
+
+    def _show_message(self, message: str, *, error: bool) -> None:
+        kind = lsp.MessageType.Error if error else lsp.MessageType.Warning
+        self.window_show_message(lsp.ShowMessageParams(kind, f"fimls: {message}"))
+
+    def _on_progress(self, share: float | None) -> None:
+        """Loading as work-done progress: a share from 0 to 1, None at its end."""
+        if not self._can_show_progress:
+            return
+        before = self._progress
+
+        async def report() -> None:
+            if before is not None:
+                await asyncio.wait({before})  # the client hears of the steps in their order
+            progress = self.work_done_progress
+            if share is None:
+                if self._progress_token is not None:
+                    progress.end(self._progress_token, lsp.WorkDoneProgressEnd())
+                    self._progress_token = None
+            elif self._progress_token is None:
+                token = f"fimls-{uuid.uuid4()}"
+                await progress.create_async(token)
+                self._progress_token = token
+                begin = lsp.WorkDoneProgressBegin(title="fimls: loading the model", percentage=round(100 * share))
+                progress.begin(token, begin)
+            else:
+                progress.report(self._progress_token, lsp.WorkDoneProgressReport(percentage=round(100 * share)))
+
+        self._progress = asyncio.ensure_future(quietly(report()))
+
+
+async def quietly(work: Coroutine[Any, Any, T]) -> T | None:
+    """Runs what nobody waits for or what must not fail: an error is one line in the log."""
+    try:
+        return await work
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)[-1:]
+        logger.error("%s at %s", type(error).__name__, [f"{f.filename}:{f.lineno}" for f in frames])
+        return None
+
+
+def make_server() -> FimlsServer:
+    server = FimlsServer()
+
+    @server.feature(lsp.INITIALIZED)
+    async def initialized(_: lsp.InitializedParams) -> None:
+        await quietly(server.pull_settings())
+        server.session.start()
+
+    @server.feature(lsp.WORKSPACE_DID_CHANGE_CONFIGURATION)
+    async def settings_changed(params: lsp.DidChangeConfigurationParams) -> None:
+        if server._can_pull_settings:
+            await quietly(server.pull_settings())
+        else:
+            server.session.configure(params.settings, trusted=False)
+
+    @server.feature(lsp.TEXT_DOCUMENT_INLINE_COMPLETION, lsp.InlineCompletionOptions())
+    async def inline_completion(params: lsp.InlineCompletionParams) -> lsp.InlineCompletionList:
+        found = await quietly(server.answer(params.text_document.uri, params.position))
+        if found is None:
+            return lsp.InlineCompletionList(items=[])
+        answer, where = found
+        return lsp.InlineCompletionList(items=[lsp.InlineCompletionItem(answer.suggestion.text, range=where)])
+
+    @server.feature(lsp.TEXT_DOCUMENT_COMPLETION, lsp.CompletionOptions())
+    async def completion(params: lsp.CompletionParams) -> lsp.CompletionList:
+        """The same suggestion as a menu's entry, for clients without inline completion."""
+        found = await quietly(server.answer(params.text_document.uri, params.position))
+        if found is None:
+            return lsp.CompletionList(is_incomplete=True, items=[])
+        answer, where = found
+        text = answer.suggestion.text
+        item = lsp.CompletionItem(
+            label=text.strip().splitlines()[0][:60],
+            kind=lsp.CompletionItemKind.Text,
+            detail=f"fimls ({answer.model})",
+            documentation=text,
+            # Clients filter by the text from the range's start to the cursor, which is empty here.
+            filter_text=text,
+            text_edit=lsp.TextEdit(range=where, new_text=text),
+            insert_text_format=lsp.InsertTextFormat.PlainText,
+            insert_text_mode=lsp.InsertTextMode.AsIs,
+        )
+        return lsp.CompletionList(is_incomplete=True, items=[item])
+
+    return server
+
+
+def to_change(event: lsp.TextDocumentContentChangeEvent) -> Change:
+    if isinstance(event, lsp.TextDocumentContentChangePartial):
+        start, end = event.range.start, event.range.end
+        return Change(event.text, (start.line, start.character), (end.line, end.character))
+    return Change(event.text)
+
+
+def to_position(position: Position) -> lsp.Position:
+    return lsp.Position(*position)
+
+
+def to_encoding(kind: str) -> Encoding:
+    encodings: dict[str, Encoding] = {"utf-8": "utf-8", "utf-16": "utf-16", "utf-32": "utf-32"}
+    return encodings[getattr(kind, "value", kind)]
+
+
+def to_path(uri: str) -> Path | None:
+    """The path of a file: URI; None for any other document (untitled, notebook cells, remote)."""
+    parts = urlsplit(uri)
+    if parts.scheme != "file" or parts.netloc not in ("", "localhost"):
+        return None
+    path = unquote(parts.path)
+    return Path(path.removeprefix("/") if os.name == "nt" else path)
+
+
+async def run(incoming: int, outgoing: int) -> int:
+    """Serves one client over two descriptors until it says so, ends, or dies. Returns the exit status."""
+    from lsp_server.transport import serve
+
+    server = make_server()
+    serving = asyncio.ensure_future(serve(server, incoming, outgoing))
+    watching = asyncio.ensure_future(parent_gone(server))
+    await asyncio.wait({serving, watching}, return_when=asyncio.FIRST_COMPLETED)
+    watching.cancel()
+    await server.session.close()
+    return serving.result() if serving.done() else 1
+
+
+async def parent_gone(server: FimlsServer) -> None:
+    """Returns when the process that `initialize` named is there no more."""
+    while True:
+        await asyncio.sleep(PARENT_POLL_S)
+        if server.parent is not None:
+            try:
+                os.kill(server.parent, 0)
+            except ProcessLookupError:
+                logger.info("the editor has gone")
+                return
+            except PermissionError:
+                pass  # there, but not ours

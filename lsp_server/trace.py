@@ -1,0 +1,27 @@
+"""What happened to one request: what `fimls complete --json`, the log, and later `fimls bench` and "why?" read."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """Times in milliseconds, counts in tokens. It never holds text of the user's."""
+
+    outcome: str  # "shown", "hidden", or why there is nothing: "superseded", "engine: ..."
+    layout: str = ""
+    extent: str = ""
+    prompt_tokens: int = 0
+    reused_tokens: int | None = None  # None: the engine does not tell
+    generated_tokens: int = 0
+    context_ms: float = 0.0
+    prompt_ms: float = 0.0
+    first_token_ms: float | None = None
+    total_ms: float = 0.0
+    confidence: float = 0.0
+    reasons: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        return {k: round(v, 3) if isinstance(v, float) else v for k, v in asdict(self).items()}
