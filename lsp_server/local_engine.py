@@ -14,10 +14,12 @@ import time
 from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 
+import aiohttp
 import platformdirs
 
 from lsp_server import __version__
 from lsp_server.engines import CompletionRequest, EngineState, EngineUnavailable, HttpClient, Piece
+from lsp_server.log import engine_log
 from lsp_server.settings import EngineSettings
 from model.hub import ModelFolder
 
@@ -171,8 +173,6 @@ class LocalEngine:
 
 def local_client(socket: Path, model: str = "") -> HttpClient:
     """The dialect over an engine's Unix socket."""
-    import aiohttp
-
     return HttpClient(
         "http://engine", lambda: aiohttp.UnixConnector(path=str(socket), limit=0), model=model, extensions=True
     )
@@ -186,8 +186,12 @@ def socket_path(folder: ModelFolder, settings: EngineSettings) -> Path:
 
 def runtime_folder() -> Path:
     """A folder that only this user can enter, short enough for a socket's path. Raises OSError."""
-    chosen = os.environ.get("FIMLS_RUNTIME_DIR")
-    folder = Path(chosen) if chosen else platformdirs.user_runtime_path("fimls", appauthor=False)
+    if chosen := os.environ.get("FIMLS_RUNTIME_DIR"):
+        folder = Path(chosen)
+    elif session := os.environ.get("XDG_RUNTIME_DIR"):
+        folder = Path(session) / "fimls"
+    else:
+        folder = platformdirs.user_cache_path("fimls", appauthor=False) / "run"
     if len(os.fsencode(folder)) > MAX_SOCKET_PATH - len("/123456789012.sock"):
         folder = Path(tempfile.gettempdir()) / f"fimls-{os.getuid()}"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -197,18 +201,3 @@ def runtime_folder() -> Path:
     if stat.S_IMODE(info.st_mode) & 0o077:
         folder.chmod(0o700)
     return folder
-
-
-def log_folder() -> Path:
-    chosen = os.environ.get("FIMLS_LOG_DIR")
-    folder = Path(chosen) if chosen else platformdirs.user_log_path("fimls", appauthor=False)
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return folder
-
-
-def engine_log() -> Path:
-    """The engines' log; one that has grown past a megabyte makes room for a new one."""
-    path = log_folder() / "engine.log"
-    if path.exists() and path.stat().st_size > 2**20:
-        path.replace(path.with_suffix(".old.log"))
-    return path

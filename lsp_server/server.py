@@ -70,7 +70,7 @@ class FimlsServer(LanguageServer):
 
     def initialized_by(self, params: lsp.InitializeParams, offered: lsp.ServerCapabilities) -> None:
         """Takes what `initialize` tells, and withdraws from `offered` what this client is better off without."""
-        self.parent = params.process_id
+        self.parent = params.process_id or self.parent
         encoding = offered.position_encoding or lsp.PositionEncodingKind.Utf16
         self.documents = Documents(to_encoding(encoding))
         folders = [f.uri for f in params.workspace_folders or []] or [params.root_uri] if params.root_uri else []
@@ -233,11 +233,15 @@ def to_path(uri: str) -> Path | None:
     return Path(path.removeprefix("/") if os.name == "nt" else path)
 
 
-async def run(incoming: int, outgoing: int) -> int:
-    """Serves one client over two descriptors until it says so, ends, or dies. Returns the exit status."""
+async def run(incoming: int, outgoing: int, parent: int | None = None) -> int:
+    """Serves one client over two descriptors until it says so, ends, or dies. Returns the exit status.
+
+    parent: the process to go with, until `initialize` names one.
+    """
     from lsp_server.transport import serve
 
     server = make_server()
+    server.parent = parent
     serving = asyncio.ensure_future(serve(server, incoming, outgoing))
     watching = asyncio.ensure_future(parent_gone(server))
     await asyncio.wait({serving, watching}, return_when=asyncio.FIRST_COMPLETED)

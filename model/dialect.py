@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from model.engine import Event, Failed, Finished, Request
+from model.engine import Event, Failed, Finished, Request, Started
 from model.errors import BadRequest
 from model.generate import Token
 from model.loading import LoadedModel
@@ -72,12 +72,14 @@ class Answer:
         if isinstance(event, Token):
             self.text += event.text
             self.tokens.append(event)
-        else:
+        elif not isinstance(event, Started):
             self.end = event
 
     def chunk(self, event: Event) -> dict[str, Any]:
         if isinstance(event, Failed):
             return {"error": {"message": event.message, "type": "server_error"}}
+        if isinstance(event, Started):
+            return self._body("", [], None, None) | {"usage": _usage(event.prompt, event.reused, 0)}
         if isinstance(event, Token):
             return self._body(event.text, [event], None, None)
         return self._body("", [], event.reason, event)
@@ -97,12 +99,16 @@ class Answer:
             }
         body: dict[str, Any] = {"object": "text_completion", "model": self.model, "choices": [choice]}
         if end is not None:
-            prompt = end.reused + end.prefilled
-            body["usage"] = {
-                "prompt_tokens": prompt,
-                "completion_tokens": end.generated,
-                "total_tokens": prompt + end.generated,
-                "prompt_tokens_details": {"cached_tokens": end.reused},
-            }
+            body["usage"] = _usage(end.reused + end.prefilled, end.reused, end.generated)
             body["fimls"] = asdict(end)
         return body
+
+
+def _usage(prompt: int, reused: int, generated: int) -> dict[str, Any]:
+    """Counts in tokens, in the dialect's names."""
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": generated,
+        "total_tokens": prompt + generated,
+        "prompt_tokens_details": {"cached_tokens": reused},
+    }

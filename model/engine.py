@@ -34,6 +34,14 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
+class Started:
+    """The first event of a request that is run: its prompt in tokens, and how many of them the cache had."""
+
+    prompt: int
+    reused: int
+
+
+@dataclass(frozen=True, slots=True)
 class Finished:
     """The last event of a request. reason: "stop", "length" or "cancelled"; counts in tokens, times in seconds."""
 
@@ -53,7 +61,7 @@ class Failed:
     message: str
 
 
-Event = Token | Finished | Failed
+Event = Started | Token | Finished | Failed
 
 
 @dataclass(slots=True)
@@ -181,6 +189,7 @@ class Engine:
         request, started = job.request, time.monotonic()
         lease = self.prefixes.lease(request.ids)
         reused = lease.reused
+        job.emit(Started(len(request.ids), reused))
         stops = StopStrings(request.stop)
         ids = list(request.ids)
         reason, first_token = "stop", 0.0

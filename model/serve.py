@@ -219,7 +219,7 @@ async def completions(request: web.Request) -> web.StreamResponse:
 
 async def run(engine: Engine, request: Request) -> AsyncIterator[Event]:
     """The events of one request. Leaving early, as when the client has gone, cancels it."""
-    from model.generate import Token
+    from model.engine import Failed, Finished
 
     loop = asyncio.get_running_loop()
     events: asyncio.Queue[Event] = asyncio.Queue()
@@ -233,7 +233,7 @@ async def run(engine: Engine, request: Request) -> AsyncIterator[Event]:
         while True:
             event = await events.get()
             yield event
-            if not isinstance(event, Token):
+            if isinstance(event, Finished | Failed):
                 return
     finally:
         job.cancel()

@@ -57,6 +57,30 @@ def write_model(folder: Path, config: dict[str, Any], *, seed: int = 0, scale: f
     return folder
 
 
+def make_talkative(folder: Path, allowed: str = "abcdefghijklmnopqrstuvwxyz") -> Path:
+    """Changes an untied model so that it only ever writes the allowed characters, and so never stops by itself."""
+    import torch
+    from safetensors.torch import load_file, save_file
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    weights = load_file(folder / "model.safetensors")
+    # One dimension of the final state is constant, and the head reads the verdict from it.
+    weights["model.norm.weight"][0], weights["model.norm.bias"][0] = 0.0, 1.0
+    verdict = torch.full((weights["lm_head.weight"].shape[0],), -100.0)
+    verdict[[tokenizer.token_to_id(c) for c in allowed]] = 0.0
+    weights["lm_head.weight"][:, 0] = verdict
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+@pytest.fixture(scope="session")
+def talkative_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A StarCoder2 of random weights that answers every prompt with lower-case letters, without an end."""
+    config = STARCODER2 | {"tie_word_embeddings": False, "max_position_embeddings": 4096}
+    return make_talkative(write_model(tmp_path_factory.mktemp("talkative"), config))
+
+
 @pytest.fixture(scope="session")
 def starcoder2_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_model(tmp_path_factory.mktemp("starcoder2"), STARCODER2)

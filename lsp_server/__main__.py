@@ -1,0 +1,40 @@
+"""The entry of `fimls`. The server's own path is kept short: no command-line library before `initialize`."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["lsp"] and "--help" not in sys.argv:
+        sys.exit(lsp(sys.argv[2:]))
+    from lsp_server.cli import app
+
+    app()
+
+
+def lsp(arguments: list[str]) -> int:
+    """`fimls lsp`: the server on stdin and stdout, for one window."""
+    parent: int | None = None
+    for argument in arguments:
+        if argument.startswith("--clientProcessId="):  # what VS Code's client adds
+            parent = int(argument.partition("=")[2]) if argument.partition("=")[2].isdigit() else None
+        elif argument != "--stdio":
+            print(f"fimls lsp: unknown argument {argument!r}; it takes --stdio only", file=sys.stderr)
+            return 2
+
+    from lsp_server.transport import take_stdio
+
+    incoming, outgoing = take_stdio()  # before anything else could print
+
+    import asyncio
+
+    from lsp_server.log import log_to_file
+    from lsp_server.server import run
+
+    log_to_file("lsp.log")
+    return asyncio.run(run(incoming, outgoing, parent))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,142 @@
+"""argv -> settings -> command. Errors are one line that names the remedy, with exit code 2."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+from lsp_server.settings import Settings, from_environment, parse
+
+T = TypeVar("T")
+
+app = typer.Typer(
+    name="fimls",
+    help="A private code assistant: fill-in-the-middle completions from a model on your own machine.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+engine_app = typer.Typer(
+    help="The process that holds the model; it is started by itself when needed.", no_args_is_help=True
+)
+app.add_typer(engine_app, name="engine")
+
+Model = Annotated[str | None, typer.Option(help="'bundled' or the path of a model folder.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+
+
+class CommandError(Exception):
+    """What the user should read instead of a traceback."""
+
+
+def settings_from(model: str | None) -> Settings:
+    settings, problems = parse(from_environment(os.environ))
+    if model is not None:
+        settings, more = parse({"model": model}, base=settings)
+        problems += more
+    for problem in problems:
+        typer.echo(f"fimls: {problem}", err=True)
+    return settings
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """Runs a command's coroutine; whatever is known to go wrong ends as one line on stderr and exit code 2."""
+    from fim import FormatError
+    from lsp_server.engines import EngineUnavailable
+    from model.errors import ModelError
+
+    try:
+        return asyncio.run(work)
+    except (CommandError, ModelError, FormatError, EngineUnavailable, OSError) as error:
+        typer.echo(f"fimls: {error}", err=True)
+        raise typer.Exit(2) from None
+
+
+@app.command()
+def lsp(stdio: Annotated[bool, typer.Option("--stdio", help="Accepted; there is no other transport.")] = True) -> None:
+    """The language server on stdin and stdout, for one editor window."""
+    # `fimls lsp` itself is handled in __main__, before this module is loaded; this is its place in the help.
+
+
+@app.command()
+def complete(
+    place: Annotated[str, typer.Argument(metavar="FILE:LINE:COL", help="1-based; the column counts characters.")],
+    model: Model = None,
+    as_json: Json = False,
+) -> None:
+    """One completion, from the shell."""
+    from lsp_server.once import complete_at
+
+    answer = run(complete_at(place, settings_from(model)))
+    if as_json:
+        typer.echo(json.dumps(answer, ensure_ascii=False))
+    elif answer["text"]:
+        typer.echo(answer["text"])
+    else:
+        typer.echo("fimls: no suggestion here.", err=True)
+
+
+@app.command()
+def demo(
+    file: Annotated[Path | None, typer.Argument(help="A source file of yours; a sample is used without one.")] = None,
+) -> None:
+    """Suggestions in a real file, through the real server, drawn as an editor draws them."""
+    from lsp_server.demo import show
+
+    run(show(file))
+
+
+@engine_app.command("start")
+def engine_start(model: Model = None) -> None:
+    """Starts the engine, or attaches to the one that runs, and waits until it is ready."""
+    from lsp_server.once import start_engine
+
+    typer.echo(run(start_engine(settings_from(model))))
+
+
+@engine_app.command("stop")
+def engine_stop() -> None:
+    """Stops every engine of this user."""
+    from lsp_server.once import stop_engines
+
+    count = run(stop_engines())
+    typer.echo(f"stopped {count} engine{'' if count == 1 else 's'}")
+
+
+@engine_app.command("status")
+def engine_status(as_json: Json = False) -> None:
+    """Shows every engine of this user."""
+    from lsp_server.once import engine_statuses
+
+    found = run(engine_statuses())
+    if as_json:
+        typer.echo(json.dumps(found))
+    elif not found:
+        typer.echo("no engine is running")
+    for status in [] if as_json else found:
+        memory = f"{status['memory_bytes'] / 1e6:.0f} MB" if status.get("memory_bytes") else "?"
+        typer.echo(
+            f"{status['model']}: {status['state']}, {status['device']} {status['dtype']}, {memory}, "
+            f"{status['served']} requests, idle for {status['idle_s']:.0f} s, process {status['pid']}"
+        )
+
+
+@engine_app.command("serve")
+def engine_serve(
+    listen: Annotated[str, typer.Option(metavar="HOST:PORT", help="Where to serve it.")] = "127.0.0.1:8712",
+    model: Model = None,
+) -> None:
+    """Serves the OpenAI completions dialect to other machines, for those that have the key in FIMLS_API_KEY."""
+    import sys
+
+    settings = settings_from(model)
+    arguments = ["--model", settings.model, "--listen", f"tcp:{listen}", "--idle-timeout", "0",
+                 "--device", settings.engine.device, "--dtype", settings.engine.dtype,
+                 "--threads", str(settings.engine.threads or 0)]  # fmt: skip
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "model.serve", *arguments])

@@ -1,0 +1,46 @@
+"""The log folder, and what goes there: lines about what happened, never the user's text."""
+
+from __future__ import annotations
+
+import logging
+import os
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+
+import platformdirs
+
+MAX_BYTES = 2**20
+
+
+def log_folder() -> Path:
+    """platformdirs' log folder, or FIMLS_LOG_DIR. Raises OSError where it cannot be made."""
+    chosen = os.environ.get("FIMLS_LOG_DIR")
+    folder = Path(chosen) if chosen else platformdirs.user_log_path("fimls", appauthor=False)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder
+
+
+def engine_log() -> Path:
+    """The engines' log, which they write themselves; one that has grown large makes room for a new one."""
+    path = log_folder() / "engine.log"
+    if path.exists() and path.stat().st_size > MAX_BYTES:
+        path.replace(path.with_suffix(".old.log"))
+    return path
+
+
+def log_to_file(name: str) -> None:
+    """Sends our own log to a file; to stderr where none can be written.
+
+    pygls' is shut off: it writes whole messages, which hold the user's text; our server reports its errors without.
+    """
+    handler: logging.Handler
+    try:
+        handler = RotatingFileHandler(log_folder() / name, maxBytes=MAX_BYTES, backupCount=1, encoding="utf-8")
+        (log_folder() / name).chmod(0o600)
+    except OSError:
+        handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s"))
+    logging.getLogger("lsp_server").addHandler(handler)
+    logging.getLogger("lsp_server").setLevel(logging.INFO)
+    logging.getLogger("pygls").setLevel(logging.CRITICAL + 1)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL + 1)
