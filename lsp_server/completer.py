@@ -61,11 +61,14 @@ class Prompter:
         return cls(sentinels.format, tokenizer, sentinels, limit, layout)
 
     def context(self, snapshot: Snapshot, max_tokens: int, path: str | None) -> CursorContext:
+        header = HEADER_TOKENS
+        if path and self.format.always_names_file:
+            header += len(self.encoder.encode(path))
         return around_cursor(
             snapshot.text,
             snapshot.offset,
             encoder=self.encoder,
-            token_budget=max(0, self.context_tokens - max_tokens - HEADER_TOKENS),
+            token_budget=max(0, self.context_tokens - max_tokens - header),
             path=path,
             language=snapshot.language,
         )
@@ -129,7 +132,8 @@ async def complete(
     logprobs: list[float] = []
     async with aclosing(engine.complete(request)) as pieces:
         async for piece in pieces:
-            first_token_ms = first_token_ms or clock.ms()
+            if first_token_ms is None and (piece.text or piece.logprobs):  # the first piece may only tell of the cache
+                first_token_ms = clock.ms()
             text += piece.text
             logprobs += piece.logprobs
             reused = piece.reused_tokens if piece.reused_tokens is not None else reused

@@ -54,7 +54,15 @@ class EngineState:
 
 
 class EngineUnavailable(Exception):
-    """No answer is to be had now; the message says why."""
+    """No answer is to be had now; the message says why.
+
+    quoted: the endpoint's own words, which may repeat the user's text: for the user to read, not for the log.
+    refused: the endpoint will not answer such requests later either, until somebody mends something.
+    """
+
+    def __init__(self, message: str, *, quoted: str = "", refused: bool = False) -> None:
+        super().__init__(f"{message}: {quoted}" if quoted else message)
+        self.message, self.refused = message, refused
 
 
 class Engine(Protocol):
@@ -129,7 +137,7 @@ class HttpClient:
         try:
             async with self._get_session().post(self._base_url + "/v1/completions", json=body) as response:
                 if response.status != 200:
-                    raise EngineUnavailable(await _refusal(response))
+                    raise await self._refusal(response)
                 async for line in response.content:
                     if not line.startswith(b"data:"):
                         continue
@@ -138,8 +146,17 @@ class HttpClient:
                         return
                     yield _piece(data)
             raise EngineUnavailable("the answer broke off")
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+        except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:  # ValueError: a line without an end
             raise EngineUnavailable(f"no answer from {self._base_url} ({type(error).__name__})") from None
+
+    async def _refusal(self, response: aiohttp.ClientResponse) -> EngineUnavailable:
+        """The status, and the endpoint's own words where it has any."""
+        try:
+            words = _words((await response.json(content_type=None))["error"])
+        except (ValueError, KeyError, TypeError, aiohttp.ClientError):
+            words = response.reason or ""
+        message = f"{self._base_url} answered with status {response.status}"
+        return EngineUnavailable(message, quoted=words, refused=400 <= response.status < 500)
 
     async def close(self) -> None:
         if self._session is not None:
@@ -147,22 +164,17 @@ class HttpClient:
             self._session = None
 
 
-async def _refusal(response: aiohttp.ClientResponse) -> str:
-    """Status and the endpoint's own words, if it has any; never more than a line."""
-    try:
-        body = await response.json(content_type=None)
-        error = body["error"]
-        message = str(error["message"] if isinstance(error, dict) else error)
-    except (ValueError, KeyError, TypeError, aiohttp.ClientError):
-        message = response.reason or ""
-    return f"status {response.status}: {message.splitlines()[0][:200] if message else ''}"
+def _words(error: Any) -> str:
+    """The text of the dialect's error object, or of a bare one; never more than a line."""
+    text = str(error.get("message") if isinstance(error, dict) else error)
+    return next(iter(text.splitlines()), "")[:200]
 
 
 def _piece(data: bytes) -> Piece:
     try:
         body = json.loads(data)
         if "error" in body:
-            raise EngineUnavailable(str(body["error"].get("message", body["error"])))
+            raise EngineUnavailable("the endpoint failed", quoted=_words(body["error"]))
         choices = body.get("choices") or [{}]
         logprobs = (choices[0].get("logprobs") or {}).get("token_logprobs") or ()
         usage = body.get("usage") or {}
@@ -218,4 +230,11 @@ class RemoteEngine:
 def _tls(settings: RemoteSettings) -> ssl.SSLContext | bool:
     if not settings.verify_tls:
         return False
-    return ssl.create_default_context(cafile=settings.ca_file) if settings.ca_file else True
+    if settings.ca_file is None:
+        return True
+    try:
+        return ssl.create_default_context(cafile=settings.ca_file)
+    except OSError as error:  # also ssl.SSLError
+        raise EngineUnavailable(
+            f"the certificates in fimls.remote.caFile cannot be read ({type(error).__name__})", refused=True
+        ) from None

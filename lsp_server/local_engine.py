@@ -10,9 +10,11 @@ import stat
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
+from typing import BinaryIO
 
 import aiohttp
 import platformdirs
@@ -63,10 +65,15 @@ class LocalEngine:
     def start(self) -> None:
         if self._state.name in ("ready", "loading") or time.monotonic() < self._not_before:
             return
+        self._process = None  # the one of before, if any, has nothing to say any more
         self._set(EngineState("loading"))
-        if not self.socket.exists():
-            self._spawn()  # at once: what follows takes this process some time too
-        self._starting = asyncio.ensure_future(self._bring_up())
+        try:
+            if not self.socket.exists():
+                self._spawn()  # at once: what follows takes this process some time too
+        except OSError as error:
+            self._fail(f"The engine could not be started ({error}).")
+        else:
+            self._starting = asyncio.ensure_future(self._bring_up())
 
     async def wait_until_settled(self) -> EngineState:
         if self._starting is not None:
@@ -82,7 +89,7 @@ class LocalEngine:
             async for piece in pieces:
                 yield piece
         except EngineUnavailable:
-            if await self._client.call("GET", "/fimls/status") is None:
+            if await self._client.call("GET", "/fimls/status") is None and self._state.name == "ready":
                 self._lost()
             raise
         finally:
@@ -102,7 +109,7 @@ class LocalEngine:
         """The engine has gone: start it again, at once if it was steady, else after a pause that doubles."""
         steady = time.monotonic() - self._ready_since > STEADY_S
         self._grow_pause(steady)
-        logger.info("the engine has gone; starting it again%s", "" if steady else f" in {self._pause:.0f} s at most")
+        logger.info("the engine has gone; starting it again after %.0f s", self._not_before - time.monotonic())
         self._set(EngineState("absent"))
         self.start()
 
@@ -114,6 +121,7 @@ class LocalEngine:
     async def _bring_up(self) -> None:
         """Attaches to the engine, starting or replacing it, until it is ready, has failed, or takes too long."""
         deadline = time.monotonic() + self._settings.start_timeout
+        replacing = False
         try:
             while time.monotonic() < deadline:
                 status = await self._client.call("GET", "/fimls/status")
@@ -125,7 +133,9 @@ class LocalEngine:
                         if code:
                             return self._fail(f"The engine ended with status {code}. Its log is {engine_log()}.")
                 elif status.get("version") != __version__ or status.get("model") != self._model:
-                    logger.info("replacing an engine of version %s", status.get("version"))
+                    if not replacing:
+                        logger.info("replacing an engine of another version or model")
+                    replacing = True
                     await self._client.call("POST", "/fimls/stop")
                     self._process = None
                 elif status.get("state") == "ready":
@@ -139,7 +149,7 @@ class LocalEngine:
             self._fail(
                 f"The engine did not get ready within {self._settings.start_timeout:.0f} s. Its log is {engine_log()}."
             )
-        except OSError as error:
+        except (OSError, ValueError, TypeError) as error:  # the latter two: what answers there is no engine
             self._fail(f"The engine could not be started ({error}).")
 
     def _fail(self, message: str) -> None:
@@ -160,8 +170,8 @@ class LocalEngine:
             "--threads", str(self._settings.threads or 0),
             "--idle-timeout", str(self._settings.idle_timeout),
         ]  # fmt: skip
-        with engine_log().open("ab") as log:
-            self._process = subprocess.Popen(
+        with open_log() as log:
+            process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -169,6 +179,17 @@ class LocalEngine:
                 cwd=self.socket.parent,
                 start_new_session=True,
             )
+        # Asks for its status when it ends, or a dead engine would stay a zombie for as long as this window lives.
+        threading.Thread(target=process.wait, name="engine-status", daemon=True).start()
+        self._process = process
+
+
+def open_log() -> BinaryIO:
+    """Where an engine writes; no log folder is no reason to have no engine."""
+    try:
+        return engine_log().open("ab")
+    except OSError:
+        return Path(os.devnull).open("ab")
 
 
 def local_client(socket: Path, model: str = "") -> HttpClient:

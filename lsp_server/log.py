@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import traceback
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
@@ -18,6 +19,12 @@ def log_folder() -> Path:
     folder = Path(chosen) if chosen else platformdirs.user_log_path("fimls", appauthor=False)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     return folder
+
+
+def log_error(logger: logging.Logger, error: BaseException) -> None:
+    """One line: what kind of error, and where. Its text stays out, since it may hold the user's."""
+    frames = traceback.extract_tb(error.__traceback__)[-1:]
+    logger.error("%s at %s", type(error).__name__, ", ".join(f"{f.filename}:{f.lineno}" for f in frames) or "?")
 
 
 def engine_log() -> Path:

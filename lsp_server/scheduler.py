@@ -7,6 +7,7 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+CLOSE_S = 1.0
 
 
 class Scheduler:
@@ -36,3 +37,11 @@ class Scheduler:
         """Ends what runs for a key."""
         if (task := self._running.pop(key, None)) is not None:
             task.cancel()
+
+    async def close(self) -> None:
+        """Ends whatever runs, and waits a moment until it has."""
+        tasks = list(self._running.values())
+        for key in list(self._running):
+            self.drop(key)
+        if tasks:
+            await asyncio.wait(tasks, timeout=CLOSE_S)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import traceback
+import sys
 import uuid
 from collections.abc import Coroutine, Generator
 from pathlib import Path
@@ -16,22 +16,36 @@ from lsprotocol import types as lsp
 from lsprotocol.converters import get_converter
 from pygls.lsp.server import LanguageServer
 from pygls.protocol import LanguageServerProtocol
+from pygls.protocol.json_rpc import RPCMessage, RPCNotification, RPCRequest
 from pygls.protocol.language_server import lsp_method
 
 from lsp_server import __version__
 from lsp_server.documents import Change, Documents, Encoding, Position
+from lsp_server.log import log_error
 from lsp_server.session import Answer, Session
 from lsp_server.settings import SECTION
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 PARENT_POLL_S = 0.5
+SETTINGS_WAIT_S = 2.0  # how long the engine's start waits for a client that was asked for its settings
 
 
 class Protocol(LanguageServerProtocol):
     """pygls' protocol with our text mirror in place of its own, whose line ends and edits are not LSP's."""
 
     _server: FimlsServer
+
+    def handle_message(self, message: RPCMessage) -> None:
+        if self._shutdown and isinstance(message, RPCRequest):
+            refusal = lsp.ResponseError(lsp.ErrorCodes.InvalidRequest, "the server is shutting down")
+            self._send_response(message.id, error=refusal)
+        elif isinstance(message, RPCNotification) and message.method.startswith("textDocument/did"):
+            # A request's handler is a task, which begins with the loop's next turn. An edit that was read together
+            # with the request takes its turn behind it, or the request would see a text it was not made for.
+            asyncio.get_running_loop().call_soon(super().handle_message, message)
+        else:
+            super().handle_message(message)
 
     @lsp_method(lsp.INITIALIZE)
     def lsp_initialize(self, params: lsp.InitializeParams) -> Generator[Any, Any, lsp.InitializeResult]:
@@ -42,12 +56,17 @@ class Protocol(LanguageServerProtocol):
     @lsp_method(lsp.TEXT_DOCUMENT_DID_OPEN)
     def lsp_text_document__did_open(self, params: lsp.DidOpenTextDocumentParams) -> None:
         document = params.text_document
+        self._server.session.scheduler.drop(document.uri)
         self._server.documents.open(document.uri, document.version, document.language_id, document.text)
 
     @lsp_method(lsp.TEXT_DOCUMENT_DID_CHANGE)
     def lsp_text_document__did_change(self, params: lsp.DidChangeTextDocumentParams) -> None:
-        changes = map(to_change, params.content_changes)
-        self._server.documents.change(params.text_document.uri, params.text_document.version, changes)
+        document, server = params.text_document, self._server
+        if server.documents.get(document.uri) is None:
+            logger.warning("ignored a change to a document that is not open")
+            return
+        server.session.scheduler.drop(document.uri)  # its answer would be for a text of the past
+        server.documents.change(document.uri, document.version, map(to_change, params.content_changes))
 
     @lsp_method(lsp.TEXT_DOCUMENT_DID_CLOSE)
     def lsp_text_document__did_close(self, params: lsp.DidCloseTextDocumentParams) -> None:
@@ -73,7 +92,7 @@ class FimlsServer(LanguageServer):
         self.parent = params.process_id or self.parent
         encoding = offered.position_encoding or lsp.PositionEncodingKind.Utf16
         self.documents = Documents(to_encoding(encoding))
-        folders = [f.uri for f in params.workspace_folders or []] or [params.root_uri] if params.root_uri else []
+        folders = [folder.uri for folder in params.workspace_folders or []] or [params.root_uri or ""]
         self._folders = [path for uri in folders if (path := to_path(uri)) is not None]
         text_document, window = params.capabilities.text_document, params.capabilities.window
         if text_document is not None and text_document.inline_completion is not None:
@@ -117,9 +136,8 @@ class FimlsServer(LanguageServer):
         return answer, lsp.Range(to_position(start), to_position(end))
 
     def report_server_error(self, error: Exception, source: Any) -> None:
-        """One line in the log, without the error's text, which may hold the user's; no pop-up."""
-        where = traceback.extract_tb(error.__traceback__)[-1:]
-        logger.error("%s in %s", type(error).__name__, [f"{f.filename}:{f.lineno}" for f in where])
+        """One line in the log, no pop-up."""
+        log_error(logger, sys.exc_info()[1] or error)  # pygls wraps the error that it is just handling
 
     def _show_message(self, message: str, *, error: bool) -> None:
         kind = lsp.MessageType.Error if error else lsp.MessageType.Warning
@@ -156,8 +174,7 @@ async def quietly(work: Coroutine[Any, Any, T]) -> T | None:
     try:
         return await work
     except Exception as error:
-        frames = traceback.extract_tb(error.__traceback__)[-1:]
-        logger.error("%s at %s", type(error).__name__, [f"{f.filename}:{f.lineno}" for f in frames])
+        log_error(logger, error)
         return None
 
 
@@ -166,7 +183,8 @@ def make_server() -> FimlsServer:
 
     @server.feature(lsp.INITIALIZED)
     async def initialized(_: lsp.InitializedParams) -> None:
-        await quietly(server.pull_settings())
+        pulling = asyncio.ensure_future(quietly(server.pull_settings()))
+        await asyncio.wait({pulling}, timeout=SETTINGS_WAIT_S)
         server.session.start()
 
     @server.feature(lsp.WORKSPACE_DID_CHANGE_CONFIGURATION)
@@ -226,7 +244,10 @@ def to_encoding(kind: str) -> Encoding:
 
 def to_path(uri: str) -> Path | None:
     """The path of a file: URI; None for any other document (untitled, notebook cells, remote)."""
-    parts = urlsplit(uri)
+    try:
+        parts = urlsplit(uri)
+    except ValueError:  # "file://["
+        return None
     if parts.scheme != "file" or parts.netloc not in ("", "localhost"):
         return None
     path = unquote(parts.path)
@@ -252,13 +273,23 @@ async def run(incoming: int, outgoing: int, parent: int | None = None) -> int:
 
 async def parent_gone(server: FimlsServer) -> None:
     """Returns when the process that `initialize` named is there no more."""
-    while True:
+    while server.parent is None or is_alive(server.parent):
         await asyncio.sleep(PARENT_POLL_S)
-        if server.parent is not None:
-            try:
-                os.kill(server.parent, 0)
-            except ProcessLookupError:
-                logger.info("the editor has gone")
-                return
-            except PermissionError:
-                pass  # there, but not ours
+    logger.info("the editor has gone")
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process is there. One that has ended counts as gone, even if nobody has asked for its status yet."""
+    if os.name == "nt":
+        return True  # there, signal 0 is Ctrl-C; the end of stdin has to do
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True  # not ours
+    try:
+        state = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0]
+    except (OSError, IndexError):
+        return True  # no Linux, or it has just gone: the next look tells
+    return state not in (b"Z", b"X")

@@ -6,11 +6,12 @@ import asyncio
 import logging
 import os
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from lsp_server.documents import Snapshot
+from lsp_server.log import log_error
 from lsp_server.scheduler import Scheduler
 from lsp_server.settings import Reporter, from_environment, parse
 from lsp_server.trace import Trace
@@ -44,13 +45,14 @@ class Session:
     def __init__(self, show_message: ShowMessage, on_progress: Callable[[float | None], None]) -> None:
         self._show_message, self._on_progress = show_message, on_progress
         self._reporter = Reporter()
-        environment, problems = parse(from_environment(os.environ))
+        # Problems of the environment wait for `initialize`: before it there is nobody to show them to.
+        environment, self._environment_problems = parse(from_environment(os.environ))
         self._base = self.settings = environment
-        self._report(problems)
         self.scheduler = Scheduler()
         self.client = uuid.uuid4().hex  # tells this window from others in the engine's queue
         self.engine: Engine | None = None
         self._prompter: Prompter | None = None
+        self._prompter_pending = False
         self._loading: asyncio.Task[None] | None = None
 
     def configure(self, raw: object, *, trusted: bool) -> None:
@@ -58,19 +60,24 @@ class Session:
         self.settings, problems = parse(raw, base=self._base, trusted=trusted)
         if trusted:
             self._base = self.settings
-        self._report(problems)
+        told = self._tell((*self._environment_problems, *problems))
+        if told:  # without the values, which may be keys or the user's text
+            logger.warning("showed the user %d problems with the settings", told)
         logging.getLogger("lsp_server").setLevel(self.settings.log.level.upper())
         if not trusted and self._loading is not None:
             self.start()  # format and layout may have changed
 
     def start(self) -> None:
         """Gets ready in the background: the engine first, which takes longest."""
+        if self._loading is not None:
+            self._loading.cancel()  # it works on settings of before
         self._loading = asyncio.ensure_future(self._load())
 
     async def _load(self) -> None:
         from fim import FormatError
         from model.errors import ModelError
 
+        self._prompter_pending = True
         try:
             if self.engine is None:
                 self.engine = self._make_engine()
@@ -81,7 +88,13 @@ class Session:
             self._prompter = await asyncio.to_thread(Prompter.for_settings, self.settings)
         except (ModelError, FormatError, OSError) as error:
             self._prompter = None
-            self._report([str(error)], error=True)
+            self._report(str(error))
+        except Exception as error:
+            self._prompter = None
+            log_error(logger, error)
+            self._report(f"The model could not be used ({type(error).__name__}). Choose another, or 'bundled'.")
+        self._prompter_pending = False
+        self._update_progress()
 
     def _make_engine(self) -> Engine:
         if self.settings.remote.url:
@@ -94,9 +107,17 @@ class Session:
         return LocalEngine(find_model(self.settings.model), self.settings.engine, on_state=self._engine_changed)
 
     def _engine_changed(self, state: EngineState) -> None:
-        self._on_progress(state.progress if state.name == "loading" else None)
+        self._update_progress()
         if state.name == "failed" and state.message:
-            self._report([state.message], error=True)
+            self._report(state.message)
+
+    def _update_progress(self) -> None:
+        """Loading ends when a request would be answered: an engine that is shared may be ready before the prompter."""
+        state = self.engine.state if self.engine is not None else None
+        if state is not None and (state.name == "loading" or (state.name == "ready" and self._prompter_pending)):
+            self._on_progress(state.progress)
+        else:
+            self._on_progress(None)
 
     async def suggest(self, snapshot: Snapshot, path: str | None) -> Answer | None:
         """A suggestion worth showing, or None at once while anything is missing for it."""
@@ -114,6 +135,7 @@ class Session:
     async def _complete(
         self, snapshot: Snapshot, prompter: Prompter, engine: Engine, path: str | None
     ) -> Answer | None:
+        from fim import FormatError
         from lsp_server.completer import complete
         from lsp_server.engines import EngineUnavailable
 
@@ -122,17 +144,30 @@ class Session:
                 snapshot, prompter, engine, self.settings, path=path, client=self.client
             )
         except EngineUnavailable as error:
-            logger.info("no suggestion: %s", error)
+            logger.info("no suggestion: %s", error.message)
+            if error.refused:
+                self._tell((str(error),), error=True)
+            return None
+        except FormatError as error:
+            self._report(str(error))
             return None
         return Answer(suggestion, trace, self.settings.remote.model or self.settings.model)
 
-    def _report(self, problems: list[str] | tuple[str, ...], *, error: bool = False) -> None:
-        for problem in self._reporter.new(problems):
-            logger.warning("%s", problem)
+    def _report(self, problem: str) -> None:
+        """Shows the user why there are no suggestions, and logs it: once."""
+        if self._tell((problem,), error=True):
+            logger.error("%s", problem)
+
+    def _tell(self, problems: Iterable[str], *, error: bool = False) -> int:
+        """Shows the user those of the problems that are new; returns how many."""
+        new = self._reporter.new(problems)
+        for problem in new:
             self._show_message(problem, error=error)
+        return len(new)
 
     async def close(self) -> None:
         if self._loading is not None:
             self._loading.cancel()
+        await self.scheduler.close()
         if self.engine is not None:
             await self.engine.close()

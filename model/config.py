@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -33,6 +33,11 @@ class RopeConfig:
     beta_fast: float = 32.0
     beta_slow: float = 1.0
     attention_factor: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("theta", "factor", "original_max_positions", "beta_fast", "beta_slow"):
+            if not getattr(self, name) > 0:
+                raise ModelError(f"config.json: the rotary embedding's {name} is {getattr(self, name)}, not positive")
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,8 +158,7 @@ class Keys:
         unknown = sorted(set(self.raw) - self.read - HARMLESS_KEYS)
         if unknown:
             raise ModelError(
-                f"config.json has keys that fimls does not know and that may change the result: {', '.join(unknown)}. "
-                "Use a checkpoint without them, or report the model so that support can be added."
+                f"config.json has keys that fimls does not know and that may change the result: {', '.join(unknown)}"
             )
 
 
@@ -200,5 +204,7 @@ def rope_config(keys: Keys, head_dim: int, max_positions: int, partial_default: 
 def stop_ids(raw: Mapping[str, Any]) -> tuple[int, ...]:
     """The ids that end a text, from eos_token_id (one id, a list, or none)."""
     value = raw.get("eos_token_id")
-    values: Iterable[Any] = value if isinstance(value, list) else [] if value is None else [value]
-    return tuple(int(v) for v in values)
+    ids = value if isinstance(value, list) else [] if value is None else [value]
+    if not all(type(i) is int for i in ids):
+        raise ModelError(f"config.json: eos_token_id is {value!r}, but must be a token id or a list of them")
+    return tuple(ids)

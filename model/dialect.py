@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+import uuid
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
@@ -15,19 +17,26 @@ from model.sampling import Sampling
 
 def parse_request(body: Mapping[str, Any], model: LoadedModel, *, prefill_only: bool) -> Request:
     """The dialect's fields -> Request. Raises BadRequest."""
+
     def number(name: str, default: float, low: float, high: float) -> float:
         value = body.get(name)
         value = default if value is None else value
         if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
             raise BadRequest(f"{name} must be a number from {low} to {high}.")
-        return float(value)
+        return value
+
+    def integer(name: str, default: int, low: int, high: int) -> int:
+        value = number(name, default, low, high)
+        if value != int(value):
+            raise BadRequest(f"{name} must be a whole number.")
+        return int(value)
 
     config = model.decoder.config
     prompt = body.get("prompt")
     ids = model.tokenizer.encode_prompt(prompt) if isinstance(prompt, str) else prompt
     if not isinstance(ids, list) or not ids or not all(type(i) is int and 0 <= i < config.vocab_size for i in ids):
-        raise BadRequest("prompt must be a text or a list of token ids, and not empty.")
-    max_new_tokens = 0 if prefill_only else int(number("max_tokens", 16, 0, config.max_positions))
+        raise BadRequest(f"prompt must be a text or a list of token ids below {config.vocab_size}, and not empty.")
+    max_new_tokens = 0 if prefill_only else integer("max_tokens", 16, 0, config.max_positions)
     if len(ids) + max_new_tokens > config.max_positions:
         raise BadRequest(
             f"prompt ({len(ids)} tokens) and max_tokens ({max_new_tokens}) exceed the model's {config.max_positions}."
@@ -43,9 +52,9 @@ def parse_request(body: Mapping[str, Any], model: LoadedModel, *, prefill_only: 
         raise BadRequest("stop_token_ids must be a list of token ids.")
     try:
         sampling = Sampling(
-            temperature=number("temperature", 0.0, 0.0, 100.0),
-            top_p=number("top_p", 1.0, 0.0, 1.0),
-            seed=int(number("seed", 0, 0, 2**63 - 1)),
+            temperature=number("temperature", 0.0, 0, 100),
+            top_p=number("top_p", 1.0, 0, 1),
+            seed=integer("seed", 0, 0, 2**63 - 1),
         )
     except ValueError as error:
         raise BadRequest(str(error)) from None
@@ -64,6 +73,7 @@ class Answer:
 
     def __init__(self, model: str, logprobs: bool) -> None:
         self.model, self.logprobs = model, logprobs
+        self.id, self.created = f"cmpl-{uuid.uuid4().hex}", int(time.time())
         self.text = ""
         self.tokens: list[Token] = []
         self.end: Finished | Failed | None = None
@@ -73,6 +83,7 @@ class Answer:
             self.text += event.text
             self.tokens.append(event)
         elif not isinstance(event, Started):
+            self.text += event.rest if isinstance(event, Finished) else ""
             self.end = event
 
     def chunk(self, event: Event) -> dict[str, Any]:
@@ -82,7 +93,7 @@ class Answer:
             return self._body("", [], None, None) | {"usage": _usage(event.prompt, event.reused, 0)}
         if isinstance(event, Token):
             return self._body(event.text, [event], None, None)
-        return self._body("", [], event.reason, event)
+        return self._body(event.rest, [], event.reason, event)
 
     def whole(self) -> tuple[int, dict[str, Any]]:
         """HTTP status and body of an answer that was not streamed."""
@@ -97,7 +108,10 @@ class Answer:
                 "tokens": [t.text for t in tokens],
                 "token_logprobs": [t.logprob for t in tokens],
             }
-        body: dict[str, Any] = {"object": "text_completion", "model": self.model, "choices": [choice]}
+        body: dict[str, Any] = {
+            "id": self.id, "object": "text_completion", "created": self.created, "model": self.model,
+            "choices": [choice],
+        }
         if end is not None:
             body["usage"] = _usage(end.reused + end.prefilled, end.reused, end.generated)
             body["fimls"] = asdict(end)

@@ -5,6 +5,7 @@ Requests come in from any thread; events go out through the callback that came w
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -46,6 +47,7 @@ class Finished:
     """The last event of a request. reason: "stop", "length" or "cancelled"; counts in tokens, times in seconds."""
 
     reason: str
+    rest: str  # text held back because a stop string might have begun with it
     reused: int
     prefilled: int
     generated: int
@@ -127,13 +129,15 @@ class StopStrings:
         self._held = ""
 
     def push(self, text: str) -> tuple[str, bool]:
-        """(text that is safe to show, whether a stop string was found)."""
+        """(text that is safe to show, whether a stop string was found: the one that is complete first)."""
         text = self._held + text
-        found = [i for i in (text.find(s) for s in self._stop) if i >= 0]
+        found = [(i + len(s), i) for s in self._stop if (i := text.find(s)) >= 0]
         if found:
             self._held = ""
-            return text[: min(found)], True
-        keep = max((n for s in self._stop for n in range(1, len(s)) if text.endswith(s[:n])), default=0)
+            _, start = min(found)
+            return text[:start], True
+        keep = max((n for s in self._stop for n in range(1, min(len(s), len(text) + 1)) if text.endswith(s[:n])),
+                   default=0)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep], False
 
@@ -179,7 +183,8 @@ class Engine:
             except Exception as error:
                 log.exception("a request failed")
                 self.prefixes = PrefixCache(self.model.decoder)  # the likeliest cause is memory: give back what is kept
-                job.emit(Failed(f"The engine could not answer ({type(error).__name__}: {error})."))
+                with contextlib.suppress(Exception):  # it may be emit that failed
+                    job.emit(Failed(f"The engine could not answer ({type(error).__name__}: {error})."))
             finally:
                 self.last_used = time.monotonic()
                 self.served += 1
@@ -192,7 +197,7 @@ class Engine:
         job.emit(Started(len(request.ids), reused))
         stops = StopStrings(request.stop)
         ids = list(request.ids)
-        reason, first_token = "stop", 0.0
+        stopped, first_token = False, 0.0
         for token in generate(
             self.model.decoder,
             lease.cache,
@@ -206,20 +211,20 @@ class Engine:
             first_token = first_token or time.monotonic()
             ids.append(token.id)
             text, stopped = stops.push(token.text)
-            if stopped:
-                job.emit(Token(token.id, text, token.logprob))
-                break
-            if len(ids) - len(request.ids) == request.max_new_tokens:
-                text, reason = text + stops.rest(), "length"
             job.emit(Token(token.id, text, token.logprob))
+            if stopped:
+                break
         ended = time.monotonic()
+        generated = len(ids) - len(request.ids)
+        by_itself = stopped or generated < request.max_new_tokens
         prefilled = min(lease.cache.length, len(request.ids)) - reused
         self.prefixes.give_back(lease, ids)
         job.emit(Finished(
-            reason="cancelled" if job.cancelled else reason,
+            reason="cancelled" if job.cancelled else "stop" if by_itself else "length",
+            rest=stops.rest(),
             reused=reused,
             prefilled=prefilled,
-            generated=len(ids) - len(request.ids),
+            generated=generated,
             queued_s=started - job.submitted,
             prefill_s=(first_token or ended) - started,
             decode_s=ended - first_token if first_token else 0.0,

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from model.config import Keys
 from model.errors import ModelError
 
 BUNDLED = Path(__file__).parent / "bundled"
@@ -37,7 +38,7 @@ class ModelFolder:
     @property
     def max_positions(self) -> int:
         """Prompt and completion together, in tokens."""
-        return int(self.config.get("max_position_embeddings") or 4096)
+        return int(Keys(self.config).get("max_position_embeddings", int, 4096))
 
     @property
     def weight_files(self) -> list[Path]:
@@ -79,7 +80,7 @@ def read_json(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ModelError(f"{path} is missing. Point the model setting at a whole model folder.") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path} cannot be read ({error}). Download the model again.") from None
     if not isinstance(value, dict):
         raise ModelError(f"{path} holds no JSON object. Download the model again.")
@@ -88,10 +89,14 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def find_model(name: str | Path) -> ModelFolder:
     """'bundled' or the path of a folder -> ModelFolder. Raises ModelError."""
-    path = BUNDLED if str(name) == "bundled" else Path(name).expanduser()
-    if not path.is_dir():
-        raise ModelError(f"There is no model folder {path}. Use 'bundled' or the path of a downloaded model's folder.")
-    if not any(path.iterdir()):
+    try:
+        path = BUNDLED if str(name) == "bundled" else Path(name).expanduser()
+        contents = list(path.iterdir())
+    except (OSError, ValueError, RuntimeError):  # RuntimeError: ~ of an unknown user
+        raise ModelError(
+            f"There is no model folder {name}. Use 'bundled' or the path of a downloaded model's folder."
+        ) from None
+    if not contents:
         raise ModelError(f"The model folder {path} is empty. Download the model into it.")
     config = read_json(path / "config.json")
     if "auto_map" in config:

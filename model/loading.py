@@ -37,7 +37,7 @@ class LoadedModel:
         """Continues ids with a cache of its own; see model.generate.generate."""
         return generate(
             self.decoder,
-            self.decoder.new_cache(len(ids) + max_new_tokens),
+            self.decoder.new_cache(),
             ids,
             max_new_tokens=max_new_tokens,
             text=self.tokenizer.stream(),

@@ -22,6 +22,7 @@ class CacheLease:
 class PrefixCache:
     """Sequences by least recent use, within a budget of bytes. One thread uses it.
 
+    The newest is kept whatever its size: it is what the next key press extends, and its memory was there already.
     A lease takes a sequence out, so nothing in use is ever dropped; `give_back` keeps it under the ids that it now
     holds. Prefixes are compared id by id: there is no hash that could be wrong.
     """
@@ -55,11 +56,11 @@ class PrefixCache:
     def give_back(self, lease: CacheLease, ids: Sequence[int]) -> None:
         """Keeps what the lease's cache holds: the first cache.length of ids."""
         held = tuple(ids[: lease.cache.length])
-        if held:
-            # A sequence that is a prefix of another serves nobody.
+        # A sequence that is a prefix of another serves nobody.
+        if held and all(common_prefix(kept, held) < len(held) for kept, _ in self._kept):
             self._kept = [kept for kept in self._kept if common_prefix(kept[0], held) < len(kept[0])]
             self._kept.append((held, lease.cache))
-        while self._kept and self.nbytes > self._budget:
+        while len(self._kept) > 1 and self.nbytes > self._budget:
             del self._kept[0]
 
 

@@ -355,6 +355,9 @@ def main(argv: list[str] | None = None) -> int:
             return 0  # another window's engine is there, which is as good
     if hasattr(os, "nice"):
         os.nice(NICE)
+    # Threads that spin for long at a barrier starve each other on a busy machine: 7 times slower there, no gain on an
+    # idle one (benchmarks/RESULTS.md). Read by OpenMP when torch is loaded.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     sys.setswitchinterval(0.001)  # the worker's Python must not hold up the socket
     try:
         asyncio.run(serve(given, key))

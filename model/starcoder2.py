@@ -14,7 +14,6 @@ def decoder_config(raw: Mapping[str, Any]) -> DecoderConfig:
     hidden, heads = keys.get("hidden_size", int, 3072), keys.get("num_attention_heads", int, 24)
     positions = keys.get("max_position_embeddings", int, 4096)
     bias = keys.get("use_bias", bool, True)
-    head_dim = keys.get("head_dim", int, hidden // max(heads, 1))
     config = DecoderConfig(
         vocab_size=keys.get("vocab_size", int, 49152),
         hidden_size=hidden,
@@ -24,7 +23,7 @@ def decoder_config(raw: Mapping[str, Any]) -> DecoderConfig:
         num_kv_heads=keys.get("num_key_value_heads", int, 2),
         max_positions=positions,
         norm_eps=keys.get("norm_epsilon", float, 1e-5),
-        rope=rope_config(keys, head_dim, positions, partial_default=1.0),
+        rope=rope_config(keys, hidden // max(heads, 1), positions, partial_default=1.0),
         activation=activation(keys.get("hidden_act", str, "gelu_pytorch_tanh")),
         gated_mlp=False,
         sliding_window=keys.get("sliding_window", int),

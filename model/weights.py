@@ -6,14 +6,14 @@ Weights are float16, bfloat16 or float32, or, in fimls' own compact form (config
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 
 from model import stablelm, starcoder2
-from model.config import DecoderConfig, WeightSlot
+from model.config import WeightSlot
 from model.decoder import Decoder
 from model.errors import ModelError
 from model.hub import ModelFolder
@@ -23,6 +23,7 @@ INT8_ROWS = "fimls-int8-rows"
 SCALE = "_scale"
 # Buffers that older checkpoints carry and that are computed from the config.
 COMPUTED = (".rotary_emb.inv_freq",)
+HEAD = "lm_head.weight"  # some tools write it for tied models too, as a copy of the embeddings
 
 
 def load_decoder(
@@ -37,7 +38,12 @@ def load_decoder(
     progress is told the share of tensors loaded, 0 to 1.
     """
     family = FAMILIES[folder.model_type]
-    config = family.decoder_config(folder.config)
+    try:
+        config = family.decoder_config(folder.config)
+    except ModelError as error:  # begins with config.json
+        raise ModelError(
+            f"{folder.path}/{error}. Download the model again; if it stays so, use another or report this one."
+        ) from None
     quantized = _is_quantized(folder)
     with torch.device("meta"):
         decoder = Decoder(config)
@@ -45,28 +51,43 @@ def load_decoder(
     parameters = dict(decoder.named_parameters())
     table = family.weight_table(config)
     waiting = dict(table)
+    head_copies = []
     for file in folder.weight_files:
-        try:
-            with safe_open(file, framework="pt") as tensors:
-                names = set(tensors.keys())
-                for name in sorted(names):
-                    if name.endswith(COMPUTED) or (quantized and name.removesuffix(SCALE) in names - {name}):
-                        continue
-                    slot = waiting.pop(name, None)
-                    if slot is None:
-                        slot = _surplus(name, table, config, file)
-                    tensor = tensors.get_tensor(name)
-                    if quantized and tensor.dtype == torch.int8:
-                        if name + SCALE not in names:
-                            raise ModelError(f"{file}: {name} has no {name}{SCALE}. Download the model again.")
-                        tensor = _dequantize(tensor, tensors.get_tensor(name + SCALE), name, file)
-                    _fill(parameters[slot.parameter], slot, tensor, name, file)
-                    progress(1 - len(waiting) / len(table))
-        except SafetensorError as error:
-            raise ModelError(f"{file} is damaged ({error}). Download it again.") from None
+        for name, tensor in _tensors(file, quantized):
+            if name == HEAD and config.tie_embeddings:
+                head_copies.append(tensor)
+                continue
+            if name not in waiting:
+                raise _surplus(name, file, again=name in table)
+            slot = waiting.pop(name)
+            _fill(parameters[slot.parameter], slot, tensor, name, file)
+            progress(1 - len(waiting) / len(table))
     if waiting:
         raise ModelError(f"{folder.path} lacks the tensors {_some(waiting)}. Download the model again.")
+    embeddings = decoder.embed_tokens.weight
+    if not all(torch.equal(copy.to(embeddings), embeddings) for copy in head_copies):
+        raise ModelError(
+            f"{folder.path}: {HEAD} differs from the embeddings, to which config.json ties it. "
+            "Set tie_word_embeddings to false there, or download the model again."
+        )
     return decoder
+
+
+def _tensors(file: Path, quantized: bool) -> Iterator[tuple[str, torch.Tensor]]:
+    """A file's tensors one after the other; int8 rows as the floats that they stand for."""
+    try:
+        with safe_open(file, framework="pt") as tensors:
+            names = set(tensors.keys())
+            scaled = {name for name in names if name + SCALE in names} if quantized else set()
+            for name in sorted(names - {name + SCALE for name in scaled}):
+                if name.endswith(COMPUTED):
+                    continue
+                tensor = tensors.get_tensor(name)
+                if name in scaled:
+                    tensor = _dequantize(tensor, tensors.get_tensor(name + SCALE), name, file)
+                yield name, tensor
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{file} cannot be read ({error}). Download it again.") from None
 
 
 def _is_quantized(folder: ModelFolder) -> bool:
@@ -82,21 +103,22 @@ def _is_quantized(folder: ModelFolder) -> bool:
     return True
 
 
-def _surplus(name: str, table: dict[str, WeightSlot], config: DecoderConfig, file: Path) -> WeightSlot:
-    """A tensor that nothing waits for: fine only as the copy of tied embeddings that some tools write."""
-    if name == "lm_head.weight" and config.tie_embeddings:
-        return table["model.embed_tokens.weight"]
-    if name in table:
-        raise ModelError(f"{file}: {name} comes a second time. Download the model again.")
-    raise ModelError(
+def _surplus(name: str, file: Path, *, again: bool) -> ModelError:
+    """What to say of a tensor that nothing waits for."""
+    if again:
+        return ModelError(f"{file}: {name} comes a second time. Download the model again.")
+    return ModelError(
         f"{file}: {name} has no place in the decoder that config.json describes. "
         "Check that weights and config.json belong together."
     )
 
 
 def _dequantize(weight: torch.Tensor, scale: torch.Tensor, name: str, file: Path) -> torch.Tensor:
-    if scale.shape != weight.shape[:1]:
-        raise ModelError(f"{file}: {name}{SCALE} is {tuple(scale.shape)}, expected {tuple(weight.shape[:1])}")
+    if weight.dtype != torch.int8 or scale.shape != weight.shape[:1]:
+        raise ModelError(
+            f"{file}: {name} is {weight.dtype} {tuple(weight.shape)} with a {name}{SCALE} of {tuple(scale.shape)}, "
+            "but only int8 rows with one scale each are known. Download the model again."
+        )
     return weight.float() * scale.float()[:, None]
 
 
@@ -107,7 +129,9 @@ def _fill(parameter: torch.nn.Parameter, slot: WeightSlot, tensor: torch.Tensor,
             "Check that weights and config.json belong together."
         )
     if not tensor.is_floating_point():
-        raise ModelError(f"{file}: {name} is {tensor.dtype}, which is no weight. Download the model again.")
+        raise ModelError(
+            f"{file}: {name} is {tensor.dtype}, which is no weight by itself. Download the model again."
+        )
     rows = 1 if parameter.dim() > tensor.dim() else tensor.shape[0]
     parameter[slot.first_row : slot.first_row + rows] = tensor
 

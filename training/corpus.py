@@ -67,9 +67,8 @@ def download(name: str, into: Path) -> Path:
     into.mkdir(parents=True, exist_ok=True)
     if not list(into.iterdir()):
         constraints = HERE.parent / "constraints.txt"
-        subprocess.run(
-            [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-c", constraints, "-d", into, name], check=True
-        )
+        pip = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-c", constraints]
+        subprocess.run([*pip, "-d", into, name], check=True)
     return next(into.iterdir())
 
 
@@ -121,7 +120,9 @@ def main(out: Path) -> None:
                     seen.add(fingerprint)
                     size += len(text.encode())
                     sink.write(json.dumps({"package": name, "path": path, "text": text}) + "\n")
-                manifest[name] = {"split": split, "version": version, "licence": licence, "bytes": size, "sha256": digest}
+                manifest[name] = {
+                    "split": split, "version": version, "licence": licence, "bytes": size, "sha256": digest
+                }
                 totals[split] += size
                 print(f"{split:10} {name:24} {size / 1e6:7.2f} MB", flush=True)
     (out / "manifest.json").write_text(json.dumps(

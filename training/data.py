@@ -1,4 +1,4 @@
-"""Token batches from the corpus: documents are cut into windows, most windows become FIM samples, samples are packed."""
+"""Token batches from the corpus: documents cut into windows, most windows made FIM samples, samples packed."""
 
 from __future__ import annotations
 

@@ -25,6 +25,8 @@ from torch import nn
 
 from training.data import SampleStream
 
+HELD_OUT_TOKENS = 32_768  # looked at with every checkpoint, so few
+
 
 class Block(nn.Module):
     def __init__(self, hidden: int, intermediate: int, heads: int, kv_heads: int) -> None:
@@ -112,8 +114,8 @@ def held_out_batches(tokenizer: Tokenizer, path: Path, rows: int, context: int) 
     """Plain text of the validation packages, and its size in bytes: loss there is comparable across tokenizers."""
     with path.open() as lines:
         texts = sorted((json.loads(line)["text"] for line in lines), key=lambda t: hash_of(t))
-    ids = [i for e in tokenizer.encode_batch(texts[:80]) for i in [*e.ids, 0]]
-    need = min(len(ids) - 1, 131_072) // (rows * context) * rows * context
+    ids = [i for e in tokenizer.encode_batch(texts) for i in [*e.ids, 0]]
+    need = min(len(ids) - 1, HELD_OUT_TOKENS) // (rows * context) * rows * context
     x, y = torch.tensor(ids[:need]), torch.tensor(ids[1 : need + 1])
     size = len(tokenizer.decode(ids[1 : need + 1], skip_special_tokens=True).encode())
     return list(zip(x.view(-1, rows, context), y.view(-1, rows, context), strict=True)), size
@@ -150,7 +152,9 @@ def main(config_path: Path, data: Path, run: Path) -> None:
     run.mkdir(parents=True, exist_ok=True)
 
     tokenizer = Tokenizer.from_file(str(data / "tokenizer.json"))
-    stream = SampleStream(data / "train.jsonl", tokenizer, context=context, fim_rate=train["fim_rate"], seed=train["seed"])
+    stream = SampleStream(
+        data / "train.jsonl", tokenizer, context=context, fim_rate=train["fim_rate"], seed=train["seed"]
+    )
     held_out, held_out_bytes = held_out_batches(tokenizer, data / "validation.jsonl", rows, context)
 
     model = Model(shape).to(device)

@@ -1,0 +1,1 @@
+"""Each figure with the command that makes it; RESULTS.md holds them."""
