@@ -57,7 +57,7 @@ def build_prompt(
             sentinel = sentinel_ids[piece.text]
             assert sentinel is not None  # resolve() left out of the format what has no id
             return [sentinel]
-        text = without_surrogates(piece.text)
+        text = _as_trained(piece.text)
         bare = piece.role == "suffix" and family.bare_suffix
         return _encode_bare(encoder, text) if bare else encoder.encode(text)
 
@@ -98,11 +98,16 @@ def render_text(context: CursorContext, format: FimFormat, layout: Layout | None
         if piece.role != "sentinel":
             # CodeLlama: `<PRE> P <SUF>S <MID>`, and `<PRE> <SUF>S <MID> P`.
             gap = " " if format.spaced and piece.role == "prefix" else ""
-            written.append(gap + _defused(piece.text, format))
+            written.append(gap + _defused(_as_trained(piece.text), format))
         else:
             gap = " " if format.spaced and written else ""
             written.append(gap + piece.text)
     return "".join(written)
+
+
+def _as_trained(text: str) -> str:
+    r"""Text as models know it: without lone surrogates, and with \n line ends, which is what they were trained on."""
+    return without_surrogates(text).replace("\r\n", "\n")
 
 
 def _checked(family: FimFormat, layout: Layout | None) -> Layout:

@@ -68,6 +68,12 @@ class EditorWindow:
             await asyncio.wait_for(process.wait(), GONE_TIMEOUT_S)
         await self._client.stop()  # type: ignore[no-untyped-call]
 
+    @property
+    def process_id(self) -> int:
+        """The server's process."""
+        assert self._client._server is not None
+        return self._client._server.pid
+
     async def wait_until_ready(self) -> bool:
         """Waits until the model is loaded; False when it could not be (see messages)."""
         ended = asyncio.ensure_future(self._ready.wait())

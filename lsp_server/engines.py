@@ -15,10 +15,12 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import aiohttp
+from aiohttp.http import HttpProcessingError
 
 from lsp_server.settings import RemoteSettings
 
 CONNECT_TIMEOUT_S = 2.0
+NO_ANSWER = (aiohttp.ClientError, OSError, TimeoutError, ValueError)  # what aiohttp raises then
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +117,7 @@ class HttpClient:
             ) as response:
                 body = await response.json()
                 return body if isinstance(body, dict) else None
-        except (aiohttp.ClientError, OSError, TimeoutError, ValueError):
+        except NO_ANSWER:
             return None
 
     async def stream(self, request: CompletionRequest) -> AsyncGenerator[Piece]:
@@ -146,7 +148,7 @@ class HttpClient:
                         return
                     yield _piece(data)
             raise EngineUnavailable("the answer broke off")
-        except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:  # ValueError: a line without an end
+        except (*NO_ANSWER, HttpProcessingError) as error:  # the latter is a line without an end
             raise EngineUnavailable(f"no answer from {self._base_url} ({type(error).__name__})") from None
 
     async def _refusal(self, response: aiohttp.ClientResponse) -> EngineUnavailable:

@@ -66,7 +66,11 @@ class Protocol(LanguageServerProtocol):
             logger.warning("ignored a change to a document that is not open")
             return
         server.session.scheduler.drop(document.uri)  # its answer would be for a text of the past
-        server.documents.change(document.uri, document.version, map(to_change, params.content_changes))
+        try:
+            server.documents.change(document.uri, document.version, map(to_change, params.content_changes))
+        except Exception:
+            server.documents.close(document.uri)  # rather none than a mirror that is out of step
+            raise
 
     @lsp_method(lsp.TEXT_DOCUMENT_DID_CLOSE)
     def lsp_text_document__did_close(self, params: lsp.DidCloseTextDocumentParams) -> None:
@@ -82,7 +86,6 @@ class FimlsServer(LanguageServer):
         self.documents = Documents()
         self.session = Session(show_message=self._show_message, on_progress=self._on_progress)
         self.parent: int | None = None
-        self._folders: list[Path] = []
         self._can_pull_settings = self._can_show_progress = False
         self._progress: asyncio.Task[None] | None = None
         self._progress_token: str | None = None
@@ -92,8 +95,6 @@ class FimlsServer(LanguageServer):
         self.parent = params.process_id or self.parent
         encoding = offered.position_encoding or lsp.PositionEncodingKind.Utf16
         self.documents = Documents(to_encoding(encoding))
-        folders = [folder.uri for folder in params.workspace_folders or []] or [params.root_uri or ""]
-        self._folders = [path for uri in folders if (path := to_path(uri)) is not None]
         text_document, window = params.capabilities.text_document, params.capabilities.window
         if text_document is not None and text_document.inline_completion is not None:
             offered.completion_provider = None  # ghost text is better than one more entry in a menu
@@ -116,8 +117,10 @@ class FimlsServer(LanguageServer):
         path = to_path(uri)
         if path is None:
             return None
-        for folder in self._folders:
-            if path.is_relative_to(folder):
+        workspace = self.workspace
+        folders = [folder.uri for folder in workspace.folders.values()] or [workspace.root_uri or ""]
+        for folder in map(to_path, folders):
+            if folder is not None and path.is_relative_to(folder):
                 return path.relative_to(folder).as_posix()
         return path.name
 

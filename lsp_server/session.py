@@ -126,6 +126,9 @@ class Session:
             return None
         if prompter is None or engine is None:
             return None
+        if engine.state.name != "ready":
+            engine.start()  # where it has not begun, or has given up some time ago
+            return None
         work = self._complete(snapshot, prompter, engine, path)
         answer = await self.scheduler.latest(snapshot.uri, work)
         if answer is not None:
@@ -140,9 +143,7 @@ class Session:
         from lsp_server.engines import EngineUnavailable
 
         try:
-            suggestion, trace = await complete(
-                snapshot, prompter, engine, self.settings, path=path, client=self.client
-            )
+            suggestion, trace = await complete(snapshot, prompter, engine, self.settings, path=path, client=self.client)
         except EngineUnavailable as error:
             logger.info("no suggestion: %s", error.message)
             if error.refused:

@@ -242,11 +242,13 @@ def parse(raw: object, *, base: Settings = Settings(), trusted: bool = True) -> 
             unknown.append(name)
         elif value is None:
             continue
-        elif not trusted and name in MACHINE_SCOPE:
-            problems.append(f"{SECTION}.{name} cannot be set by a workspace; {_kept(base, name, rule)}")
         else:
             try:
-                values[name] = rule.accept(value)
+                accepted = rule.accept(value)
+                if trusted or name not in MACHINE_SCOPE:
+                    values[name] = accepted
+                elif accepted != _value(base, name):  # editors also send what they know as defaults
+                    problems.append(f"{SECTION}.{name} cannot be set by a workspace; {_kept(base, name, rule)}")
             except (ValueError, TypeError, OverflowError):
                 given = "is not usable" if rule.secret else f"is {_show(value)}"
                 problems.append(f"{SECTION}.{name} {given}, expected {rule.expected}; {_kept(base, name, rule)}")

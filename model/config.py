@@ -26,8 +26,8 @@ class RopeConfig:
     kind: Literal["default", "linear", "llama3", "yarn"]
     theta: float
     dim: int  # how many of a head's dimensions are rotated; the first ones
+    original_max_positions: int  # of the context before its extension
     factor: float = 1.0
-    original_max_positions: int = 0
     low_freq_factor: float = 1.0
     high_freq_factor: float = 4.0
     beta_fast: float = 32.0

@@ -239,10 +239,10 @@ async def run(engine: Engine, request: Request) -> AsyncIterator[Event]:
         job.cancel()
 
 
-def memory_bytes() -> int | None:
-    """Memory that is this process's own (RssAnon + VmSwap); None where the system does not tell."""
+def memory_bytes(process: int | str = "self") -> int | None:
+    """Memory that is a process's own (RssAnon + VmSwap); None where the system does not tell."""
     try:
-        lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+        lines = dict(line.split(":", 1) for line in Path(f"/proc/{process}/status").read_text().splitlines())
         return sum(int(lines[name].split()[0]) for name in ("RssAnon", "VmSwap")) * 1024
     except (OSError, KeyError, ValueError):
         return None

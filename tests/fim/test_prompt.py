@@ -124,3 +124,8 @@ def test_sentinels_in_the_users_code(name: str, code: str, defused: str) -> None
     prompt = build_prompt(context, resolve(encoder, name), encoder)
     assert encoder.decode(prompt.ids[slice(*prompt.suffix)]) == code
     assert prompt.ids.count(encoder.token_id("▁<SUF>") or resolve(encoder, name).suffix) == 1
+
+
+def test_windows_line_ends_reach_the_model_as_it_knows_line_ends() -> None:
+    context = context_at("a\r\nb‸\r\nc\rd")
+    assert render_text(context, FORMATS["starcoder2"]) == "<fim_prefix>a\nb<fim_suffix>\nc\rd<fim_middle>"

@@ -1,0 +1,93 @@
+"""How long a trivial request waits at the server while the engine computes a prefill of 4,000 tokens.
+
+    python -m benchmarks.responsiveness [--seconds 10]
+
+The bundled model's shape with random weights and 16,384 positions. One document after another, each with another
+text, asks for a suggestion; meanwhile every 5 ms a request that needs no model is sent and its answer awaited.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import random
+import shutil
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from lsp_server.client import EditorWindow
+from lsp_server.once import engine_statuses, stop_engines
+from model.hub import BUNDLED, read_json
+from model.starcoder2 import decoder_config, weight_table
+from model.tokenizer import Tokenizer
+
+POSITIONS, PROMPT_TOKENS = 16_384, 4_000
+WORDS = "self return value for in range if not None def class import from print list dict open path name".split()
+
+
+def write_long_model(folder: Path) -> None:
+    """The bundled shape with random weights and more positions."""
+    config = read_json(BUNDLED / "config.json") | {"max_position_embeddings": POSITIONS}
+    config.pop("quantization_config", None)
+    (folder / "config.json").write_text(json.dumps(config))
+    shutil.copy(BUNDLED / "tokenizer.json", folder)
+    table = weight_table(decoder_config(config))
+    save_file({name: torch.randn(slot.shape) * 0.02 for name, slot in table.items()}, folder / "model.safetensors")
+
+
+def code_of(tokens: int, tokenizer: Tokenizer, rng: random.Random) -> str:
+    text = ""
+    while len(tokenizer.encode(text)) < tokens:
+        text += "".join("    " + " ".join(rng.choices(WORDS, k=8)) + "\n" for _ in range(50))
+    return text
+
+
+async def main(seconds: float) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_long_model(folder)
+        tokenizer, rng = Tokenizer(folder / "tokenizer.json"), random.Random(0)
+        settings = {"model": str(folder), "contextTokens": PROMPT_TOKENS + 80, "maxTokens": 1}
+        async with EditorWindow(folder, settings) as window:
+            assert await window.wait_until_ready(), window.messages
+            waits: list[float] = []
+            prefills: list[float] = []
+            end = time.perf_counter() + seconds
+
+            async def prefill() -> None:
+                path = folder / "long.py"
+                while time.perf_counter() < end:
+                    text = code_of(PROMPT_TOKENS + 500, tokenizer, rng)
+                    window.put(path, "python", text)
+                    started = time.perf_counter()
+                    await window.ask(path, text.count("\n"), 0)
+                    prefills.append((time.perf_counter() - started) * 1000)
+
+            async def ping() -> None:
+                nothing = folder / "not-open.py"
+                while time.perf_counter() < end:
+                    started = time.perf_counter()
+                    await window.ask(nothing, 0, 0)
+                    waits.append((time.perf_counter() - started) * 1000)
+                    await asyncio.sleep(0.005)
+
+            await asyncio.gather(prefill(), ping())
+            (status,) = [s for s in await engine_statuses() if s["model"] == str(folder)]
+        await stop_engines()
+    waits.sort()
+    print(f"{len(prefills)} prefills of {PROMPT_TOKENS} tokens, median {statistics.median(prefills):.0f} ms each "
+          f"(engine: {status['served']} requests, {status['device']} {status['dtype']})")
+    print(f"{len(waits)} trivial requests: p50 {waits[len(waits) // 2]:.1f} ms, p95 {waits[len(waits) * 95 // 100]:.1f} "
+          f"ms, worst {waits[-1]:.1f} ms")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seconds", type=float, default=10.0)
+    asyncio.run(main(parser.parse_args().seconds))

@@ -1,0 +1,35 @@
+"""Homes: folders for sockets and logs, and no engine that outlives a test."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests.lsp_server.helpers import Home
+
+
+@pytest.fixture(autouse=True)
+def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the developer has set for an editor is not for the tests."""
+    for name in [name for name in os.environ if name.startswith("FIMLS_")]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def home(no_settings_from_outside: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
+    """A test's own home, also for what runs in the test's process."""
+    home = Home()
+    for name, value in home.environment.items():
+        monkeypatch.setenv(name, value)
+    yield home
+    home.close()
+
+
+@pytest.fixture(scope="module")
+def shared_home() -> Iterator[Home]:
+    """A home for the tests of a module that can share an engine: starting one takes seconds."""
+    home = Home()
+    yield home
+    home.close()

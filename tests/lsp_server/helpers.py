@@ -1,0 +1,357 @@
+"""What the tests of the server share: a place for engines, an editor's window, an endpoint that does as it is told."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+from lsp_server.local_engine import local_client
+from tests.conftest import STARCODER2, write_tokenizer
+
+PATIENCE_S = 120.0  # for what must come some time; on a busy machine an engine takes a while to load
+GONE_S = 2.0  # the promise
+URI = "file:///work/place/code.py"
+INLINE = {"textDocument": {"inlineCompletion": {}}}
+
+
+async def until(condition: Callable[[], Any], patience_s: float = PATIENCE_S) -> Any:
+    """Waits until the condition gives something true, and returns it. It may be a coroutine function."""
+    deadline = time.monotonic() + patience_s
+    while True:
+        value = condition()
+        if asyncio.iscoroutine(value):
+            value = await value
+        if value:
+            return value
+        assert time.monotonic() < deadline, f"waited for {patience_s} s in vain"
+        await asyncio.sleep(0.02)
+
+
+def processes(mark: str) -> list[int]:
+    """The processes that run with this text in their command line; zombies have none."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if mark.encode() in (folder / "cmdline").read_bytes():
+                found.append(int(folder.name))
+    return found
+
+
+class Home:
+    """Folders of a user of our own, for sockets and logs. The path is short: a socket's may have 107 bytes."""
+
+    def __init__(self) -> None:
+        self.path = Path(tempfile.mkdtemp(prefix="fimls-", dir="/tmp"))
+        self.runtime, self.logs = self.path / "run", self.path / "log"
+        self.environment = {"FIMLS_RUNTIME_DIR": str(self.runtime), "FIMLS_LOG_DIR": str(self.logs)}
+
+    def engines(self) -> list[int]:
+        return processes(str(self.runtime))
+
+    async def status(self) -> dict[str, Any] | None:
+        """What the one engine says of itself; None where none answers."""
+        for path in self.runtime.glob("*.sock"):
+            client = local_client(path)
+            try:
+                if (status := await client.call("GET", "/fimls/status")) is not None:
+                    return status
+            finally:
+                await client.close()
+        return None
+
+    async def is_busy(self) -> bool:
+        status = await self.status()
+        return status is not None and bool(status["busy"])
+
+    def log(self, name: str = "lsp.log") -> str:
+        path = self.logs / name
+        return path.read_text() if path.exists() else ""
+
+    def close(self) -> None:
+        """Stops the engines; one that does not go in good time is killed, and that is a failure."""
+        gone = self._all_gone_after(signal.SIGTERM)
+        if not gone:
+            self._all_gone_after(signal.SIGKILL)
+        shutil.rmtree(self.path)
+        assert gone, "an engine had to be killed"
+
+    def _all_gone_after(self, sign: signal.Signals) -> bool:
+        for pid in self.engines():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, sign)
+        deadline = time.monotonic() + PATIENCE_S / 4
+        while self.engines() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        return not self.engines()
+
+
+class RpcError(Exception):
+    """The server answered with an error; the code is LSP's."""
+
+    def __init__(self, error: dict[str, Any]) -> None:
+        super().__init__(error["message"])
+        self.code = error["code"]
+
+
+class Window:
+    """One editor window, at the level of frames, so that it can also send what no library would.
+
+    shown: the server's messages to the user; progress: the kinds of its progress reports; answers: how many came
+    for each id.
+    """
+
+    def __init__(self, channel: socket.socket, process: subprocess.Popen[bytes] | None = None) -> None:
+        self.process = process
+        self.shown: list[str] = []
+        self.progress: list[str] = []
+        self.answers: Counter[int] = Counter()
+        self.configuration: Any = None  # what the server is told when it asks
+        self.capabilities: dict[str, Any] = {}
+        self._channel = channel
+        self._waiting: dict[int, asyncio.Future[Any]] = {}
+        self._count = 0
+
+    @classmethod
+    def spawn(cls, home: Home, *arguments: str, cwd: Path | None = None) -> Window:
+        """A window on a `fimls lsp` of its own, which finds its engines in this home."""
+        ours, theirs = socket.socketpair()
+        home.logs.mkdir(exist_ok=True)
+        with theirs, (home.logs / "stderr").open("ab") as stderr:
+            process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "lsp_server", "lsp", *arguments],
+                stdin=theirs, stdout=theirs, stderr=stderr, env=os.environ | home.environment, cwd=cwd,
+            )  # fmt: skip
+        return cls(ours, process)
+
+    async def __aenter__(self) -> Window:
+        self._reader, self._writer = await asyncio.open_connection(sock=self._channel)
+        self._reading = asyncio.ensure_future(self._read())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Leaves as an editor does, unless the server has gone before."""
+        if not self._reading.done():
+            await self.request("shutdown")
+            self.notify("exit")
+        await asyncio.wait_for(self._reading, PATIENCE_S)  # until the server closes its side
+        self._writer.close()
+        if self.process is not None:
+            await self.exit_status()
+
+    async def exit_status(self) -> int:
+        """The process's status, when it has ended."""
+        assert self.process is not None
+        await until(lambda: self.process.poll() is not None)
+        return self.process.returncode
+
+    async def start(
+        self, settings: dict[str, Any] | None = None, capabilities: dict[str, Any] = INLINE, **more: Any
+    ) -> None:
+        """initialize and initialized."""
+        params = {"processId": os.getpid(), "rootUri": None, "initializationOptions": settings}
+        result = await self.request("initialize", params | {"capabilities": capabilities} | more)
+        self.capabilities = result["capabilities"]
+        self.notify("initialized", {})
+
+    # ---- documents ----
+
+    def open(self, text: str, uri: str = URI, language: str = "python") -> None:
+        document = {"uri": uri, "languageId": language, "version": 1, "text": text}
+        self.notify("textDocument/didOpen", {"textDocument": document})
+
+    def change(self, version: int, text: str, where: dict[str, Any] | None = None, uri: str = URI) -> None:
+        """An edit of a range, or of the whole text."""
+        edit = {"text": text} if where is None else {"text": text, "range": where}
+        document = {"uri": uri, "version": version}
+        self.notify("textDocument/didChange", {"textDocument": document, "contentChanges": [edit]})
+
+    def close_document(self, uri: str = URI) -> None:
+        self.notify("textDocument/didClose", {"textDocument": {"uri": uri}})
+
+    def ask(self, line: int, character: int, uri: str = URI, *, menu: bool = False) -> tuple[int, asyncio.Future[Any]]:
+        """Asks for a suggestion; the request's id and its answer's items."""
+        params: dict[str, Any] = {
+            "textDocument": {"uri": uri}, "position": {"line": line, "character": character},
+            "context": {"triggerKind": 1},
+        }  # fmt: skip
+        number, answer = self.send("textDocument/completion" if menu else "textDocument/inlineCompletion", params)
+
+        async def items() -> Any:
+            return (await answer)["items"]
+
+        return number, asyncio.ensure_future(items())
+
+    async def suggestion(self, line: int, character: int, uri: str = URI, *, menu: bool = False) -> dict[str, Any]:
+        """Asks again and again, as someone types, until there is one; its item."""
+
+        async def items() -> Any:
+            return await self.ask(line, character, uri, menu=menu)[1]
+
+        (item,) = await until(items)
+        return item
+
+    # ---- messages ----
+
+    def send(self, method: str, params: Any = None) -> tuple[int, asyncio.Future[Any]]:
+        self._count += 1
+        self._waiting[self._count] = asyncio.get_running_loop().create_future()
+        self._write(id=self._count, method=method, params=params)
+        return self._count, self._waiting[self._count]
+
+    async def request(self, method: str, params: Any = None) -> Any:
+        """The result. Raises RpcError."""
+        return await asyncio.wait_for(self.send(method, params)[1], PATIENCE_S)
+
+    def cancel(self, number: int) -> None:
+        self.notify("$/cancelRequest", {"id": number})
+
+    def notify(self, method: str, params: Any = None) -> None:
+        self._write(method=method, params=params)
+
+    def end_of_input(self) -> None:
+        """What the server sees when an editor closes its pipe."""
+        self._writer.write_eof()
+
+    def hang_up(self) -> None:
+        self._writer.close()
+
+    def _write(self, **message: Any) -> None:
+        body = json.dumps({"jsonrpc": "2.0"} | message).encode()
+        self._writer.write(b"Content-Length: %d\r\n\r\n%b" % (len(body), body))
+
+    async def _read(self) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            while True:
+                header = await self._reader.readuntil(b"\r\n\r\n")
+                length = int(header.split(b"Content-Length: ")[1].split(b"\r\n")[0])
+                self._take(json.loads(await self._reader.readexactly(length)))
+
+    def _take(self, message: dict[str, Any]) -> None:
+        method, params = message.get("method"), message.get("params")
+        if method is None:
+            self.answers[message["id"]] += 1
+            waiting = self._waiting.pop(message["id"])
+            if waiting.done():
+                return
+            if "error" in message:
+                waiting.set_exception(RpcError(message["error"]))
+            else:
+                waiting.set_result(message["result"])
+        elif method == "window/showMessage":
+            self.shown.append(params["message"])
+        elif method == "$/progress":
+            self.progress.append(params["value"]["kind"])
+        elif method == "workspace/configuration":
+            if self.configuration is not ...:  # ...: a client that does not answer
+                self._write(id=message["id"], result=[self.configuration])
+        else:
+            assert method == "window/workDoneProgress/create", f"an unexpected {method}"
+            self._write(id=message["id"], result=None)
+
+
+@contextlib.asynccontextmanager
+async def window_in_process(settings: dict[str, Any] | None = None, **more: Any) -> AsyncIterator[Window]:
+    """A window on a server that runs in this process, where a test can put faults into it."""
+    from lsp_server.server import run
+
+    ours, theirs = socket.socketpair()
+    with theirs:
+        serving = asyncio.ensure_future(run(theirs.fileno(), theirs.fileno()))
+        serving.add_done_callback(lambda _: theirs.shutdown(socket.SHUT_RDWR))  # as the end of a process does
+        try:
+            async with Window(ours) as window:
+                await window.start(settings, **more)
+                yield window
+        finally:
+            await asyncio.wait_for(serving, PATIENCE_S)
+            # The descriptor is closed when nobody reads it any more: its number may soon be another's.
+            await until(lambda: not any(thread.name == "lsp-reader" for thread in threading.enumerate()))
+
+
+Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Endpoint:
+    """A completions endpoint on loopback. bodies: what it was asked; streams: the answers it is at."""
+
+    def __init__(self, answer: Answer, tls: ssl.SSLContext | None = None) -> None:
+        self.answer, self._tls = answer, tls
+        self.bodies: list[dict[str, Any]] = []
+        self.streams = 0
+
+    async def __aenter__(self) -> Endpoint:
+        app = web.Application()
+        app.router.add_post("/v1/completions", self._handle)
+        self._runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=0.1)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", 0, ssl_context=self._tls).start()
+        self.url = f"http{'s' if self._tls else ''}://127.0.0.1:{self._runner.addresses[0][1]}"
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._runner.cleanup()
+
+    async def _handle(self, request: web.Request) -> web.StreamResponse:
+        self.bodies.append(await request.json())
+        self.streams += 1
+        try:
+            return await self.answer(request)
+        finally:
+            self.streams -= 1
+
+
+def chunk(text: str) -> bytes:
+    choice = {"index": 0, "text": text, "logprobs": {"token_logprobs": [-0.1]}}
+    return b"data: " + json.dumps({"choices": [choice]}).encode() + b"\n\n"
+
+
+def says(*texts: str) -> Answer:
+    """An endpoint's whole answer, piece by piece."""
+    return sends(*map(chunk, texts), b"data: [DONE]\n\n")
+
+
+def sends(*parts: bytes) -> Answer:
+    """An endpoint that sends these bytes and closes."""
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        for part in parts:
+            await response.write(part)
+        return response
+
+    return answer
+
+
+async def talks(request: web.Request) -> web.StreamResponse:
+    """An endpoint's answer that never ends."""
+    response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+    await response.prepare(request)
+    while True:
+        await response.write(chunk("a"))
+        await asyncio.sleep(0.01)
+
+
+def front_folder(folder: Path, **config: Any) -> Path:
+    """A model folder as far as the front reads it: no weights."""
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(STARCODER2 | {"max_position_embeddings": 4096} | config))
+    write_tokenizer(folder)
+    return folder

@@ -1,0 +1,47 @@
+"""What the tests of this room share: a loaded toy model and two tokenizers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from model import LoadedModel, Tokenizer
+from tests.conftest import SENTINELS, write_tokenizer
+from tests.model.toys import load
+
+torch.set_num_threads(1)  # at toy sizes a second thread only waits
+
+
+@pytest.fixture(scope="session")
+def toy(starcoder2_folder: Path) -> LoadedModel:
+    return load(starcoder2_folder)
+
+
+@pytest.fixture(scope="session")
+def byte_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    """One id a byte: every character beyond ASCII is split."""
+    folder = tmp_path_factory.mktemp("bytes")
+    write_tokenizer(folder)
+    return Tokenizer(folder / "tokenizer.json")
+
+
+@pytest.fixture(scope="session")
+def merging_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    """Byte pairs learned from a text of many rare characters: tokens begin and end within them."""
+    from tokenizers import Tokenizer as Backend
+    from tokenizers import decoders, models, pre_tokenizers, trainers
+
+    backend = Backend(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=340, special_tokens=SENTINELS, show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
+    lines = [f"x = {chr(c)} {chr(c + 1)}{chr(0x4E00 + c % 500)}" for c in range(0x1F600, 0x1F640)]
+    backend.train_from_iterator(lines, trainer)
+    path = tmp_path_factory.mktemp("merging") / "tokenizer.json"
+    backend.save(str(path))
+    return Tokenizer(path)

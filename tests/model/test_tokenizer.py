@@ -1,0 +1,118 @@
+"""Text <-> ids: plain text stays plain, and a stream of tokens never shows half a character."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from model import Tokenizer
+from model.errors import ModelError
+from model.generate import generate
+from model.sampling import Sampling
+from tests.conftest import SENTINELS
+from tests.model.toys import END, MIDDLE, Parrot
+
+CHARACTERS = ["é", "漢", "😋", "👩‍👩‍👧", "🇨🇭", "e\u0301", "\u2028", "𝔘"]
+TEXTS = [*CHARACTERS, "a😋b漢c", "😋😋😋", "def f():\n\treturn 'naïve'\r\n", ""]
+
+
+@pytest.fixture(params=["byte_tokenizer", "merging_tokenizer"])
+def tokenizer(request: pytest.FixtureRequest) -> Tokenizer:
+    found: Tokenizer = request.getfixturevalue(request.param)
+    return found
+
+
+def test_the_merging_tokenizer_cuts_characters(merging_tokenizer: Tokenizer) -> None:
+    """Else the tests below would prove less than they seem to."""
+    halves = [merging_tokenizer.decode([i]) for i in merging_tokenizer.encode("x = 😋 漢")]
+    assert "x" in halves and any("\ufffd" in h for h in halves)
+    assert len(halves) < len("x = 😋 漢".encode())
+
+
+@pytest.mark.parametrize("sentinel", SENTINELS)
+def test_a_sentinel_written_in_code_is_plain_text(tokenizer: Tokenizer, sentinel: str) -> None:
+    ids = tokenizer.encode(f"x = '{sentinel}'")
+    assert min(ids) >= len(SENTINELS)
+    assert tokenizer.decode(ids) == f"x = '{sentinel}'"
+
+
+def test_a_sentinel_in_a_whole_prompt_is_one_and_only_there(tokenizer: Tokenizer) -> None:
+    text = "<fim_prefix>a<fim_suffix>b<fim_middle>"
+    a, b = tokenizer.encode("a"), tokenizer.encode("b")
+    assert tokenizer.encode_prompt(text) == [1, *a, 3, *b, 2]
+    assert not set(tokenizer.encode(text)) & {1, 2, 3}  # the next plain text is plain again
+    assert [tokenizer.token_id(t) for t in ("<fim_prefix>", "<fim_middle>", "<nonsense>")] == [1, 2, None]
+
+
+@given(text=st.text())
+def test_decoding_undoes_encoding(byte_tokenizer: Tokenizer, merging_tokenizer: Tokenizer, text: str) -> None:
+    for tokenizer in (byte_tokenizer, merging_tokenizer):
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "read_as"),
+    [
+        ("a\ud800b", "a\ufffdb"),
+        ("\udc00", "\ufffd"),
+        ("\udc00\ud800", "\ufffd\ufffd"),
+        ("\ud83d\ude0b", "😋"),  # the two halves that JSON may carry
+        ("<fim_middle>\ud800", "<fim_middle>\ufffd"),
+    ],
+)
+def test_a_lone_surrogate_counts_as_a_replacement_character(tokenizer: Tokenizer, text: str, read_as: str) -> None:
+    assert tokenizer.encode(text) == tokenizer.encode(read_as)
+
+
+def said(tokenizer: Tokenizer, ids: list[int], limit: int) -> str:
+    """What a model that generates these ids shows, stopped after `limit` tokens."""
+    parrot = Parrot(ids)
+    tokens = generate(
+        parrot, parrot.new_cache(), [MIDDLE], max_new_tokens=limit, text=tokenizer.stream(), sampling=Sampling(),
+        stop_ids={END},
+    )
+    return "".join(t.text for t in tokens)
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_every_text_cut_at_every_token_shows_whole_characters_only(tokenizer: Tokenizer, text: str) -> None:
+    ids = tokenizer.encode(text)
+    assert said(tokenizer, ids, len(ids) + 1) == text
+    for limit in range(len(ids)):
+        whole = tokenizer.decode(ids[:limit]).rstrip("\ufffd")
+        assert text.startswith(whole)
+        assert said(tokenizer, ids, limit) == whole
+
+
+def byte_ids(tokenizer: Tokenizer) -> list[int]:
+    """The id of each byte, by GPT-2's table of printable stand-ins."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [b for b in range(256) if b not in printable]
+    stand_ins = {b: chr(b) for b in printable} | {b: chr(256 + i) for i, b in enumerate(others)}
+    found = [tokenizer.token_id(stand_ins[b]) for b in range(256)]
+    return [i for i in found if i is not None]
+
+
+@given(raw=st.lists(st.binary(max_size=6) | st.sampled_from(CHARACTERS).map(str.encode), max_size=6).map(b"".join))
+def test_bytes_that_are_no_text_hold_up_only_themselves(byte_tokenizer: Tokenizer, raw: bytes) -> None:
+    """They read as U+FFFD once something valid follows; at the end of a stream they stay unsaid."""
+    byte_id = byte_ids(byte_tokenizer)
+    ids = [byte_id[b] for b in raw + b"end"]
+    stream = byte_tokenizer.stream()
+    assert "".join(map(stream.push, ids)) == (raw + b"end").decode("utf-8", "replace")
+
+
+def test_special_tokens_are_not_shown(tokenizer: Tokenizer) -> None:
+    a, b = tokenizer.encode("a"), tokenizer.encode("b")
+    assert said(tokenizer, [*a, 4, *b], 9) == "ab"
+    assert tokenizer.decode([*a, 4, *b]) == "a<fim_pad>b"
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"model": 3}', "\x00"])
+def test_a_broken_tokenizer_is_refused_with_the_remedy(tmp_path: Path, content: str) -> None:
+    (tmp_path / "tokenizer.json").write_text(content)
+    with pytest.raises(ModelError, match=r"tokenizer\.json cannot be read .* Download the model again"):
+        Tokenizer(tmp_path / "tokenizer.json")

@@ -1,0 +1,100 @@
+"""Stand-ins for this room's tests: a cache whose keys are the ids themselves, a decoder that says what it is told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from model import LoadedModel, Tokenizer, load_model
+from model.config import DecoderConfig, RopeConfig
+from model.decoder import Cancelled, DecoderOutput
+from model.hub import ModelFolder
+from model.kv_cache import KVCache
+
+END, MIDDLE = 0, 2  # ids of <|endoftext|> and <fim_middle> in the tests' tokenizer
+CPU = torch.device("cpu")
+FLOAT32 = {"device": "cpu", "dtype": "float32"}
+
+
+def load(folder: Path) -> LoadedModel:
+    return load_model(folder, **FLOAT32)
+
+
+def toy_config(max_positions: int = 4096) -> DecoderConfig:
+    return DecoderConfig(
+        vocab_size=320, hidden_size=8, intermediate_size=8, num_layers=2, num_heads=2, num_kv_heads=1,
+        max_positions=max_positions, norm_eps=1e-5, rope=RopeConfig("default", 10000.0, 4, max_positions),
+        activation="silu", gated_mlp=False, stop_ids=(END,),
+    )
+
+
+def write_ids(cache: KVCache, layer: int, ids: Sequence[int]) -> None:
+    """Appends each id as its own key and value, exact in float32."""
+    entry = torch.tensor(ids, dtype=torch.float32)[None, :, None].expand(1, len(ids), cache.config.head_dim)
+    cache.append(layer, entry, -entry)
+
+
+def read_ids(cache: KVCache) -> list[int]:
+    """The ids that a cache holds, the same in every layer, keys and values."""
+    nothing = torch.empty(1, 0, cache.config.head_dim)
+    held = {tuple(sign * x for x in t[0, 0, :, d].int().tolist())
+            for layer in range(cache.config.num_layers)
+            for sign, t in zip((1, -1), cache.append(layer, nothing, nothing), strict=True)
+            for d in range(cache.config.head_dim)}
+    assert len(held) == 1, "layers, keys and values disagree"
+    return list(held.pop())
+
+
+def remember(cache: KVCache, ids: Sequence[int]) -> None:
+    """What a forward pass does to a cache."""
+    cache.reserve(cache.length + len(ids))
+    for layer in range(cache.config.num_layers):
+        write_ids(cache, layer, ids)
+    cache.commit(len(ids))
+
+
+@dataclass
+class Parrot:
+    """In a decoder's place: says `script` behind <fim_middle>, then <|endoftext|>; what it reads is in its cache.
+
+    on_layer is called before each layer, with the number of positions in the cache.
+    """
+
+    script: Sequence[int] = ()
+    config: DecoderConfig = field(default_factory=toy_config)
+    on_layer: Callable[[int], None] = lambda length: None
+    device: torch.device = CPU
+
+    def new_cache(self, capacity: int = 0) -> KVCache:
+        return KVCache(self.config, dtype=torch.float32, device=self.device, capacity=capacity)
+
+    def __call__(
+        self,
+        input_ids: torch.Tensor,
+        *,
+        cache: KVCache,
+        logits_to_keep: int,
+        should_stop: Callable[[], bool] | None = None,
+    ) -> DecoderOutput:
+        ids = input_ids[0].tolist()
+        assert cache.length + len(ids) <= self.config.max_positions
+        cache.reserve(cache.length + len(ids))
+        for layer in range(self.config.num_layers):
+            self.on_layer(cache.length)
+            if should_stop is not None and should_stop():
+                raise Cancelled
+            write_ids(cache, layer, ids)
+        cache.commit(len(ids))
+        logits = torch.zeros(1, 1, self.config.vocab_size)
+        logits[0, 0, self._next(read_ids(cache))] = 20.0
+        return DecoderOutput(logits)
+
+    def _next(self, ids: list[int]) -> int:
+        said = len(ids) - 1 - ids.index(MIDDLE) if MIDDLE in ids else 0
+        return self.script[said] if said < len(self.script) else END
+
+    def as_model(self, tokenizer: Tokenizer) -> LoadedModel:
+        return LoadedModel(ModelFolder(Path("parrot"), {}), tokenizer, self)
