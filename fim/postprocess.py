@@ -49,6 +49,8 @@ _STRANGE = re.compile(
 # Decoding leaves U+FFFD for a character whose bytes are not all there yet: at the text's end it may still be
 # mended.
 _BROKEN = re.compile("\ufffd+(?=[^\ufffd])")
+# A small model may write `a=self.a, ` for good. Shorter units, as in `0, 0, 0, 0`, are what people write too.
+_LOOP = re.compile(r"(?=(([^\n]{8,60}?)\2{3}))")
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +173,10 @@ class Shaper:
             if strange[0] not in self.known:
                 yield _Stop(strange.end(), strange.start(), "strange character")
                 break
+        loops = [loop for loop in _LOOP.finditer(text) if any(map(str.isalpha, loop[2]))]
+        if loops:  # what the line said before it began to loop is not to be trusted either
+            first = min(loops, key=lambda loop: loop.end(1))
+            yield _Stop(first.end(1), max(text.rfind("\n", 0, first.start()), 0), "loops")
         broken = _BROKEN.search(text)
         if broken and "\ufffd" not in self.known:
             yield _Stop(broken.end() + 1, broken.start(), "half character")

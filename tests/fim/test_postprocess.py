@@ -120,6 +120,11 @@ def test_line(text: str, answer: str, expected: str, reasons: list[str]) -> None
         # loops
         ("‸", "a\nb\nb\nb\nb\n", "a\nb", ["loops"]),
         ("‸", "a\n\na\n\na\n\na\n", "a", ["loops"]),
+        # a line that loops inside
+        ("f(‸", "a=self.a, " * 9, "f(", ["loops", "blank"]),
+        ("‸", "x = 1\ny = f(" + "self.aa, " * 4, "x = 1", ["loops"]),
+        ("x = [‸", "0, 0, 0, 0, 0, 0, 0, 0]", "x = [0, 0, 0, 0, 0, 0, 0, 0]", []),
+        ("# ‸", "-" * 60, "# " + "-" * 60, []),
         ("‸", "".join(f"x{i}\n" for i in range(40)), "\n".join(f"x{i}" for i in range(32)), ["too long"]),
     ],
 )
@@ -218,6 +223,8 @@ PIECES = st.sampled_from(
         "\n\n",
         "if a:",
         "} else {",
+        "self.a, ",
+        "self.a, self.a, self.a, ",
     ]
 )
 CODE = st.lists(PIECES, max_size=24).map("".join)
