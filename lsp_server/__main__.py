@@ -29,6 +29,10 @@ def lsp(arguments: list[str]) -> int:
 
     import asyncio
 
+    from lsp_server.quick_types import import_types
+
+    import_types()
+
     from lsp_server.log import log_to_file
     from lsp_server.server import run
 

@@ -15,8 +15,9 @@ torch.set_num_threads(1)  # at toy sizes a second thread only waits
 
 
 @pytest.fixture(scope="session")
-def toy(starcoder2_folder: Path) -> LoadedModel:
-    return load(starcoder2_folder)
+def talkative(talkative_folder: Path) -> LoadedModel:
+    """Random weights and real arithmetic; writes lower-case letters without an end."""
+    return load(talkative_folder)
 
 
 @pytest.fixture(scope="session")

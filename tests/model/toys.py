@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import torch
 from model import LoadedModel, Tokenizer, load_model
 from model.config import DecoderConfig, RopeConfig
 from model.decoder import Cancelled, DecoderOutput
+from model.engine import Engine, Event, Failed, Finished, Job, Request
 from model.hub import ModelFolder
 from model.kv_cache import KVCache
 
@@ -31,12 +34,14 @@ def toy_config(max_positions: int = 4096) -> DecoderConfig:
     )
 
 
+@torch.inference_mode()
 def write_ids(cache: KVCache, layer: int, ids: Sequence[int]) -> None:
     """Appends each id as its own key and value, exact in float32."""
     entry = torch.tensor(ids, dtype=torch.float32)[None, :, None].expand(1, len(ids), cache.config.head_dim)
     cache.append(layer, entry, -entry)
 
 
+@torch.inference_mode()
 def read_ids(cache: KVCache) -> list[int]:
     """The ids that a cache holds, the same in every layer, keys and values."""
     nothing = torch.empty(1, 0, cache.config.head_dim)
@@ -60,12 +65,12 @@ def remember(cache: KVCache, ids: Sequence[int]) -> None:
 class Parrot:
     """In a decoder's place: says `script` behind <fim_middle>, then <|endoftext|>; what it reads is in its cache.
 
-    on_layer is called before each layer, with the number of positions in the cache.
+    on_layer is called while a layer is computed.
     """
 
     script: Sequence[int] = ()
     config: DecoderConfig = field(default_factory=toy_config)
-    on_layer: Callable[[int], None] = lambda length: None
+    on_layer: Callable[[], None] = lambda: None
     device: torch.device = CPU
 
     def new_cache(self, capacity: int = 0) -> KVCache:
@@ -83,9 +88,9 @@ class Parrot:
         assert cache.length + len(ids) <= self.config.max_positions
         cache.reserve(cache.length + len(ids))
         for layer in range(self.config.num_layers):
-            self.on_layer(cache.length)
             if should_stop is not None and should_stop():
                 raise Cancelled
+            self.on_layer()
             write_ids(cache, layer, ids)
         cache.commit(len(ids))
         logits = torch.zeros(1, 1, self.config.vocab_size)
@@ -98,3 +103,43 @@ class Parrot:
 
     def as_model(self, tokenizer: Tokenizer) -> LoadedModel:
         return LoadedModel(ModelFolder(Path("parrot"), {}), tokenizer, self)
+
+
+@contextlib.contextmanager
+def running(model: LoadedModel) -> Iterator[Engine]:
+    engine = Engine(model)
+    engine.start()
+    try:
+        yield engine
+    finally:
+        engine.close()
+
+
+class Answer:
+    """The events of one request; `react`, which may cancel the job, sees each of them on the engine's thread."""
+
+    def __init__(self, engine: Engine, request: Request, react: Callable[[Job, Event], None]) -> None:
+        self.events: list[Event] = []
+        self._react, self._submitted, self._ended = react, threading.Event(), threading.Event()
+        self.job = engine.submit(request, self._emit)
+        self._submitted.set()
+
+    def _emit(self, event: Event) -> None:
+        self._submitted.wait()
+        self.events.append(event)
+        try:
+            self._react(self.job, event)
+        finally:
+            if isinstance(event, Finished | Failed):
+                self._ended.set()
+
+    def wait(self) -> list[Event]:
+        assert self._ended.wait(60), "no answer"
+        return self.events
+
+
+def ask(
+    engine: Engine, request: Request, react: Callable[[Job, Event], None] = lambda job, event: None
+) -> list[Event]:
+    """All events of one request, which has ended."""
+    return Answer(engine, request, react).wait()

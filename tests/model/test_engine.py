@@ -1,0 +1,241 @@
+"""One worker: whose turn it is, what a request tells, and how it ends."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from model import Tokenizer
+from model.engine import Engine, Event, Failed, FairQueue, Finished, Job, Request, Started, StopStrings
+from model.generate import Token
+from tests.model.toys import MIDDLE, Answer, Parrot, ask, running
+
+PROMPT = (40, 41, MIDDLE)
+
+
+@pytest.fixture
+def parrot(byte_tokenizer: Tokenizer) -> Parrot:
+    return Parrot(byte_tokenizer.encode("abcdef"))
+
+
+@pytest.fixture
+def engine(parrot: Parrot, byte_tokenizer: Tokenizer) -> Iterator[Engine]:
+    with running(parrot.as_model(byte_tokenizer)) as engine:
+        yield engine
+
+
+def text_of(events: list[Event]) -> str:
+    """What a reader has seen in the end."""
+    return "".join(e.text if isinstance(e, Token) else e.rest if isinstance(e, Finished) else "" for e in events)
+
+
+def end_of(events: list[Event]) -> Finished:
+    assert isinstance(events[-1], Finished)
+    return events[-1]
+
+
+# What a request tells.
+
+
+def test_events_come_as_started_tokens_finished(engine: Engine, byte_tokenizer: Tokenizer) -> None:
+    first, second = (ask(engine, Request(PROMPT, max_new_tokens=4)) for _ in range(2))
+    assert [type(e) for e in first] == [Started, Token, Token, Token, Token, Finished]
+    assert first[0] == Started(prompt=3, reused=0)
+    assert [(e.id, e.text) for e in first[1:-1]] == list(zip(byte_tokenizer.encode("abcd"), "abcd", strict=True))
+    end = end_of(first)
+    assert (end.reason, end.rest, end.reused, end.prefilled, end.generated) == ("length", "", 0, 3, 4)
+    assert min(end.queued_s, end.prefill_s, end.decode_s) >= 0
+    assert second[0] == Started(prompt=3, reused=2)
+    assert (end_of(second).reused, end_of(second).prefilled) == (2, 1)
+    assert second[1:-1] == first[1:-1]
+
+
+def test_a_prefill_only_fills_the_cache(engine: Engine) -> None:
+    started, end = ask(engine, Request(PROMPT, max_new_tokens=0))
+    assert started == Started(prompt=3, reused=0)
+    assert isinstance(end, Finished)
+    assert (end.reason, end.prefilled, end.generated, end.decode_s) == ("length", 3, 0, 0.0)
+    assert ask(engine, Request((*PROMPT, 50), max_new_tokens=0))[0] == Started(prompt=4, reused=3)
+
+
+@pytest.mark.parametrize(
+    ("limits", "said", "reason", "generated"),
+    [
+        ({}, "abcdef", "stop", 6),  # the model's own <|endoftext|>
+        ({"max_new_tokens": 6}, "abcdef", "length", 6),
+        ({"stop": ("d",)}, "abc", "stop", 4),
+        ({"stop": ("cd",)}, "ab", "stop", 4),
+        ({"stop": ("cd",), "max_new_tokens": 3}, "abc", "length", 3),  # held back, and said in the end
+        ({"stop": ("fg", "xyz")}, "abcdef", "stop", 6),  # likewise
+        ({"stop": ("ef", "bcd")}, "a", "stop", 4),
+        ({"stop": ("a",)}, "", "stop", 1),
+        ({"stop": ("f",), "max_new_tokens": 6}, "abcde", "stop", 6),
+        ({"stop": ("",)}, "abcdef", "stop", 6),
+        ({"stop_ids": "d"}, "abc", "stop", 3),
+    ],
+)
+def test_an_answer_ends_where_it_was_told_to(
+    engine: Engine, byte_tokenizer: Tokenizer, limits: dict[str, Any], said: str, reason: str, generated: int
+) -> None:
+    if "stop_ids" in limits:
+        limits = {"stop_ids": frozenset(byte_tokenizer.encode(limits["stop_ids"]))}
+    events = ask(engine, Request(PROMPT, **{"max_new_tokens": 100, **limits}))
+    assert (text_of(events), end_of(events).reason, end_of(events).generated) == (said, reason, generated)
+
+
+def test_what_was_computed_behind_a_stop_string_is_kept_too(engine: Engine, byte_tokenizer: Tokenizer) -> None:
+    ask(engine, Request(PROMPT, max_new_tokens=100, stop=("d",)))
+    longer = (*PROMPT, *byte_tokenizer.encode("abcx"))
+    assert ask(engine, Request(longer, max_new_tokens=0))[0] == Started(prompt=7, reused=6)
+
+
+# Stop strings.
+
+
+def cut_at_first_stop(text: str, stop: list[str]) -> tuple[str, bool]:
+    """Reads a text letter by letter until one of the stop strings is complete."""
+    for end in range(1, len(text) + 1):
+        complete = [s for s in stop if s and text[:end].endswith(s)]
+        if complete:
+            return text[: end - max(map(len, complete))], True
+    return text, False
+
+
+TEXTS = st.text("ab\n", max_size=4)
+
+
+@given(pieces=st.lists(TEXTS, max_size=12), stop=st.lists(TEXTS, max_size=4))
+def test_stop_strings_cut_a_stream_as_they_cut_the_whole_text(pieces: list[str], stop: list[str]) -> None:
+    stops, pushed, shown, stopped = StopStrings(tuple(stop)), "", "", False
+    for piece in pieces:
+        text, stopped = stops.push(piece)
+        pushed, shown = pushed + piece, shown + text
+        if stopped:
+            break
+        held = pushed[len(shown) :]
+        assert not held or any(s.startswith(held) for s in stop)  # no more is held back than need be
+    assert (shown + stops.rest(), stopped) == cut_at_first_stop("".join(pieces), stop)
+
+
+# Whose turn it is.
+
+
+def test_clients_take_turns_and_cancelled_jobs_are_passed_over() -> None:
+    queue = FairQueue()
+    jobs = {name: Job(Request((1,), 1, client=name[0]), print) for name in "a1 a2 a3 b1 b2 c1 d1".split()}
+    for job in jobs.values():
+        queue.put(job)
+    jobs["a2"].cancel()
+    jobs["d1"].cancel()
+    assert len(queue) == 7
+    names = {id(job): name for name, job in jobs.items()}
+    assert [names[id(queue.take())] for _ in range(5)] == ["a1", "b1", "c1", "b2", "a3"]
+    assert len(queue) == 0
+    queue.put(jobs["a1"])
+    queue.close()
+    assert queue.take() is None
+
+
+def test_a_job_that_was_cancelled_while_it_waited_never_starts(engine: Engine) -> None:
+    go, busy = threading.Event(), threading.Event()
+
+    def hold(job: Job, event: Event) -> None:
+        busy.set()
+        assert go.wait(60)
+
+    first = Answer(engine, Request(PROMPT, max_new_tokens=2), hold)
+    assert busy.wait(60)
+    second, third = (Answer(engine, Request(PROMPT, max_new_tokens=2), lambda *_: None) for _ in range(2))
+    assert (engine.busy, engine.idle_s, len(engine.queue)) == (True, 0.0, 2)
+    second.job.cancel()
+    go.set()
+    assert end_of(first.wait()).reason == end_of(third.wait()).reason == "length"
+    assert second.events == []
+
+
+# How a request ends before its time.
+
+
+@pytest.mark.parametrize(
+    ("layer", "prefilled"),
+    [(1, 0), (2, 512), (3, 512), (4, 1024), (5, 1024)],  # of three chunks of two layers each
+)
+def test_a_cancelled_prefill_ends_within_a_layer(engine: Engine, parrot: Parrot, layer: int, prefilled: int) -> None:
+    jobs: list[Job] = []
+    computed = 0
+
+    def cancel() -> None:
+        nonlocal computed
+        computed += 1
+        if computed == layer:
+            jobs[0].cancel()
+
+    parrot.on_layer = cancel
+    started, end = ask(engine, Request((40,) * 1200, max_new_tokens=4), lambda job, _: jobs.append(job))
+    assert isinstance(started, Started) and isinstance(end, Finished)
+    assert (end.reason, end.prefilled, end.generated) == ("cancelled", prefilled, 0)
+    assert computed == layer  # not one more
+
+
+def test_a_cancelled_answer_ends_within_a_token(engine: Engine) -> None:
+    def cancel_at_c(job: Job, event: Event) -> None:
+        if isinstance(event, Token) and event.text == "c":
+            job.cancel()
+
+    events = ask(engine, Request(PROMPT, max_new_tokens=6), cancel_at_c)
+    assert (text_of(events), end_of(events).reason, end_of(events).generated) == ("abc", "cancelled", 3)
+
+
+def fails(error: Exception) -> Callable[[], None]:
+    def on_layer() -> None:
+        raise error
+
+    return on_layer
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("no room"), MemoryError("no room"), RuntimeError("no room")], ids=repr
+)
+def test_a_request_that_fails_says_so_and_frees_the_cache(engine: Engine, parrot: Parrot, error: Exception) -> None:
+    ask(engine, Request((40,) * 600, max_new_tokens=0))
+    assert engine.prefixes.nbytes > 0
+    parrot.on_layer = fails(error)
+    started, failed = ask(engine, Request(PROMPT, max_new_tokens=4))
+    assert isinstance(started, Started)
+    assert failed == Failed(f"The engine could not answer ({type(error).__name__}: no room).")
+    assert engine.prefixes.nbytes == 0
+    parrot.on_layer = lambda: None
+    assert text_of(ask(engine, Request(PROMPT, max_new_tokens=4))) == "abcd"
+
+
+def test_a_request_that_cannot_be_run_fails_alone(engine: Engine) -> None:
+    assert isinstance(ask(engine, Request((), max_new_tokens=4))[-1], Failed)
+    assert isinstance(ask(engine, Request((40,) * 5000, max_new_tokens=4))[-1], Failed)
+    assert text_of(ask(engine, Request(PROMPT, max_new_tokens=4))) == "abcd"
+
+
+@pytest.mark.parametrize("kind", [Started, Token, Finished])
+def test_a_reader_that_fails_harms_no_other(engine: Engine, kind: type) -> None:
+    def stumble(job: Job, event: Event) -> None:
+        if isinstance(event, kind | Failed):
+            raise OSError("the reader has gone")
+
+    ask(engine, Request(PROMPT, max_new_tokens=4), stumble)
+    assert text_of(ask(engine, Request(PROMPT, max_new_tokens=4))) == "abcd"
+
+
+def test_an_engine_knows_what_it_has_served_and_that_it_is_busy(engine: Engine) -> None:
+    seen: list[tuple[int, bool, float]] = []
+
+    def look(*_: object) -> None:
+        seen.append((engine.served, engine.busy, engine.idle_s))
+
+    for _ in range(3):
+        ask(engine, Request(PROMPT, max_new_tokens=0), look)
+    assert seen == [(n, True, 0.0) for n in (0, 0, 1, 1, 2, 2)]

@@ -1,0 +1,65 @@
+"""A cache keeps what was written, through growth, trimming and forking."""
+
+from __future__ import annotations
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from model.kv_cache import GROWTH, KVCache
+from tests.model.toys import Parrot, read_ids, remember, write_ids
+
+STEPS = st.one_of(
+    st.tuples(st.just("remember"), st.integers(1, 700)),
+    st.tuples(st.just("drop a pass"), st.integers(1, 700)),
+    st.tuples(st.just("trim"), st.integers(0, 1500)),
+    st.tuples(st.just("fork"), st.integers(0, 1500)),
+    st.tuples(st.just("reserve"), st.integers(0, 3000)),
+)
+
+
+@given(steps=st.lists(STEPS, max_size=8), capacity=st.sampled_from([0, 1, 600]))
+def test_whatever_is_done_to_a_cache_it_holds_what_a_list_would(steps: list[tuple[str, int]], capacity: int) -> None:
+    cache, expected = Parrot().new_cache(capacity), list[int]()
+    left_behind: list[tuple[KVCache, list[int]]] = []
+    for action, n in steps:
+        if action == "remember":
+            new = list(range(len(expected), len(expected) + n))
+            remember(cache, new)
+            expected = expected + new
+        elif action == "drop a pass":  # one that was cancelled between its layers
+            cache.reserve(cache.length + n)
+            write_ids(cache, 0, [99] * n)
+        elif action == "trim":
+            assert cache.trim(n) == len(expected[n:])
+            expected = expected[:n]
+        elif action == "fork":
+            left_behind.append((cache, expected))
+            cache, expected = cache.fork(n), expected[:n]
+        else:
+            cache.reserve(n)
+            assert cache.capacity >= n
+        assert cache.length == len(expected) <= cache.capacity
+    for one, ids in [*left_behind, (cache, expected)]:  # a fork and its origin do not touch each other
+        assert read_ids(one) == ids
+
+
+def test_append_returns_the_positions_that_a_window_needs() -> None:
+    cache = Parrot().new_cache()
+    remember(cache, [10, 11, 12])
+    keys, values = cache.append(1, torch.full((1, 1, 4), 13.0), torch.full((1, 1, 4), -13.0), first=2)
+    assert (keys.shape, values.shape) == ((1, 1, 2, 4), (1, 1, 2, 4))
+    assert (keys[0, 0, :, 0].tolist(), values[0, 0, :, 3].tolist()) == ([12, 13], [-12, -13])
+
+
+def test_room_grows_in_steps_and_its_bytes_are_counted() -> None:
+    cache = Parrot().new_cache()
+    assert (cache.capacity, cache.nbytes) == (0, 0)
+    cache.reserve(1)
+    assert cache.capacity == GROWTH
+    assert cache.nbytes == 2 * 2 * GROWTH * 4 * 4  # keys and values, layers, positions, dimensions, bytes
+    cache.reserve(GROWTH)
+    assert cache.capacity == GROWTH
+    cache.reserve(3000)
+    assert cache.capacity == 3000
+    assert cache.fork(10).capacity == 10 + GROWTH
