@@ -67,7 +67,7 @@ def compiled_code(path: Path) -> Iterator[None]:
 
 
 def read(path: Path) -> dict[bytes, CodeType]:
-    """The file's code by its source's hash; nothing where the file is not whole or somebody else could have written it."""
+    """The file's code by its source's hash; nothing unless the file is whole and only this user could write it."""
     try:
         info = path.stat()
         if hasattr(os, "getuid") and (info.st_uid != os.getuid() or info.st_mode & 0o022):

@@ -369,4 +369,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    ended_with = main()
+    sys.stdout.flush()
+    # Not sys.exit: the interpreter's own end aborts when a thread is in the middle of importing torch, or in a kernel.
+    os._exit(ended_with)
