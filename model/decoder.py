@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from model.config import DecoderConfig
 from model.kv_cache import KVCache
-from model.layers import DecoderLayer, rope_tables
+from model.layers import DecoderLayer, Embedding, Factory, Linear, rope_tables
 
 
 class Cancelled(Exception):
@@ -26,14 +26,17 @@ class DecoderOutput:
 
 
 class Decoder(nn.Module):
-    def __init__(self, config: DecoderConfig) -> None:
+    """Made with whatever is in memory for weights; model.weights fills it."""
+
+    def __init__(self, config: DecoderConfig, *, dtype: torch.dtype, device: torch.device) -> None:
         super().__init__()
+        factory: Factory = {"device": device, "dtype": dtype}
         self.config = config
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.num_layers))
-        self.norm = nn.LayerNorm(config.hidden_size, config.norm_eps)
+        self.embed_tokens = Embedding(config.vocab_size, config.hidden_size, **factory)
+        self.layers = nn.ModuleList(DecoderLayer(config, factory) for _ in range(config.num_layers))
+        self.norm = nn.LayerNorm(config.hidden_size, config.norm_eps, **factory)
         if not config.tie_embeddings:
-            self.head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+            self.head = Linear(config.hidden_size, config.vocab_size, bias=False, **factory)
         self._rope: tuple[Tensor, Tensor] | None = None
 
     @property

@@ -6,6 +6,7 @@ Shapes: B batch, T new positions, S positions seen, H heads, K key/value heads, 
 from __future__ import annotations
 
 import math
+from typing import TypedDict
 
 import torch
 import torch.nn.functional as F
@@ -79,18 +80,39 @@ def attend(q: Tensor, k: Tensor, v: Tensor, window: int | None) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=grouped)
 
 
+class Factory(TypedDict):
+    """Where a decoder's parameters are made, and of what type."""
+
+    device: torch.device
+    dtype: torch.dtype
+
+
+class Linear(nn.Linear):
+    """A linear layer whose weights come from a checkpoint: initializing them before would only cost time."""
+
+    def reset_parameters(self) -> None:
+        pass
+
+
+class Embedding(nn.Embedding):
+    """See Linear."""
+
+    def reset_parameters(self) -> None:
+        pass
+
+
 class Attention(nn.Module):
     """Grouped-query attention (Ainslie et al. 2023) with one fused projection for queries, keys and values."""
 
-    def __init__(self, config: DecoderConfig) -> None:
+    def __init__(self, config: DecoderConfig, factory: Factory) -> None:
         super().__init__()
         self.config = config
         rows = (config.num_heads + 2 * config.num_kv_heads) * config.head_dim
-        self.qkv = nn.Linear(config.hidden_size, rows, bias=config.qkv_bias)
-        self.out = nn.Linear(config.num_heads * config.head_dim, config.hidden_size, bias=config.out_bias)
+        self.qkv = Linear(config.hidden_size, rows, bias=config.qkv_bias, **factory)
+        self.out = Linear(config.num_heads * config.head_dim, config.hidden_size, bias=config.out_bias, **factory)
         if config.qk_norm:
-            self.q_norm = nn.Parameter(torch.ones(config.num_heads, config.head_dim))
-            self.k_norm = nn.Parameter(torch.ones(config.num_kv_heads, config.head_dim))
+            self.q_norm = nn.Parameter(torch.ones(config.num_heads, config.head_dim, **factory))
+            self.k_norm = nn.Parameter(torch.ones(config.num_kv_heads, config.head_dim, **factory))
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, layer: int, cache: KVCache | None) -> Tensor:
         c = self.config
@@ -114,12 +136,12 @@ class Attention(nn.Module):
 class MLP(nn.Module):
     """down(act(up(x))), or gated (SwiGLU, Shazeer 2020): down(act(gate(x)) * up(x)), gate and up fused."""
 
-    def __init__(self, config: DecoderConfig) -> None:
+    def __init__(self, config: DecoderConfig, factory: Factory) -> None:
         super().__init__()
         self.gated, self.activation = config.gated_mlp, config.activation
         rows = config.intermediate_size * (2 if config.gated_mlp else 1)
-        self.up = nn.Linear(config.hidden_size, rows, bias=config.mlp_bias)
-        self.down = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
+        self.up = Linear(config.hidden_size, rows, bias=config.mlp_bias, **factory)
+        self.down = Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias, **factory)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.up(x)
@@ -133,14 +155,14 @@ class MLP(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    def __init__(self, config: DecoderConfig) -> None:
+    def __init__(self, config: DecoderConfig, factory: Factory) -> None:
         super().__init__()
         self.parallel = config.parallel_residual
-        self.attention_norm = nn.LayerNorm(config.hidden_size, config.norm_eps)
-        self.attention = Attention(config)
+        self.attention_norm = nn.LayerNorm(config.hidden_size, config.norm_eps, **factory)
+        self.attention = Attention(config, factory)
         if not self.parallel:
-            self.mlp_norm = nn.LayerNorm(config.hidden_size, config.norm_eps)
-        self.mlp = MLP(config)
+            self.mlp_norm = nn.LayerNorm(config.hidden_size, config.norm_eps, **factory)
+        self.mlp = MLP(config, factory)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, layer: int, cache: KVCache | None) -> Tensor:
         """x (B, T, hidden) -> (B, T, hidden)."""

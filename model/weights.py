@@ -45,9 +45,8 @@ def load_decoder(
             f"{folder.path}/{error}. Download the model again; if it stays so, use another or report this one."
         ) from None
     quantized = _is_quantized(folder)
-    with torch.device("meta"):
-        decoder = Decoder(config)
-    decoder = decoder.to(dtype).to_empty(device=device).eval().requires_grad_(False)
+    # Not by way of the meta device: what torch imports for that (sympy, its compiler) takes longer than loading.
+    decoder = Decoder(config, dtype=dtype, device=device).eval().requires_grad_(False)
     parameters = dict(decoder.named_parameters())
     table = family.weight_table(config)
     waiting = dict(table)
