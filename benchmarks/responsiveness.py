@@ -83,8 +83,8 @@ async def main(seconds: float) -> None:
     waits.sort()
     print(f"{len(prefills)} prefills of {PROMPT_TOKENS} tokens, median {statistics.median(prefills):.0f} ms each "
           f"(engine: {status['served']} requests, {status['device']} {status['dtype']})")
-    print(f"{len(waits)} trivial requests: p50 {waits[len(waits) // 2]:.1f} ms, p95 {waits[len(waits) * 95 // 100]:.1f} "
-          f"ms, worst {waits[-1]:.1f} ms")
+    print(f"{len(waits)} trivial requests: p50 {waits[len(waits) // 2]:.1f} ms, p95 {waits[len(waits) * 95 // 100]:.1f}"
+          f" ms, worst {waits[-1]:.1f} ms")
 
 
 if __name__ == "__main__":

@@ -46,7 +46,13 @@ def load_decoder(
         ) from None
     quantized = _is_quantized(folder)
     # Not by way of the meta device: what torch imports for that (sympy, its compiler) takes longer than loading.
-    decoder = Decoder(config, dtype=dtype, device=device).eval().requires_grad_(False)
+    try:
+        decoder = Decoder(config, dtype=dtype, device=device).eval().requires_grad_(False)
+    except RuntimeError as error:
+        first_line = str(error).splitlines()[0]
+        raise ModelError(
+            f"{folder.path} does not fit into the memory of {device} ({first_line}). Use a smaller model."
+        ) from None
     parameters = dict(decoder.named_parameters())
     table = family.weight_table(config)
     waiting = dict(table)

@@ -150,10 +150,14 @@ class Window:
         if not self._reading.done():
             await self.request("shutdown")
             self.notify("exit")
-        await asyncio.wait_for(self._reading, PATIENCE_S)  # until the server closes its side
+        await self.ended()
         self._writer.close()
         if self.process is not None:
             await self.exit_status()
+
+    async def ended(self) -> None:
+        """Waits until the server closes its side."""
+        await asyncio.wait_for(self._reading, PATIENCE_S)
 
     async def exit_status(self) -> int:
         """The process's status, when it has ended."""
@@ -267,7 +271,12 @@ class Window:
 
 
 @contextlib.asynccontextmanager
-async def window_in_process(settings: dict[str, Any] | None = None, **more: Any) -> AsyncIterator[Window]:
+async def window_in_process(
+    settings: dict[str, Any] | None = None,
+    capabilities: dict[str, Any] = INLINE,
+    configuration: Any = None,
+    **more: Any,
+) -> AsyncIterator[Window]:
     """A window on a server that runs in this process, where a test can put faults into it."""
     from lsp_server.server import run
 
@@ -277,7 +286,8 @@ async def window_in_process(settings: dict[str, Any] | None = None, **more: Any)
         serving.add_done_callback(lambda _: theirs.shutdown(socket.SHUT_RDWR))  # as the end of a process does
         try:
             async with Window(ours) as window:
-                await window.start(settings, **more)
+                window.configuration = configuration
+                await window.start(settings, capabilities, **more)
                 yield window
         finally:
             await asyncio.wait_for(serving, PATIENCE_S)
@@ -340,6 +350,15 @@ def sends(*parts: bytes) -> Answer:
     return answer
 
 
+def answers_with(status: int, body: str, content_type: str = "application/json") -> Answer:
+    """An endpoint's answer that is not a stream."""
+
+    async def answer(request: web.Request) -> web.Response:
+        return web.Response(status=status, text=body, content_type=content_type)
+
+    return answer
+
+
 async def talks(request: web.Request) -> web.StreamResponse:
     """An endpoint's answer that never ends."""
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
@@ -355,3 +374,18 @@ def front_folder(folder: Path, **config: Any) -> Path:
     (folder / "config.json").write_text(json.dumps(STARCODER2 | {"max_position_embeddings": 4096} | config))
     write_tokenizer(folder)
     return folder
+
+
+@contextlib.asynccontextmanager
+async def window_on(
+    answer: Answer, settings: dict[str, Any] | None = None, **more: Any
+) -> AsyncIterator[tuple[Window, Endpoint]]:
+    """A window in this process, its endpoint, and an open document "x = "; ready to be asked."""
+    async with Endpoint(says("ready\n")) as endpoint:
+        remote = {"remote.url": endpoint.url, "remote.format": "starcoder2"}
+        async with window_in_process(remote | (settings or {}), **more) as window:
+            window.open("x = ")
+            await window.suggestion(0, 4)
+            endpoint.answer = answer
+            endpoint.bodies.clear()
+            yield window, endpoint

@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aiohttp import web
 
 from lsp_server.completer import Prompter, complete
 from lsp_server.documents import Document
 from lsp_server.engines import CompletionRequest, EngineUnavailable, Piece, RemoteEngine
 from lsp_server.settings import RemoteSettings, Settings
-from tests.lsp_server.helpers import Answer, Endpoint, chunk, says, sends, talks, until
+from tests.lsp_server.helpers import Answer, Endpoint, answers_with, chunk, says, sends, talks, until
 
 REQUEST = CompletionRequest("def f", max_tokens=4)
 KEY = "a key for the tests"
@@ -38,13 +37,6 @@ async def ask(request: CompletionRequest = REQUEST, **settings: Any) -> list[Pie
 
 def text(pieces: list[Piece]) -> str:
     return "".join(piece.text for piece in pieces)
-
-
-def answers_with(status: int, body: str, content_type: str = "application/json") -> Answer:
-    async def answer(request: web.Request) -> web.Response:
-        return web.Response(status=status, text=body, content_type=content_type)
-
-    return answer
 
 
 # ---- our own engine on loopback ----

@@ -6,12 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 from model import LoadedModel, Tokenizer
 from tests.conftest import SENTINELS, write_tokenizer
 from tests.model.toys import load
 
 torch.set_num_threads(1)  # at toy sizes a second thread only waits
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
 
 
 @pytest.fixture(scope="session")

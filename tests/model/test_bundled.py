@@ -44,11 +44,11 @@ def test_it_writes_the_plainly_predictable(bundled: LoadedModel, prefix: str, ex
 
 def test_ours_is_what_the_trainer_trained(tmp_path: Path) -> None:
     """The trainer's network, exported and loaded, gives the same loss: names, splits and rotation agree."""
+    from safetensors.torch import save_file
+
+    from tests.conftest import write_tokenizer
     from training.export import checkpoint_names, hugging_face_config
     from training.train import Model
-
-    from safetensors.torch import save_file
-    from tests.conftest import write_tokenizer
 
     shape = {"vocab_size": 320, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
              "num_attention_heads": 4, "num_key_value_heads": 2, "context": 64}  # fmt: skip

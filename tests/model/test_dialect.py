@@ -106,7 +106,7 @@ def test_a_field_that_cannot_be_is_named(model: LoadedModel, body: dict[str, Any
 
 
 STARTED = Started(prompt=5, reused=3)
-FINISHED = Finished("length", rest="!", reused=3, prefilled=2, generated=2, queued_s=0.5, prefill_s=0.25, decode_s=0.125)
+FINISHED = Finished("length", rest="!", reused=3, prefilled=2, generated=2, queued_s=0.5, prefill_s=0.2, decode_s=0.1)
 EVENTS: list[Event] = [STARTED, Token(71, "a", -0.5), Token(72, "b", -1.5), FINISHED]
 USAGE = {
     "prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7, "prompt_tokens_details": {"cached_tokens": 3},
@@ -135,7 +135,7 @@ def test_a_whole_answer_has_the_dialects_shape() -> None:
         }],
         "usage": USAGE,
         "fimls": {"reason": "length", "rest": "!", "reused": 3, "prefilled": 2, "generated": 2, "queued_s": 0.5,
-                  "prefill_s": 0.25, "decode_s": 0.125},
+                  "prefill_s": 0.2, "decode_s": 0.1},
     }
 
 
@@ -143,8 +143,8 @@ def test_a_streamed_answer_has_the_dialects_shape() -> None:
     answer = Answer("toy", logprobs=True)
     bodies = [without_stamp(answer.chunk(e), answer) for e in EVENTS]
     assert [b["choices"] for b in bodies] == [
-        [{"index": 0, "text": text, "finish_reason": reason, "logprobs": {"tokens": tokens, "token_logprobs": logprobs}}]
-        for text, reason, tokens, logprobs in [
+        [{"index": 0, "text": text, "finish_reason": end, "logprobs": {"tokens": tokens, "token_logprobs": logprobs}}]
+        for text, end, tokens, logprobs in [
             ("", None, [], []),
             ("a", None, ["a"], [-0.5]),
             ("b", None, ["b"], [-1.5]),
@@ -154,7 +154,7 @@ def test_a_streamed_answer_has_the_dialects_shape() -> None:
     assert {b["object"] for b in bodies} == {"text_completion"} and {b["model"] for b in bodies} == {"toy"}
     assert bodies[0]["usage"] == USAGE | {"completion_tokens": 0, "total_tokens": 5}
     assert [set(b) for b in bodies[1:3]] == [{"object", "model", "choices"}] * 2
-    assert bodies[3]["usage"] == USAGE and bodies[3]["fimls"]["decode_s"] == 0.125
+    assert bodies[3]["usage"] == USAGE and bodies[3]["fimls"]["decode_s"] == 0.1
 
 
 def test_log_probabilities_come_only_when_asked_for() -> None:

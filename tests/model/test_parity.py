@@ -9,15 +9,17 @@ from typing import Any
 import pytest
 import torch
 
-from model import LoadedModel, load_model
-from model.generate import prefill
+from model import LoadedModel
+from model.generate import generate, prefill
+from model.sampling import Sampling
 from tests.conftest import STABLELM, STARCODER2, write_model
+from tests.model.toys import load
 
 LENGTH, WINDOW = 48, 16  # contexts longer than the window
 
 
 def rope(**parameters: Any) -> dict[str, Any]:
-    return {"rope_parameters": {"rope_theta": 10000.0, **parameters}}
+    return {"rope_parameters": {"rope_theta": 10000.0} | parameters}
 
 
 STARCODER2_CASES: dict[str, dict[str, Any]] = {
@@ -31,6 +33,8 @@ STARCODER2_CASES: dict[str, dict[str, Any]] = {
     "llama3": rope(rope_type="llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
                    original_max_position_embeddings=64),
     "yarn": rope(rope_type="yarn", factor=4.0, original_max_position_embeddings=64),
+    "yarn, all keys": rope(rope_type="yarn", rope_theta=100.0, factor=3.0, original_max_position_embeddings=64,
+                           beta_fast=2.0, beta_slow=0.2, attention_factor=1.3),
     "old rope keys": {"rope_theta": 500.0, "rope_scaling": {"type": "linear", "factor": 2.0}},
 }
 SWITCHES = ("use_qkv_bias", "qk_layernorm", "use_parallel_residual", "tie_word_embeddings")
@@ -54,27 +58,39 @@ def logits_of(m: LoadedModel, ids: list[int]) -> torch.Tensor:
         return m.decoder(torch.tensor([ids])).logits[0]
 
 
-@pytest.mark.parametrize("config", CASES)
-def test_logits_are_those_of_transformers(config: dict[str, Any], tmp_path: Path) -> None:
+def both(config: dict[str, Any], folder: Path) -> tuple[LoadedModel, Any]:
+    """The same weights in our decoder and in transformers' model."""
     import transformers
 
-    write_model(tmp_path, config)
-    reference = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
+    write_model(folder, config)
+    return load(folder), transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+
+
+@pytest.mark.parametrize("config", CASES)
+def test_logits_are_those_of_transformers(config: dict[str, Any], tmp_path: Path) -> None:
+    m, reference = both(config, tmp_path)
     ids = random_ids(LENGTH)
     with torch.inference_mode():
         expected = reference(torch.tensor([ids])).logits[0]
-    ours = logits_of(load_model(tmp_path, device="cpu", dtype="float32"), ids)
+    ours = logits_of(m, ids)
     assert expected.std() > 0.5
     torch.testing.assert_close(ours, expected, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("config", [STARCODER2 | {"sliding_window": WINDOW}, STABLELM], ids=["starcoder2", "stablelm"])
-def test_greedy_text_is_that_of_transformers(config: dict[str, Any], tmp_path: Path) -> None:
-    import transformers
+def test_rows_of_a_batch_do_not_see_each_other(config: dict[str, Any], tmp_path: Path) -> None:
+    m, reference = both(config, tmp_path)
+    batch = torch.tensor([random_ids(LENGTH, seed) for seed in (1, 2, 3)])
+    with torch.inference_mode():
+        ours, expected = m.decoder(batch).logits, reference(batch).logits
+        for keep in (1, 5, LENGTH, LENGTH + 1):
+            torch.testing.assert_close(m.decoder(batch, logits_to_keep=keep).logits, ours[:, -keep:])
+    torch.testing.assert_close(ours, expected, atol=1e-4, rtol=1e-4)
 
-    write_model(tmp_path, config)
-    reference = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
-    m = load_model(tmp_path, device="cpu", dtype="float32")
+
+@pytest.mark.parametrize("config", [STARCODER2 | {"sliding_window": WINDOW}, STABLELM], ids=["starcoder2", "stablelm"])
+def test_greedy_text_is_that_of_transformers(config: dict[str, Any], tmp_path: Path) -> None:
+    m, reference = both(config, tmp_path)
     ids = random_ids(LENGTH)
     new = 40
     out = reference.generate(torch.tensor([ids]), max_new_tokens=new, do_sample=False, pad_token_id=0,
@@ -97,18 +113,34 @@ PATH_CASES = [
 
 
 @pytest.mark.parametrize("config", PATH_CASES)
-@pytest.mark.parametrize("chunk", [1, 7, WINDOW, 100])
-def test_chunked_is_whole(config: dict[str, Any], chunk: int, tmp_path: Path) -> None:
-    m = load_model(write_model(tmp_path, config), device="cpu", dtype="float32")
-    ids = random_ids(LENGTH)
+def test_chunked_is_whole_and_is_that_of_transformers(config: dict[str, Any], tmp_path: Path) -> None:
+    """Chunks around the window's size begin and end at every place before, in and behind it."""
+    m, reference = both(config, tmp_path)
+    ids = torch.tensor([random_ids(2 * LENGTH)])
     with torch.inference_mode():
-        last = prefill(m.decoder, m.decoder.new_cache(), ids, None, chunk)
-    torch.testing.assert_close(last, logits_of(m, ids)[-1], atol=1e-4, rtol=1e-4)
+        expected = reference(ids).logits
+        for chunk in (1, 7, WINDOW - 1, WINDOW, WINDOW + 1, 2 * WINDOW + 1, 2 * LENGTH):
+            cache = m.decoder.new_cache()
+            ours = torch.cat([m.decoder(piece, cache=cache).logits for piece in ids.split(chunk, dim=1)], dim=1)
+            assert cache.length == 2 * LENGTH
+            torch.testing.assert_close(ours, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_what_does_not_fit_the_decoder_is_refused(starcoder2_folder: Path) -> None:
+    decoder = load(starcoder2_folder).decoder
+    cache = decoder.new_cache()
+    with torch.inference_mode():
+        decoder(torch.ones(1, 250, dtype=torch.long), cache=cache)
+        with pytest.raises(ValueError, match="257 positions do not fit the model's 256"):
+            decoder(torch.ones(1, 7, dtype=torch.long), cache=cache)
+        with pytest.raises(ValueError, match="batch must be 1"):
+            decoder(torch.ones(2, 1, dtype=torch.long), cache=cache)
+    assert cache.length == 250
 
 
 @pytest.mark.parametrize("config", PATH_CASES)
 def test_trimmed_and_forked_caches_are_fresh_ones(config: dict[str, Any], tmp_path: Path) -> None:
-    m = load_model(write_model(tmp_path, config), device="cpu", dtype="float32")
+    m = load(write_model(tmp_path, config))
     ids, other = random_ids(LENGTH), random_ids(LENGTH, seed=2)
     expected = logits_of(m, ids[:30] + other)[-1]
     with torch.inference_mode():
@@ -125,7 +157,7 @@ def test_trimmed_and_forked_caches_are_fresh_ones(config: dict[str, Any], tmp_pa
 
 
 def test_a_cancelled_chunk_is_dropped_whole_and_finished_ones_stay(starcoder2_folder: Path) -> None:
-    m = load_model(starcoder2_folder, device="cpu", dtype="float32")
+    m = load(starcoder2_folder)
     ids = random_ids(LENGTH)
     cache, asked = m.decoder.new_cache(), 0
 
@@ -133,9 +165,6 @@ def test_a_cancelled_chunk_is_dropped_whole_and_finished_ones_stay(starcoder2_fo
         nonlocal asked
         asked += 1
         return asked > 2 * m.decoder.config.num_layers + 1
-
-    from model.generate import generate
-    from model.sampling import Sampling
 
     arguments: dict[str, Any] = {
         "max_new_tokens": 5, "text": m.tokenizer.stream(), "sampling": Sampling(), "chunk": 10}

@@ -82,6 +82,14 @@ def test_the_budget_drops_the_least_recently_used() -> None:
     assert [use(prefixes, range(first, first + 22)) for first in (200, 400, 300)] == [21, 20, 0]
 
 
+def test_being_copied_is_a_use() -> None:
+    prefixes = PrefixCache(Parrot(), byte_budget=int(2.1 * ONE_CACHE))
+    use(prefixes, A)
+    use(prefixes, B)
+    assert use(prefixes, [*A[:8], 7]) == 8
+    assert [use(prefixes, ids) for ids in ([*A, 7], B)] == [20, 0]
+
+
 def test_the_newest_is_kept_however_large() -> None:
     prefixes = PrefixCache(Parrot(), byte_budget=1)
     use(prefixes, A)

@@ -398,6 +398,7 @@ CONFIG_FAULTS: list[tuple[dict[str, Any], list[str]]] = [
     ({"partial_rotary_factor": 0.4}, ["3 of 8 head dimensions cannot be rotated"]),
     ({"quantization_config": {"quant_method": "bitsandbytes"}}, ["quantized with 'bitsandbytes'", "Use the model's"]),
     ({"quantization_config": {}}, ["quantized with None", "Use the model's float16 or bfloat16"]),
+    ({"vocab_size": 10**13}, ["does not fit into the memory of cpu", "Use a smaller model"]),
     ({"vocab_size": 200}, ["model.embed_tokens.weight is (320, 32)", "asks for (200, 32)", "Check"]),
 ]
 
@@ -407,6 +408,18 @@ def test_a_configuration_that_cannot_be_run_is_refused(folder: Path, changes: di
     configure(folder, **changes)
     message = refusal(folder)
     assert all(w in message for w in [str(folder), *words]), message
+
+
+@pytest.mark.parametrize(("given", "read"), [(512, 512), (None, 4096)])
+def test_a_folder_knows_its_positions_without_torch(folder: Path, given: int | None, read: int) -> None:
+    configure(folder, max_position_embeddings=given)
+    assert find_model(folder).max_positions == read == load(folder).decoder.config.max_positions
+
+
+def test_positions_that_are_no_number_are_refused_without_torch(folder: Path) -> None:
+    configure(folder, max_position_embeddings="many")
+    with pytest.raises(ModelError, match="max_position_embeddings is 'many'"):
+        assert find_model(folder).max_positions
 
 
 def test_harmless_keys_are_passed_over(folder: Path) -> None:
