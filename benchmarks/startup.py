@@ -17,7 +17,7 @@ from pathlib import Path
 
 from lsp_server.client import EditorWindow
 from lsp_server.once import engine_statuses, stop_engines
-from model.serve import memory_bytes
+from model.machine import memory_bytes
 
 TEXT = (Path(__file__).parent.parent / "model" / "kv_cache.py").read_text()
 LINES = TEXT.splitlines()

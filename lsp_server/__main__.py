@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 
@@ -27,17 +28,21 @@ def lsp(arguments: list[str]) -> int:
 
     incoming, outgoing = take_stdio()  # before anything else could print
 
-    import asyncio
+    from lsp_server.spawn import start_spare
+
+    spare = start_spare(os.environ)  # it has more to import than this process
 
     from lsp_server.quick_types import import_types
 
     import_types()
 
+    import asyncio
+
     from lsp_server.log import log_to_file
     from lsp_server.server import run
 
     log_to_file("lsp.log")
-    return asyncio.run(run(incoming, outgoing, parent))
+    return asyncio.run(run(incoming, outgoing, parent, spare))
 
 
 if __name__ == "__main__":

@@ -5,29 +5,22 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-import os
-import stat
 import subprocess
-import sys
-import tempfile
-import threading
 import time
 from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
-from typing import BinaryIO
 
 import aiohttp
-import platformdirs
 
 from lsp_server import __version__
 from lsp_server.engines import CompletionRequest, EngineState, EngineUnavailable, HttpClient, Piece
 from lsp_server.log import engine_log
 from lsp_server.settings import EngineSettings
+from lsp_server.spawn import dismiss, runtime_folder, start_engine, use_spare
 from model.hub import ModelFolder
 
 logger = logging.getLogger(__name__)
 
-MAX_SOCKET_PATH = 100  # bytes; the system's limit is 104 to 108
 POLL_S = 0.05
 MAX_PAUSE_S = 60.0
 STEADY_S = 30.0  # an engine that has been ready for so long has earned a restart without a pause
@@ -46,9 +39,10 @@ class LocalEngine:
         folder: ModelFolder,
         settings: EngineSettings,
         *,
+        spare: subprocess.Popen[bytes] | None = None,
         on_state: Callable[[EngineState], None] = lambda state: None,
     ) -> None:
-        self._settings, self._on_state = settings, on_state
+        self._settings, self._on_state, self._spare = settings, on_state, spare
         self._model = "bundled" if folder.is_bundled else str(folder.path.resolve())
         self.socket = socket_path(folder, settings)
         self._client = local_client(self.socket, self._model)
@@ -101,6 +95,8 @@ class LocalEngine:
         await self._client.close()
 
     def _set(self, state: EngineState) -> None:
+        if state.name == "ready":
+            dismiss(self._spare)  # the engine was there already
         if state != self._state:
             self._state = state
             self._on_state(state)
@@ -153,15 +149,12 @@ class LocalEngine:
             self._fail(f"The engine could not be started ({error}).")
 
     def _fail(self, message: str) -> None:
-        logger.error("%s", message)
         self._grow_pause(steady=False)
         self._set(EngineState("failed", message=message))
 
     def _spawn(self) -> None:
-        """Starts an engine that outlives this window. If another one is there already, it ends at once."""
-        command = [
-            # -P: the working folder, which may be anyone's repository, is no place to import from
-            sys.executable, "-P", "-m", "model.serve",
+        """Starts an engine. If another one is on the socket already, it ends at once."""
+        arguments = [
             "--model", self._model,
             "--listen", f"unix:{self.socket}",
             "--version", __version__,
@@ -170,26 +163,11 @@ class LocalEngine:
             "--threads", str(self._settings.threads or 0),
             "--idle-timeout", str(self._settings.idle_timeout),
         ]  # fmt: skip
-        with open_log() as log:
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd=self.socket.parent,
-                start_new_session=True,
-            )
-        # Asks for its status when it ends, or a dead engine would stay a zombie for as long as this window lives.
-        threading.Thread(target=process.wait, name="engine-status", daemon=True).start()
-        self._process = process
-
-
-def open_log() -> BinaryIO:
-    """Where an engine writes; no log folder is no reason to have no engine."""
-    try:
-        return engine_log().open("ab")
-    except OSError:
-        return Path(os.devnull).open("ab")
+        spare, self._spare = self._spare, None
+        if spare is not None and use_spare(spare, arguments):
+            self._process = spare
+        else:
+            self._process = start_engine(arguments)
 
 
 def local_client(socket: Path, model: str = "") -> HttpClient:
@@ -203,22 +181,3 @@ def socket_path(folder: ModelFolder, settings: EngineSettings) -> Path:
     """The socket of the one engine that serves these files in this way for this user."""
     name = repr((folder.identity, settings.device, settings.dtype, settings.threads))
     return runtime_folder() / f"{hashlib.sha256(name.encode()).hexdigest()[:12]}.sock"
-
-
-def runtime_folder() -> Path:
-    """A folder that only this user can enter, short enough for a socket's path. Raises OSError."""
-    if chosen := os.environ.get("FIMLS_RUNTIME_DIR"):
-        folder = Path(chosen)
-    elif session := os.environ.get("XDG_RUNTIME_DIR"):
-        folder = Path(session) / "fimls"
-    else:
-        folder = platformdirs.user_cache_path("fimls", appauthor=False) / "run"
-    if len(os.fsencode(folder)) > MAX_SOCKET_PATH - len("/123456789012.sock"):
-        folder = Path(tempfile.gettempdir()) / f"fimls-{os.getuid()}"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    info = folder.stat()
-    if info.st_uid != os.getuid() or not stat.S_ISDIR(folder.lstat().st_mode):
-        raise PermissionError(f"{folder} belongs to someone else; set FIMLS_RUNTIME_DIR to a folder of your own")
-    if stat.S_IMODE(info.st_mode) & 0o077:
-        folder.chmod(0o700)
-    return folder

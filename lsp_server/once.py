@@ -11,8 +11,9 @@ from lsp_server.cli import CommandError
 from lsp_server.completer import Prompter, complete
 from lsp_server.documents import Document
 from lsp_server.engines import Engine, RemoteEngine
-from lsp_server.local_engine import LocalEngine, local_client, runtime_folder
+from lsp_server.local_engine import LocalEngine, local_client
 from lsp_server.settings import Settings
+from lsp_server.spawn import runtime_folder
 from model.hub import find_model
 
 MAX_FILE = 512 * 2**20  # bytes

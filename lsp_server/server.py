@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import subprocess
 import sys
 import uuid
 from collections.abc import Coroutine, Generator
@@ -81,10 +82,10 @@ class Protocol(LanguageServerProtocol):
 class FimlsServer(LanguageServer):
     """The window's state as far as LSP goes; what it does with it is `session`."""
 
-    def __init__(self) -> None:
+    def __init__(self, spare: subprocess.Popen[bytes] | None = None) -> None:
         super().__init__("fimls", __version__, protocol_cls=Protocol, converter_factory=get_converter)
         self.documents = Documents()
-        self.session = Session(show_message=self._show_message, on_progress=self._on_progress)
+        self.session = Session(show_message=self._show_message, on_progress=self._on_progress, spare=spare)
         self.parent: int | None = None
         self._can_pull_settings = self._can_show_progress = False
         self._progress: asyncio.Task[None] | None = None
@@ -181,8 +182,8 @@ async def quietly(work: Coroutine[Any, Any, T]) -> T | None:
         return None
 
 
-def make_server() -> FimlsServer:
-    server = FimlsServer()
+def make_server(spare: subprocess.Popen[bytes] | None = None) -> FimlsServer:
+    server = FimlsServer(spare)
 
     @server.feature(lsp.INITIALIZED)
     async def initialized(_: lsp.InitializedParams) -> None:
@@ -257,14 +258,16 @@ def to_path(uri: str) -> Path | None:
     return Path(path.removeprefix("/") if os.name == "nt" else path)
 
 
-async def run(incoming: int, outgoing: int, parent: int | None = None) -> int:
+async def run(
+    incoming: int, outgoing: int, parent: int | None = None, spare: subprocess.Popen[bytes] | None = None
+) -> int:
     """Serves one client over two descriptors until it says so, ends, or dies. Returns the exit status.
 
-    parent: the process to go with, until `initialize` names one.
+    parent: the process to go with, until `initialize` names one. spare: see lsp_server.spawn.
     """
     from lsp_server.transport import serve
 
-    server = make_server()
+    server = make_server(spare)
     server.parent = parent
     serving = asyncio.ensure_future(serve(server, incoming, outgoing))
     watching = asyncio.ensure_future(parent_gone(server))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import subprocess
 import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from lsp_server.documents import Snapshot
 from lsp_server.log import log_error
 from lsp_server.scheduler import Scheduler
 from lsp_server.settings import Reporter, from_environment, parse
+from lsp_server.spawn import dismiss
 from lsp_server.trace import Trace
 
 if TYPE_CHECKING:  # loaded after `initialize` is answered
@@ -39,11 +41,16 @@ class Session:
     """Everything of a window that is not LSP.
 
     show_message is told what the user should read, each thing once; on_progress the share of the model that is
-    loaded, 0 to 1, and None at the end.
+    loaded, 0 to 1, and None at the end. spare is an engine process that waits to be told what to serve.
     """
 
-    def __init__(self, show_message: ShowMessage, on_progress: Callable[[float | None], None]) -> None:
-        self._show_message, self._on_progress = show_message, on_progress
+    def __init__(
+        self,
+        show_message: ShowMessage,
+        on_progress: Callable[[float | None], None],
+        spare: subprocess.Popen[bytes] | None = None,
+    ) -> None:
+        self._show_message, self._on_progress, self._spare = show_message, on_progress, spare
         self._reporter = Reporter()
         # Problems of the environment wait for `initialize`: before it there is nobody to show them to.
         environment, self._environment_problems = parse(from_environment(os.environ))
@@ -83,9 +90,14 @@ class Session:
                 self.engine = self._make_engine()
             if self.settings.enabled:
                 self.engine.start()
+            if self.settings.remote.url or not self.settings.enabled:
+                dismiss(self._spare)
             from lsp_server.completer import Prompter
 
             self._prompter = await asyncio.to_thread(Prompter.for_settings, self.settings)
+        except FileNotFoundError as error:
+            self._prompter = None
+            self._report(f"{error.filename} is missing. Download the model again.")
         except (ModelError, FormatError, OSError) as error:
             self._prompter = None
             self._report(str(error))
@@ -104,7 +116,9 @@ class Session:
         from lsp_server.local_engine import LocalEngine
         from model.hub import find_model
 
-        return LocalEngine(find_model(self.settings.model), self.settings.engine, on_state=self._engine_changed)
+        return LocalEngine(
+            find_model(self.settings.model), self.settings.engine, on_state=self._engine_changed, spare=self._spare
+        )
 
     def _engine_changed(self, state: EngineState) -> None:
         self._update_progress()
@@ -170,5 +184,6 @@ class Session:
         if self._loading is not None:
             self._loading.cancel()
         await self.scheduler.close()
+        dismiss(self._spare)
         if self.engine is not None:
             await self.engine.close()

@@ -34,6 +34,7 @@ from aiohttp import web
 from filelock import FileLock, Timeout
 
 from model.errors import BadRequest, ModelError
+from model.machine import memory_bytes, usable_cores
 
 if TYPE_CHECKING:  # torch is loaded on a thread of its own, after the socket answers
     from model.engine import Engine, Event, Job, Request
@@ -100,16 +101,6 @@ class EngineProcess:
         except Exception as error:
             log.exception("loading failed")
             self.failure = f"The model could not be loaded ({type(error).__name__}: {error})."
-
-
-def usable_cores() -> int:
-    """Physical cores that this process may run on: a second thread on a core slows both."""
-    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
-    cores = set()
-    for cpu in allowed:
-        siblings = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
-        cores.add(siblings.read_text().strip() if siblings.exists() else str(cpu))
-    return max(1, len(cores))
 
 
 PROCESS = web.AppKey("process", EngineProcess)
@@ -198,12 +189,12 @@ async def completions(request: web.Request) -> web.StreamResponse:
 
     try:
         body = await request.json()
-    except ValueError:
+    except (ValueError, RecursionError, LookupError):  # the latter two: bottomless nesting, an unknown charset
         raise BadRequest("The body is not JSON.") from None
     if not isinstance(body, dict):
         raise BadRequest("The body is not a JSON object.")
     wanted = parse_request(body, process.engine.model, prefill_only=request.path == "/fimls/prefill")
-    answer = Answer(process.options.model, logprobs=body.get("logprobs") is not None)
+    answer = Answer(process.options.model, logprobs=body.get("logprobs") not in (None, False))
     if not body.get("stream"):
         async for event in run(process.engine, wanted):
             answer.add(event)
@@ -237,15 +228,6 @@ async def run(engine: Engine, request: Request) -> AsyncIterator[Event]:
                 return
     finally:
         job.cancel()
-
-
-def memory_bytes(process: int | str = "self") -> int | None:
-    """Memory that is a process's own (RssAnon + VmSwap); None where the system does not tell."""
-    try:
-        lines = dict(line.split(":", 1) for line in Path(f"/proc/{process}/status").read_text().splitlines())
-        return sum(int(lines[name].split()[0]) for name in ("RssAnon", "VmSwap")) * 1024
-    except (OSError, KeyError, ValueError):
-        return None
 
 
 async def serve(options: Options, key: str | None) -> None:
@@ -330,7 +312,24 @@ def take_lock(path: Path, patience_s: float = 10.0) -> FileLock | None:
             time.sleep(0.05)
 
 
-def main(argv: list[str] | None = None) -> int:
+def wait_as_spare() -> list[str] | None:
+    """Imports torch, which takes most of an engine's start, while a window finds out which engine it wants.
+
+    Returns that engine's arguments, a JSON list on stdin; None when the window has ended without a wish. Of several
+    spares at once only one imports: the others' windows will share its engine.
+    """
+    lock = FileLock("spare.lock")  # in the runtime folder, where engines run
+    try:
+        lock.acquire(timeout=0)
+        threading.Thread(target=lambda: __import__("torch"), name="spare", daemon=True).start()
+    except Timeout:
+        pass
+    line = sys.stdin.readline()
+    lock.release()
+    return list(map(str, json.loads(line))) if line else None
+
+
+def parse_options(argv: list[str]) -> Options:
     parser = argparse.ArgumentParser(prog="fimls engine")
     parser.add_argument("--model", default="bundled")
     parser.add_argument("--listen", required=True, help="unix:PATH or tcp:HOST:PORT")
@@ -339,11 +338,27 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--idle-timeout", type=float, default=900.0)
-    parser.add_argument("--log-level", default="INFO")
-    options = vars(parser.parse_args(argv))
-    logging.basicConfig(level=options.pop("log_level"), format="%(asctime)s %(process)d %(levelname)s %(message)s")
-    given = Options(**options)
-    kind, _, where = given.listen.partition(":")
+    options = Options(**vars(parser.parse_args(argv)))
+    kind, _, where = options.listen.partition(":")
+    if kind not in ("unix", "tcp") or (kind == "tcp" and not where.rpartition(":")[2].isdigit()):
+        parser.error("--listen is unix:PATH or tcp:HOST:PORT")
+    return options
+
+
+def main(argv: list[str] | None) -> int:
+    if hasattr(os, "nice"):
+        os.nice(NICE)
+    # Threads that spin for long at a barrier starve each other on a busy machine: several times slower there, no gain
+    # on an idle one (benchmarks/RESULTS.md). Read by OpenMP when torch is loaded.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    sys.setswitchinterval(0.001)  # the worker's Python must not hold up the socket
+    logging.basicConfig(level="INFO", format="%(asctime)s %(process)d %(levelname)s %(message)s")
+    if argv == ["--spare"]:
+        argv = wait_as_spare()
+        if argv is None:
+            return 0
+    options = parse_options(argv or [])
+    kind, _, where = options.listen.partition(":")
     key = os.environ.pop("FIMLS_API_KEY", None) if kind == "tcp" else None
     if kind == "tcp" and not key:
         print("Set FIMLS_API_KEY: an engine on a network port wants a key.", file=sys.stderr)
@@ -353,14 +368,8 @@ def main(argv: list[str] | None = None) -> int:
         lock = take_lock(Path(where))
         if lock is None:
             return 0  # another window's engine is there, which is as good
-    if hasattr(os, "nice"):
-        os.nice(NICE)
-    # Threads that spin for long at a barrier starve each other on a busy machine: 7 times slower there, no gain on an
-    # idle one (benchmarks/RESULTS.md). Read by OpenMP when torch is loaded.
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    sys.setswitchinterval(0.001)  # the worker's Python must not hold up the socket
     try:
-        asyncio.run(serve(given, key))
+        asyncio.run(serve(options, key))
     finally:
         if lock is not None:
             Path(where).unlink(missing_ok=True)
@@ -369,7 +378,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    ended_with = main()
+    ended_with = main(sys.argv[1:])
     sys.stdout.flush()
     # Not sys.exit: the interpreter's own end aborts when a thread is in the middle of importing torch, or in a kernel.
     os._exit(ended_with)

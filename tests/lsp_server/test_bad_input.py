@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 from collections.abc import Callable
@@ -75,7 +76,6 @@ async def test_odd_texts_and_places_get_a_suggestion(
     await check_survives(tmp_path, text, line, character, expected)
 
 
-@pytest.mark.slow
 @pytest.mark.asyncio
 async def test_a_document_of_50_megabytes_gets_a_suggestion(tmp_path: Path) -> None:
     line = "value = compute(value, 17)  # é\n"
@@ -150,11 +150,6 @@ def with_broken_config(folder: Path) -> None:
     (folder / "config.json").write_text("{")
 
 
-def with_absurd_config(folder: Path) -> None:
-    front_folder(folder, max_position_embeddings="many")
-    (folder / "model.safetensors").touch()
-
-
 def with_pickles(folder: Path) -> None:
     front_folder(folder)
     (folder / "pytorch_model.bin").touch()
@@ -180,9 +175,10 @@ async def check_reported(folder: Path, message: str, capabilities: dict[str, Any
         (without_a_type, "FOLDER/config.json has the model_type 'bert', which fimls does not run. It runs starcoder2"),
         (with_code, "FOLDER/config.json asks to run code of its own (auto_map), which fimls never does. Use"),
         (with_broken_config, "FOLDER/config.json cannot be read"),
+        (without_a_tokenizer, "FOLDER/tokenizer.json is missing. Download the model again."),
         (with_pickles, "FOLDER has only pickled weights (pytorch_model.bin), which could run code when loaded. Use"),
     ],
-    ids=["absent", "empty", "unknown type", "auto_map", "broken config", "pickles"],
+    ids=["absent", "empty", "unknown type", "auto_map", "broken config", "no tokenizer", "pickles"],
 )
 async def test_a_folder_that_is_no_model_is_reported_once(
     home: Home, tmp_path: Path, spoil: Callable[[Path], None], message: str
@@ -199,6 +195,12 @@ def truncated(folder: Path) -> None:
     path.write_bytes(path.read_bytes()[:-100])
 
 
+def with_an_unknown_rope(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    rope = {"rope_type": "spiral", "rope_theta": 10000.0}
+    (folder / "config.json").write_text(json.dumps(config | {"rope_parameters": rope}))
+
+
 def without_sentinels(folder: Path) -> None:
     write_tokenizer(folder, [name.replace("fim", "f") for name in SENTINELS])
 
@@ -206,16 +208,26 @@ def without_sentinels(folder: Path) -> None:
 @pytest.mark.asyncio
 @pytest.mark.parametrize(
     ("spoil", "message"),
-    [(truncated, "Download the model again."), (without_sentinels, "FORMAT")],
-    ids=["truncated", "no sentinels"],
+    [
+        (truncated, "FOLDER/model.safetensors cannot be read"),
+        (with_an_unknown_rope, "rope"),
+        (without_sentinels, "use a model trained to fill in the middle"),
+    ],
+    ids=["truncated", "unknown rope type", "no sentinels"],
 )
 async def test_a_model_that_cannot_complete_is_reported_once(
-    home: Home, tmp_path: Path, talkative_folder: Path, spoil: Callable[[Path], None], message: str
+    home: Home,
+    tmp_path: Path,
+    talkative_folder: Path,
+    caplog: pytest.LogCaptureFixture,
+    spoil: Callable[[Path], None],
+    message: str,
 ) -> None:
     folder = tmp_path / "model"
     shutil.copytree(talkative_folder, folder)
     spoil(folder)
     await check_reported(folder, message)
+    assert [record.levelname for record in caplog.records if record.levelno >= logging.WARNING] == ["ERROR"]
 
 
 # ---- faults in our own code ----
@@ -242,7 +254,6 @@ def fault_in(monkeypatch: pytest.MonkeyPatch, place: str) -> None:
         "documents:Documents.snapshot",
         "server:FimlsServer.relative_path",
         "session:Session.suggest",
-        "scheduler:Scheduler.latest",
         "completer:Prompter.context",
         "completer:around_cursor",
         "completer:render_text",

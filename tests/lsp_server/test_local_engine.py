@@ -19,8 +19,9 @@ from aiohttp import web
 
 from lsp_server import __version__, local_engine
 from lsp_server.engines import CompletionRequest, EngineState, EngineUnavailable
-from lsp_server.local_engine import LocalEngine, open_log, runtime_folder
+from lsp_server.local_engine import LocalEngine
 from lsp_server.settings import EngineSettings
+from lsp_server.spawn import open_log, runtime_folder
 from model.hub import find_model
 from tests.lsp_server.helpers import Home, front_folder, until
 

@@ -1,0 +1,101 @@
+"""Starting engine processes. Light enough to be the first thing that `fimls lsp` does."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import stat
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import BinaryIO
+
+from lsp_server.log import engine_log
+
+MAX_SOCKET_PATH = 100  # bytes; the system's limit is 104 to 108
+
+
+def start_engine(arguments: list[str]) -> subprocess.Popen[bytes]:
+    """Starts an engine process that outlives this one. Raises OSError."""
+    return _start(arguments, subprocess.DEVNULL)
+
+
+def start_spare(environment: Mapping[str, str]) -> subprocess.Popen[bytes] | None:
+    """An engine that loads torch while this window starts, and is told later what to serve; None where one is not
+    wanted: an engine is there already, or completions come from elsewhere.
+
+    It ends by itself when this process does, or closes its stdin.
+    """
+    if environment.get("FIMLS_REMOTE_URL"):
+        return None
+    with contextlib.suppress(OSError):
+        if not any(runtime_folder().glob("*.sock")):
+            return _start(["--spare"], subprocess.PIPE)
+    return None
+
+
+def use_spare(spare: subprocess.Popen[bytes], arguments: list[str]) -> bool:
+    """Makes the spare the engine with these arguments; False if it is there no more."""
+    assert spare.stdin is not None
+    try:
+        with spare.stdin:
+            spare.stdin.write(json.dumps(arguments).encode() + b"\n")
+    except OSError:
+        return False
+    return True
+
+
+def dismiss(spare: subprocess.Popen[bytes] | None) -> None:
+    """Lets a spare that nobody needs end; one that was used is left alone."""
+    if spare is not None and spare.stdin is not None:
+        with contextlib.suppress(OSError):
+            spare.stdin.close()
+
+
+def _start(arguments: list[str], stdin: int) -> subprocess.Popen[bytes]:
+    with open_log() as log:
+        process = subprocess.Popen(
+            # -P: the working folder, which may be anyone's repository, is no place to import from
+            [sys.executable, "-P", "-m", "model.serve", *arguments],
+            stdin=stdin,
+            stdout=log,
+            stderr=log,
+            cwd=runtime_folder(),
+            start_new_session=True,
+        )
+    # Asks for its status when it ends, or a dead engine would stay a zombie for as long as this window lives.
+    threading.Thread(target=process.wait, name="engine-status", daemon=True).start()
+    return process
+
+
+def open_log() -> BinaryIO:
+    """Where an engine writes; no log folder is no reason to have no engine."""
+    try:
+        return engine_log().open("ab")
+    except OSError:
+        return Path(os.devnull).open("ab")
+
+
+def runtime_folder() -> Path:
+    """A folder that only this user can enter, short enough for a socket's path. Raises OSError."""
+    if chosen := os.environ.get("FIMLS_RUNTIME_DIR"):
+        folder = Path(chosen)
+    elif session := os.environ.get("XDG_RUNTIME_DIR"):
+        folder = Path(session) / "fimls"
+    else:
+        import platformdirs
+
+        folder = platformdirs.user_cache_path("fimls", appauthor=False) / "run"
+    if len(os.fsencode(folder)) > MAX_SOCKET_PATH - len("/123456789012.sock"):
+        folder = Path(tempfile.gettempdir()) / f"fimls-{os.getuid()}"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    info = folder.stat()
+    if info.st_uid != os.getuid() or not stat.S_ISDIR(folder.lstat().st_mode):
+        raise PermissionError(f"{folder} belongs to someone else; set FIMLS_RUNTIME_DIR to a folder of your own")
+    if stat.S_IMODE(info.st_mode) & 0o077:
+        folder.chmod(0o700)
+    return folder
