@@ -90,8 +90,6 @@ class Session:
                 self.engine = self._make_engine()
             if self.settings.enabled:
                 self.engine.start()
-            if self.settings.remote.url or not self.settings.enabled:
-                dismiss(self._spare)
             from lsp_server.completer import Prompter
 
             self._prompter = await asyncio.to_thread(Prompter.for_settings, self.settings)
@@ -105,6 +103,8 @@ class Session:
             self._prompter = None
             log_error(logger, error)
             self._report(f"The model could not be used ({type(error).__name__}). Choose another, or 'bundled'.")
+        if self.engine is None or self.settings.remote.url or not self.settings.enabled:
+            dismiss(self._spare)
         self._prompter_pending = False
         self._update_progress()
 

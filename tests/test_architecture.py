@@ -42,7 +42,8 @@ MODEL_MAY_IMPORT = {
     "prefix_cache": "decoder kv_cache",
     "engine": "generate loading prefix_cache sampling",
     "dialect": "engine errors generate loading sampling",
-    "serve": "dialect engine errors loading",
+    "machine": "",
+    "serve": "dialect engine errors loading machine",
 }
 LSP_SERVER_MAY_IMPORT_OF_MODEL = {"model.hub", "model.tokenizer", "model.errors"}
 # Packages that only these files may import: everything else works without them.

@@ -44,13 +44,13 @@ async def until(condition: Callable[[], Any], patience_s: float = PATIENCE_S) ->
         await asyncio.sleep(0.02)
 
 
-def processes(mark: str) -> list[int]:
-    """The processes that run with this text in their command line; zombies have none."""
+def engines_in(folder: Path) -> list[int]:
+    """The engine processes that run in this runtime folder, spares that wait to be told what to serve among them."""
     found = []
-    for folder in Path("/proc").glob("[0-9]*"):
+    for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            if mark.encode() in (folder / "cmdline").read_bytes():
-                found.append(int(folder.name))
+            if b"model.serve" in (process / "cmdline").read_bytes() and (process / "cwd").readlink() == folder:
+                found.append(int(process.name))
     return found
 
 
@@ -63,7 +63,7 @@ class Home:
         self.environment = {"FIMLS_RUNTIME_DIR": str(self.runtime), "FIMLS_LOG_DIR": str(self.logs)}
 
     def engines(self) -> list[int]:
-        return processes(str(self.runtime))
+        return engines_in(self.runtime)
 
     async def status(self) -> dict[str, Any] | None:
         """What the one engine says of itself; None where none answers."""

@@ -9,6 +9,7 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
@@ -332,7 +333,7 @@ def test_the_runtime_folder_is_private_and_short(
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value.format(home.path))
-    monkeypatch.setattr(local_engine.tempfile, "tempdir", None)  # a choice that was made before
+    monkeypatch.setattr(tempfile, "tempdir", None)  # a choice that was made before
     assert runtime_folder() == home.path / expected
     assert stat.S_IMODE(runtime_folder().stat().st_mode) == 0o700
 

@@ -152,7 +152,7 @@ async def test_windows_share_an_engine(shared_home: Home, talkative_folder: Path
             await window.start(talking(talkative_folder, 8))
             window.open("x = ")
             assert len((await window.suggestion(0, 4))["insertText"]) == 8
-        assert len(shared_home.engines()) == 1
+        await until(lambda: len(shared_home.engines()) == 1)  # and no spare waits any more
 
 
 # ---- what is offered ----
