@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from fim import Layout, Shaper
+from fim import Layout, Shaper, Suggestion
 from lsp_server.completer import Prompter
 from lsp_server.documents import Snapshot
 from lsp_server.settings import parse
@@ -79,18 +79,19 @@ def copy_baseline(sample: Sample) -> str:
     return ""
 
 
-def complete(model: LoadedModel, prompter: Prompter, sample: Sample) -> str:
+def complete(model: LoadedModel, prompter: Prompter, sample: Sample) -> Suggestion:
     snapshot = Snapshot("file:///sample.py", 1, "python", sample.text, sample.offset)
     context = prompter.context(snapshot, MAX_TOKENS, None)
     ids, stop_ids, _ = prompter.prompt(context)
     assert not isinstance(ids, str)
     shaper = Shaper.at(context, prompter.format, multiline="never")
-    text = ""
+    text, logprobs = "", []
     for token in model.generate(ids, max_new_tokens=MAX_TOKENS, stop_ids=stop_ids):
         text += token.text
+        logprobs.append(token.logprob)
         if shaper.done(text):
             break
-    return shaper.shape(text).text
+    return shaper.shape(text, sum(logprobs) / max(len(logprobs), 1))
 
 
 def bits_per_byte(model: LoadedModel, packages: dict[str, list[str]], windows: int, seed: int) -> float:
@@ -130,17 +131,35 @@ def main() -> None:
     print(f"bits a byte: {bits_per_byte(model, packages, 120, options.seed):.3f}")
     for task in ("line", "column"):
         samples = make_samples(packages, task, options.samples, options.seed)
-        guesses = {"copy baseline": [copy_baseline(s) for s in samples]}
+        report(task, "copy baseline", samples, [copy_baseline(s) for s in samples])
         layouts: tuple[Layout, ...] = ("spm", "psm")
         for layout in layouts:
             settings, _ = parse({"model": options.model, "layout": layout})
             prompter = Prompter.for_settings(settings)
-            guesses[layout] = [complete(model, prompter, s) for s in samples]
-        for name, texts in guesses.items():
-            hits = sum(g.rstrip() == s.middle.rstrip() for g, s in zip(texts, samples, strict=True))
-            low, high = interval(hits, len(samples))
-            print(f"{task:7} {name:14} exact match {100 * hits / len(samples):5.1f}%  [{low:.1f}, {high:.1f}]  "
-                  f"of {len(samples)}", flush=True)
+            found = [complete(model, prompter, s) for s in samples]
+            report(task, layout, samples, [f.text for f in found])
+            if layout == prompter.layout == "spm":
+                report_gate(task, samples, found)
+
+
+def same(guess: str, sample: Sample) -> bool:
+    return guess.rstrip() == sample.middle.rstrip()
+
+
+def report(task: str, name: str, samples: list[Sample], guesses: list[str]) -> None:
+    hits = sum(map(same, guesses, samples))
+    low, high = interval(hits, len(samples))
+    print(f"{task:7} {name:14} exact match {100 * hits / len(samples):5.1f}%  [{low:.1f}, {high:.1f}]  of {len(samples)}",
+          flush=True)
+
+
+def report_gate(task: str, samples: list[Sample], found: list[Suggestion]) -> None:
+    """What the setting minConfidence would show, and how much of that is right."""
+    for threshold in (0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8):
+        shown = [(f, s) for f, s in zip(found, samples, strict=True) if not f.hidden and f.confidence >= threshold]
+        right = sum(same(f.text, s) for f, s in shown)
+        print(f"{task:7}   confidence >= {threshold:.1f}: {100 * len(shown) / len(samples):5.1f}% shown, "
+              f"{100 * right / max(len(shown), 1):5.1f}% of them right")
 
 
 if __name__ == "__main__":

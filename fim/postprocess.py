@@ -38,6 +38,7 @@ Reason = Literal[
     "half character",
     "sentinel",
     "blank",
+    "unsure",
 ]
 
 # Control characters, and those that are invisible or turn the direction of text (CVE-2021-42574, "Trojan
@@ -106,6 +107,7 @@ class Shaper:
     known: frozenset[str]  # strange characters that the user's own text has
     sentinels: tuple[str, ...]
     max_lines: int
+    min_confidence: float = 0.0  # suggestions below are hidden
 
     @classmethod
     def at(
@@ -115,6 +117,7 @@ class Shaper:
         *,
         multiline: Multiline = "auto",
         max_lines: int = 32,
+        min_confidence: float = 0.0,
     ) -> "Shaper":
         """The rules at a context's cursor; text that looks like a sentinel of `format` is cut."""
         before, after = _cursor_line(context)
@@ -130,6 +133,7 @@ class Shaper:
             known=frozenset(_STRANGE.findall(around) + re.findall("\ufffd", around)) - {"\r"},
             sentinels=tuple(text for text in (format.texts if format else ()) if text not in around),
             max_lines=max_lines,
+            min_confidence=min_confidence,
         )
 
     def done(self, text: str) -> bool:
@@ -151,13 +155,13 @@ class Shaper:
         # Blanks before what remains of the line part two words; at the line's end they are litter.
         if not self.after[replaced:].strip():
             text = text.rstrip()
-        hidden = not text.strip()
+        confidence = 0.0 if math.isnan(mean_logprob) else math.exp(min(mean_logprob, 0.0))
+        hidden = not text.strip() or confidence < self.min_confidence
         if hidden:
+            reasons.append("unsure" if text.strip() else "blank")
             text, replaced = "", 0
-            reasons.append("blank")
         if self.crlf:
             text = text.replace("\n", "\r\n")
-        confidence = 0.0 if math.isnan(mean_logprob) else math.exp(min(mean_logprob, 0.0))
         return Suggestion(text, (0, replaced), confidence, tuple(reasons), hidden)
 
     def _stop(self, text: str) -> _Stop | None:

@@ -43,6 +43,7 @@ class Prompter:
     sentinels: Sentinels | None  # None: the prompt is sent as text
     context_tokens: int  # prompt and completion together
     layout: Layout | None  # None: the format's preferred one
+    min_confidence: float = 0.0  # suggestions below are hidden
 
     @classmethod
     def for_settings(cls, settings: Settings) -> Prompter:
@@ -53,12 +54,14 @@ class Prompter:
             if name not in FORMATS:
                 raise FormatError(f"unknown FIM format {name!r}: choose one of {', '.join(FORMATS)}")
             limit = settings.context_tokens or REMOTE_CONTEXT_TOKENS
-            return cls(FORMATS[name], ApproximateEncoder(), None, limit, layout)
-        folder = find_model(settings.model)
+            return cls(FORMATS[name], ApproximateEncoder(), None, limit, layout, settings.min_confidence or 0.0)
+        folder = find_model(settings.model, to_run=not settings.remote.url)
         tokenizer = Tokenizer(folder.path / "tokenizer.json")
         sentinels = resolve(tokenizer, settings.format, folder.model_type)
         limit = min(settings.context_tokens or folder.max_positions, folder.max_positions)
-        return cls(sentinels.format, tokenizer, sentinels, limit, layout)
+        preferred = folder.preferences
+        confidence = preferred.min_confidence if settings.min_confidence is None else settings.min_confidence
+        return cls(sentinels.format, tokenizer, sentinels, limit, layout or preferred.layout, confidence)
 
     def context(self, snapshot: Snapshot, max_tokens: int, path: str | None) -> CursorContext:
         header = HEADER_TOKENS
@@ -117,7 +120,9 @@ async def complete(
     context = prompter.context(snapshot, max_tokens, path)
     context_ms = clock.ms()
     prompt, stop_ids, layout = prompter.prompt(context)
-    shaper = Shaper.at(context, prompter.format, multiline=settings.multiline)
+    shaper = Shaper.at(
+        context, prompter.format, multiline=settings.multiline, min_confidence=prompter.min_confidence
+    )
     prompt_ms = clock.ms() - context_ms
     request = CompletionRequest(
         prompt=prompt,

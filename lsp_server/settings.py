@@ -76,6 +76,8 @@ class Settings:
     max_tokens: int = 64
     context_tokens: int | None = None
     """Tokens of a whole prompt; None takes what the model takes."""
+    min_confidence: float | None = None
+    """Suggestions that the model itself is less sure of, 0 to 1, are not shown; None takes what suits the model."""
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 0
@@ -195,6 +197,7 @@ _RULES: dict[str, _Rule] = {
     "multiline": _choice("auto", "always", "never"),
     "maxTokens": _whole(1, 1024),
     "contextTokens": _whole(64),
+    "minConfidence": _real("a number from 0 to 1", lambda value: 0 <= value <= 1),
     "temperature": _real("a number from 0 to 2", lambda value: 0 <= value <= 2),
     "topP": _real("a number above 0 and up to 1", lambda value: 0 < value <= 1),
     "seed": _whole(0, 2**63 - 1),

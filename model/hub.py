@@ -7,13 +7,22 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from model.config import Keys
 from model.errors import ModelError
 
 BUNDLED = Path(__file__).parent / "bundled"
 NATIVE_TYPES = ("starcoder2", "stablelm")
+
+
+@dataclass(frozen=True, slots=True)
+class Preferences:
+    """What was measured to suit one model."""
+
+    layout: Literal["psm", "spm"] | None = None  # None: the format's own preference
+    min_confidence: float = 0.0  # suggestions below are not worth showing
+    languages: tuple[str, ...] = ()  # what it was trained on, by LSP's identifiers; () if unknown
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +48,20 @@ class ModelFolder:
     def max_positions(self) -> int:
         """Prompt and completion together, in tokens."""
         return int(Keys(self.config).get("max_position_embeddings", int, 4096))
+
+    @property
+    def preferences(self) -> Preferences:
+        """What fimls.json beside the weights says; nothing where there is none. Raises ModelError."""
+        path = self.path / "fimls.json"
+        raw = read_json(path) if path.exists() else {}
+        layout, confidence, languages = raw.get("layout"), raw.get("min_confidence", 0.0), raw.get("languages", [])
+        if layout not in (None, "psm", "spm"):
+            raise ModelError(f"{path}: layout is {layout!r}. It must be 'psm' or 'spm'; correct or delete the file.")
+        if not isinstance(confidence, int | float) or not 0 <= confidence <= 1:
+            raise ModelError(f"{path}: min_confidence is {confidence!r}. It must be from 0 to 1; correct the file.")
+        if not isinstance(languages, list):
+            raise ModelError(f"{path}: languages is {languages!r}. It must be a list; correct or delete the file.")
+        return Preferences(layout, float(confidence), tuple(map(str, languages)))
 
     @property
     def weight_files(self) -> list[Path]:
@@ -87,8 +110,11 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def find_model(name: str | Path) -> ModelFolder:
-    """'bundled' or the path of a folder -> ModelFolder. Raises ModelError."""
+def find_model(name: str | Path, *, to_run: bool = True) -> ModelFolder:
+    """'bundled' or the path of a folder -> ModelFolder. Raises ModelError.
+
+    to_run False: only its tokenizer and config are wanted, for a model that runs elsewhere.
+    """
     try:
         path = BUNDLED if str(name) == "bundled" else Path(name).expanduser()
         contents = list(path.iterdir())
@@ -105,7 +131,7 @@ def find_model(name: str | Path) -> ModelFolder:
             "Use a checkpoint in one of the native architectures: " + ", ".join(NATIVE_TYPES) + "."
         )
     folder = ModelFolder(path, config)
-    if folder.model_type not in NATIVE_TYPES:
+    if to_run and folder.model_type not in NATIVE_TYPES:
         raise ModelError(
             f"{path}/config.json has the model_type {folder.model_type!r}, which fimls does not run. "
             f"It runs {', '.join(NATIVE_TYPES)}."

@@ -260,3 +260,10 @@ def test_a_suggestion_is_sound(prefix: str, suffix: str, answer: str, multiline:
     assert answer.replace("\r\n", "\n").startswith(found.text.replace("\r\n", "\n"))
     if "\u200b" not in prefix + suffix:
         assert "\u200b" not in found.text
+
+
+@pytest.mark.parametrize(("mean_logprob", "hidden"), [(-0.5, False), (-0.7, True)])
+def test_what_the_model_is_not_sure_of_is_hidden(mean_logprob: float, hidden: bool) -> None:
+    found = Shaper.at(context_at("x = ‸"), min_confidence=0.55).shape("1", mean_logprob)
+    assert (found.hidden, found.text) == (hidden, "" if hidden else "1")
+    assert found.reasons == (("unsure",) if hidden else ())

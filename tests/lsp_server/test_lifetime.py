@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -87,6 +88,31 @@ async def test_an_editor_that_ends_while_the_engine_starts_leaves_no_server(home
         await until(home.engines)
         window.end_of_input()
         await gone_in_time(window)
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"enabled": False},
+        {"model": "/nowhere"},
+        {"remote.url": "http://127.0.0.1:9", "remote.format": "starcoder2"},
+    ],
+    ids=["disabled", "no model", "remote"],
+)
+async def test_a_spare_engine_that_is_not_needed_goes(home: Home, settings: dict[str, Any]) -> None:
+    async with Window.spawn(home) as window:
+        await until(home.engines)
+        await window.start(settings)
+        await until(lambda: not home.engines())
+
+
+@pytest.mark.asyncio
+async def test_a_spare_engine_goes_with_its_window(home: Home) -> None:
+    async with Window.spawn(home) as window:
+        await until(home.engines)
+        window.process.kill()
+        await until(lambda: not home.engines())
 
 
 @pytest.mark.parametrize(

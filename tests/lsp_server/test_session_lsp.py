@@ -146,12 +146,13 @@ async def test_what_a_suggestion_replaces_is_in_its_range(encoding: str) -> None
 
 
 @pytest.mark.asyncio
-async def test_windows_share_an_engine(shared_home: Home, talkative_folder: Path) -> None:
+async def test_windows_share_an_engine_and_hold_no_torch_themselves(shared_home: Home, talkative_folder: Path) -> None:
     async with Window.spawn(shared_home) as first, Window.spawn(shared_home) as second:
         for window in (first, second):
             await window.start(talking(talkative_folder, 8))
             window.open("x = ")
             assert len((await window.suggestion(0, 4))["insertText"]) == 8
+            assert "libtorch" not in Path(f"/proc/{window.process.pid}/maps").read_text()
         await until(lambda: len(shared_home.engines()) == 1)  # and no spare waits any more
 
 
@@ -298,7 +299,7 @@ async def test_a_cancelled_request_stops_the_engine(shared_home: Home, talkative
 @pytest.mark.asyncio
 async def test_an_engine_killed_in_mid_answer_costs_one_answer(home: Home, talkative_folder: Path) -> None:
     async with Window.spawn(home) as window:
-        await window.start(talking(talkative_folder, 1024))
+        await window.start(talking(talkative_folder, 400))
         window.open("x = ")
         await window.suggestion(0, 4)
         _, items = window.ask(0, 4)

@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from fim import Shaper, around_cursor, build_prompt, resolve
+from fim import Shaper
+from lsp_server.completer import Prompter
+from lsp_server.documents import Snapshot
+from lsp_server.settings import Settings
 from model import LoadedModel, load_model
 from model.hub import BUNDLED
 
@@ -34,12 +37,12 @@ def test_it_fits_what_ships() -> None:
 
 @pytest.mark.parametrize(("prefix", "expected", "suffix"), PREDICTABLE)
 def test_it_writes_the_plainly_predictable(bundled: LoadedModel, prefix: str, expected: str, suffix: str) -> None:
-    tokenizer = bundled.tokenizer
-    context = around_cursor(prefix + suffix, len(prefix), encoder=tokenizer, token_budget=512)
-    prompt = build_prompt(context, resolve(tokenizer), tokenizer)
-    shaper = Shaper.at(context, multiline="never")
-    text = "".join(t.text for t in bundled.generate(prompt.ids, max_new_tokens=12, stop_ids=tuple(prompt.stop_ids)))
-    assert shaper.shape(text).text.startswith(expected)
+    prompter = Prompter.for_settings(Settings())
+    context = prompter.context(Snapshot("file:///a.py", 1, "python", prefix + suffix, len(prefix)), 32, None)
+    ids, stop_ids, _ = prompter.prompt(context)
+    assert not isinstance(ids, str)
+    text = "".join(t.text for t in bundled.generate(ids, max_new_tokens=12, stop_ids=stop_ids))
+    assert Shaper.at(context, multiline="never").shape(text).text.startswith(expected)
 
 
 def test_ours_is_what_the_trainer_trained(tmp_path: Path) -> None:
