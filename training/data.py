@@ -34,10 +34,12 @@ class SampleStream:
     Pool k depends on the seed and k only, so a resumed run goes on where it stopped: its state is (pool, buffer).
     """
 
-    def __init__(self, path: Path, tokenizer: Tokenizer, *, context: int, fim_rate: float, seed: int) -> None:
+    def __init__(
+        self, path: Path, tokenizer: Tokenizer, *, context: int, fim_rate: float, spm_rate: float, seed: int
+    ) -> None:
         with path.open() as lines:
             self.texts = [json.loads(line)["text"] for line in lines]
-        self.tokenizer, self.fim_rate, self.seed = tokenizer, fim_rate, seed
+        self.tokenizer, self.fim_rate, self.spm_rate, self.seed = tokenizer, fim_rate, spm_rate, seed
         self.window = int(context * CHARACTERS_PER_TOKEN)
         self.end, self.prefix, self.middle, self.suffix = (
             tokenizer.token_to_id(t) for t in ("<|endoftext|>", "<fim_prefix>", "<fim_middle>", "<fim_suffix>")
@@ -73,7 +75,7 @@ class SampleStream:
                 if rng.random() < self.fim_rate:
                     start, stop = random_middle(text, rng)
                     pieces += [text[:start], text[start:stop], text[stop:]]
-                    plans.append(rng.choice(("psm", "spm")))
+                    plans.append("spm" if rng.random() < self.spm_rate else "psm")
                 else:
                     pieces.append(text)
                     plans.append("plain")

@@ -152,9 +152,8 @@ def main(config_path: Path, data: Path, run: Path) -> None:
     run.mkdir(parents=True, exist_ok=True)
 
     tokenizer = Tokenizer.from_file(str(data / "tokenizer.json"))
-    stream = SampleStream(
-        data / "train.jsonl", tokenizer, context=context, fim_rate=train["fim_rate"], seed=train["seed"]
-    )
+    rates = {name: train[name] for name in ("fim_rate", "spm_rate")}
+    stream = SampleStream(data / "train.jsonl", tokenizer, context=context, **rates, seed=train["seed"])
     held_out, held_out_bytes = held_out_batches(tokenizer, data / "validation.jsonl", rows, context)
 
     model = Model(shape).to(device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import os
 import shutil
@@ -360,12 +361,13 @@ def answers_with(status: int, body: str, content_type: str = "application/json")
 
 
 async def talks(request: web.Request) -> web.StreamResponse:
-    """An endpoint's answer that never ends."""
+    """An endpoint's answer that never ends, nor goes round in loops, which would end it."""
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
     await response.prepare(request)
-    while True:
-        await response.write(chunk("a"))
+    for number in itertools.count():
+        await response.write(chunk(f"a{number}+"))
         await asyncio.sleep(0.01)
+    raise AssertionError
 
 
 def front_folder(folder: Path, **config: Any) -> Path:

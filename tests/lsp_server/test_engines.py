@@ -227,7 +227,7 @@ async def test_closing_the_answer_ends_it_at_the_endpoint() -> None:
     async with Endpoint(talks) as endpoint:
         engine = RemoteEngine(RemoteSettings(url=endpoint.url))
         async with aclosing(engine.complete(REQUEST)) as pieces:
-            assert (await anext(pieces)).text == "a"
+            assert (await anext(pieces)).text == "a0+"
             assert endpoint.streams == 1
         await until(lambda: endpoint.streams == 0)
         await engine.close()

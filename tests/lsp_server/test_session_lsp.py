@@ -249,11 +249,13 @@ async def test_a_text_that_changes_meanwhile_ends_its_request(version: int) -> N
 @pytest.mark.asyncio
 async def test_messages_that_come_together_are_taken_in_their_order() -> None:
     async with window_on(says("1\n")) as (window, endpoint):
-        _, before = window.ask(0, 4)
-        window.change(2, "y = ")
-        _, after = window.ask(0, 4)
-        assert (await before, len(await after)) == ([], 1)
-        assert "y = " in endpoint.bodies[-1]["prompt"]
+        _, items = window.ask(0, 4)
+        window.change(2, "y = ")  # the request was not made for this text
+        assert (await items, endpoint.bodies) == ([], [])
+        window.change(3, "z = ")
+        _, items = window.ask(0, 4)
+        assert len(await items) == 1
+        assert "z = " in endpoint.bodies[-1]["prompt"]
 
 
 @pytest.mark.asyncio
