@@ -31,10 +31,6 @@ Model = Annotated[str | None, typer.Option(help="'bundled' or the path of a mode
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 
-class CommandError(Exception):
-    """What the user should read instead of a traceback."""
-
-
 def settings_from(model: str | None) -> Settings:
     settings, problems = parse(from_environment(os.environ))
     if model is not None:
@@ -49,6 +45,7 @@ def run(work: Coroutine[Any, Any, T]) -> T:
     """Runs a command's coroutine; whatever is known to go wrong ends as one line on stderr and exit code 2."""
     from fim import FormatError
     from lsp_server.engines import EngineUnavailable
+    from lsp_server.once import CommandError
     from model.errors import ModelError
 
     try:

@@ -11,9 +11,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from lsp_server.cli import CommandError
 from lsp_server.client import EditorWindow
-from lsp_server.once import LANGUAGES, read_source
+from lsp_server.once import LANGUAGES, CommandError, read_source
 
 SAMPLE = Path(__file__).with_name("settings.py")
 SHOWN, ASKED = 3, 40
@@ -50,12 +49,13 @@ async def show(file: Path | None, seed: int = 0) -> None:
     if not answered:
         raise CommandError(f"the model had nothing to suggest for {path}; try another file")
     # The ones that hit what the author wrote come first, the longest of them before the others.
-    for scene in sorted(answered, key=lambda s: (s.same, len(s.suggestion)), reverse=True)[:SHOWN]:
+    chosen = sorted(answered, key=lambda s: (s.same, len(s.suggestion)), reverse=True)[:SHOWN]
+    for scene in chosen:
         draw(console, path, lines, scene)
     warm = sorted(s.ms for s in scenes)
     console.print(
         f"\nAsked at {len(scenes)} random places where the end of a line was taken away: {len(answered)} suggestions, "
-        f"{sum(s.same for s in answered)} exactly what the author wrote; {SHOWN} are shown above."
+        f"{sum(s.same for s in answered)} exactly what the author wrote; {len(chosen)} are shown above."
     )
     console.print(
         f"server answered after {window.initialize_ms:.0f} ms, model ready after {window.ready_ms:.0f} ms, "

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from lsp_server import __version__
-from lsp_server.cli import CommandError
 from lsp_server.completer import Prompter, complete
 from lsp_server.documents import Document
 from lsp_server.engines import Engine, RemoteEngine
@@ -21,6 +20,10 @@ LANGUAGES = {  # LSP's identifiers where they are not the suffix itself
     ".py": "python", ".pyi": "python", ".js": "javascript", ".ts": "typescript", ".rs": "rust", ".rb": "ruby",
     ".md": "markdown", ".sh": "shellscript", ".h": "c", ".cc": "cpp", ".hpp": "cpp", ".cs": "csharp", ".yml": "yaml",
 }  # fmt: skip
+
+
+class CommandError(Exception):
+    """What the user of a command should read instead of a traceback."""
 
 
 def make_engine(settings: Settings) -> Engine:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from lsp_server.cli import CommandError
 from lsp_server.demo import LEAST_TEXT, places, show
+from lsp_server.once import CommandError
 from tests.lsp_server.helpers import Home
 
 
