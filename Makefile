@@ -42,6 +42,7 @@ bundled: training/data/tokenizer.json
 	$(BIN)/python -m training.export training/runs/first training/data model/bundled
 
 picture: $(STAMP)
+	mkdir -p docs
 	FIMLS_DEMO_SVG=docs/demo.svg $(BIN)/fimls demo
 
 $(STAMP): pyproject.toml constraints.txt

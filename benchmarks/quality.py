@@ -149,8 +149,8 @@ def same(guess: str, sample: Sample) -> bool:
 def report(task: str, name: str, samples: list[Sample], guesses: list[str]) -> None:
     hits = sum(map(same, guesses, samples))
     low, high = interval(hits, len(samples))
-    print(f"{task:7} {name:14} exact match {100 * hits / len(samples):5.1f}%  [{low:.1f}, {high:.1f}]  of {len(samples)}",
-          flush=True)
+    share = 100 * hits / len(samples)
+    print(f"{task:7} {name:14} exact match {share:5.1f}%  [{low:.1f}, {high:.1f}] of {len(samples)}", flush=True)
 
 
 def report_gate(task: str, samples: list[Sample], found: list[Suggestion]) -> None:
