@@ -199,7 +199,7 @@ class Window:
         number, answer = self.send("textDocument/completion" if menu else "textDocument/inlineCompletion", params)
 
         async def items() -> Any:
-            return (await answer)["items"]
+            return (await asyncio.wait_for(answer, PATIENCE_S))["items"]
 
         return number, asyncio.ensure_future(items())
 
@@ -384,7 +384,7 @@ async def window_on(
 ) -> AsyncIterator[tuple[Window, Endpoint]]:
     """A window in this process, its endpoint, and an open document "x = "; ready to be asked."""
     async with Endpoint(says("ready\n")) as endpoint:
-        remote = {"remote.url": endpoint.url, "remote.format": "starcoder2"}
+        remote = {"remote.url": endpoint.url, "remote.format": "starcoder2", "remote.timeout": 10 * PATIENCE_S}
         async with window_in_process(remote | (settings or {}), **more) as window:
             window.open("x = ")
             await window.suggestion(0, 4)

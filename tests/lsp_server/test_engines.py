@@ -112,9 +112,9 @@ def test_a_network_port_without_a_key_is_not_opened() -> None:
 @pytest.mark.asyncio
 async def test_llama_cpps_server_is_an_endpoint_too() -> None:
     pytest.importorskip("llama_cpp.server", reason="llama-cpp-python is not installed")
-    model = os.environ.get("FIMLS_TEST_GGUF")
+    model = os.environ.get("LLAMA_CPP_GGUF")
     if not model:
-        pytest.skip("FIMLS_TEST_GGUF names no model for it")
+        pytest.skip("LLAMA_CPP_GGUF names no model for it")
     command = [sys.executable, "-m", "llama_cpp.server", "--model", model, "--port", "8713", "--logits_all", "true"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
 

@@ -7,15 +7,20 @@ import os
 import re
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 from lsprotocol import types as lsp
 from pytest_lsp import LanguageClient, make_test_lsp_client
 
 from lsp_server import server
+from lsp_server.completer import Prompter
+from lsp_server.scheduler import Scheduler
+from lsp_server.settings import Settings
 from tests.lsp_server.helpers import (
     INLINE,
     URI,
@@ -247,6 +252,24 @@ async def test_a_text_that_changes_meanwhile_ends_its_request(version: int) -> N
 
 
 @pytest.mark.asyncio
+async def test_a_suggestion_is_never_given_for_another_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even if its work could not be ended any more."""
+    changed = asyncio.Event()
+
+    async def says_late(request: web.Request) -> web.StreamResponse:
+        await changed.wait()
+        return await says("z\n")(request)
+
+    async with window_on(says_late) as (window, endpoint):
+        _, items = await in_flight(window, endpoint)
+        monkeypatch.setattr(Scheduler, "drop", lambda *_: None)
+        window.change(2, "y = ")
+        await window.ask(0, 0, "file:///never.py")[1]  # once this is answered, the change is in
+        changed.set()
+        assert await items == []
+
+
+@pytest.mark.asyncio
 async def test_messages_that_come_together_are_taken_in_their_order() -> None:
     async with window_on(says("1\n")) as (window, endpoint):
         _, items = window.ask(0, 4)
@@ -325,6 +348,31 @@ async def test_while_the_model_loads_answers_are_empty_and_afterwards_not(home: 
         assert (window.progress[0], window.progress[-1]) == ("begin", "end")
         assert set(window.progress[1:-1]) <= {"report"}
         assert window.shown == []
+
+
+@pytest.mark.asyncio
+async def test_loading_does_not_end_before_prompts_can_be_made(
+    shared_home: Home, talkative_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An engine that runs already is ready at once; the tokenizer still has to be loaded."""
+    for name, value in shared_home.environment.items():
+        monkeypatch.setenv(name, value)
+    make, seen = Prompter.for_settings, threading.Event()
+
+    def make_late(settings: Settings) -> Prompter:
+        seen.wait()
+        return make(settings)
+
+    monkeypatch.setattr(Prompter, "for_settings", make_late)
+    async with window_in_process(talking(talkative_folder, 8), SHOWS_PROGRESS) as window:
+        window.open("x = ")
+        try:
+            await until(lambda: "report" in window.progress)  # of an engine that is ready
+            assert "end" not in window.progress
+        finally:
+            seen.set()
+        await until(lambda: "end" in window.progress)
+        assert len(await window.ask(0, 4)[1]) == 1
 
 
 # ---- settings ----
