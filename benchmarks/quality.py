@@ -82,11 +82,13 @@ def copy_baseline(sample: Sample) -> str:
 def complete(model: LoadedModel, prompter: Prompter, sample: Sample) -> Suggestion:
     snapshot = Snapshot("file:///sample.py", 1, "python", sample.text, sample.offset)
     context = prompter.context(snapshot, MAX_TOKENS, None)
-    ids, stop_ids, _ = prompter.prompt(context)
-    assert not isinstance(ids, str)
+    asked, _ = prompter.request(context)
+    assert not isinstance(asked.prompt, str)
     shaper = Shaper.at(context, prompter.format, multiline="never")
     text, logprobs = "", []
-    for token in model.generate(ids, max_new_tokens=MAX_TOKENS, stop_ids=stop_ids):
+    for token in model.generate(
+        asked.prompt, max_new_tokens=MAX_TOKENS, stop_ids=asked.stop_ids, begin_with=asked.begin_with
+    ):
         text += token.text
         logprobs.append(token.logprob)
         if shaper.done(text):

@@ -1,13 +1,17 @@
 """CursorContext + format -> prompt: as token ids, or as text for an endpoint whose tokenizer is not here."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from fim.context import CursorContext, without_surrogates
 from fim.formats import Encoder, FimFormat, FormatError, Layout, Sentinels
 
 Span = tuple[int, int]  # (start, stop)
+
+# What GPT-2's pre-tokenization, which the byte-level families share, joins with what comes behind it: a word or a run
+# of punctuation with the blank before, or that blank. ASCII only: every tokenizer can spell that.
+_LAST_PIECE = re.compile(r" ?[A-Za-z]{1,32}\Z| ?[!-/:-@\[-`{-~]{1,32}\Z| \Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +24,7 @@ class Prompt:
     context: Span  # headers and snippets with their sentinels, all that stands before the FIM part
     prefix: Span  # plain text ids; with StarCoder2's header the path is their first line
     suffix: Span  # plain text ids
+    begin_with: str = ""  # the end of the prefix that the ids leave out: the answer has to spell it first
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +36,12 @@ class _Piece:
 
 
 def build_prompt(
-    context: CursorContext, sentinels: Sentinels, encoder: Encoder, layout: Layout | None = None
+    context: CursorContext,
+    sentinels: Sentinels,
+    encoder: Encoder,
+    layout: Layout | None = None,
+    *,
+    heal: bool = False,
 ) -> Prompt:
     """The prompt as ids. The pieces between sentinels are tokenized separately, as in the models' training.
 
@@ -39,11 +49,17 @@ def build_prompt(
     family has a mark for files; elsewhere they are left out. The StarCoder2 paper §5 and the Qwen2.5-Coder
     report give the forms.
 
+    heal leaves out the last piece of the prefix that a tokenizer would have joined with what follows it, and asks
+    for an answer that begins with it (token healing: model.healing). While a word is typed, the ids stay the same.
+
     Raises FormatError: a layout that the family never saw (pure SPM training scores 2% on psm: Bavarian et
     al. 2022).
     """
     family = sentinels.format
     layout = _checked(family, layout)
+    found = _LAST_PIECE.search(context.prefix) if heal else None
+    begin_with = found[0] if found else ""
+    context = replace(context, prefix=context.prefix.removesuffix(begin_with))
     sentinel_ids = {
         family.prefix: sentinels.prefix,
         family.suffix: sentinels.suffix,
@@ -79,6 +95,7 @@ def build_prompt(
         context=(first, header_end),
         prefix=spans["prefix"],
         suffix=spans["suffix"],
+        begin_with=begin_with,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from fim import (
     FORMATS,
@@ -44,6 +44,7 @@ class Prompter:
     context_tokens: int  # prompt and completion together
     layout: Layout | None  # None: the format's preferred one
     min_confidence: float = 0.0  # suggestions below are hidden
+    heal_tokens: bool = False
 
     @classmethod
     def for_settings(cls, settings: Settings) -> Prompter:
@@ -60,8 +61,9 @@ class Prompter:
         sentinels = resolve(tokenizer, settings.format, folder.model_type)
         limit = min(settings.context_tokens or folder.max_positions, folder.max_positions)
         preferred = folder.preferences
+        heal = preferred.heal_tokens and not settings.remote.url  # others' servers cannot
         confidence = preferred.min_confidence if settings.min_confidence is None else settings.min_confidence
-        return cls(sentinels.format, tokenizer, sentinels, limit, layout or preferred.layout, confidence)
+        return cls(sentinels.format, tokenizer, sentinels, limit, layout or preferred.layout, confidence, heal)
 
     def context(self, snapshot: Snapshot, max_tokens: int, path: str | None) -> CursorContext:
         header = HEADER_TOKENS
@@ -76,13 +78,14 @@ class Prompter:
             language=snapshot.language,
         )
 
-    def prompt(self, context: CursorContext) -> tuple[tuple[int, ...] | str, tuple[int, ...], Layout]:
-        """(prompt, stop ids, layout). Raises FormatError for a layout that the model never saw."""
+    def request(self, context: CursorContext) -> tuple[CompletionRequest, Layout]:
+        """What to ask the engine, as far as the prompt goes. Raises FormatError: a layout that the model never saw."""
         if self.sentinels is None:
             text = render_text(context, self.format, self.layout)
-            return text, (), self.layout or self.format.layouts[0]
-        prompt = build_prompt(context, self.sentinels, self.encoder, self.layout)
-        return prompt.ids, tuple(sorted(prompt.stop_ids)), prompt.layout
+            return CompletionRequest(text, max_tokens=0), self.layout or self.format.layouts[0]
+        prompt = build_prompt(context, self.sentinels, self.encoder, self.layout, heal=self.heal_tokens)
+        stop_ids = tuple(sorted(prompt.stop_ids))
+        return CompletionRequest(prompt.ids, 0, stop_ids=stop_ids, begin_with=prompt.begin_with), prompt.layout
 
 
 class ApproximateEncoder:
@@ -119,18 +122,17 @@ async def complete(
     max_tokens = min(settings.max_tokens, prompter.context_tokens // 2)
     context = prompter.context(snapshot, max_tokens, path)
     context_ms = clock.ms()
-    prompt, stop_ids, layout = prompter.prompt(context)
+    prompt, layout = prompter.request(context)
     shaper = Shaper.at(
         context, prompter.format, multiline=settings.multiline, min_confidence=prompter.min_confidence
     )
     prompt_ms = clock.ms() - context_ms
-    request = CompletionRequest(
-        prompt=prompt,
+    request = replace(
+        prompt,
         max_tokens=max_tokens,
         temperature=settings.temperature,
         top_p=settings.top_p,
         seed=settings.seed,
-        stop_ids=stop_ids,
         client=client,
     )
     text, first_token_ms, reused = "", None, None
@@ -150,7 +152,7 @@ async def complete(
         outcome="hidden" if suggestion.hidden else "shown",
         layout=layout,
         extent=shaper.extent,
-        prompt_tokens=len(prompt) if not isinstance(prompt, str) else 0,
+        prompt_tokens=len(prompt.prompt) if not isinstance(prompt.prompt, str) else 0,
         reused_tokens=reused,
         generated_tokens=len(logprobs),
         context_ms=context_ms,

@@ -35,6 +35,7 @@ class CompletionRequest:
     stop: tuple[str, ...] = ()
     stop_ids: tuple[int, ...] = ()
     client: str = ""
+    begin_with: str = ""  # our own engine only: the answer comes behind this text
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +137,8 @@ class HttpClient:
             body["stop"] = list(request.stop)
         if self._extensions:  # known to vLLM and to our own engine; OpenAI itself refuses unknown fields
             body |= {"stop_token_ids": list(request.stop_ids), "user": request.client}
+        if request.begin_with:
+            body["begin_with"] = request.begin_with
         try:
             async with self._get_session().post(self._base_url + "/v1/completions", json=body) as response:
                 if response.status != 200:

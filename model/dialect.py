@@ -46,6 +46,9 @@ def parse_request(body: Mapping[str, Any], model: LoadedModel, *, prefill_only: 
     stop = body.get("stop") or []
     stop = [stop] if isinstance(stop, str) else stop
     stop_ids = body.get("stop_token_ids") or []
+    begin_with = body.get("begin_with") or ""  # ours: see model.healing
+    if not isinstance(begin_with, str) or not begin_with.isascii() or len(begin_with) > 100:
+        raise BadRequest("begin_with must be an ASCII text of at most 100 characters.")
     if not isinstance(stop, list) or not all(isinstance(s, str) for s in stop):
         raise BadRequest("stop must be a text or a list of texts.")
     if not isinstance(stop_ids, list) or not all(type(i) is int for i in stop_ids):
@@ -65,6 +68,7 @@ def parse_request(body: Mapping[str, Any], model: LoadedModel, *, prefill_only: 
         stop_ids=frozenset(stop_ids),
         stop=tuple(stop),
         client=str(body.get("user") or ""),
+        begin_with=begin_with,
     )
 
 

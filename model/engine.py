@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from model.generate import Token, generate
+from model.healing import Healing
 from model.loading import LoadedModel
 from model.prefix_cache import PrefixCache
 from model.sampling import Sampling
@@ -32,6 +33,7 @@ class Request:
     stop_ids: frozenset[int] = frozenset()
     stop: tuple[str, ...] = ()
     client: str = ""
+    begin_with: str = ""  # the completion spells this first; it is not part of the answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +209,7 @@ class Engine:
             sampling=request.sampling,
             stop_ids=request.stop_ids | set(self.model.decoder.config.stop_ids),
             should_stop=lambda: job.cancelled,
+            healing=Healing(self.model.tokenizer.texts, request.begin_with) if request.begin_with else None,
         ):
             first_token = first_token or time.monotonic()
             ids.append(token.id)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from model.decoder import Cancelled, Decoder
+from model.healing import Healing
 from model.kv_cache import KVCache
 from model.sampling import Sampler, Sampling
 
@@ -57,12 +58,14 @@ def generate(
     sampling: Sampling,
     stop_ids: Collection[int] = (),
     should_stop: Callable[[], bool] | None = None,
+    healing: Healing | None = None,
     chunk: int = PREFILL_CHUNK,
 ) -> Iterator[Token]:
     """Continues ids, whose first cache.length are in the cache already, until a stop id, the limit, or should_stop.
 
     A stop id is not yielded. should_stop is asked between the layers of a prefill and between tokens; the iterator
-    then just ends. At every moment the cache holds a prefix of ids + the tokens yielded. Raises ValueError for an
+    then just ends. healing is the text to begin with, which is not yielded; there, log-probabilities are those given
+    that text. At every moment the cache holds a prefix of ids + the tokens yielded. Raises ValueError for an
     empty prompt or one longer than the model takes.
     """
     if not ids:
@@ -75,10 +78,11 @@ def generate(
     try:
         logits = prefill(decoder, cache, ids, should_stop, chunk)
         for count in range(1, max_new_tokens + 1):
-            token, logprob = sample(logits)
+            token, logprob = sample(healing.mask(logits) if healing else logits)
             if token in stop_ids:
                 return
-            yield Token(token, text.push(token), logprob)
+            piece = text.push(token)
+            yield Token(token, healing.take(piece) if healing else piece, logprob)
             if count == max_new_tokens or (should_stop is not None and should_stop()):
                 return
             step = torch.tensor([[token]], device=decoder.device)

@@ -22,6 +22,7 @@ class Preferences:
 
     layout: Literal["psm", "spm"] | None = None  # None: the format's own preference
     min_confidence: float = 0.0  # suggestions below are not worth showing
+    heal_tokens: bool = False  # the last piece of the prefix is spelled anew by the model: see fim.prompt
     languages: tuple[str, ...] = ()  # what it was trained on, by LSP's identifiers; () if unknown
 
 
@@ -55,13 +56,16 @@ class ModelFolder:
         path = self.path / "fimls.json"
         raw = read_json(path) if path.exists() else {}
         layout, confidence, languages = raw.get("layout"), raw.get("min_confidence", 0.0), raw.get("languages", [])
+        heal = raw.get("heal_tokens", False)
         if layout not in (None, "psm", "spm"):
             raise ModelError(f"{path}: layout is {layout!r}. It must be 'psm' or 'spm'; correct or delete the file.")
         if not isinstance(confidence, int | float) or not 0 <= confidence <= 1:
             raise ModelError(f"{path}: min_confidence is {confidence!r}. It must be from 0 to 1; correct the file.")
+        if not isinstance(heal, bool):
+            raise ModelError(f"{path}: heal_tokens is {heal!r}. It must be true or false; correct the file.")
         if not isinstance(languages, list):
             raise ModelError(f"{path}: languages is {languages!r}. It must be a list; correct or delete the file.")
-        return Preferences(layout, float(confidence), tuple(map(str, languages)))
+        return Preferences(layout, float(confidence), heal, tuple(map(str, languages)))
 
     @property
     def weight_files(self) -> list[Path]:

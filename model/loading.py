@@ -11,6 +11,7 @@ import torch
 from model.decoder import Decoder
 from model.errors import ModelError
 from model.generate import Token, generate
+from model.healing import Healing
 from model.hub import ModelFolder, find_model
 from model.sampling import Sampling
 from model.tokenizer import Tokenizer
@@ -32,6 +33,7 @@ class LoadedModel:
         max_new_tokens: int,
         sampling: Sampling | None = None,
         stop_ids: Sequence[int] = (),
+        begin_with: str = "",
         should_stop: Callable[[], bool] | None = None,
     ) -> Iterator[Token]:
         """Continues ids with a cache of its own; see model.generate.generate."""
@@ -44,6 +46,7 @@ class LoadedModel:
             sampling=sampling or Sampling(),
             stop_ids=frozenset(stop_ids) | set(self.decoder.config.stop_ids),
             should_stop=should_stop,
+            healing=Healing(self.tokenizer.texts, begin_with) if begin_with else None,
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 from tokenizers import Tokenizer as Backend
@@ -55,6 +56,13 @@ class Tokenizer:
     def token_id(self, token: str) -> int | None:
         """The id of one special token by its text, None where the vocabulary lacks it."""
         return self._backend.token_to_id(token)
+
+    @cached_property
+    def texts(self) -> list[str | None]:
+        """Each id's text; None for special tokens and for those that are no whole characters."""
+        special = {i for i, token in self._backend.get_added_tokens_decoder().items() if token.special}
+        texts = self._backend.decode_batch([[i] for i in range(self.vocab_size)], skip_special_tokens=False)
+        return [None if i in special or REPLACEMENT in text else text for i, text in enumerate(texts)]
 
     def stream(self) -> TextStream:
         return TextStream(self._backend)

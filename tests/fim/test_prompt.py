@@ -129,3 +129,30 @@ def test_sentinels_in_the_users_code(name: str, code: str, defused: str) -> None
 def test_windows_line_ends_reach_the_model_as_it_knows_line_ends() -> None:
     context = context_at("a\r\nb‸\r\nc\rd")
     assert render_text(context, FORMATS["starcoder2"]) == "<fim_prefix>a\nb<fim_suffix>\nc\rd<fim_middle>"
+
+
+@pytest.mark.parametrize(
+    ("prefix", "left_out"),
+    [
+        ("    retur", " retur"),
+        ("x = ", " "),
+        ("        ", " "),
+        ("self._na", "na"),
+        ("f(a, b", " b"),
+        ("f(", "("),
+        ("x ==", " =="),
+        ("x1", ""),
+        ("é", ""),
+        ("a\n", ""),
+        ("", ""),
+        ("-" * 80, "-" * 32),
+    ],
+)
+@pytest.mark.parametrize("layout", ALL)
+def test_healing_leaves_out_the_last_piece(prefix: str, left_out: str, layout: Layout) -> None:
+    encoder = CharacterEncoder(vocabulary(FORMATS["starcoder2"]))
+    sentinels = resolve(encoder, "starcoder2")
+    healed = build_prompt(context_at(f"{prefix}‸S"), sentinels, encoder, layout, heal=True)
+    kept = prefix.removesuffix(left_out)
+    assert healed.begin_with == left_out
+    assert healed.ids == build_prompt(context_at(f"{kept}‸S"), sentinels, encoder, layout).ids

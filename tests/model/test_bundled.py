@@ -39,9 +39,12 @@ def test_it_fits_what_ships() -> None:
 def test_it_writes_the_plainly_predictable(bundled: LoadedModel, prefix: str, expected: str, suffix: str) -> None:
     prompter = Prompter.for_settings(Settings())
     context = prompter.context(Snapshot("file:///a.py", 1, "python", prefix + suffix, len(prefix)), 32, None)
-    ids, stop_ids, _ = prompter.prompt(context)
-    assert not isinstance(ids, str)
-    text = "".join(t.text for t in bundled.generate(ids, max_new_tokens=12, stop_ids=stop_ids))
+    asked, _ = prompter.request(context)
+    assert not isinstance(asked.prompt, str)
+    tokens = bundled.generate(
+        asked.prompt, max_new_tokens=12, stop_ids=asked.stop_ids, begin_with=asked.begin_with
+    )
+    text = "".join(t.text for t in tokens)
     assert Shaper.at(context, multiline="never").shape(text).text.startswith(expected)
 
 
