@@ -140,7 +140,7 @@ def main() -> None:
             prompter = Prompter.for_settings(settings)
             found = [complete(model, prompter, s) for s in samples]
             report(task, layout, samples, [f.text for f in found])
-            if layout == prompter.layout == "spm":
+            if layout == "spm":
                 report_gate(task, samples, found)
 
 

@@ -13,11 +13,19 @@ from pathlib import Path
 import aiohttp
 
 from lsp_server import __version__
-from lsp_server.engines import CompletionRequest, EngineState, EngineUnavailable, HttpClient, Piece
+from lsp_server.engines import (
+    CompletionRequest,
+    Engine,
+    EngineState,
+    EngineUnavailable,
+    HttpClient,
+    Piece,
+    RemoteEngine,
+)
 from lsp_server.log import engine_log
-from lsp_server.settings import EngineSettings
+from lsp_server.settings import EngineSettings, Settings
 from lsp_server.spawn import dismiss, runtime_folder, start_engine, use_spare
-from model.hub import ModelFolder
+from model.hub import ModelFolder, find_model
 
 logger = logging.getLogger(__name__)
 
@@ -168,6 +176,18 @@ class LocalEngine:
             self._process = spare
         else:
             self._process = start_engine(arguments)
+
+
+def make_engine(
+    settings: Settings,
+    *,
+    spare: subprocess.Popen[bytes] | None = None,
+    on_state: Callable[[EngineState], None] = lambda state: None,
+) -> Engine:
+    """The engine that the settings ask for: an endpoint elsewhere, or the one here. Raises ModelError, OSError."""
+    if settings.remote.url:
+        return RemoteEngine(settings.remote)
+    return LocalEngine(find_model(settings.model), settings.engine, spare=spare, on_state=on_state)
 
 
 def local_client(socket: Path, model: str = "") -> HttpClient:

@@ -9,11 +9,9 @@ from typing import Any
 from lsp_server import __version__
 from lsp_server.completer import Prompter, complete
 from lsp_server.documents import Document
-from lsp_server.engines import Engine, RemoteEngine
-from lsp_server.local_engine import LocalEngine, local_client
+from lsp_server.local_engine import local_client, make_engine
 from lsp_server.settings import Settings
 from lsp_server.spawn import runtime_folder
-from model.hub import find_model
 
 MAX_FILE = 512 * 2**20  # bytes
 LANGUAGES = {  # LSP's identifiers where they are not the suffix itself
@@ -24,12 +22,6 @@ LANGUAGES = {  # LSP's identifiers where they are not the suffix itself
 
 class CommandError(Exception):
     """What the user of a command should read instead of a traceback."""
-
-
-def make_engine(settings: Settings) -> Engine:
-    if settings.remote.url:
-        return RemoteEngine(settings.remote)
-    return LocalEngine(find_model(settings.model), settings.engine)
 
 
 def read_source(path: Path) -> str:

@@ -87,7 +87,9 @@ class Session:
         self._prompter_pending = True
         try:
             if self.engine is None:
-                self.engine = self._make_engine()
+                from lsp_server.local_engine import make_engine
+
+                self.engine = make_engine(self.settings, spare=self._spare, on_state=self._engine_changed)
             if self.settings.enabled:
                 self.engine.start()
             from lsp_server.completer import Prompter
@@ -107,18 +109,6 @@ class Session:
             dismiss(self._spare)
         self._prompter_pending = False
         self._update_progress()
-
-    def _make_engine(self) -> Engine:
-        if self.settings.remote.url:
-            from lsp_server.engines import RemoteEngine
-
-            return RemoteEngine(self.settings.remote)
-        from lsp_server.local_engine import LocalEngine
-        from model.hub import find_model
-
-        return LocalEngine(
-            find_model(self.settings.model), self.settings.engine, on_state=self._engine_changed, spare=self._spare
-        )
 
     def _engine_changed(self, state: EngineState) -> None:
         self._update_progress()

@@ -13,8 +13,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from model.generate import Token, generate
-from model.healing import Healing
+from model.generate import Token
 from model.loading import LoadedModel
 from model.prefix_cache import PrefixCache
 from model.sampling import Sampling
@@ -200,16 +199,14 @@ class Engine:
         stops = StopStrings(request.stop)
         ids = list(request.ids)
         stopped, first_token = False, 0.0
-        for token in generate(
-            self.model.decoder,
-            lease.cache,
+        for token in self.model.generate(
             request.ids,
             max_new_tokens=request.max_new_tokens,
-            text=self.model.tokenizer.stream(),
+            cache=lease.cache,
             sampling=request.sampling,
-            stop_ids=request.stop_ids | set(self.model.decoder.config.stop_ids),
+            stop_ids=request.stop_ids,
+            begin_with=request.begin_with,
             should_stop=lambda: job.cancelled,
-            healing=Healing(self.model.tokenizer.texts, request.begin_with) if request.begin_with else None,
         ):
             first_token = first_token or time.monotonic()
             ids.append(token.id)

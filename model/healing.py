@@ -19,7 +19,8 @@ class Healing:
     def __init__(self, texts: Sequence[str | None], begin_with: str) -> None:
         """texts: each id's text, None for ids that are no whole text. Raises ValueError where none could follow."""
         self._texts, self.left = texts, begin_with
-        if begin_with and not self._allowed():
+        self._allowed = self._find_allowed()
+        if begin_with and not self._allowed:
             raise ValueError("no token of the model begins with this text")
 
     def mask(self, logits: Tensor) -> Tensor:
@@ -27,16 +28,20 @@ class Healing:
         if not self.left:
             return logits
         masked = torch.full_like(logits, float("-inf"))
-        allowed = torch.tensor(self._allowed(), device=logits.device)
+        allowed = torch.tensor(self._allowed, device=logits.device)
         masked[allowed] = logits[allowed]
         return masked
 
     def take(self, text: str) -> str:
         """Spells with a token's text; returns what of it comes after the text to begin with."""
         spelled = min(len(self.left), len(text))
-        self.left = self.left[spelled:]
+        if spelled:
+            self.left = self.left[spelled:]
+            self._allowed = self._find_allowed()
         return text[spelled:]
 
-    def _allowed(self) -> list[int]:
-        left = self.left
+    def _find_allowed(self) -> list[int]:
+        """The ids that go with what is left; none once nothing is."""
+        if not (left := self.left):
+            return []
         return [i for i, t in enumerate(self._texts) if t and (t.startswith(left) or left.startswith(t))]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from model.errors import ModelError
 from model.generate import Token, generate
 from model.healing import Healing
 from model.hub import ModelFolder, find_model
+from model.kv_cache import KVCache
 from model.sampling import Sampling
 from model.tokenizer import Tokenizer
 from model.weights import load_decoder
@@ -31,15 +32,19 @@ class LoadedModel:
         ids: Sequence[int],
         *,
         max_new_tokens: int,
+        cache: KVCache | None = None,
         sampling: Sampling | None = None,
-        stop_ids: Sequence[int] = (),
+        stop_ids: Iterable[int] = (),
         begin_with: str = "",
         should_stop: Callable[[], bool] | None = None,
     ) -> Iterator[Token]:
-        """Continues ids with a cache of its own; see model.generate.generate."""
+        """Continues ids, whose first cache.length the cache has already; with a cache of its own where none is given.
+
+        See model.generate.generate. Raises ValueError for a begin_with that the model cannot spell.
+        """
         return generate(
             self.decoder,
-            self.decoder.new_cache(),
+            self.decoder.new_cache() if cache is None else cache,
             ids,
             max_new_tokens=max_new_tokens,
             text=self.tokenizer.stream(),
