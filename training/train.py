@@ -1,128 +1,88 @@
 """Trains the bundled model, on CPU or CUDA with the same code.
 
-    python -m training.train training/config.toml training/data training/runs/NAME
+    python -m training.train training/config.toml training/data training/runs/NAME [--minutes 9]
 
-Muon (Jordan et al. 2024) for the matrices, AdamW for embeddings, norms and biases; warm-up, stable, decay. A run
-resumes from its last checkpoint; checkpoints are replaced atomically. The schedule counts tokens, so a run that has
-to end earlier is stopped and resumed with a smaller total_tokens.
+Muon for the matrices, AdamW for embeddings, norms and biases; warm-up, stable, decay. The schedule counts tokens, so a
+run that has to end earlier is stopped and resumed with a smaller total_tokens. Ctrl-C, a SIGTERM or the end of the
+minutes leaves a checkpoint; after a kill -9 the run goes on from the last one with the same losses.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import os
+import random
+import signal
 import sys
 import time
 import tomllib
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-import torch.nn.functional as F
-from tokenizers import Tokenizer
 from torch import nn
 
-from training.data import SampleStream
+from model.tokenizer import Tokenizer
+from training.checkpoint import load, save
+from training.data import Document, Recipe, SampleStream, read_documents
+from training.muon import Muon
+from training.network import Network, Shape, document_mask
 
 HELD_OUT_TOKENS = 32_768  # looked at with every checkpoint, so few
+LOG_EVERY = 10  # steps
+T = TypeVar("T")
 
 
-class Block(nn.Module):
-    def __init__(self, hidden: int, intermediate: int, heads: int, kv_heads: int) -> None:
-        super().__init__()
-        self.heads, self.kv_heads, self.head_dim = heads, kv_heads, hidden // heads
-        self.input_layernorm, self.post_attention_layernorm = nn.LayerNorm(hidden), nn.LayerNorm(hidden)
-        self.qkv_proj = nn.Linear(hidden, (heads + 2 * kv_heads) * self.head_dim)
-        self.o_proj = nn.Linear(hidden, hidden)
-        self.c_fc, self.c_proj = nn.Linear(hidden, intermediate), nn.Linear(intermediate, hidden)
+@dataclass(frozen=True)
+class Schedule:
+    """[train] of the config."""
 
-    def forward(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-        batch, length, hidden = x.shape
-        rotated = self.heads + self.kv_heads
-        qkv = self.qkv_proj(self.input_layernorm(x)).view(batch, length, -1, self.head_dim)
-        first, second = qkv[:, :, :rotated].chunk(2, dim=-1)
-        qk = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
-        q, k = qk.transpose(1, 2).split((self.heads, self.kv_heads), dim=1)  # (batch, heads, length, head_dim)
-        v = qkv[:, :, rotated:].transpose(1, 2)
-        a = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
-        x = x + self.o_proj(a.transpose(1, 2).reshape(batch, length, hidden))
-        return x + self.c_proj(F.gelu(self.c_fc(self.post_attention_layernorm(x)), approximate="tanh"))
+    seed: int
+    rows: int  # sequences a step
+    rows_at_once: int  # of them through the model together: what memory holds
+    total_tokens: int
+    warmup_steps: int
+    decay_share: float  # of total_tokens: linear to nearly zero
+    learning_rate: float
+    weight_decay: float
+    save_every_s: float
 
-
-class Model(nn.Module):
-    """StarCoder2's decoder without caches; `model.decoder` runs what this trains (tests compare the two)."""
-
-    def __init__(self, shape: dict[str, int]) -> None:
-        super().__init__()
-        hidden, layers, heads = shape["hidden_size"], shape["num_hidden_layers"], shape["num_attention_heads"]
-        self.embed_tokens = nn.Embedding(shape["vocab_size"], hidden)
-        self.layers = nn.ModuleList(
-            Block(hidden, shape["intermediate_size"], heads, shape["num_key_value_heads"]) for _ in range(layers)
-        )
-        self.norm = nn.LayerNorm(hidden)
-        head_dim = hidden // heads
-        angles = torch.outer(torch.arange(shape["context"]).float(),
-                             10000.0 ** (-torch.arange(0, head_dim, 2).float() / head_dim))
-        self.register_buffer("cos", angles.cos()[:, None], persistent=False)
-        self.register_buffer("sin", angles.sin()[:, None], persistent=False)
-        for name, p in self.named_parameters():
-            if p.dim() == 2:
-                residual = name.endswith(("o_proj.weight", "c_proj.weight"))
-                nn.init.normal_(p, std=0.02 / math.sqrt(2 * layers) if residual else 0.02)
-            elif name.endswith("bias"):
-                nn.init.zeros_(p)
-
-    def forward(self, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        x, length = self.embed_tokens(ids), ids.shape[1]
-        for block in self.layers:
-            x = block(x, self.cos[:length], self.sin[:length])
-        logits = F.linear(self.norm(x), self.embed_tokens.weight)
-        return F.cross_entropy(logits.float().view(-1, logits.shape[-1]), labels.reshape(-1))
+    def learning_rate_at(self, tokens: int, steps: int) -> float:
+        """steps since the run began or was given a new peak."""
+        left = 1 - tokens / self.total_tokens
+        warmth = min(1.0, (steps + 1) / self.warmup_steps)
+        return self.learning_rate * warmth * max(0.02, min(1.0, left / self.decay_share))
 
 
-class Muon(torch.optim.Optimizer):
-    """Momentum, orthogonalized by a quintic Newton-Schulz iteration; the update has AdamW's usual size."""
-
-    def __init__(self, params: Any, lr: float, weight_decay: float, dtype: torch.dtype, momentum: float = 0.95) -> None:
-        super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "dtype": dtype, "momentum": momentum})
-
-    @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
-        for group in self.param_groups:
-            for p in group["params"]:
-                momentum = self.state[p].setdefault("momentum", torch.zeros_like(p))
-                momentum.lerp_(p.grad, 1 - group["momentum"])
-                x = p.grad.lerp(momentum, group["momentum"]).to(group["dtype"])
-                tall = x.shape[0] > x.shape[1]
-                x = x.t().contiguous() if tall else x
-                x = x / (x.norm() + 1e-7)
-                for _ in range(5):
-                    a = x @ x.t()
-                    x = torch.addmm(x, torch.addmm(a, a, a, beta=-4.7750, alpha=2.0315), x, beta=3.4445)
-                x = x.t() if tall else x
-                p.mul_(1 - group["lr"] * group["weight_decay"])
-                p.add_(x.float(), alpha=-group["lr"] * 0.2 * math.sqrt(max(p.shape)))
+def section(kind: type[T], name: str, values: dict[str, Any]) -> T:
+    """A section of the config as its dataclass. Exits naming the key that is missing or unknown."""
+    known = {f.name for f in fields(kind)}  # type: ignore[arg-type]
+    if wrong := known ^ values.keys():
+        raise SystemExit(f"[{name}] of the training config: {', '.join(sorted(wrong))} missing or unknown.")
+    return kind(**values)
 
 
-def learning_rate_scale(tokens: int, step: int, config: dict[str, Any]) -> float:
-    left = 1 - tokens / config["total_tokens"]
-    return min(1.0, (step + 1) / config["warmup_steps"]) * max(0.02, min(1.0, left / config["decay_share"]))
-
-
-def held_out_batches(tokenizer: Tokenizer, path: Path, rows: int, context: int) -> tuple[list[Any], int]:
+def held_out_batches(
+    tokenizer: Tokenizer, documents: list[Document], rows: int, context: int
+) -> tuple[list[tuple[torch.Tensor, torch.Tensor]], int]:
     """Plain text of the validation packages, and its size in bytes: loss there is comparable across tokenizers."""
-    with path.open() as lines:
-        texts = sorted((json.loads(line)["text"] for line in lines), key=lambda t: hash_of(t))
-    ids = [i for e in tokenizer.encode_batch(texts) for i in [*e.ids, 0]]
-    need = min(len(ids) - 1, HELD_OUT_TOKENS) // (rows * context) * rows * context
+    texts = [d.text for d in documents]
+    random.Random(0).shuffle(texts)
+    ids: list[int] = []
+    for text in texts:
+        if len(ids) > HELD_OUT_TOKENS:
+            break
+        ids += [*tokenizer.encode(text), 0]
+    need = max(1, min(len(ids) - 1, HELD_OUT_TOKENS) // (rows * context)) * rows * context
+    if len(ids) <= need:
+        raise SystemExit("The validation packages are smaller than one batch: lower rows_at_once or build the corpus.")
     x, y = torch.tensor(ids[:need]), torch.tensor(ids[1 : need + 1])
-    size = len(tokenizer.decode(ids[1 : need + 1], skip_special_tokens=True).encode())
+    size = len(tokenizer.decode([i for i in ids[1 : need + 1] if i]).encode())
     return list(zip(x.view(-1, rows, context), y.view(-1, rows, context), strict=True)), size
-
-
-def hash_of(text: str) -> int:
-    return sum(map(ord, text[:4000])) * 2654435761 % 2**32
 
 
 def fastest_dtype(device: torch.device) -> torch.dtype:
@@ -131,94 +91,221 @@ def fastest_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if native else torch.float32
 
 
-def save(path: Path, state: dict[str, Any]) -> None:
-    partial = path.with_suffix(".partial")
-    torch.save(state, partial)
-    with partial.open("rb") as f:
-        os.fsync(f.fileno())
-    partial.replace(path)
+def matmul_peak(device: torch.device, dtype: torch.dtype) -> float:
+    """FLOP/s of a large matrix product: what utilization is measured by."""
+    size = 8192 if device.type == "cuda" else 1024
+    a, best = torch.randn(size, size, device=device, dtype=dtype), math.inf
+    for _ in range(8):
+        start = time.perf_counter()
+        a @ a
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - start)
+    return 2 * size**3 / best
 
 
-def main(config_path: Path, data: Path, run: Path) -> None:
-    config = tomllib.loads(config_path.read_text())
-    shape, train = config["model"], config["train"]
-    rows, context = train["rows"], shape["context"]
+def free_memory() -> int | None:
+    """Bytes; None where the system does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+
+
+def check_memory(shape: Shape, train: Schedule, device: torch.device) -> None:
+    """Exits with the figures where the run cannot fit; a rough lower bound, so that what passes may still fail."""
+    places = train.rows_at_once * shape.context
+    need = 16 * shape.parameters + 4 * places * (shape.vocab_size + 8 * shape.num_hidden_layers * shape.hidden_size)
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory() or need
+    if need > free:
+        raise SystemExit(f"This run needs at least {need / 1e9:.1f} GB, {free / 1e9:.1f} GB are free: lower "
+                         "rows_at_once or the model's size in the training config.")
+
+
+class Stopper:
+    """True once the user or the clock asks the run to end; a second Ctrl-C ends it at once."""
+
+    def __init__(self, minutes: float) -> None:
+        self._deadline = time.monotonic() + 60 * minutes
+        self._asked = False
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._ask)
+
+    def _ask(self, number: int, frame: Any) -> None:
+        self._asked = True
+        signal.signal(number, signal.SIG_DFL)
+
+    def __call__(self) -> bool:
+        return self._asked or time.monotonic() > self._deadline
+
+
+class Trainer:
+    """The network, its optimizers and its place in the corpus: all that a checkpoint holds."""
+
+    def __init__(self, shape: Shape, train: Schedule, stream: SampleStream, device: torch.device) -> None:
+        self.shape, self.train, self.stream, self.device = shape, train, stream, device
+        self.dtype = fastest_dtype(device)
+        self.autocast = torch.autocast(device.type, self.dtype, enabled=self.dtype is not torch.float32)
+        check_memory(shape, train, device)
+        self.network = Network(shape).to(device)
+        self.compiled: Callable[..., torch.Tensor] = torch.compile(self.network)
+        self.make_mask = torch.compile(document_mask) if device.type == "cuda" else document_mask
+        named = list(self.network.named_parameters())
+        matrices = [p for n, p in named if p.dim() == 2 and n != "embed_tokens.weight"]
+        others = [p for n, p in named if p.dim() == 1 or n == "embed_tokens.weight"]
+        self.muon = Muon(matrices, train.learning_rate, train.weight_decay, self.dtype)
+        self.adam = torch.optim.AdamW(others, train.learning_rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
+        self.tokens = self.steps = 0
+
+    def state(self) -> dict[str, Any]:
+        return {"model": self.network.state_dict(), "muon": self.muon.state_dict(), "adam": self.adam.state_dict(),
+                "stream": self.stream.state(), "tokens": self.tokens, "step": self.steps, "shape": asdict(self.shape)}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        fixed = {k: v for k, v in asdict(self.shape).items() if k != "context"}  # positions hold no weights
+        if {k: state["shape"].get(k) for k in fixed} != fixed:
+            raise SystemExit(f"The checkpoint's shape is {state['shape']}, not the config's: name a new run folder.")
+        self.network.load_state_dict(state["model"])
+        self.muon.load_state_dict(state["muon"])
+        self.adam.load_state_dict(state["adam"])
+        self.stream.restore(state["stream"])
+        self.tokens, self.steps = state["tokens"], state["step"]
+
+    def step(self) -> float:
+        """One update; returns its loss in nats a token, of which nothing was applied if it is not finite."""
+        rate = self.train.learning_rate_at(self.tokens, self.steps)
+        for group in self.muon.param_groups + self.adam.param_groups:
+            group["lr"] = rate
+        ids, labels, documents = (t.to(self.device, non_blocking=True) for t in self.stream.batch(self.train.rows))
+        total = torch.zeros((), device=self.device)
+        pieces = self.train.rows // self.train.rows_at_once
+        for x, y, owner in zip(ids.chunk(pieces), labels.chunk(pieces), documents.chunk(pieces), strict=True):
+            with self.autocast:
+                loss = self.compiled(x, y, self.make_mask(owner)) / pieces
+            loss.backward()
+            total += loss.detach()
+        nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
+        if math.isfinite(value := total.item()):
+            self.muon.step()
+            self.adam.step()
+        self.network.zero_grad(set_to_none=True)
+        self.steps, self.tokens = self.steps + 1, self.tokens + ids.numel()
+        return value
+
+    @torch.no_grad()
+    def bits_per_byte(self, batches: list[tuple[torch.Tensor, torch.Tensor]], size: int) -> float:
+        with self.autocast:
+            nats = sum(self.compiled(x.to(self.device), y.to(self.device)).item() * x.numel() for x, y in batches)
+        return nats / size / math.log(2)
+
+
+class Log:
+    """log.jsonl of a run, a line every LOG_EVERY steps and one a checkpoint; and a line on the terminal."""
+
+    def __init__(self, path: Path, steps: int) -> None:
+        """Forgets what was written after the step that the run goes on from."""
+        self.path = path
+        lines = path.read_text().splitlines() if path.exists() else []
+        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= steps]
+        path.write_text("".join(f"{line}\n" for line in kept))
+
+    def write(self, line: dict[str, object]) -> None:
+        with self.path.open("a") as f:
+            f.write(json.dumps(line) + "\n")
+
+    def show(self, text: str, *, lasting: bool) -> None:
+        if sys.stderr.isatty():
+            print(f"\r\x1b[K{text}", end="\n" if lasting else "", file=sys.stderr, flush=True)
+        elif lasting:
+            print(text, file=sys.stderr, flush=True)
+
+
+def run(config_path: Path, data: Path, folder: Path, minutes: float) -> None:
+    try:
+        config = tomllib.loads(config_path.read_text())
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise SystemExit(f"{config_path} cannot be read: {error}") from None
+    shape = section(Shape, "model", config.get("model", {}))
+    train = section(Schedule, "train", config.get("train", {}))
+    recipe = section(Recipe, "samples", config.get("samples", {}))
+    if train.rows % train.rows_at_once:
+        raise SystemExit(f"[train]: rows ({train.rows}) must be a multiple of rows_at_once ({train.rows_at_once}).")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if device.type == "cpu":
-        torch.set_num_threads(int(os.environ.get("FIMLS_TRAIN_THREADS", os.cpu_count() or 1)))
-    dtype = fastest_dtype(device)
-    autocast = torch.autocast(device.type, dtype, enabled=dtype is not torch.float32)
-    torch.manual_seed(train["seed"])
-    run.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(train.seed)
+    torch.set_float32_matmul_precision("high")
+    folder.mkdir(parents=True, exist_ok=True)
 
-    tokenizer = Tokenizer.from_file(str(data / "tokenizer.json"))
-    rates = {name: train[name] for name in ("fim_rate", "spm_rate")}
-    stream = SampleStream(data / "train.jsonl", tokenizer, context=context, **rates, seed=train["seed"])
-    held_out, held_out_bytes = held_out_batches(tokenizer, data / "validation.jsonl", rows, context)
+    documents = read_documents(data / "train.jsonl")
+    workers = max(1, (os.cpu_count() or 2) - 2) if device.type == "cuda" else 0
+    stream = SampleStream(documents, data / "tokenizer.json", context=shape.context, recipe=recipe, seed=train.seed,
+                          workers=workers)
+    if stream.tokenizer.vocab_size > shape.vocab_size:
+        raise SystemExit(f"vocab_size is {shape.vocab_size}, the tokenizer has {stream.tokenizer.vocab_size} entries.")
+    held_out, held_out_bytes = held_out_batches(
+        stream.tokenizer, read_documents(data / "validation.jsonl"), train.rows_at_once, shape.context
+    )
+    trainer = Trainer(shape, train, stream, device)
+    if state := load(folder):
+        trainer.restore(state)
+        print(f"resumed at step {trainer.steps}, {trainer.tokens / 1e6:.1f}M tokens", flush=True)
+    log = Log(folder / "log.jsonl", trainer.steps)
+    parameters = sum(p.numel() for p in trainer.network.parameters())
+    peak, flops = matmul_peak(device, trainer.dtype), trainer.network.flops_per_token()
+    print(f"{parameters / 1e6:.2f}M parameters, {device}, {trainer.dtype}, a matmul at {peak / 1e12:.2f} TFLOP/s, "
+          f"{len(documents)} files", flush=True)
 
-    model = Model(shape).to(device)
-    compiled = torch.compile(model)
-    parameters = sum(p.numel() for p in model.parameters())
-    named = list(model.named_parameters())
-    matrices = [p for n, p in named if p.dim() == 2 and n != "embed_tokens.weight"]
-    others = [p for n, p in named if p.dim() == 1 or n == "embed_tokens.weight"]
-    muon = Muon(matrices, train["learning_rate"], train["weight_decay"], dtype)
-    adam = torch.optim.AdamW(others, train["learning_rate"], betas=(0.9, 0.95), weight_decay=0.0, fused=True)
+    stop = Stopper(minutes)
+    losses: list[float] = []
+    since = saved = time.monotonic()
+    since_tokens = trainer.tokens
+    while trainer.tokens < train.total_tokens:
+        loss = trainer.step()
+        if not math.isfinite(loss):
+            raise SystemExit(f"The loss is {loss} at step {trainer.steps}; the checkpoint in {folder} is from before. "
+                             "Resume with a lower learning_rate.")
+        losses.append(loss)
+        if trainer.steps % LOG_EVERY and trainer.tokens < train.total_tokens:
+            continue
+        mean, losses = sum(losses) / len(losses), []
+        now = time.monotonic()
+        speed, since, since_tokens = (trainer.tokens - since_tokens) / (now - since), now, trainer.tokens
+        log.write({"step": trainer.steps, "tokens": trainer.tokens, "loss": round(mean, 4),
+                   "tokens_per_s": round(speed)})
+        line = progress(trainer, mean, speed, flops / peak)
+        log.show(line, lasting=False)
+        ended = stop() or trainer.tokens >= train.total_tokens
+        if ended or now - saved > train.save_every_s:
+            bits = trainer.bits_per_byte(held_out, held_out_bytes)
+            save(folder, trainer.state() | {"bits": bits})
+            log.write({"step": trainer.steps, "tokens": trainer.tokens, "held_out_bits_per_byte": round(bits, 4)})
+            log.show(f"{line} · {bits:.4f} bits a byte held out", lasting=True)
+            saved = since = time.monotonic()
+        if ended:
+            break
+    stream.close()
 
-    tokens = step = 0
-    checkpoint = run / "checkpoint.pt"
-    if checkpoint.exists():
-        state = torch.load(checkpoint, map_location=device, weights_only=True)
-        model.load_state_dict(state["model"])
-        muon.load_state_dict(state["muon"])
-        adam.load_state_dict(state["adam"])
-        stream.restore(state["stream"])
-        tokens, step = state["tokens"], state["step"]
-        print(f"resumed at step {step}, {tokens / 1e6:.1f}M tokens", flush=True)
-    print(f"{parameters / 1e6:.2f}M parameters, {device}, {dtype}, {len(stream.texts)} files", flush=True)
 
-    def held_out_bits_per_byte() -> float:
-        with torch.no_grad(), autocast:
-            nats = sum(compiled(x.to(device), y.to(device)).item() * x.numel() for x, y in held_out)
-        return nats / held_out_bytes / math.log(2)
+def progress(trainer: Trainer, loss: float, speed: float, utilization: float) -> str:
+    """utilization: the share of the machine's matmul peak that one token a second uses."""
+    total = trainer.train.total_tokens
+    left = (total - trainer.tokens) / speed / 60
+    done = int(20 * trainer.tokens / total)
+    return (f"{'█' * done}{'·' * (20 - done)} {trainer.tokens / 1e6:.2f} of {total / 1e6:.0f}M tokens · "
+            f"loss {loss:.3f} · {speed:,.0f} tokens/s · MFU {100 * speed * utilization:.0f}% · {left:.0f} min left")
 
-    def checkpoint_now() -> None:
-        bits = held_out_bits_per_byte()
-        save(checkpoint, {"model": model.state_dict(), "muon": muon.state_dict(), "adam": adam.state_dict(),
-                          "stream": stream.state(), "tokens": tokens, "step": step, "shape": shape, "bits": bits})
-        line = {"step": step, "tokens": tokens, "loss": round(smooth, 4), "held_out_bits_per_byte": round(bits, 4),
-                "tokens_per_s": round(tokens_per_s), "tflops": round(6 * parameters * tokens_per_s / 1e12, 3)}
-        with (run / "log.jsonl").open("a") as log:
-            log.write(json.dumps(line) + "\n")
-        print(line, flush=True)
 
-    smooth, tokens_per_s = float("nan"), 0.0
-    mark_time, mark_tokens = time.monotonic(), tokens
-    while tokens < train["total_tokens"]:
-        x, y = stream.batch(rows, context)
-        scale = learning_rate_scale(tokens, step, train)
-        for group in muon.param_groups + adam.param_groups:
-            group["lr"] = train["learning_rate"] * scale
-        with autocast:
-            loss = compiled(x.to(device), y.to(device))
-        loss.backward()
-        value = loss.item()
-        if not math.isfinite(value):
-            raise SystemExit(f"The loss is {value} at step {step}; the last checkpoint in {run} is untouched.")
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        muon.step()
-        adam.step()
-        model.zero_grad(set_to_none=True)
-        smooth = value if math.isnan(smooth) else 0.95 * smooth + 0.05 * value
-        step, tokens = step + 1, tokens + x.numel()
-        if step == 5:
-            mark_time, mark_tokens = time.monotonic(), tokens  # compilation is over
-        elapsed = time.monotonic() - mark_time
-        if elapsed > train["save_every_s"] or tokens >= train["total_tokens"]:
-            tokens_per_s = (tokens - mark_tokens) / max(elapsed, 1e-9)
-            checkpoint_now()
-            mark_time, mark_tokens = time.monotonic(), tokens
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("config", "data", "run"):
+        parser.add_argument(name, type=Path)
+    parser.add_argument("--minutes", type=float, default=math.inf, help="stop, with a checkpoint, after this time")
+    options = parser.parse_args()
+    try:
+        run(options.config, options.data, options.run, options.minutes)
+    except torch.OutOfMemoryError:
+        raise SystemExit("The device's memory is full: lower rows_at_once in the training config.") from None
 
 
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:4]))
+    main()

@@ -1,0 +1,110 @@
+"""Fits the weights of model.copying for one model, on code that it was not trained on.
+
+    python -m training.copying model/bundled training/data/validation.jsonl [--samples 400]
+
+At every token of the true answers to infilling prompts (half of them lines, half ends of lines) the mixture's negative
+log-likelihood is minimized; the weights go into the model's fimls.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import random
+from collections import defaultdict
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from fim.context import around_cursor
+from fim.formats import resolve
+from fim.prompt import build_prompt
+from fim.samples import Span, rest_of_line, whole_line
+from model import LoadedModel, load_model
+from model.copying import Copier, CopyWeights
+from training.data import Document, read_documents
+
+ANSWER_TOKENS = 48
+START = CopyWeights(-3.0, 0.8, 0.8, -0.4)
+
+
+def draw(documents: list[Document], count: int) -> list[tuple[str, Span]]:
+    """Texts and middles; every package counts alike."""
+    rng, packages = random.Random(0), defaultdict[str, list[str]](list)
+    for document in documents:
+        packages[document.package].append(document.text)
+    names, found = sorted(packages), []
+    while len(found) < count:
+        text = rng.choice(packages[rng.choice(names)])
+        start, stop = (whole_line if len(found) % 2 else rest_of_line)(text, rng)
+        if text[start:stop].strip():
+            found.append((text, (start, stop)))
+    return found
+
+
+@torch.no_grad()
+def observe(model: LoadedModel, samples: list[tuple[str, Span]]) -> torch.Tensor:
+    """(observations, 5): ln(match), agreement, logit(certainty), probability by votes, probability by the model."""
+    preferred = model.folder.preferences
+    sentinels = resolve(model.tokenizer, model_type=model.folder.model_type)
+    end = model.tokenizer.encode("\n")
+    rows = []
+    for text, (start, stop) in samples:
+        budget = model.decoder.config.max_positions - 2 * ANSWER_TOKENS
+        context = around_cursor(text[:start] + text[stop:], start, encoder=model.tokenizer, token_budget=budget)
+        prompt = build_prompt(context, sentinels, model.tokenizer, preferred.layout, heal=preferred.heal_tokens)
+        answer = model.tokenizer.encode(prompt.begin_with + text[start:stop])[:ANSWER_TOKENS] + end
+        ids = torch.tensor([[*prompt.ids, *answer]], device=model.decoder.device)
+        kept = model.decoder(ids, logits_to_keep=len(answer) + 1).logits[0, :-1].float().softmax(-1).cpu()
+        copier = Copier(START, prompt.ids, never=prompt.stop_ids)
+        for token, probabilities in zip(answer, kept, strict=True):
+            match, votes = copier.votes()
+            if votes:
+                total = votes.total()
+                certainty = min(max(float(probabilities.max()), 1e-6), 1 - 1e-6)
+                rows.append((math.log(match), max(votes.values()) / total, math.log(certainty / (1 - certainty)),
+                             votes[token] / total, float(probabilities[token])))
+            copier.push(token)
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+def fit(observed: torch.Tensor) -> tuple[CopyWeights, float, float]:
+    """observed as `observe` gives it -> weights, and nats a token without and with them."""
+    features = torch.cat((torch.ones_like(observed[:, :1]), observed[:, :3]), dim=1)
+    by_votes, by_model = observed[:, 3], observed[:, 4]
+    weights = torch.tensor(list(asdict(START).values()), dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS([weights], max_iter=200, line_search_fn="strong_wolfe")
+
+    def loss() -> torch.Tensor:
+        share = torch.sigmoid(features @ weights)
+        return -(share * by_votes + (1 - share) * by_model + 1e-9).log().mean()
+
+    def closure() -> float:
+        optimizer.zero_grad()
+        value = loss()
+        value.backward()  # type: ignore[no-untyped-call]
+        return float(value.detach())
+
+    optimizer.step(closure)
+    return CopyWeights(*weights.tolist()), float(-(by_model + 1e-9).log().mean()), float(loss())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("documents", type=Path)
+    parser.add_argument("--samples", type=int, default=400)
+    options = parser.parse_args()
+    observed = observe(load_model(options.model), draw(read_documents(options.documents), options.samples))
+    weights, before, after = fit(observed)
+    path = options.model / "fimls.json"
+    preferences = json.loads(path.read_text()) if path.exists() else {}
+    preferences["copying"] = {name: round(value, 3) for name, value in asdict(weights).items()}
+    path.write_text(json.dumps(preferences, indent=2) + "\n")
+    print(f"{len(observed)} tokens with a match: {before:.3f} nats a token by the model, {after:.3f} mixed; {weights}")
+
+
+if __name__ == "__main__":
+    main()
