@@ -5,7 +5,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: demo test test-slow gpu lint bench corpus train bundled picture clean
+.PHONY: demo test test-slow gpu lint bench corpus train bundled attribution picture peers clean
 
 demo: $(STAMP)
 	$(BIN)/fimls demo
@@ -29,8 +29,8 @@ bench: $(STAMP)
 
 # The bundled model from its ingredients: about two minutes, twenty seconds, and as long as training/config.toml says.
 corpus: training/data/manifest.json
-training/data/manifest.json: training/packages.toml | $(STAMP)
-	$(BIN)/python -m training.corpus training/data
+training/data/manifest.json: training/packages.toml training/packages.lock | $(STAMP)
+	$(BIN)/python -m training.corpus build training/data
 
 training/data/tokenizer.json: training/data/manifest.json
 	$(BIN)/python -m training.tokenizer training/data 8192
@@ -41,9 +41,28 @@ train: training/data/tokenizer.json
 bundled: training/data/tokenizer.json
 	$(BIN)/python -m training.export training/runs/first training/data model/bundled
 
+attribution: training/data/manifest.json
+	nice -n 15 $(BIN)/python -m training.attribution training/data model/bundled/attribution.bin
+
 picture: $(STAMP)
 	mkdir -p docs
 	FIMLS_DEMO_SVG=docs/demo.svg $(BIN)/fimls demo
+
+# llama.cpp, to compare with, in an environment of its own: built from source, a quarter of an hour on two cores. Its AMX
+# kernels end in illegal instructions on some machines, so the instruction sets are named instead of detected.
+LLAMA_CPP := 0.3.36
+CPU_FLAGS = $(shell grep -m1 ^flags /proc/cpuinfo 2>/dev/null)
+ggml = -DGGML_$(2)=$(if $(filter $(1),$(CPU_FLAGS)),ON,OFF)
+GGML_SETS = -DGGML_NATIVE=OFF $(call ggml,avx2,AVX2) $(call ggml,fma,FMA) $(call ggml,f16c,F16C) $(call ggml,bmi2,BMI2) \
+	$(call ggml,avx512f,AVX512) $(call ggml,avx512vbmi,AVX512_VBMI) $(call ggml,avx512_vnni,AVX512_VNNI) \
+	$(call ggml,avx512_bf16,AVX512_BF16)
+
+peers: .peers/.llama-cpp-$(LLAMA_CPP)
+.peers/.llama-cpp-$(LLAMA_CPP):
+	test -x .peers/bin/python || $(PYTHON) -m venv .peers
+	CMAKE_ARGS="-DLLAVA_BUILD=OFF $(if $(CPU_FLAGS),$(GGML_SETS))" \
+		.peers/bin/python -m pip install --disable-pip-version-check 'llama-cpp-python[server]==$(LLAMA_CPP)' numpy
+	@touch $@
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -53,5 +72,5 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist test-output
+	rm -rf .venv .peers .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist test-output
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

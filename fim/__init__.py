@@ -11,6 +11,7 @@ Invariants of this room:
 - Families differ by the fields of `FimFormat`, never by a look at a name.
 """
 
+from fim.attribution import Attribution, AttributionError, Match
 from fim.context import CursorContext, Snippet, around_cursor
 from fim.formats import FORMATS, MODEL_TYPES, Encoder, FimFormat, FormatError, Layout, Sentinels, resolve
 from fim.postprocess import Extent, Multiline, Reason, Shaper, Suggestion, extent_at
@@ -19,12 +20,15 @@ from fim.prompt import Prompt, Span, build_prompt, render_text
 __all__ = [
     "FORMATS",
     "MODEL_TYPES",
+    "Attribution",
+    "AttributionError",
     "CursorContext",
     "Encoder",
     "Extent",
     "FimFormat",
     "FormatError",
     "Layout",
+    "Match",
     "Multiline",
     "Prompt",
     "Reason",

@@ -7,9 +7,10 @@ Generation has no token that ends the middle in some families, and in the others
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
+from fim.attribution import Match
 from fim.context import CursorContext
 from fim.formats import FimFormat
 from fim.lines import (
@@ -39,6 +40,7 @@ Reason = Literal[
     "sentinel",
     "blank",
     "unsure",
+    "attributed",
 ]
 
 # Control characters, and those that are invisible or turn the direction of text (CVE-2021-42574, "Trojan
@@ -63,6 +65,13 @@ class Suggestion:
     confidence: float  # 0..1, the geometric mean of the tokens' probabilities
     reasons: tuple[Reason, ...]  # the filters that fired, in their order
     hidden: bool
+    match: Match | None = None  # where its text, or the text that it continues, also stands
+
+    def attributed(self, match: Match, *, hide: bool) -> "Suggestion":
+        """The same, knowing its match; hidden if such suggestions are not wanted."""
+        if not hide:
+            return replace(self, match=match)
+        return Suggestion("", (0, 0), self.confidence, (*self.reasons, "attributed"), True, match)
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,8 @@ engine_app = typer.Typer(
     help="The process that holds the model; it is started by itself when needed.", no_args_is_help=True
 )
 app.add_typer(engine_app, name="engine")
+models_app = typer.Typer()
+app.add_typer(models_app, name="models")
 
 Model = Annotated[str | None, typer.Option(help="'bundled' or the path of a model folder.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
@@ -89,6 +91,47 @@ def demo(
     run(show(file))
 
 
+@app.command("eval")
+def evaluate(
+    where: Annotated[
+        Path | None,
+        typer.Argument(metavar="[FOLDER|FILE.jsonl]", help="Source files; without: the held-out packages."),
+    ] = None,
+    tasks: Annotated[
+        str, typer.Option("--task", help="What is taken out of the files.")
+    ] = "line,column,multi-line,random-span",
+    samples: Annotated[int, typer.Option(min=1, help="How many places for each task.")] = 300,
+    layouts: Annotated[
+        str | None, typer.Option("--layout", metavar="spm,psm", help="Of the prompt; without: all the model knows.")
+    ] = None,
+    bare: Annotated[
+        bool, typer.Option("--bare", help="The model alone: no healing, copying or post-processing; nothing hidden.")
+    ] = False,
+    model: Model = None,
+    pairs: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting for this run; repeatable.")
+    ] = None,
+    versus: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="Rows of their own with this setting, to compare; repeatable."),
+    ] = None,
+    baseline: Annotated[bool, typer.Option(help="Beside it, a copy from the text around.")] = True,
+    seed: Annotated[int, typer.Option(help="Of the choice of places.")] = 0,
+    split: Annotated[str, typer.Option(help="Which held-out packages: test or validation.")] = "test",
+    verbose: Annotated[bool, typer.Option("--verbose", help="Also what each minConfidence would show.")] = False,
+    as_json: Json = False,
+) -> None:
+    """How often the model writes what the author wrote, where spans were taken out of real files."""
+    from lsp_server.evaluate import show
+
+    run(
+        show(
+            where, settings_from(model), split=split, tasks=tasks, layouts=layouts, samples=samples, seed=seed,
+            bare=bare, baseline=baseline, pairs=pairs or [], versus=versus or [], as_json=as_json, verbose=verbose,
+        )
+    )  # fmt: skip
+
+
 @engine_app.command("start")
 def engine_start(model: Model = None) -> None:
     """Starts the engine, or attaches to the one that runs, and waits until it is ready."""
@@ -137,3 +180,42 @@ def engine_serve(
                  "--device", settings.engine.device, "--dtype", settings.engine.dtype,
                  "--threads", str(settings.engine.threads or 0)]  # fmt: skip
     os.execv(sys.executable, [sys.executable, "-P", "-m", "model.serve", *arguments])
+
+
+@models_app.callback(invoke_without_command=True)
+def models(context: typer.Context, model: Model = None, as_json: Json = False) -> None:
+    """The models that are here: size, and memory at each precision."""
+    from lsp_server.once import known_models
+
+    if context.invoked_subcommand:
+        if model or as_json:
+            raise typer.BadParameter(f"put the options behind {context.invoked_subcommand!r}")
+        return
+    found = run(known_models(settings_from(model)))
+    if as_json:
+        typer.echo(json.dumps(found, ensure_ascii=False))
+    for each in [] if as_json else found:
+        memory = ", ".join(f"{name} {size / 1e6:,.1f} MB" for name, size in each["weights_bytes"].items())
+        typer.echo(
+            f"{each['name']}: {each['architecture']}, {each['parameters'] / 1e6:,.1f}M parameters, "
+            f"{each['max_positions']:,} tokens of context, {each['disk_bytes'] / 1e6:,.1f} MB on disk; "
+            f"weights in memory: {memory}"
+        )
+        if each["languages"]:
+            others = f"; for others use {each['other_languages']}" if each["other_languages"] else ""
+            typer.echo(f"  trained on {', '.join(each['languages'])}{others}")
+
+
+@models_app.command("export")
+def models_export(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new or an empty folder.")],
+    layout: Annotated[str, typer.Option("--format", metavar="hf|gguf", help="For transformers, or for llama.cpp.")],
+    model: Model = None,
+    dtype: Annotated[str, typer.Option(help="float32, float16 or bfloat16; for gguf also q8_0.")] = "float32",
+) -> None:
+    """Writes a model as a folder for transformers, or as a GGUF file for llama.cpp."""
+    import sys
+
+    # A process of its own: this one loads no torch.
+    arguments = ["--format", layout, "--dtype", dtype, "--", settings_from(model).model, str(folder)]
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "model.export", *arguments])

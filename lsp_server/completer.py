@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
 
 from fim import (
     FORMATS,
+    Attribution,
+    AttributionError,
     CursorContext,
     Encoder,
     FimFormat,
@@ -26,9 +32,10 @@ from lsp_server.documents import Snapshot
 from lsp_server.engines import CompletionRequest, Engine
 from lsp_server.settings import Settings
 from lsp_server.trace import Trace
-from model.hub import find_model
+from model.hub import ATTRIBUTION, BUNDLED, find_model
 from model.tokenizer import Tokenizer
 
+logger = logging.getLogger(__name__)
 REMOTE_CONTEXT_TOKENS = 2048
 CHARACTERS_PER_TOKEN = 3  # of code, on the safe side, where the tokenizer is not here to ask
 HEADER_TOKENS = 16  # room for sentinels
@@ -45,6 +52,10 @@ class Prompter:
     layout: Layout | None  # None: the format's preferred one
     min_confidence: float = 0.0  # suggestions below are hidden
     heal_tokens: bool = False
+    copying: Mapping[str, float] | None = None
+    attribution: Path = BUNDLED / ATTRIBUTION
+    languages: tuple[str, ...] = ()  # what the model was trained on; () if unknown
+    other_languages: str = ""  # the model to use for the rest
 
     @classmethod
     def for_settings(cls, settings: Settings) -> Prompter:
@@ -61,9 +72,11 @@ class Prompter:
         sentinels = resolve(tokenizer, settings.format, folder.model_type)
         limit = min(settings.context_tokens or folder.max_positions, folder.max_positions)
         preferred = folder.preferences
-        heal = preferred.heal_tokens and not settings.remote.url  # others' servers cannot
+        own = not settings.remote.url  # others' servers can neither heal nor copy
         confidence = preferred.min_confidence if settings.min_confidence is None else settings.min_confidence
-        return cls(sentinels.format, tokenizer, sentinels, limit, layout or preferred.layout, confidence, heal)
+        return cls(sentinels.format, tokenizer, sentinels, limit, layout or preferred.layout, confidence,
+                   own and preferred.heal_tokens, preferred.copying if own else None, folder.attribution,
+                   preferred.languages, preferred.other_languages)  # fmt: skip
 
     def context(self, snapshot: Snapshot, max_tokens: int, path: str | None) -> CursorContext:
         header = HEADER_TOKENS
@@ -85,7 +98,10 @@ class Prompter:
             return CompletionRequest(text, max_tokens=0), self.layout or self.format.layouts[0]
         prompt = build_prompt(context, self.sentinels, self.encoder, self.layout, heal=self.heal_tokens)
         stop_ids = tuple(sorted(prompt.stop_ids))
-        return CompletionRequest(prompt.ids, 0, stop_ids=stop_ids, begin_with=prompt.begin_with), prompt.layout
+        asked = CompletionRequest(
+            prompt.ids, 0, stop_ids=stop_ids, begin_with=prompt.begin_with, copying=self.copying
+        )
+        return asked, prompt.layout
 
 
 class ApproximateEncoder:
@@ -109,6 +125,20 @@ class Clock:
 
     def ms(self) -> float:
         return (time.perf_counter() - self.started) * 1000
+
+
+@lru_cache(maxsize=2)
+def read_attribution(path: Path) -> Attribution | None:
+    """The filter in a file; None without one, and the log says so once."""
+    try:
+        return Attribution(path.read_bytes())
+    except FileNotFoundError:
+        logger.info("suggestions are not looked up in known packages: there is no %s", path)
+    except (OSError, AttributionError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        logger.warning("%s cannot be used: %s. Suggestions are not looked up in known packages; "
+                       "install fimls or download the model again.", path, reason)  # fmt: skip
+    return None
 
 
 async def complete(
@@ -135,6 +165,9 @@ async def complete(
         seed=settings.seed,
         client=client,
     )
+    reading = None  # the first time it takes some ten milliseconds, and the engine at least as many
+    if settings.attribution != "off":
+        reading = asyncio.get_running_loop().run_in_executor(None, read_attribution, prompter.attribution)
     text, first_token_ms, reused = "", None, None
     logprobs: list[float] = []
     async with aclosing(engine.complete(request)) as pieces:
@@ -148,6 +181,11 @@ async def complete(
                 break
     mean = sum(logprobs) / len(logprobs) if logprobs else 0.0
     suggestion = shaper.shape(text, mean)
+    shaped_ms, match = clock.ms(), None
+    if reading is not None and not suggestion.hidden and (attribution := await reading) is not None:
+        match = attribution.find(snapshot.text[: snapshot.offset], suggestion.text)
+        if match is not None:
+            suggestion = suggestion.attributed(match, hide=settings.attribution == "hide")
     trace = Trace(
         outcome="hidden" if suggestion.hidden else "shown",
         layout=layout,
@@ -161,5 +199,7 @@ async def complete(
         total_ms=clock.ms(),
         confidence=suggestion.confidence,
         reasons=suggestion.reasons,
+        attribution_ms=clock.ms() - shaped_ms,
+        attribution=None if match is None else str(match),
     )
     return suggestion, trace

@@ -36,6 +36,7 @@ class CompletionRequest:
     stop_ids: tuple[int, ...] = ()
     client: str = ""
     begin_with: str = ""  # our own engine only: the answer comes behind this text
+    copying: Mapping[str, float] | None = None  # our own engine only: see model/copying.py
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +140,8 @@ class HttpClient:
             body |= {"stop_token_ids": list(request.stop_ids), "user": request.client}
         if request.begin_with:
             body["begin_with"] = request.begin_with
+        if request.copying:
+            body["copying"] = dict(request.copying)
         try:
             async with self._get_session().post(self._base_url + "/v1/completions", json=body) as response:
                 if response.status != 200:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ from lsp_server.documents import Document
 from lsp_server.local_engine import local_client, make_engine
 from lsp_server.settings import Settings
 from lsp_server.spawn import runtime_folder
+from model.hub import find_model
 
+PRECISIONS = {"float32": 4, "bfloat16": 2, "float16": 2}  # bytes a weight; what engine.dtype offers
 MAX_FILE = 512 * 2**20  # bytes
 LANGUAGES = {  # LSP's identifiers where they are not the suffix itself
     ".py": "python", ".pyi": "python", ".js": "javascript", ".ts": "typescript", ".rs": "rust", ".rb": "ruby",
@@ -62,7 +65,7 @@ def document_at(path: Path, line: int, column: int) -> Document:
 
 
 async def complete_at(place: str, settings: Settings) -> dict[str, Any]:
-    """text, range (1-based, columns in code points), model, timings."""
+    """text, range (1-based, columns in code points), attribution (fim.attribution.Match) or None, model, timings."""
     path, line, column = parse_place(place)
     document = document_at(path, line, column)
     prompter = Prompter.for_settings(settings)
@@ -81,6 +84,7 @@ async def complete_at(place: str, settings: Settings) -> dict[str, Any]:
     return {
         "text": suggestion.text,
         "range": {"start": _one_based(start), "end": _one_based(end)},
+        "attribution": None if suggestion.match is None else asdict(suggestion.match),
         "model": settings.remote.model or settings.model,
         "timings": trace.to_json(),
     }
@@ -121,3 +125,22 @@ async def _engines(method: str, call: str) -> list[tuple[Path, dict[str, Any] | 
         finally:
             await client.close()
     return found
+
+
+async def known_models(settings: Settings) -> list[dict[str, Any]]:
+    """The bundled model and the one that the settings name, read from config.json and the weights' headers alone."""
+    folders = {name: find_model(name) for name in ("bundled", settings.model)}
+    return [
+        {
+            "name": name,
+            "path": str(folder.path),
+            "architecture": folder.model_type,
+            "parameters": folder.parameters,
+            "max_positions": folder.max_positions,
+            "languages": folder.preferences.languages,
+            "other_languages": folder.preferences.other_languages,
+            "disk_bytes": sum(file.stat().st_size for file in folder.path.iterdir() if file.is_file()),
+            "weights_bytes": {dtype: folder.parameters * size for dtype, size in PRECISIONS.items()},
+        }
+        for name, folder in folders.items()
+    ]

@@ -9,10 +9,12 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Coroutine, Generator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
+import attrs
 from lsprotocol import types as lsp
 from lsprotocol.converters import get_converter
 from pygls.lsp.server import LanguageServer
@@ -30,6 +32,31 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 PARENT_POLL_S = 0.5
 SETTINGS_WAIT_S = 2.0  # how long the engine's start waits for a client that was asked for its settings
+
+
+@attrs.define
+class InlineItem(lsp.InlineCompletionItem):
+    """An item with what clients may show beside it: {"attribution": ...} as in `fimls complete --json`, or nothing.
+
+    LSP 3.18 gives `data` to a menu's entries only. In inline items clients that do not know it pass over it, and
+    `command`, the only field that they would keep, runs something when the text is accepted.
+    """
+
+    data: dict[str, Any] | None = None
+
+
+def make_converter() -> Any:
+    """lsprotocol's converter, which writes fields that it knows only, and `data` of inline items."""
+    converter = get_converter()
+    plain = converter.get_unstructure_hook(lsp.InlineCompletionItem)
+
+    def with_data(item: lsp.InlineCompletionItem) -> dict[str, Any]:
+        written: dict[str, Any] = plain(item)
+        data = getattr(item, "data", None)
+        return written if data is None else written | {"data": data}
+
+    converter.register_unstructure_hook(lsp.InlineCompletionItem, with_data)
+    return converter
 
 
 class Protocol(LanguageServerProtocol):
@@ -83,7 +110,7 @@ class FimlsServer(LanguageServer):
     """The window's state as far as LSP goes; what it does with it is `session`."""
 
     def __init__(self, spare: subprocess.Popen[bytes] | None = None) -> None:
-        super().__init__("fimls", __version__, protocol_cls=Protocol, converter_factory=get_converter)
+        super().__init__("fimls", __version__, protocol_cls=Protocol, converter_factory=make_converter)
         self.documents = Documents()
         self.session = Session(show_message=self._show_message, on_progress=self._on_progress, spare=spare)
         self.parent: int | None = None
@@ -204,7 +231,8 @@ def make_server(spare: subprocess.Popen[bytes] | None = None) -> FimlsServer:
         if found is None:
             return lsp.InlineCompletionList(items=[])
         answer, where = found
-        return lsp.InlineCompletionList(items=[lsp.InlineCompletionItem(answer.suggestion.text, range=where)])
+        item = InlineItem(answer.suggestion.text, range=where, data=to_data(answer))
+        return lsp.InlineCompletionList(items=[item])
 
     @server.feature(lsp.TEXT_DOCUMENT_COMPLETION, lsp.CompletionOptions())
     async def completion(params: lsp.CompletionParams) -> lsp.CompletionList:
@@ -217,17 +245,23 @@ def make_server(spare: subprocess.Popen[bytes] | None = None) -> FimlsServer:
         item = lsp.CompletionItem(
             label=text.strip().splitlines()[0][:60],
             kind=lsp.CompletionItemKind.Text,
-            detail=f"fimls ({answer.model})",
+            detail=f"fimls ({answer.model})" + (f" {match}" if (match := answer.suggestion.match) else ""),
             documentation=text,
             # Clients filter by the text from the range's start to the cursor, which is empty here.
             filter_text=text,
             text_edit=lsp.TextEdit(range=where, new_text=text),
             insert_text_format=lsp.InsertTextFormat.PlainText,
             insert_text_mode=lsp.InsertTextMode.AsIs,
+            data=to_data(answer),
         )
         return lsp.CompletionList(is_incomplete=True, items=[item])
 
     return server
+
+
+def to_data(answer: Answer) -> dict[str, Any] | None:
+    match = answer.suggestion.match
+    return None if match is None else {"attribution": asdict(match)}
 
 
 def to_change(event: lsp.TextDocumentContentChangeEvent) -> Change:

@@ -60,6 +60,7 @@ class Session:
         self.engine: Engine | None = None
         self._prompter: Prompter | None = None
         self._prompter_pending = False
+        self._language_told = False
         self._loading: asyncio.Task[None] | None = None
 
     def configure(self, raw: object, *, trusted: bool) -> None:
@@ -133,6 +134,7 @@ class Session:
         if engine.state.name != "ready":
             engine.start()  # where it has not begun, or has given up some time ago
             return None
+        self._tell_of_language(snapshot.language, prompter)
         work = self._complete(snapshot, prompter, engine, path)
         answer = await self.scheduler.latest(snapshot.uri, work)
         if answer is not None:
@@ -157,6 +159,15 @@ class Session:
             self._report(str(error))
             return None
         return Answer(suggestion, trace, self.settings.remote.model or self.settings.model)
+
+    def _tell_of_language(self, language: str, prompter: Prompter) -> None:
+        """Once in a session: the model was not made for this language, and which one is."""
+        if self._language_told or not prompter.languages or language in prompter.languages:
+            return
+        self._language_told = True
+        better = prompter.other_languages
+        advice = f"; for {language} set fimls.model to the folder of {better}" if better else ""
+        self._tell((f"The model {self.settings.model!r} was trained on {', '.join(prompter.languages)} only{advice}.",))
 
     def _report(self, problem: str) -> None:
         """Shows the user why there are no suggestions, and logs it: once."""

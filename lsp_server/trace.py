@@ -22,6 +22,8 @@ class Trace:
     total_ms: float = 0.0
     confidence: float = 0.0
     reasons: tuple[str, ...] = ()
+    attribution_ms: float = 0.0
+    attribution: str | None = None  # the packages whose text the suggestion continues or makes
 
     def to_json(self) -> dict[str, Any]:
         return {k: round(v, 3) if isinstance(v, float) else v for k, v in asdict(self).items()}

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from model.copying import CopyWeights
 from model.engine import Event, Failed, Finished, Request, Started
 from model.errors import BadRequest
 from model.generate import Token
@@ -49,6 +50,7 @@ def parse_request(body: Mapping[str, Any], model: LoadedModel, *, prefill_only: 
     begin_with = body.get("begin_with") or ""  # ours: see model.healing
     if not isinstance(begin_with, str) or not begin_with.isascii() or len(begin_with) > 100:
         raise BadRequest("begin_with must be an ASCII text of at most 100 characters.")
+    copying = body.get("copying")  # ours: see model.copying
     if not isinstance(stop, list) or not all(isinstance(s, str) for s in stop):
         raise BadRequest("stop must be a text or a list of texts.")
     if not isinstance(stop_ids, list) or not all(type(i) is int for i in stop_ids):
@@ -59,8 +61,11 @@ def parse_request(body: Mapping[str, Any], model: LoadedModel, *, prefill_only: 
             top_p=number("top_p", 1.0, 0, 1),
             seed=integer("seed", 0, 0, 2**63 - 1),
         )
+        weights = CopyWeights(**copying) if copying else None
     except ValueError as error:
         raise BadRequest(str(error)) from None
+    except TypeError:
+        raise BadRequest("copying must be an object with the numbers bias, length, agreement, confidence.") from None
     return Request(
         ids=tuple(ids),
         max_new_tokens=max_new_tokens,
@@ -69,6 +74,7 @@ def parse_request(body: Mapping[str, Any], model: LoadedModel, *, prefill_only: 
         stop=tuple(stop),
         client=str(body.get("user") or ""),
         begin_with=begin_with,
+        copying=weights,
     )
 
 

@@ -13,6 +13,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from model.copying import CopyWeights
 from model.generate import Token
 from model.loading import LoadedModel
 from model.prefix_cache import PrefixCache
@@ -33,6 +34,7 @@ class Request:
     stop: tuple[str, ...] = ()
     client: str = ""
     begin_with: str = ""  # the completion spells this first; it is not part of the answer
+    copying: CopyWeights | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +208,7 @@ class Engine:
             sampling=request.sampling,
             stop_ids=request.stop_ids,
             begin_with=request.begin_with,
+            copying=request.copying,
             should_stop=lambda: job.cancelled,
         ):
             first_token = first_token or time.monotonic()

@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from model.copying import Copier
 from model.decoder import Cancelled, Decoder
 from model.healing import Healing
 from model.kv_cache import KVCache
@@ -59,14 +60,16 @@ def generate(
     stop_ids: Collection[int] = (),
     should_stop: Callable[[], bool] | None = None,
     healing: Healing | None = None,
+    copier: Copier | None = None,
     chunk: int = PREFILL_CHUNK,
 ) -> Iterator[Token]:
     """Continues ids, whose first cache.length are in the cache already, until a stop id, the limit, or should_stop.
 
     A stop id is not yielded. should_stop is asked between the layers of a prefill and between tokens; the iterator
     then just ends. healing is the text to begin with, which is not yielded; there, log-probabilities are those given
-    that text. At every moment the cache holds a prefix of ids + the tokens yielded. Raises ValueError for an
-    empty prompt or one longer than the model takes.
+    that text. copier mixes in what followed the same tokens in ids; then log-probabilities are the mixture's. At every
+    moment the cache holds a prefix of ids + the tokens yielded. Raises ValueError for an empty prompt or one longer
+    than the model takes.
     """
     if not ids:
         raise ValueError("the prompt is empty")
@@ -78,9 +81,12 @@ def generate(
     try:
         logits = prefill(decoder, cache, ids, should_stop, chunk)
         for count in range(1, max_new_tokens + 1):
+            logits = copier.mix(logits) if copier else logits
             token, logprob = sample(healing.mask(logits) if healing else logits)
             if token in stop_ids:
                 return
+            if copier:
+                copier.push(token)
             piece = text.push(token)
             yield Token(token, healing.take(piece) if healing else piece, logprob)
             if count == max_new_tokens or (should_stop is not None and should_stop()):

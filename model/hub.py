@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,10 @@ from model.config import Keys
 from model.errors import ModelError
 
 BUNDLED = Path(__file__).parent / "bundled"
+ATTRIBUTION = "attribution.bin"  # beside the weights: see fim/attribution.py
 NATIVE_TYPES = ("starcoder2", "stablelm")
+COPY_WEIGHTS = {"bias", "length", "agreement", "confidence"}
+MAX_HEADER = 100 * 2**20  # bytes; safetensors' own limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +27,9 @@ class Preferences:
     layout: Literal["psm", "spm"] | None = None  # None: the format's own preference
     min_confidence: float = 0.0  # suggestions below are not worth showing
     heal_tokens: bool = False  # the last piece of the prefix is spelled anew by the model: see fim.prompt
+    copying: Mapping[str, float] | None = None  # weights for what follows equal tokens: model.copying
     languages: tuple[str, ...] = ()  # what it was trained on, by LSP's identifiers; () if unknown
+    other_languages: str = ""  # the model to use for the rest
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +57,12 @@ class ModelFolder:
         return int(Keys(self.config).get("max_position_embeddings", int, 4096))
 
     @property
+    def attribution(self) -> Path:
+        """Its own attribution file, or the bundled model's: what is found there holds whoever wrote the text."""
+        own = self.path / ATTRIBUTION
+        return own if own.exists() else BUNDLED / ATTRIBUTION
+
+    @property
     def preferences(self) -> Preferences:
         """What fimls.json beside the weights says; nothing where there is none. Raises ModelError."""
         path = self.path / "fimls.json"
@@ -63,9 +75,15 @@ class ModelFolder:
             raise ModelError(f"{path}: min_confidence is {confidence!r}. It must be from 0 to 1; correct the file.")
         if not isinstance(heal, bool):
             raise ModelError(f"{path}: heal_tokens is {heal!r}. It must be true or false; correct the file.")
+        copying = raw.get("copying")
+        if copying is not None and not (isinstance(copying, dict) and copying.keys() == COPY_WEIGHTS
+                                        and all(type(v) in (int, float) for v in copying.values())):
+            raise ModelError(f"{path}: copying is {copying!r}. It needs the numbers {', '.join(sorted(COPY_WEIGHTS))}; "
+                             "correct or delete it.")
         if not isinstance(languages, list):
             raise ModelError(f"{path}: languages is {languages!r}. It must be a list; correct or delete the file.")
-        return Preferences(layout, float(confidence), heal, tuple(map(str, languages)))
+        return Preferences(layout, float(confidence), heal, copying, tuple(map(str, languages)),
+                           str(raw.get("other_languages", "")))
 
     @property
     def weight_files(self) -> list[Path]:
@@ -85,7 +103,8 @@ class ModelFolder:
         if missing:
             raise ModelError(f"{self.path} lacks {', '.join(missing)}. Download the model again.")
         if not files:
-            pickled = sorted(f.name for f in self.path.iterdir() if f.suffix in {".bin", ".pt", ".pth", ".ckpt"})
+            pickled = sorted(f.name for f in self.path.iterdir()
+                             if f.suffix in {".bin", ".pt", ".pth", ".ckpt"} and f.name != ATTRIBUTION)
             raise ModelError(
                 f"{self.path} has only pickled weights ({', '.join(pickled)}), which could run code when loaded. "
                 "Use the model's safetensors, or convert it with transformers' save_pretrained."
@@ -93,6 +112,20 @@ class ModelFolder:
                 else f"{self.path} has no *.safetensors. Download the model again."
             )
         return files
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of every weight by name, from the files' headers alone, in the order of files and names.
+
+        The scales of int8 rows (see model/weights.py) are no weights. Raises ModelError.
+        """
+        found = {name: shape for file in self.weight_files for name, shape in _header(file).items()}
+        scales = {f"{name}_scale" for name in found}
+        return {name: shape for name, shape in found.items() if name not in scales}
+
+    @property
+    def parameters(self) -> int:
+        return sum(map(math.prod, self.shapes.values()))
 
     @property
     def identity(self) -> str:
@@ -112,6 +145,20 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ModelError(f"{path} holds no JSON object. Download the model again.")
     return value
+
+
+def _header(file: Path) -> dict[str, tuple[int, ...]]:
+    """The shapes of a safetensors file's tensors. Its header is JSON behind its own length, 8 bytes little-endian."""
+    try:
+        with file.open("rb") as raw:
+            length = int.from_bytes(raw.read(8), "little")
+            header = json.loads(raw.read(length)) if length <= MAX_HEADER else {}
+        shapes = {name: tuple(entry["shape"]) for name, entry in sorted(header.items()) if name != "__metadata__"}
+        if not shapes or any(type(size) is not int for shape in shapes.values() for size in shape):
+            raise ValueError("its header lists no tensors")
+        return shapes
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ModelError(f"{file} cannot be read ({error}). Download it again.") from None
 
 
 def find_model(name: str | Path, *, to_run: bool = True) -> ModelFolder:

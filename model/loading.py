@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from model.copying import Copier, CopyWeights
 from model.decoder import Decoder
 from model.errors import ModelError
 from model.generate import Token, generate
@@ -36,12 +37,14 @@ class LoadedModel:
         sampling: Sampling | None = None,
         stop_ids: Iterable[int] = (),
         begin_with: str = "",
+        copying: CopyWeights | None = None,
         should_stop: Callable[[], bool] | None = None,
     ) -> Iterator[Token]:
         """Continues ids, whose first cache.length the cache has already; with a cache of its own where none is given.
 
         See model.generate.generate. Raises ValueError for a begin_with that the model cannot spell.
         """
+        stop_ids = frozenset(stop_ids) | set(self.decoder.config.stop_ids)
         return generate(
             self.decoder,
             self.decoder.new_cache() if cache is None else cache,
@@ -49,9 +52,10 @@ class LoadedModel:
             max_new_tokens=max_new_tokens,
             text=self.tokenizer.stream(),
             sampling=sampling or Sampling(),
-            stop_ids=frozenset(stop_ids) | set(self.decoder.config.stop_ids),
+            stop_ids=stop_ids,
             should_stop=should_stop,
             healing=Healing(self.tokenizer.texts, begin_with) if begin_with else None,
+            copier=Copier(copying, ids, never=stop_ids) if copying else None,
         )
 
 

@@ -25,7 +25,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -202,13 +202,15 @@ async def completions(request: web.Request) -> web.StreamResponse:
         return web.json_response(whole, status=status)
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"})
     await response.prepare(request)
-    async for event in run(process.engine, wanted):
-        await response.write(b"data: " + json.dumps(answer.chunk(event)).encode() + b"\n\n")
-    await response.write(b"data: [DONE]\n\n")
+    with contextlib.suppress(ConnectionError):  # the client has gone: an ordinary way to end a request
+        async with contextlib.aclosing(run(process.engine, wanted)) as events:
+            async for event in events:
+                await response.write(b"data: " + json.dumps(answer.chunk(event)).encode() + b"\n\n")
+        await response.write(b"data: [DONE]\n\n")
     return response
 
 
-async def run(engine: Engine, request: Request) -> AsyncIterator[Event]:
+async def run(engine: Engine, request: Request) -> AsyncGenerator[Event]:
     """The events of one request. Leaving early, as when the client has gone, cancels it."""
     from model.engine import Failed, Finished
 

@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from model import stablelm, starcoder2
-from model.config import WeightSlot
+from model.config import DecoderConfig, WeightSlot
 from model.decoder import Decoder
 from model.errors import ModelError
 from model.hub import ModelFolder
@@ -37,14 +37,8 @@ def load_decoder(
 
     progress is told the share of tensors loaded, 0 to 1.
     """
-    family = FAMILIES[folder.model_type]
-    try:
-        config = family.decoder_config(folder.config)
-    except ModelError as error:  # begins with config.json
-        raise ModelError(
-            f"{folder.path}/{error}. Download the model again; if it stays so, use another or report this one."
-        ) from None
-    quantized = _is_quantized(folder)
+    config, table = read_config(folder)
+    weights = read_weights(folder)
     # Not by way of the meta device: what torch imports for that (sympy, its compiler) takes longer than loading.
     try:
         decoder = Decoder(config, dtype=dtype, device=device).eval().requires_grad_(False)
@@ -54,19 +48,17 @@ def load_decoder(
             f"{folder.path} does not fit into the memory of {device} ({first_line}). Use a smaller model."
         ) from None
     parameters = dict(decoder.named_parameters())
-    table = family.weight_table(config)
     waiting = dict(table)
     head_copies = []
-    for file in folder.weight_files:
-        for name, tensor in _tensors(file, quantized):
-            if name == HEAD and config.tie_embeddings:
-                head_copies.append(tensor)
-                continue
-            if name not in waiting:
-                raise _surplus(name, file, again=name in table)
-            slot = waiting.pop(name)
-            _fill(parameters[slot.parameter], slot, tensor, name, file)
-            progress(1 - len(waiting) / len(table))
+    for file, name, tensor in weights:
+        if name == HEAD and config.tie_embeddings:
+            head_copies.append(tensor)
+            continue
+        if name not in waiting:
+            raise _surplus(name, file, again=name in table)
+        slot = waiting.pop(name)
+        _fill(parameters[slot.parameter], slot, tensor, name, file)
+        progress(1 - len(waiting) / len(table))
     if waiting:
         raise ModelError(f"{folder.path} lacks the tensors {_some(waiting)}. Download the model again.")
     embeddings = decoder.embed_tokens.weight
@@ -76,6 +68,27 @@ def load_decoder(
             "Set tie_word_embeddings to false there, or download the model again."
         )
     return decoder
+
+
+def read_config(folder: ModelFolder) -> tuple[DecoderConfig, dict[str, WeightSlot]]:
+    """What config.json describes, and the weights that belong to it by name. Raises ModelError."""
+    family = FAMILIES[folder.model_type]
+    try:
+        config = family.decoder_config(folder.config)
+    except ModelError as error:  # begins with config.json
+        raise ModelError(
+            f"{folder.path}/{error}. Download the model again; if it stays so, use another or report this one."
+        ) from None
+    return config, family.weight_table(config)
+
+
+def read_weights(folder: ModelFolder) -> Iterator[tuple[Path, str, torch.Tensor]]:
+    """A folder's tensors in the order of its files and their names, each with its file; int8 rows as float32.
+
+    Raises ModelError.
+    """
+    quantized = _is_quantized(folder)
+    return ((file, name, tensor) for file in folder.weight_files for name, tensor in _tensors(file, quantized))
 
 
 def _tensors(file: Path, quantized: bool) -> Iterator[tuple[str, torch.Tensor]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_OFFLINE"] = "1"
 
+ROOT = Path(__file__).parent.parent
 SENTINELS = ["<|endoftext|>", "<fim_prefix>", "<fim_middle>", "<fim_suffix>", "<fim_pad>", "<repo_name>", "<file_sep>"]
 
 STARCODER2: dict[str, Any] = {
@@ -84,3 +86,13 @@ def talkative_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def starcoder2_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_model(tmp_path_factory.mktemp("starcoder2"), STARCODER2)
+
+
+@pytest.fixture(scope="session")
+def peers() -> Path:
+    """The interpreter of the environment that holds llama-cpp-python: `make peers`, or any in FIMLS_PEERS_PYTHON."""
+    python = Path(os.environ.get("FIMLS_PEERS_PYTHON") or ROOT / ".peers" / "bin" / "python")
+    probe = [python, "-c", "import llama_cpp"]
+    if not python.exists() or subprocess.run(probe, capture_output=True, check=False).returncode:
+        pytest.skip(f"{python} has no llama-cpp-python: `make peers` builds it")
+    return python

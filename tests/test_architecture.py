@@ -4,8 +4,8 @@
 joins them, and of `model` it sees only what loads no torch. Inside `model` a file may import what the table below gives
 it and no more: shapes first (config), then what holds and moves tensors (kv_cache, layers, decoder), then what makes
 tokens of them (sampling, generate), what reads a folder (hub, tokenizer, the families, weights), the one door
-(loading), and behind it the process that answers (prefix_cache, engine, dialect, serve). A new edge is a decision: it
-belongs here.
+(loading), and behind it what writes a model for other programs (gguf_file, export) and the process that answers
+(prefix_cache, engine, dialect, serve). A new edge is a decision: it belongs here.
 """
 
 from __future__ import annotations
@@ -33,16 +33,19 @@ MODEL_MAY_IMPORT = {
     "decoder": "config kv_cache layers",
     "sampling": "",
     "healing": "",
-    "generate": "decoder healing kv_cache sampling",
+    "copying": "",
+    "generate": "copying decoder healing kv_cache sampling",
     "hub": "config errors",
     "tokenizer": "errors",
     "starcoder2": "config",
     "stablelm": "config",
     "weights": "config decoder errors hub stablelm starcoder2",
-    "loading": "decoder errors generate healing hub kv_cache sampling tokenizer weights",
+    "loading": "copying decoder errors generate healing hub kv_cache sampling tokenizer weights",
+    "gguf_file": "config errors hub weights",
+    "export": "errors gguf_file hub loading tokenizer weights",
     "prefix_cache": "decoder kv_cache",
-    "engine": "generate loading prefix_cache sampling",
-    "dialect": "engine errors generate loading sampling",
+    "engine": "copying generate loading prefix_cache sampling",
+    "dialect": "copying engine errors generate loading sampling",
     "machine": "",
     "serve": "dialect engine errors loading machine",
 }
@@ -58,6 +61,7 @@ ONLY_IN = {
     "tokenizers": "model/tokenizer.py",
     "aiohttp": ("lsp_server/", "model/serve.py"),
     "filelock": ("lsp_server/", "model/serve.py"),
+    "gguf": "model/gguf_file.py",
     "transformers": (),
     "accelerate": (),
     "bitsandbytes": (),

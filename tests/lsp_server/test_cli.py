@@ -106,7 +106,7 @@ def test_a_completion_as_json(talkative_folder: Path, tmp_path: Path, environmen
     done = fimls(environment, "complete", "a.py:2:6", "--model", str(talkative_folder), "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout)
-    assert set(answer) == {"text", "range", "model", "timings"}
+    assert set(answer) == {"text", "range", "attribution", "model", "timings"}
     assert answer["range"]["start"] == {"line": 2, "column": 6}
     assert answer["text"].isalpha() and answer["text"].islower()
     assert answer["timings"]["prompt_tokens"] > len("x = ") and answer["timings"]["total_ms"] > 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import socket
 import ssl
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from lsp_server.completer import Prompter, complete
 from lsp_server.documents import Document
 from lsp_server.engines import CompletionRequest, EngineUnavailable, Piece, RemoteEngine
 from lsp_server.settings import RemoteSettings, Settings
+from model import load_model
 from tests.lsp_server.helpers import Answer, Endpoint, answers_with, chunk, says, sends, talks, until
 
 REQUEST = CompletionRequest("def f", max_tokens=4)
@@ -109,24 +111,32 @@ def test_a_network_port_without_a_key_is_not_opened() -> None:
     assert "FIMLS_API_KEY" in ended.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.asyncio
-async def test_llama_cpps_server_is_an_endpoint_too() -> None:
-    pytest.importorskip("llama_cpp.server", reason="llama-cpp-python is not installed")
-    model = os.environ.get("LLAMA_CPP_GGUF")
-    if not model:
-        pytest.skip("LLAMA_CPP_GGUF names no model for it")
-    command = [sys.executable, "-m", "llama_cpp.server", "--model", model, "--port", "8713", "--logits_all", "true"]
+async def test_llama_cpps_server_is_an_endpoint_too(peers: Path, tmp_path: Path) -> None:
+    export = [sys.executable, "-m", "lsp_server", "models", "export", str(tmp_path / "out"), "--format", "gguf"]
+    subprocess.run(export, check=True, stdout=subprocess.DEVNULL)
+    (model,) = (tmp_path / "out").glob("*.gguf")
+    prompt = "def first(values):\n    for value in"
+    here = load_model("bundled", device="cpu", dtype="float32")
+    expected = "".join(t.text for t in here.generate(here.tokenizer.encode(prompt), max_new_tokens=4))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    # --logits_all: without it the server computes no log-probabilities
+    command = [peers, "-m", "llama_cpp.server", "--model", model, "--port", str(port), "--logits_all", "true"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
 
         async def answer() -> str:
             try:
-                return text(await ask(url="http://127.0.0.1:8713", format="starcoder2", timeout=60.0))
+                request = CompletionRequest(prompt, max_tokens=4)
+                return text(await ask(request, url=f"http://127.0.0.1:{port}", timeout=60.0))
             except EngineUnavailable:
                 assert process.poll() is None
                 return ""
 
         try:
-            assert await until(answer)
+            assert await until(answer) == expected
         finally:
             process.terminate()
 

@@ -114,3 +114,17 @@ async def test_the_model_is_told_the_path_within_the_workspace(more: dict[str, A
         window.open("x = ", uri)
         await window.suggestion(0, 4, uri)
         assert f"<filename>{name}\n" in endpoint.bodies[-1]["prompt"]
+
+
+@pytest.mark.asyncio
+async def test_a_language_that_the_model_does_not_know_is_told_once_with_the_model_that_does() -> None:
+    async with Endpoint(says("1\n")) as endpoint:
+        settings = {"remote": {"url": endpoint.url}}  # the bundled model's tokenizer and preferences, another engine
+        async with window_in_process(settings) as window:
+            for number, language in enumerate(("python", "go", "rust", "go")):
+                window.open("x = ", uri := f"file:///{number}", language)
+                await window.suggestion(0, 4, uri)
+            assert window.shown == [
+                "fimls: The model 'bundled' was trained on python only; for go set fimls.model to the folder of "
+                "bigcode/starcoder2-3b."
+            ]

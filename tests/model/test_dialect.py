@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from model import LoadedModel, Tokenizer
+from model.copying import CopyWeights
 from model.dialect import Answer, parse_request
 from model.engine import Event, Failed, Finished, Request, Started
 from model.errors import BadRequest
@@ -34,6 +35,10 @@ GOOD: list[tuple[dict[str, Any], Request]] = [
     ({"prompt": [9], "stop": "\n"}, Request((9,), max_new_tokens=16, stop=("\n",))),
     ({"prompt": [9], "stop": ["a", "bc"]}, Request((9,), max_new_tokens=16, stop=("a", "bc"))),
     ({"prompt": [9], "stop_token_ids": [5, 6, 5]}, Request((9,), max_new_tokens=16, stop_ids=frozenset({5, 6}))),
+    (
+        {"prompt": [9], "copying": {"bias": -3, "length": 0.5, "agreement": 1, "confidence": 0}},
+        Request((9,), max_new_tokens=16, copying=CopyWeights(-3, 0.5, 1, 0)),
+    ),
     ({"prompt": [9], "user": "window 1"}, Request((9,), max_new_tokens=16, client="window 1")),
     (
         {"prompt": [9], "temperature": 1, "top_p": 0.5, "seed": 2**63 - 1},
@@ -71,6 +76,9 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"prompt": [9.0]}, PROMPT),
     ({"prompt": [True]}, PROMPT),
     ({"prompt": [9] * 33}, "prompt (33 tokens) and max_tokens (16) exceed the model's 32"),
+    ({"copying": [1]}, "copying must be an object"),
+    ({"copying": {"bias": 1}}, "copying must be an object"),
+    ({"copying": {"bias": "1", "length": 0, "agreement": 0, "confidence": 0}}, "copying must be an object"),
     ({"max_tokens": 32}, "prompt (1 tokens) and max_tokens (32) exceed the model's 32"),
     ({"max_tokens": 33}, "max_tokens must be a number from 0 to 32"),
     ({"max_tokens": -1}, "max_tokens must be a number from 0 to 32"),
