@@ -75,7 +75,9 @@ def main(run: Path, data: Path, out: Path, *, quantized: bool) -> None:
     out.mkdir(parents=True, exist_ok=True)
     save_file(int8_rows(tensors) if quantized else tensors, out / "model.safetensors", metadata={"format": "pt"})
     (out / "config.json").write_text(json.dumps(hugging_face_config(shape, quantized=quantized), indent=2) + "\n")
-    shutil.copyfile(data / "tokenizer.json", out / "tokenizer.json")
+    (out / "model.safetensors").chmod(0o644)  # the library leaves it to its owner alone
+    if (tokenizer := data / "tokenizer.json").resolve() != (out / "tokenizer.json").resolve():
+        shutil.copyfile(tokenizer, out / "tokenizer.json")
     size = sum(f.stat().st_size for f in out.iterdir() if f.is_file())
     print(f"step {state['step']}, {state['tokens'] / 1e6:.1f}M tokens, "
           f"{state['bits']:.4f} bits a byte on the validation packages, {size / 1e6:.1f} MB in {out}")
