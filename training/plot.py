@@ -9,6 +9,8 @@ import json
 import sys
 from pathlib import Path
 
+SMOOTHED = 20  # lines of the log in a running mean
+
 
 def main(run: Path, out: Path) -> None:
     import matplotlib
@@ -21,8 +23,11 @@ def main(run: Path, out: Path) -> None:
     held_out = axes.twinx()
     curves = ((axes, "loss", "nats a token, training"), (held_out, "held_out_bits_per_byte", "bits a byte, held out"))
     for number, (on, key, label) in enumerate(curves):
-        points = [(line["tokens"] / 1e6, line[key]) for line in lines if key in line]
-        on.plot(*zip(*points, strict=True), color=f"C{number}", linewidth=1, marker="." if on is held_out else "")
+        tokens = [line["tokens"] / 1e6 for line in lines if key in line]
+        values = [line[key] for line in lines if key in line]
+        if on is axes:  # a few rows a step make a jagged line
+            values = [sum(part := values[max(0, n - SMOOTHED + 1) : n + 1]) / len(part) for n in range(len(values))]
+        on.plot(tokens, values, color=f"C{number}", linewidth=1, marker="." if on is held_out else "")
         on.set_ylabel(label, color=f"C{number}")
     axes.set_xlabel("million tokens")
     axes.grid(alpha=0.3)
