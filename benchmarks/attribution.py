@@ -12,18 +12,17 @@ was the same by chance.
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import re
 import statistics
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from fim.attribution import GRAM, Attribution, AttributionError, Match, grams, normalized
 from fim.scoring import Share
+from training.corpus.folder import CorpusError, rows
 
 NOTICE = re.compile(r"(?i)licen[cs]e|copyright|warrant|redistribut|liable|liability|\bas is\b|damages")
 SHOWN = 8
@@ -41,22 +40,14 @@ class Span:
         return self.text[: len(self.text) // 2], self.text[len(self.text) // 2 :]
 
 
-def rows(path: Path) -> Iterator[tuple[str, str, str]]:
-    """(package, path, normalized text) of every file."""
-    with path.open(encoding="utf-8") as lines:
-        for line in lines:
-            row = json.loads(line)
-            yield row["package"], row["path"], normalized(row["text"])
-
-
 def draw(path: Path, length: int, count: int, seed: int, *, notices: bool) -> list[Span]:
-    """`count` spans of `length` characters; of different files, as long as there are so many."""
+    """`count` spans of `length` characters; of different files, as long as there are so many. Raises CorpusError."""
     rng = random.Random(f"{seed} {path.name} {notices}")
-    with path.open(encoding="utf-8") as lines:
-        total = sum(1 for _ in lines)
+    if not (total := sum(1 for _ in rows(path))):
+        raise CorpusError(f"{path} is empty: make corpus")
     order = [number for _ in range(4 * count // total + 1) for number in rng.sample(range(total), total)][: 4 * count]
     wanted = set(order)
-    files = {number: file for number, file in enumerate(rows(path)) if number in wanted}
+    files = {n: row._replace(text=normalized(row.text)) for n, row in enumerate(rows(path)) if n in wanted}
     spans: list[Span] = []
     for package, name, text in map(files.__getitem__, order):
         starts = [rng.randrange(len(text) - length + 1) for _ in range(200)] if len(text) >= length else []
@@ -88,7 +79,8 @@ def true_matches(data: Path, alarms: list[tuple[Span, Match]]) -> list[bool]:
     pending = {n: ([s.text[at : at + GRAM] for at, _ in grams(s.text)], {x.package for x in m.sources})
                for n, (s, m) in enumerate(alarms)}  # fmt: skip
     true = [False] * len(alarms)
-    for package, _, text in rows(data / "train.jsonl"):
+    for package, _, raw in rows(data / "train.jsonl"):
+        text = normalized(raw)
         for number, (pieces, named) in list(pending.items()):
             if package in named and any(piece in text for piece in pieces):
                 true[number] = True
@@ -132,19 +124,24 @@ def main() -> None:
         sys.exit(f"fimls: {options.file}: {error}. Build it: make attribution")
     loaded = (time.perf_counter() - started) * 1000
     length = filter_.surely_found
+    train, test = options.data / "train.jsonl", options.data / "test.jsonl"
+    try:
+        fifty = draw(train, length, 50, options.seed, notices=False)
+        thousand = draw(train, length, 1000, options.seed, notices=True)
+        held_out = draw(test, length, 1000, options.seed, notices=True)
+    except CorpusError as error:
+        sys.exit(f"fimls: {error}")
     print(f"{options.file}: {len(content)} bytes, {filter_.grams} grams of {GRAM} characters, stride {filter_.stride}; "
           f"a passage of {length} normalized characters is surely found; read and checked in {loaded:.0f} ms")
-    train, test = options.data / "train.jsonl", options.data / "test.jsonl"
     print("fifty training files, a passage of each, no text of licences:")
-    for span in measure_recall(filter_, draw(train, length, 50, options.seed, notices=False)):
+    for span in measure_recall(filter_, fifty):
         print(f"    missed {span.package}/{span.path}: {span.text!r}")
     print("a thousand passages of training files, anywhere:")
-    missed = measure_recall(filter_, draw(train, length, 1000, options.seed, notices=True))
+    missed = measure_recall(filter_, thousand)
     print(f"  of the others {sum(bool(NOTICE.search(span.text)) for span in missed)} are text of licences, as:")
     for span in missed[:SHOWN]:
         print(f"    {span.package}/{span.path}: {span.text[:100]!r}…")
     print("a thousand spans of held-out files, anywhere:")
-    held_out = draw(test, length, 1000, options.seed, notices=True)
     measure_alarms(filter_, options.data, held_out)
     print("time of a look, 400 characters before the cursor:")
     measure_time(filter_, held_out)

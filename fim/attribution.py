@@ -24,6 +24,7 @@ HEADER_AT = len(MAGIC) + 4 + 32
 GRAM = 50  # normalized characters
 BASE = 0x9E3779B97F4A7C15  # of the rolling hash (Karp and Rabin); odd, so that numpy can divide by its powers
 WIDEST = 24  # bits of a value: with its place inside a byte it fits into four bytes
+PLACE_BITS = 16  # of a hash: a gram's place in a segment, which is no larger
 TAIL = b"\0" * 4  # so that four bytes can be read at the last value
 ARITY = 4  # slots a gram; the fourth makes the file 5% smaller
 FAR = 16  # characters of raw text that are read for a normalized one: code that is indented ever so deep
@@ -99,8 +100,10 @@ class Attribution:
             self.grams = int(header["grams"])
             self._segments, self._segment_bits = int(header["segments"]), int(header["segment_bits"])
             self._value_bits, self._set_bits = int(header["value_bits"]), int(header["set_bits"])
-        except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError, IndexError, OverflowError, RecursionError) as error:
             raise AttributionError(f"its header cannot be read ({type(error).__name__})") from None
+        if not 0 <= self._segment_bits <= PLACE_BITS or self._segments < 1 or self.stride < 1:
+            raise AttributionError("its header has numbers that cannot be")
         bits = ((self._segments + ARITY - 1) << self._segment_bits) * self._value_bits
         if not 0 < self._set_bits < self._value_bits <= WIDEST or (len(data) - self._values_at - len(TAIL)) * 8 < bits:
             raise AttributionError("its header and its size disagree")
@@ -138,7 +141,7 @@ class Attribution:
         places = mixed(gram ^ BASE)
         value = 0
         for nth in range(ARITY):
-            place = (places >> 16 * nth) & ((1 << self._segment_bits) - 1)
+            place = (places >> PLACE_BITS * nth) & ((1 << self._segment_bits) - 1)
             bit = ((segment + nth << self._segment_bits) + place) * self._value_bits
             byte = self._values_at + (bit >> 3)
             value ^= int.from_bytes(self._data[byte : byte + 4], "little") >> (bit & 7)

@@ -20,10 +20,16 @@ LONGEST_MATCH = 32  # tokens; longer ones count no more
 PLACES = 256  # the newest places looked at, of a token that is everywhere
 
 
+def features(match: int, agreement: float, certainty: float) -> tuple[float, float, float, float]:
+    """What the weights are multiplied with. match in tokens; agreement: the share of the votes for the first choice;
+    certainty: the model's largest probability."""
+    certainty = min(max(certainty, 1e-6), 1 - 1e-6)
+    return 1.0, math.log(match), agreement, math.log(certainty / (1 - certainty))
+
+
 @dataclass(frozen=True, slots=True)
 class CopyWeights:
-    """The votes' share in the mixture is sigmoid(bias + length·ln(match in tokens) + agreement·(share of the votes
-    for the first choice) + confidence·logit(the model's largest probability))."""
+    """The votes' share in the mixture is the sigmoid of the features' weighted sum."""
 
     bias: float
     length: float
@@ -35,13 +41,7 @@ class CopyWeights:
             raise ValueError("the weights of copying must be finite")
 
     def share(self, match: int, agreement: float, certainty: float) -> float:
-        certainty = min(max(certainty, 1e-6), 1 - 1e-6)
-        score = (
-            self.bias
-            + self.length * math.log(match)
-            + self.agreement * agreement
-            + self.confidence * math.log(certainty / (1 - certainty))
-        )
+        score = sum(w * f for w, f in zip(astuple(self), features(match, agreement, certainty), strict=True))
         return 1 / (1 + math.exp(-max(-30.0, min(30.0, score))))
 
 

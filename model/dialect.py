@@ -64,7 +64,7 @@ def parse_request(body: Mapping[str, Any], model: LoadedModel, *, prefill_only: 
         weights = CopyWeights(**copying) if copying else None
     except ValueError as error:
         raise BadRequest(str(error)) from None
-    except TypeError:
+    except (TypeError, OverflowError):  # OverflowError: a whole number beyond the floats
         raise BadRequest("copying must be an object with the numbers bias, length, agreement, confidence.") from None
     return Request(
         ids=tuple(ids),

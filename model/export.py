@@ -52,7 +52,8 @@ def export(folder: ModelFolder, target: Path, layout: str, dtype: str) -> None:
         else:
             write_gguf(folder, out, dtype)
         for paper in {path for pattern in PAPERS for path in folder.path.glob(pattern)}:
-            shutil.copyfile(paper, out / paper.name)
+            if paper.is_file():
+                shutil.copyfile(paper, out / paper.name)
 
 
 def _check(folder: ModelFolder) -> None:
@@ -78,7 +79,7 @@ def _check(folder: ModelFolder) -> None:
 @contextlib.contextmanager
 def _new_folder(target: Path) -> Iterator[Path]:
     """A folder to write into, which becomes the target at the end, or is gone when anything fails."""
-    target = target.expanduser().resolve()
+    target = target.resolve()
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
         if target.exists() and (not target.is_dir() or any(target.iterdir())):
@@ -123,7 +124,8 @@ def _tokenizer_config(folder: ModelFolder) -> dict[str, Any]:
     """What transformers wants to know beside tokenizer.json, for a folder that does without."""
     added = read_json(folder.path / "tokenizer.json").get("added_tokens", [])
     named = {token["id"]: token["content"] for token in added if token["special"]}
-    ends = {key: named[id_] for key in ("bos_token", "eos_token") if (id_ := folder.config.get(f"{key}_id")) in named}
+    ids = {key: folder.config.get(f"{key}_id") for key in ("bos_token", "eos_token")}  # an id, a list of them, or none
+    ends = {key: named[id_] for key, id_ in ids.items() if isinstance(id_, int) and id_ in named}
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
         **ends,
@@ -145,14 +147,19 @@ def main() -> int:
     parser.add_argument("--dtype", default="float32")
     arguments = parser.parse_args()
     try:
-        export(find_model(arguments.model), arguments.folder, arguments.layout, arguments.dtype)
+        target = arguments.folder.expanduser()
+    except RuntimeError as error:  # ~ of an unknown user
+        print(f"fimls: {arguments.folder}: {error} Name a new or an empty folder.", file=sys.stderr)
+        return 2
+    try:
+        export(find_model(arguments.model), target, arguments.layout, arguments.dtype)
     except ModelError as error:
         print(f"fimls: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
-    size = sum(file.stat().st_size for file in arguments.folder.iterdir())
-    print(f"{arguments.folder}: {arguments.model} as {arguments.layout}, {arguments.dtype}, {size / 1e6:.1f} MB")
+    size = sum(file.stat().st_size for file in target.iterdir())
+    print(f"{target}: {arguments.model} as {arguments.layout}, {arguments.dtype}, {size / 1e6:.1f} MB")
     return 0
 
 

@@ -17,6 +17,7 @@ BUNDLED = Path(__file__).parent / "bundled"
 ATTRIBUTION = "attribution.bin"  # beside the weights: see fim/attribution.py
 NATIVE_TYPES = ("starcoder2", "stablelm")
 COPY_WEIGHTS = {"bias", "length", "agreement", "confidence"}
+LARGEST_WEIGHT = 1e6  # of copying; JSON as Python reads it may also hold NaN and Infinity
 MAX_HEADER = 100 * 2**20  # bytes; safetensors' own limit
 
 
@@ -77,9 +78,10 @@ class ModelFolder:
             raise ModelError(f"{path}: heal_tokens is {heal!r}. It must be true or false; correct the file.")
         copying = raw.get("copying")
         if copying is not None and not (isinstance(copying, dict) and copying.keys() == COPY_WEIGHTS
-                                        and all(type(v) in (int, float) for v in copying.values())):
-            raise ModelError(f"{path}: copying is {copying!r}. It needs the numbers {', '.join(sorted(COPY_WEIGHTS))}; "
-                             "correct or delete it.")
+                                        and all(type(v) in (int, float) and abs(v) < LARGEST_WEIGHT
+                                                for v in copying.values())):
+            raise ModelError(f"{path}: copying is {copying!r}. It needs the numbers {', '.join(sorted(COPY_WEIGHTS))}, "
+                             f"each within ±{LARGEST_WEIGHT:,.0f}; correct or delete it.")
         if not isinstance(languages, list):
             raise ModelError(f"{path}: languages is {languages!r}. It must be a list; correct or delete the file.")
         return Preferences(layout, float(confidence), heal, copying, tuple(map(str, languages)),

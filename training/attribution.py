@@ -23,7 +23,6 @@ import math
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -33,6 +32,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fim.attribution import ARITY, BASE, GRAM, MAGIC, TAIL, Attribution, AttributionError, normalized
+from training.corpus.folder import CorpusError, rows
 
 TELLING = 20  # characters
 WORDS = 4
@@ -115,29 +115,12 @@ def owners_of(keys: U64, package: npt.NDArray[np.uint8]) -> tuple[U64, npt.NDArr
     return different, ids.astype(np.int32), owners
 
 
-def rows(path: Path) -> Iterator[tuple[str, str]]:
-    """(package, text) of every file of the corpus. Raises AttributionError."""
-    try:
-        with path.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
-                try:
-                    row = json.loads(line)
-                    package, text = str(row["package"]), str(row["text"])
-                except (ValueError, KeyError, TypeError):
-                    raise AttributionError(f"{path}, line {number}, is no row of a corpus: make corpus") from None
-                yield package, text
-    except OSError as error:
-        raise AttributionError(f"{path} cannot be read ({error.strerror}): make corpus") from None
-    except UnicodeDecodeError:
-        raise AttributionError(f"{path} is not UTF-8: make corpus") from None
-
-
 def read(path: Path) -> Corpus:
-    """Raises AttributionError."""
+    """Raises AttributionError, CorpusError."""
     packages: dict[str, int] = {}
     columns: list[tuple[npt.NDArray[np.int32], U64, U64]] = []
     counts, numbers, total = [], [], 0
-    for package, text in rows(path):
+    for package, _, text in rows(path):
         size, starts, hashes, runs = grams_of(text)
         total += size
         counts.append(len(starts))
@@ -255,7 +238,7 @@ def pack(header: dict[str, object], table: npt.NDArray[np.uint32]) -> bytes:
 
 
 def build(data: Path, max_bytes: int) -> bytes:
-    """The filter of data/train.jsonl, at most so large. Raises AttributionError."""
+    """The filter of data/train.jsonl, at most so large. Raises AttributionError, CorpusError."""
     try:
         described = json.loads((data / "manifest.json").read_text(encoding="utf-8"))["packages"]
         corpus = read(data / "train.jsonl")
@@ -296,7 +279,7 @@ def main() -> None:
     began = time.perf_counter()
     try:
         content = build(options.data, options.bytes)
-    except AttributionError as error:
+    except (AttributionError, CorpusError) as error:
         sys.exit(f"fimls: {error}")
     filter_ = Attribution(content)
     unfinished = options.out.with_name(options.out.name + ".part")

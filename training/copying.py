@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import random
 from collections import defaultdict
 from dataclasses import asdict
@@ -23,14 +22,16 @@ from fim.formats import resolve
 from fim.prompt import build_prompt
 from fim.samples import Span, rest_of_line, whole_line
 from model import LoadedModel, load_model
-from model.copying import Copier, CopyWeights
-from training.data import Document, read_documents
+from model.copying import Copier, CopyWeights, features
+from model.errors import ModelError
+from training.corpus.folder import Row
+from training.data import read_documents
 
 ANSWER_TOKENS = 48
 START = CopyWeights(-3.0, 0.8, 0.8, -0.4)
 
 
-def draw(documents: list[Document], count: int) -> list[tuple[str, Span]]:
+def draw(documents: list[Row], count: int) -> list[tuple[str, Span]]:
     """Texts and middles; every package counts alike."""
     rng, packages = random.Random(0), defaultdict[str, list[str]](list)
     for document in documents:
@@ -46,7 +47,7 @@ def draw(documents: list[Document], count: int) -> list[tuple[str, Span]]:
 
 @torch.no_grad()
 def observe(model: LoadedModel, samples: list[tuple[str, Span]]) -> torch.Tensor:
-    """(observations, 5): ln(match), agreement, logit(certainty), probability by votes, probability by the model."""
+    """(observations, 6): the features, then the true token's probability by the votes and by the model."""
     preferred = model.folder.preferences
     sentinels = resolve(model.tokenizer, model_type=model.folder.model_type)
     end = model.tokenizer.encode("\n")
@@ -55,7 +56,7 @@ def observe(model: LoadedModel, samples: list[tuple[str, Span]]) -> torch.Tensor
         budget = model.decoder.config.max_positions - 2 * ANSWER_TOKENS
         context = around_cursor(text[:start] + text[stop:], start, encoder=model.tokenizer, token_budget=budget)
         prompt = build_prompt(context, sentinels, model.tokenizer, preferred.layout, heal=preferred.heal_tokens)
-        answer = model.tokenizer.encode(prompt.begin_with + text[start:stop])[:ANSWER_TOKENS] + end
+        answer = [*model.tokenizer.encode(prompt.begin_with + text[start:stop]), *end][:ANSWER_TOKENS]
         ids = torch.tensor([[*prompt.ids, *answer]], device=model.decoder.device)
         kept = model.decoder(ids, logits_to_keep=len(answer) + 1).logits[0, :-1].float().softmax(-1).cpu()
         copier = Copier(START, prompt.ids, never=prompt.stop_ids)
@@ -63,22 +64,20 @@ def observe(model: LoadedModel, samples: list[tuple[str, Span]]) -> torch.Tensor
             match, votes = copier.votes()
             if votes:
                 total = votes.total()
-                certainty = min(max(float(probabilities.max()), 1e-6), 1 - 1e-6)
-                rows.append((math.log(match), max(votes.values()) / total, math.log(certainty / (1 - certainty)),
-                             votes[token] / total, float(probabilities[token])))
+                seen = features(match, max(votes.values()) / total, float(probabilities.max()))
+                rows.append((*seen, votes[token] / total, float(probabilities[token])))
             copier.push(token)
     return torch.tensor(rows, dtype=torch.float64)
 
 
 def fit(observed: torch.Tensor) -> tuple[CopyWeights, float, float]:
     """observed as `observe` gives it -> weights, and nats a token without and with them."""
-    features = torch.cat((torch.ones_like(observed[:, :1]), observed[:, :3]), dim=1)
-    by_votes, by_model = observed[:, 3], observed[:, 4]
+    inputs, by_votes, by_model = observed[:, :4], observed[:, 4], observed[:, 5]
     weights = torch.tensor(list(asdict(START).values()), dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.LBFGS([weights], max_iter=200, line_search_fn="strong_wolfe")
 
     def loss() -> torch.Tensor:
-        share = torch.sigmoid(features @ weights)
+        share = torch.sigmoid(inputs @ weights)
         return -(share * by_votes + (1 - share) * by_model + 1e-9).log().mean()
 
     def closure() -> float:
@@ -97,9 +96,15 @@ def main() -> None:
     parser.add_argument("documents", type=Path)
     parser.add_argument("--samples", type=int, default=400)
     options = parser.parse_args()
-    observed = observe(load_model(options.model), draw(read_documents(options.documents), options.samples))
+    try:
+        model = load_model(options.model)
+    except ModelError as error:
+        raise SystemExit(str(error)) from None
+    observed = observe(model, draw(read_documents(options.documents), options.samples))
+    if not len(observed):
+        raise SystemExit("No answer in these documents has a match: name files with more code.")
     weights, before, after = fit(observed)
-    path = options.model / "fimls.json"
+    path = model.folder.path / "fimls.json"
     preferences = json.loads(path.read_text()) if path.exists() else {}
     preferences["copying"] = {name: round(value, 3) for name, value in asdict(weights).items()}
     path.write_text(json.dumps(preferences, indent=2) + "\n")

@@ -7,9 +7,9 @@ stopped, and pools can be made in processes ahead of the trainer.
 from __future__ import annotations
 
 import bisect
-import json
 import multiprocessing
 import random
+import signal
 from collections import deque
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
@@ -19,10 +19,11 @@ import numpy as np
 import torch
 
 from fim.context import CursorContext, Snippet
-from fim.formats import FORMATS, resolve
+from fim.formats import Layout, resolve
 from fim.prompt import build_prompt
 from fim.samples import Span, random_middle
 from model.tokenizer import Tokenizer
+from training.corpus.folder import CorpusError, Row, rows
 from training.syntax import SyntaxSpans
 
 CHARACTERS_PER_TOKEN = 4.0  # a window of context × this seldom fits its row and is then shortened to what does
@@ -46,26 +47,12 @@ class Recipe:
                 raise SystemExit(f"{name} is {rate} in the training config: it is a share between 0 and 1.")
 
 
-@dataclass(frozen=True)
-class Document:
-    package: str
-    path: str
-    text: str
-
-
-def read_documents(path: Path) -> list[Document]:
-    """Rows of a corpus file. Exits with the line that is broken."""
-    documents = []
+def read_documents(path: Path) -> list[Row]:
+    """All rows of a corpus file. Exits with what is wrong with it."""
     try:
-        with path.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
-                try:
-                    row = json.loads(line)
-                    documents.append(Document(row["package"], row["path"], row["text"]))
-                except (ValueError, KeyError, TypeError) as error:
-                    raise SystemExit(f"{path}, line {number}: no corpus row ({error}). Build it: make corpus") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise SystemExit(f"The corpus cannot be read ({error}). Build it: make corpus") from None
+        documents = list(rows(path))
+    except CorpusError as error:
+        raise SystemExit(str(error)) from None
     if not documents:
         raise SystemExit(f"{path} is empty. Build the corpus: make corpus")
     return documents
@@ -110,7 +97,7 @@ class SampleStream:
     """An endless, deterministic stream of batches; its state is (pool, row)."""
 
     def __init__(
-        self, documents: list[Document], tokenizer: Path, *, context: int, recipe: Recipe, seed: int, workers: int = 0
+        self, documents: list[Row], tokenizer: Path, *, context: int, recipe: Recipe, seed: int, workers: int = 0
     ) -> None:
         """context in tokens; workers are processes that make pools ahead, 0 for none."""
         self.documents, self.recipe, self.seed = documents, recipe, seed
@@ -166,7 +153,8 @@ class SampleStream:
         global _stream
         if self._executor is None:
             _stream = self  # forked workers share the documents' memory
-            self._executor = ProcessPoolExecutor(self._workers, multiprocessing.get_context("fork"))
+            fork = multiprocessing.get_context("fork")
+            self._executor = ProcessPoolExecutor(self._workers, fork, initializer=_plain_signals)
         while len(self._ahead) < 2 * self._workers:
             self._ahead.append(self._executor.submit(_make_pool, self.pool + len(self._ahead)))
         return self._ahead.popleft().result()
@@ -189,12 +177,16 @@ class SampleStream:
             start = 0
             while start < len(text):
                 size = longest if rng.random() < 0.5 else rng.randint(longest // 8, longest)
-                stop = line_edge(text, start, start + size)
-                sample = self._sample(number, (start, stop), syntax, rng)
+                fim = rng.random() < self.recipe.fim_rate
+                named = fim and rng.random() < self.recipe.repository_rate
+                snippets = self._snippets(number, size, rng) if named else ()
+                stop = line_edge(text, start, start + max(1, size - sum(len(s.text) for s in snippets)))
+                sample = self._sample(number, (start, stop), fim, snippets, syntax, rng)
                 while len(sample) > self.size:  # the more text a token holds, the better an attempt fits
                     shorter = start + max(1, int((stop - start) * 0.98 * self.size / len(sample)))
+                    snippets = snippets if shorter - start > size // 4 else ()  # they alone may be too much
                     stop = line_edge(text, start, shorter)
-                    sample = self._sample(number, (start, stop), syntax, rng)
+                    sample = self._sample(number, (start, stop), fim, snippets, syntax, rng)
                 samples.append(sample)
                 start = stop
         ids, documents = pack(samples, self.size, self.padding)
@@ -202,23 +194,21 @@ class SampleStream:
         rng.shuffle(shuffled)
         return ids[shuffled], documents[shuffled]
 
-    def _sample(self, number: int, span: Span, syntax: SyntaxSpans, rng: random.Random) -> list[int]:
+    def _sample(
+        self, number: int, span: Span, fim: bool, snippets: tuple[Snippet, ...], syntax: SyntaxSpans, rng: random.Random
+    ) -> list[int]:
         document, recipe = self.documents[number], self.recipe
         text = document.text[slice(*span)]
-        if rng.random() >= recipe.fim_rate:
+        if not fim:
             return [*self.tokenizer.encode(text), self.end]
-        snippets: tuple[Snippet, ...] = ()
-        if rng.random() < recipe.repository_rate:
-            snippets = self._snippets(number, len(text), rng)
-            text = text[: len(text) - sum(len(s.text) for s in snippets)] or text
-        node = syntax.middle(span[0], span[0] + len(text), rng) if rng.random() < recipe.syntax_rate else None
+        node = syntax.middle(*span, rng) if rng.random() < recipe.syntax_rate else None
         start, stop = random_middle(text, rng) if node is None else (node[0] - span[0], node[1] - span[0])
         context = CursorContext(
             text[:start], text[stop:], document.path, "python", snippets, document.package if snippets else None
         )
-        layout = "spm" if rng.random() < recipe.spm_rate else "psm"
+        layout: Layout = "spm" if rng.random() < recipe.spm_rate else "psm"
         prompt = build_prompt(
-            context, self.sentinels, self.tokenizer, layout, heal=rng.random() < recipe.heal_rate  # type: ignore[arg-type]
+            context, self.sentinels, self.tokenizer, layout, heal=rng.random() < recipe.heal_rate
         )
         return [*prompt.ids, *self.tokenizer.encode(prompt.begin_with + text[start:stop]), self.end]
 
@@ -240,12 +230,15 @@ class SampleStream:
         return tuple(found)
 
 
+def _plain_signals() -> None:
+    """A worker leaves Ctrl-C to the trainer and ends on SIGTERM, whatever handlers it was forked with."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 _stream: SampleStream | None = None  # what forked workers make pools of
 
 
 def _make_pool(pool: int) -> tuple[np.ndarray, np.ndarray]:
     assert _stream is not None
     return _stream.make_pool(pool)
-
-
-assert FORMATS["starcoder2"].path_in_prefix  # the form of repository context that the samples above are given

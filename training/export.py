@@ -7,15 +7,17 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 
-INT8_ROWS = "fimls-int8-rows"  # model/weights.py reads it
+from model.weights import INT8_ROWS
+from training import checkpoint
+from training.network import ROPE_THETA
 
 
 def checkpoint_names(state: dict[str, torch.Tensor], heads: int, kv_heads: int) -> dict[str, torch.Tensor]:
@@ -56,7 +58,7 @@ def hugging_face_config(shape: dict[str, int], *, quantized: bool) -> dict[str, 
         "max_position_embeddings": shape["context"],
         "hidden_act": "gelu_pytorch_tanh",
         "norm_epsilon": 1e-5,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
+        "rope_parameters": {"rope_type": "default", "rope_theta": ROPE_THETA},
         "sliding_window": None,
         "use_bias": True,
         "tie_word_embeddings": True,
@@ -69,20 +71,33 @@ def hugging_face_config(shape: dict[str, int], *, quantized: bool) -> dict[str, 
 
 
 def main(run: Path, data: Path, out: Path, *, quantized: bool) -> None:
-    state = torch.load(run / "checkpoint.pt", map_location="cpu", weights_only=True)
+    if not (tokenizer := data / "tokenizer.json").is_file():
+        raise SystemExit(f"{data} holds no tokenizer.json: make training/data/tokenizer.json")
+    state = checkpoint.load(run)
+    if state is None:
+        raise SystemExit(f"{run} holds no checkpoint: make train RUN={run}")
     shape = state["shape"]
     tensors = checkpoint_names(state["model"], shape["num_attention_heads"], shape["num_key_value_heads"])
     out.mkdir(parents=True, exist_ok=True)
     save_file(int8_rows(tensors) if quantized else tensors, out / "model.safetensors", metadata={"format": "pt"})
     (out / "config.json").write_text(json.dumps(hugging_face_config(shape, quantized=quantized), indent=2) + "\n")
     (out / "model.safetensors").chmod(0o644)  # the library leaves it to its owner alone
-    if (tokenizer := data / "tokenizer.json").resolve() != (out / "tokenizer.json").resolve():
+    if tokenizer.resolve() != (out / "tokenizer.json").resolve():
         shutil.copyfile(tokenizer, out / "tokenizer.json")
     size = sum(f.stat().st_size for f in out.iterdir() if f.is_file())
     print(f"step {state['step']}, {state['tokens'] / 1e6:.1f}M tokens, "
           f"{state['bits']:.4f} bits a byte on the validation packages, {size / 1e6:.1f} MB in {out}")
 
 
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line as main's parameters."""
+    parser = argparse.ArgumentParser(prog="python -m training.export", description="A checkpoint -> a model folder.")
+    parser.add_argument("run", type=Path, help="the run's folder")
+    parser.add_argument("data", type=Path, help="the corpus folder, for its tokenizer.json")
+    parser.add_argument("out", type=Path, help="the model folder; its files are replaced")
+    parser.add_argument("--float32", dest="quantized", action="store_false", help="keep the weights as they are")
+    return parser.parse_args(arguments)
+
+
 if __name__ == "__main__":
-    arguments = [a for a in sys.argv[1:] if a != "--float32"]
-    main(*map(Path, arguments[:3]), quantized="--float32" not in sys.argv)
+    main(**vars(parse()))

@@ -28,10 +28,14 @@ class Shape:
     context: int
 
     def __post_init__(self) -> None:
-        if self.hidden_size % (2 * self.num_attention_heads) or self.num_attention_heads % self.num_key_value_heads:
-            raise SystemExit("[model]: hidden_size must divide into heads of even size, and the heads into KV heads.")
         if min(asdict(self).values()) < 1:
             raise SystemExit("[model]: every value must be positive.")
+        if self.context < 32:
+            raise SystemExit("[model]: a context of less than 32 tokens holds no sample.")
+        if self.vocab_size > 65_536:
+            raise SystemExit("[model]: vocab_size must be at most 65,536.")  # training/data.py keeps ids in two bytes
+        if self.hidden_size % (2 * self.num_attention_heads) or self.num_attention_heads % self.num_key_value_heads:
+            raise SystemExit("[model]: hidden_size must divide into heads of even size, and the heads into KV heads.")
 
     @property
     def head_dim(self) -> int:

@@ -5,20 +5,27 @@
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 from pathlib import Path
 
 SMOOTHED = 20  # lines of the log in a running mean
 
 
 def main(run: Path, out: Path) -> None:
+    log = run / "log.jsonl"
+    try:
+        lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    except FileNotFoundError:
+        raise SystemExit(f"{run} holds no log.jsonl: make train RUN={run}") from None
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"{log} cannot be read ({error}): correct it, or name another run.") from None
+
     import matplotlib
 
     matplotlib.use("svg")
     from matplotlib import pyplot
 
-    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     figure, axes = pyplot.subplots(figsize=(8, 4), layout="constrained")
     held_out = axes.twinx()
     curves = ((axes, "loss", "nats a token, training"), (held_out, "held_out_bits_per_byte", "bits a byte, held out"))
@@ -35,5 +42,13 @@ def main(run: Path, out: Path) -> None:
     print(out)
 
 
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line as main's parameters."""
+    parser = argparse.ArgumentParser(prog="python -m training.plot", description="Draws a run's log.")
+    parser.add_argument("run", type=Path, help="the run's folder")
+    parser.add_argument("out", type=Path, help="the picture, .svg")
+    return parser.parse_args(arguments)
+
+
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:3]))
+    main(**vars(parse()))

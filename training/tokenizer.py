@@ -11,14 +11,13 @@ finds these merges by itself, being the commonest runs of Python; what it has no
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import sys
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from training.corpus.folder import CorpusError, read_manifest
+from training.corpus.folder import CorpusError, read_manifest, rows
 
 SPECIAL_TOKENS = (  # StarCoder2's, in its order (tokenizer of bigcode/starcoder2-3b)
     "<|endoftext|> <fim_prefix> <fim_middle> <fim_suffix> <fim_pad> <repo_name> <file_sep> <issue_start> "
@@ -29,18 +28,6 @@ SPECIAL_TOKENS = (  # StarCoder2's, in its order (tokenizer of bigcode/starcoder
     "<pr_in_reply_to_comment_id> <pr_diff_hunk_comment_line> <NAME> <EMAIL> <KEY> <PASSWORD>"
 ).split()
 INDENTATIONS = tuple("\n" + " " * (width - 1) for width in (4, 8, 12, 16, 20))
-
-
-def texts(path: Path) -> list[str]:
-    """The texts of a jsonl file of the corpus. Raises CorpusError for a broken line."""
-    found = []
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                found.append(json.loads(line)["text"])
-            except (ValueError, KeyError, TypeError):
-                raise CorpusError(f"{path}, line {number}, is no row of a corpus: build it again") from None
-    return found
 
 
 def train(corpus: list[str], vocab_size: int) -> Tokenizer:
@@ -76,7 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
     a = parser.parse_args(arguments)
     try:
         read_manifest(a.data)
-        corpus, held_out = texts(a.data / "train.jsonl"), texts(a.data / "validation.jsonl")
+        corpus, held_out = ([row.text for row in rows(a.data / f"{split}.jsonl")] for split in ("train", "validation"))
     except CorpusError as error:
         print(f"tokenizer: {error}", file=sys.stderr)
         return 1

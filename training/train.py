@@ -19,6 +19,7 @@ import sys
 import time
 import tomllib
 from collections.abc import Callable
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,9 +27,12 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+from fim.formats import FormatError
+from model.errors import ModelError
 from model.tokenizer import Tokenizer
 from training.checkpoint import load, save
-from training.data import Document, Recipe, SampleStream, read_documents
+from training.corpus.folder import Row
+from training.data import Recipe, SampleStream, read_documents
 from training.muon import Muon
 from training.network import Network, Shape, document_mask
 
@@ -51,34 +55,49 @@ class Schedule:
     weight_decay: float
     save_every_s: float
 
+    def __post_init__(self) -> None:
+        for name in ("rows", "rows_at_once", "total_tokens", "warmup_steps", "decay_share", "learning_rate"):
+            if getattr(self, name) <= 0:
+                raise SystemExit(f"[train] of the training config: {name} must be positive.")
+        if self.rows % self.rows_at_once:
+            raise SystemExit(f"[train]: rows ({self.rows}) must be a multiple of rows_at_once ({self.rows_at_once}).")
+
     def learning_rate_at(self, tokens: int, steps: int) -> float:
-        """steps since the run began or was given a new peak."""
+        """tokens and steps since the run began."""
         left = 1 - tokens / self.total_tokens
         warmth = min(1.0, (steps + 1) / self.warmup_steps)
         return self.learning_rate * warmth * max(0.02, min(1.0, left / self.decay_share))
 
 
 def section(kind: type[T], name: str, values: dict[str, Any]) -> T:
-    """A section of the config as its dataclass. Exits naming the key that is missing or unknown."""
+    """A section of the config as its dataclass. Exits naming the key that is missing, unknown or no number."""
+    if not isinstance(values, dict):
+        raise SystemExit(f"[{name}] of the training config must be a table.")
     known = {f.name for f in fields(kind)}  # type: ignore[arg-type]
     if wrong := known ^ values.keys():
         raise SystemExit(f"[{name}] of the training config: {', '.join(sorted(wrong))} missing or unknown.")
+    for f in fields(kind):  # type: ignore[arg-type]
+        wanted = (int,) if f.type == "int" else (int, float)
+        if type(values[f.name]) not in wanted:
+            kind_of = "whole number" if f.type == "int" else "number"
+            raise SystemExit(f"[{name}] of the training config: {f.name} must be a {kind_of}.")
     return kind(**values)
 
 
 def held_out_batches(
-    tokenizer: Tokenizer, documents: list[Document], rows: int, context: int
+    tokenizer: Tokenizer, documents: list[Row], rows: int, context: int
 ) -> tuple[list[tuple[torch.Tensor, torch.Tensor]], int]:
     """Plain text of the validation packages, and its size in bytes: loss there is comparable across tokenizers."""
     texts = [d.text for d in documents]
     random.Random(0).shuffle(texts)
     ids: list[int] = []
+    enough = max(HELD_OUT_TOKENS, rows * context)
     for text in texts:
-        if len(ids) > HELD_OUT_TOKENS:
+        if len(ids) > enough:
             break
         ids += [*tokenizer.encode(text), 0]
-    need = max(1, min(len(ids) - 1, HELD_OUT_TOKENS) // (rows * context)) * rows * context
-    if len(ids) <= need:
+    need = min(len(ids) - 1, enough) // (rows * context) * rows * context
+    if not need:
         raise SystemExit("The validation packages are smaller than one batch: lower rows_at_once or build the corpus.")
     x, y = torch.tensor(ids[:need]), torch.tensor(ids[1 : need + 1])
     size = len(tokenizer.decode([i for i in ids[1 : need + 1] if i]).encode())
@@ -110,7 +129,7 @@ def free_memory() -> int | None:
         lines = Path("/proc/meminfo").read_text().splitlines()
     except OSError:
         return None
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")), None)
 
 
 def check_memory(shape: Shape, train: Schedule, device: torch.device) -> None:
@@ -169,11 +188,13 @@ class Trainer:
         self.network.load_state_dict(state["model"])
         self.muon.load_state_dict(state["muon"])
         self.adam.load_state_dict(state["adam"])
+        for group in self.muon.param_groups:  # the config's, not the checkpoint's
+            group.update(weight_decay=self.train.weight_decay, dtype=self.dtype)
         self.stream.restore(state["stream"])
         self.tokens, self.steps = state["tokens"], state["step"]
 
     def step(self) -> float:
-        """One update; returns its loss in nats a token, of which nothing was applied if it is not finite."""
+        """One update; returns its loss in nats a token. Where loss or gradient is not finite, nothing is applied."""
         rate = self.train.learning_rate_at(self.tokens, self.steps)
         for group in self.muon.param_groups + self.adam.param_groups:
             group["lr"] = rate
@@ -185,8 +206,9 @@ class Trainer:
                 loss = self.compiled(x, y, self.make_mask(owner)) / pieces
             loss.backward()
             total += loss.detach()
-        nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
-        if math.isfinite(value := total.item()):
+        norm = float(nn.utils.clip_grad_norm_(self.network.parameters(), 1.0))
+        value = total.item() if math.isfinite(norm) else math.inf
+        if math.isfinite(value):
             self.muon.step()
             self.adam.step()
         self.network.zero_grad(set_to_none=True)
@@ -211,8 +233,11 @@ class Log:
         path.write_text("".join(f"{line}\n" for line in kept))
 
     def write(self, line: dict[str, object]) -> None:
-        with self.path.open("a") as f:
-            f.write(json.dumps(line) + "\n")
+        try:
+            with self.path.open("a") as f:
+                f.write(json.dumps(line) + "\n")
+        except OSError as error:  # a full disk is no reason to end a run
+            print(f"{self.path} lacks step {line['step']}: {error.strerror}", flush=True)
 
     def show(self, text: str, *, lasting: bool) -> None:
         if sys.stderr.isatty():
@@ -229,8 +254,6 @@ def run(config_path: Path, data: Path, folder: Path, minutes: float) -> None:
     shape = section(Shape, "model", config.get("model", {}))
     train = section(Schedule, "train", config.get("train", {}))
     recipe = section(Recipe, "samples", config.get("samples", {}))
-    if train.rows % train.rows_at_once:
-        raise SystemExit(f"[train]: rows ({train.rows}) must be a multiple of rows_at_once ({train.rows_at_once}).")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(train.seed)
     torch.set_float32_matmul_precision("high")
@@ -255,6 +278,8 @@ def run(config_path: Path, data: Path, folder: Path, minutes: float) -> None:
     print(f"{parameters / 1e6:.2f}M parameters, {device}, {trainer.dtype}, a matmul at {peak / 1e12:.2f} TFLOP/s, "
           f"{len(documents)} files", flush=True)
 
+    if trainer.tokens >= train.total_tokens:
+        print(f"total_tokens ({train.total_tokens:,}) has been reached: raise it to go on.", flush=True)
     stop = Stopper(minutes)
     losses: list[float] = []
     since = saved = time.monotonic()
@@ -265,7 +290,8 @@ def run(config_path: Path, data: Path, folder: Path, minutes: float) -> None:
             raise SystemExit(f"The loss is {loss} at step {trainer.steps}; the checkpoint in {folder} is from before. "
                              "Resume with a lower learning_rate.")
         losses.append(loss)
-        if trainer.steps % LOG_EVERY and trainer.tokens < train.total_tokens:
+        ended = stop() or trainer.tokens >= train.total_tokens
+        if trainer.steps % LOG_EVERY and not ended:
             continue
         mean, losses = sum(losses) / len(losses), []
         now = time.monotonic()
@@ -274,7 +300,6 @@ def run(config_path: Path, data: Path, folder: Path, minutes: float) -> None:
                    "tokens_per_s": round(speed)})
         line = progress(trainer, mean, speed, flops / peak)
         log.show(line, lasting=False)
-        ended = stop() or trainer.tokens >= train.total_tokens
         if ended or now - saved > train.save_every_s:
             bits = trainer.bits_per_byte(held_out, held_out_bytes)
             save(folder, trainer.state() | {"bits": bits})
@@ -305,6 +330,10 @@ def main() -> None:
         run(options.config, options.data, options.run, options.minutes)
     except torch.OutOfMemoryError:
         raise SystemExit("The device's memory is full: lower rows_at_once in the training config.") from None
+    except BrokenProcessPool:
+        raise SystemExit("A process that prepares data died, likely for want of memory: free some, resume.") from None
+    except (ModelError, FormatError, OSError) as error:
+        raise SystemExit(str(error)) from None
 
 
 if __name__ == "__main__":

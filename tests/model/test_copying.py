@@ -84,7 +84,12 @@ def test_copying_spells_what_has_to_be_healed_first(talkative: LoadedModel) -> N
     assert "".join(t.text for t in healed) == "ick bro"
 
 
-@pytest.mark.parametrize("copying", [{"bias": 1}, {"bias": 0, "length": 0, "agreement": 0, "confidence": "x"}, [1], 3])
+NONE = dict.fromkeys(("bias", "length", "agreement", "confidence"), 0)
+
+
+@pytest.mark.parametrize(
+    "copying", [{"bias": 1}, *(NONE | {"length": w} for w in ("x", float("nan"), float("-inf"), 10**400, -1e6)), [1], 3]
+)
 def test_preferences_with_other_weights_are_refused(tmp_path: Path, copying: object) -> None:
     (tmp_path / "fimls.json").write_text(json.dumps({"copying": copying}))
     with pytest.raises(ModelError, match="copying is"):

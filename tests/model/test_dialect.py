@@ -79,6 +79,8 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"copying": [1]}, "copying must be an object"),
     ({"copying": {"bias": 1}}, "copying must be an object"),
     ({"copying": {"bias": "1", "length": 0, "agreement": 0, "confidence": 0}}, "copying must be an object"),
+    ({"copying": {"bias": 10**400, "length": 0, "agreement": 0, "confidence": 0}}, "copying must be an object"),
+    ({"copying": {"bias": float("nan"), "length": 0, "agreement": 0, "confidence": 0}}, "must be finite"),
     ({"max_tokens": 32}, "prompt (1 tokens) and max_tokens (32) exceed the model's 32"),
     ({"max_tokens": 33}, "max_tokens must be a number from 0 to 32"),
     ({"max_tokens": -1}, "max_tokens must be a number from 0 to 32"),

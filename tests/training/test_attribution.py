@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from benchmarks import attribution as benchmark
 from fim.attribution import GRAM, Attribution, AttributionError, Match, grams, normalized
 from tests.corpora import code, write_corpus
 from training import attribution
@@ -133,7 +134,6 @@ def test_a_table_that_is_too_full_is_told() -> None:
         (lambda data: (data / "manifest.json").write_text('{"packages": {}}'), "does not describe the packages"),
         (lambda data: (data / "train.jsonl").unlink(), "train.jsonl cannot be read"),
         (lambda data: (data / "train.jsonl").write_text('{"package": "one"}\n'), "line 1, is no row of a corpus"),
-        (lambda data: (data / "train.jsonl").write_bytes(b"\xff\n"), "is not UTF-8"),
         (lambda data: (data / "train.jsonl").write_text(""), "has no text"),
     ],
 )
@@ -146,6 +146,28 @@ def test_a_broken_corpus_is_one_line_that_names_the_remedy(
         attribution.main()
     assert message in str(ended.value) and "make corpus" in str(ended.value) and "\n" not in str(ended.value)
     assert not (tmp_path / "out.bin").exists()
+
+
+def run_benchmark(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["attribution", str(data), "--file", str(data / "filter.bin")])
+    benchmark.main()
+
+
+def test_the_benchmark_counts_what_is_found(
+    tmp_path: Path, files: dict[str, list[str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_corpus(tmp_path, files)
+    (data / "filter.bin").write_bytes(build(data, SMALL))
+    with pytest.raises(SystemExit, match=r"test\.jsonl cannot be read \(No such file or directory\): make corpus"):
+        run_benchmark(data, monkeypatch)
+    (data / "test.jsonl").write_text("")
+    with pytest.raises(SystemExit, match=r"test\.jsonl is empty: make corpus"):
+        run_benchmark(data, monkeypatch)
+    (data / "test.jsonl").write_text(json.dumps({"package": "own", "path": "a.py", "text": code("of nobody")}) + "\n")
+    monkeypatch.setattr(benchmark, "LOOKS", 200)
+    run_benchmark(data, monkeypatch)
+    said = capsys.readouterr().out
+    assert "found, and the package named: 50 of 50, 100.0%" in said and "alarms: 0 of 1000, 0.0%" in said
 
 
 def test_more_packages_than_the_filter_tells_apart(tmp_path: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ import pytest
 from tests.training.corpus_recipe import Recipe, source
 from training.corpus import __main__ as command
 from training.corpus import folder
-from training.corpus.folder import FILES, CorpusError, read_manifest
+from training.corpus.folder import FILES, CorpusError, Row, read_manifest, rows
 from training.corpus.packages import read_packages
 from training.corpus.pieces import pack, unpack
 from training.tokenizer import main as tokenizer_main
@@ -45,6 +47,57 @@ def test_recipes_that_contradict_themselves(recipe: Recipe) -> None:
     recipe.table.write_text(recipe.table.read_text() + 'tested = "MIT"\n')
     with pytest.raises(CorpusError, match="tested in two splits"):
         read_packages(recipe.table, recipe.lock)
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("[held_out\n", r"packages\.toml and packages\.lock cannot be read \(Expected"),
+        ("[train]\n", r"packages\.toml needs the tables held_out\.test, held_out\.validation and train"),
+        ("train = 1\n[held_out]\ntest = {}\nvalidation = {}\n", "needs the tables"),
+        ("[train]\na = ['MIT']\n[held_out]\ntest = {}\nvalidation = {}\n", r"a is under \['MIT'\]; only MIT"),
+        (None, r"packages\.toml cannot be read \(No such file or directory\)"),
+    ],
+)
+def test_recipes_that_cannot_be_read(recipe: Recipe, table: str | None, message: str) -> None:
+    recipe.write()
+    recipe.table.unlink() if table is None else recipe.table.write_text(table)
+    with pytest.raises(CorpusError, match=message):
+        read_packages(recipe.table, recipe.lock)
+
+
+GOOD = b'{"package": "p", "licence": "MIT", "path": "a.py", "text": "x = 1\\n"}\n'
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"{",
+        b"",
+        b"[]",
+        b'"text"',
+        b'{"package": "p", "path": "a.py"}',
+        b'{"package": "p", "path": "a.py", "text": ""}',
+        b'{"package": "p", "path": "a.py", "text": 1}',
+        b'{"package": null, "path": "a.py", "text": "x"}',
+        b'{"package": "p", "path": "a.py", "text": "\xff"}',
+        b"[" * 10**5,
+    ],
+    ids=lambda line: line[:50],
+)
+def test_a_line_that_is_no_row(line: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "train.jsonl"
+    path.write_bytes(GOOD + line + b"\n" + GOOD)
+    read = rows(path)
+    assert next(read) == Row("p", "a.py", "x = 1\n")
+    with pytest.raises(CorpusError, match=r"train\.jsonl, line 2, is no row of a corpus: build it again"):
+        next(read)
+
+
+def test_rows_that_cannot_be_read(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "none.jsonl"):
+        with pytest.raises(CorpusError, match=r"cannot be read \(.*directory\): make corpus"):
+            next(rows(path))
 
 
 def test_a_wheel_under_another_licence(recipe: Recipe) -> None:
@@ -149,6 +202,26 @@ def test_pieces_of_another_corpus_are_told_by_their_hashes(data: Path, tmp_path:
     pack(data, tmp_path / "pieces")
     with pytest.raises(CorpusError, match=r"test\.jsonl came out wrong"):
         unpack(tmp_path / "pieces", tmp_path / "again")
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "content", "message"),
+    [
+        ("train.jsonl", tarfile.REGTYPE, b"{}", "the manifest is missing"),
+        ("manifest.json", tarfile.REGTYPE, b"[]", "TypeError|indices"),
+        ("manifest.json", tarfile.REGTYPE, b'{"written": {}}', "the manifest is missing"),
+        ("train.jsonl", tarfile.DIRTYPE, b"", "train.jsonl is no file"),
+        ("other.jsonl", tarfile.REGTYPE, b"{}", "other.jsonl"),
+    ],
+)
+def test_pieces_of_something_else(name: str, kind: bytes, content: bytes, message: str, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "corpus.tar.xz.000", "w:xz") as tar:
+        entry = tarfile.TarInfo(name)
+        entry.type, entry.size = kind, len(content)
+        tar.addfile(entry, io.BytesIO(content))
+    with pytest.raises(CorpusError, match=rf"are no whole corpus \(.*({message})"):
+        unpack(tmp_path, tmp_path / "again")
+    assert list((tmp_path / "again").iterdir()) == []
 
 
 def test_a_folder_without_pieces(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,8 @@ import torch
 from fim.context import CursorContext
 from fim.prompt import build_prompt
 from tests.training.conftest import TEXT
-from training.data import IGNORED, Document, Recipe, SampleStream, pack, read_documents
+from training.corpus.folder import Row
+from training.data import IGNORED, Recipe, SampleStream, pack, read_documents
 from training.syntax import SyntaxSpans
 
 EVERYTHING = Recipe(fim_rate=0.8, spm_rate=0.5, syntax_rate=0.5, repository_rate=0.5, heal_rate=0.5)
@@ -96,7 +97,7 @@ def is_prompt(made: SampleStream, sample: list[int], prefix: str, suffix: str, h
 
 def test_middles_of_syntax_nodes_are_whole_nodes(data: Path) -> None:
     made = stream(data, Recipe(1.0, 0.0, 1.0, 0.0, 0.0), context=400)
-    made.documents = [Document("p", f"{i}.py", TEXT) for i in range(60)]
+    made.documents = [Row("p", f"{i}.py", TEXT) for i in range(60)]
     middles = {made.tokenizer.decode(s).split("<fim_middle>")[1].removesuffix("<|endoftext|>") for s in samples(made)}
     assert middles >= {"return value + value", "value"}
     nodes = {TEXT[a:b] for a, b in SyntaxSpans(TEXT).nodes}
@@ -117,14 +118,14 @@ def test_repository_context_names_other_files_of_the_same_package(data: Path) ->
 
 def test_a_sentinel_written_in_code_is_text(data: Path) -> None:
     made = stream(data, Recipe(0.0, 0.0, 0.0, 0.0, 0.0), context=400)
-    made.documents = [Document("p", "a.py", 'MARK = "<fim_middle>"\n')]
+    made.documents = [Row("p", "a.py", 'MARK = "<fim_middle>"\n')]
     (sample,) = samples(made)
     assert made.sentinels.middle not in sample
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("", "is empty"), ('{"package": "p"}\n', "line 1: no corpus row"), ("{\n", "line 1: no corpus row")],
+    [("", "is empty"), ('{"package": "p"}\n', "line 1, is no row"), ("{\n", "line 1, is no row")],
 )
 def test_a_broken_corpus_is_named(tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "train.jsonl").write_text(content)

@@ -3,7 +3,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from training.plot import main
+import pytest
+
+from training.plot import main, parse
 
 
 def test_a_log_becomes_a_picture(tmp_path: Path) -> None:
@@ -13,3 +15,18 @@ def test_a_log_becomes_a_picture(tmp_path: Path) -> None:
     main(tmp_path, tmp_path / "out.svg")
     drawn = (tmp_path / "out.svg").read_text()
     assert drawn.startswith("<?xml") and "million tokens" in drawn
+
+
+def test_a_run_without_a_whole_log_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"holds no log\.jsonl: make train RUN="):
+        main(tmp_path / "none", tmp_path / "out.svg")
+    (tmp_path / "log.jsonl").write_text('{"step": 1, "tok')
+    with pytest.raises(SystemExit, match=r"log\.jsonl cannot be read"):
+        main(tmp_path, tmp_path / "out.svg")
+
+
+def test_arguments_that_are_missing_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse(["a_run"])
+    assert "the following arguments are required: out" in capsys.readouterr().err
+    assert vars(parse(["a", "b.svg"])) == {"run": Path("a"), "out": Path("b.svg")}

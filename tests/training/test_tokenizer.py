@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.training.corpus_recipe import Recipe, source
-from training.corpus.folder import CorpusError
-from training.tokenizer import INDENTATIONS, SPECIAL_TOKENS, main, split_indentations, texts, train
+from training.tokenizer import INDENTATIONS, SPECIAL_TOKENS, main, split_indentations, train
 
 NESTED = "".join("    " * depth + f"if value_{depth}:\n" for depth in range(6)) + "    " * 6 + "return 'é', 2026\n"
 
@@ -59,10 +58,3 @@ def test_the_command_reports_both_sizes_and_writes_the_first(
     assert 1 <= float(per_token) < float(per_larger_token)
     assert main([str(recipe.data), "320"]) == 0
     assert (recipe.data / "tokenizer.json").read_bytes() == first
-
-
-def test_a_broken_row_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "train.jsonl"
-    path.write_text('{"text": "x = 1"}\n{"text": "y =\n')
-    with pytest.raises(CorpusError, match=r"train\.jsonl, line 2, is no row of a corpus: build it again"):
-        texts(path)

@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 
 from model import load_model
+from model.tokenizer import Tokenizer
 from tests.training.conftest import CONFIG
-from training.train import Schedule, Stopper, section
+from training.data import read_documents
+from training.train import Schedule, Stopper, held_out_batches, section
 
 
 def start(data: Path, run: Path, config: str = CONFIG) -> subprocess.Popen[str]:
@@ -81,6 +83,9 @@ def test_an_interrupt_leaves_a_checkpoint(data: Path, tmp_path: Path) -> None:
         (("seed = 1\n", ""), r"\[train\] of the training config: seed missing"),
         (("seed = 1", "seed = 1\nsede = 2"), "sede missing or unknown"),
         (("rows_at_once = 2", "rows_at_once = 3"), "must be a multiple"),
+        (("warmup_steps = 2", "warmup_steps = 0"), "warmup_steps must be positive"),
+        (("rows = 4", "rows = 4.5"), "rows must be a whole number"),
+        (("num_attention_heads = 4", "num_attention_heads = 0"), "must be positive"),
         (("vocab_size = 320", "vocab_size = 300"), "the tokenizer has 3"),
         (("fim_rate = 0.8", "fim_rate = 80"), "share between 0 and 1"),
         (("context = 64", "context = 4_000_000"), "validation packages are smaller"),
@@ -118,3 +123,11 @@ def test_the_clock_ends_a_run() -> None:
 def test_a_section_becomes_its_dataclass() -> None:
     with pytest.raises(SystemExit, match="missing or unknown"):
         section(Schedule, "train", {})
+
+
+def test_held_out_text_fills_at_least_one_batch(data: Path) -> None:
+    tokenizer = Tokenizer(data / "tokenizer.json")
+    documents = read_documents(data / "validation.jsonl") * 60
+    batches, size = held_out_batches(tokenizer, documents, rows=20, context=2048)  # more than HELD_OUT_TOKENS
+    assert [x.shape for x, _ in batches] == [(20, 2048)]
+    assert size > 40_960

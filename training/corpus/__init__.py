@@ -11,5 +11,6 @@ package and of what was written, and what each filter dropped). The same wheels 
 Files get their names only when whole, the manifest last.
 
 Held-out packages pass the plain filters only, so that they stay the same files when the others grow; what resembles
-them is dropped from training. No text of HumanEval is trained on.
+them is dropped from training. Functions that look like HumanEval's (an entry point's name, and an example in the
+docstring) are cut out of it.
 """

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 SPLITS = ("test", "validation", "train")
 FILES = (*(f"{split}.jsonl" for split in SPLITS), "manifest.json")
@@ -15,6 +15,31 @@ FILES = (*(f"{split}.jsonl" for split in SPLITS), "manifest.json")
 
 class CorpusError(Exception):
     """One line for the user: what is wrong with the corpus and what mends it."""
+
+
+class Row(NamedTuple):
+    """One file of the corpus."""
+
+    package: str
+    path: str
+    text: str  # not empty
+
+
+def rows(path: Path) -> Iterator[Row]:
+    """The files in train.jsonl or another split. Raises CorpusError for a file or a line that `build` never wrote."""
+    try:
+        with path.open("rb") as lines:  # decoded one by one, so that bad UTF-8 has a line number, too
+            for number, line in enumerate(lines, 1):
+                try:
+                    fields = json.loads(line.decode())
+                    row = Row(fields["package"], fields["path"], fields["text"])
+                except (ValueError, KeyError, TypeError, RecursionError):
+                    row = None
+                if row is None or not row.text or not all(isinstance(field, str) for field in row):
+                    raise CorpusError(f"{path}, line {number}, is no row of a corpus: build it again (make corpus)")
+                yield row
+    except OSError as error:
+        raise CorpusError(f"{path} cannot be read ({error.strerror}): make corpus") from None
 
 
 class Sink:

@@ -45,17 +45,27 @@ class Package:
 
 def read_packages(table: Path, lock: Path) -> list[Package]:
     """The packages in the order they are read: held-out ones first. Raises CorpusError."""
-    wanted = tomllib.loads(table.read_text())
+    try:
+        wanted = tomllib.loads(table.read_text(encoding="utf-8"))
+        splits = [(split, [*wanted["held_out"][split].items()]) for split in SPLITS[:2]]
+        splits.append(("train", [*wanted["train"].items()]))
+        lines = lock.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise CorpusError(f"{error.filename} cannot be read ({error.strerror}): restore it") from None
+    except ValueError as error:
+        raise CorpusError(f"{table} and {lock.name} cannot be read ({error}): correct them") from None
+    except (KeyError, TypeError, AttributeError):
+        raise CorpusError(f"{table} needs the tables held_out.test, held_out.validation and train: add them") from None
     locked = {}
-    for line in lock.read_text().splitlines():
+    for line in lines:
         if match := re.fullmatch(r"([\w.-]+)==(\S+) --hash=sha256:([0-9a-f]{64})", line):
             locked[match[1]] = match[2], match[3]
     packages = []
-    for split, licences in (*((s, wanted["held_out"][s]) for s in SPLITS[:2]), ("train", wanted["train"])):
+    for split, licences in splits:
         if split == "train" and "standard_library" in wanted:
             packages.append(Package("python", "train", "PSF-2.0", wanted["standard_library"], None))
-        for name, licence in licences.items():
-            if licence not in LICENCES:
+        for name, licence in licences:
+            if str(licence) not in LICENCES:
                 raise CorpusError(f"{table.name}: {name} is under {licence}; only {', '.join(LICENCES)} are taken")
             if name not in locked:
                 raise CorpusError(f"{lock.name} has no {name}: add the line NAME==VERSION --hash=sha256:HASH for it")

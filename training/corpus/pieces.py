@@ -10,6 +10,7 @@ import lzma
 import tarfile
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 from training.corpus.folder import FILES, CorpusError, partial, read_manifest
 
@@ -89,17 +90,20 @@ def unpack(pieces: Path, data: Path) -> None:
             closing(Joined(paths)) as stream,
             tarfile.open(fileobj=stream, mode="r|xz") as tar,  # type: ignore[call-overload]
         ):
+            written: dict[str, Any] = {}
             for entry in tar:
-                opened = tar.extractfile(entry)
-                assert opened is not None, entry.name
+                if (opened := tar.extractfile(entry)) is None:
+                    raise ValueError(f"{entry.name} is no file")
                 if entry.name == "manifest.json":
                     sinks[entry.name].write(text := opened.read())
                     written = json.loads(text)["written"]
                     continue
                 while block := opened.read(1 << 20):
                     sinks[entry.name].write(block)
+            if not written:
+                raise ValueError("the manifest is missing")
             if wrong := [name for name in written if sinks[name].summary() != written[name]]:
                 raise ValueError(f"{', '.join(wrong)} came out wrong")
-    except (tarfile.TarError, lzma.LZMAError, EOFError, ValueError, KeyError) as error:
+    except (tarfile.TarError, lzma.LZMAError, EOFError, ValueError, KeyError, TypeError) as error:
         problem = f"the {len(paths)} pieces in {pieces} are no whole corpus ({error})"
         raise CorpusError(f"{problem}: copy them again") from error

@@ -1,0 +1,53 @@
+"""A checkpoint becomes a model folder, or one line says why not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from model.weights import INT8_ROWS
+from training import checkpoint
+from training.export import main, parse
+from training.network import ROPE_THETA, Network, Shape
+
+SHAPE = Shape(320, 32, 64, 1, 4, 2, 64)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for step in (1, 2):
+        state = {"model": Network(SHAPE).state_dict(), "shape": vars(SHAPE), "step": step, "tokens": 1, "bits": 1.0}
+        assert checkpoint.save(folder, state)
+    return folder
+
+
+def test_a_broken_checkpoint_gives_way_to_the_one_before(
+    run: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (run / checkpoint.NEWEST).write_bytes(b"cut short")
+    main(**vars(parse([str(run), str(data), str(tmp_path / "out")])))
+    assert "\nstep 1, " in capsys.readouterr().out
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["quantization_config"] == {"quant_method": INT8_ROWS}
+    assert config["rope_parameters"]["rope_theta"] == ROPE_THETA
+
+
+def test_what_is_missing_is_named_and_nothing_is_written(run: Path, data: Path, tmp_path: Path) -> None:
+    for folder, corpus, message in (
+        (tmp_path / "none", data, "none holds no checkpoint: make train RUN="),
+        (run, tmp_path / "none", r"none holds no tokenizer\.json: make"),
+    ):
+        with pytest.raises(SystemExit, match=message):
+            main(folder, corpus, tmp_path / "out", quantized=True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse([])
+    assert "the following arguments are required: run, data, out" in capsys.readouterr().err
+    assert parse(["a", "b", "c"]).quantized and not parse(["a", "b", "c", "--float32"]).quantized
