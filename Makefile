@@ -45,7 +45,7 @@ train: training/data/tokenizer.json
 		$(BIN)/python -m training.train $(CONFIG) training/data $(RUN) --minutes $(MINUTES)
 
 bundled: training/data/tokenizer.json
-	$(BIN)/python -m training.export $(RUN) training/data model/bundled
+	$(BIN)/python -m training.export $(RUN) model/bundled
 	$(BIN)/python -m training.copying model/bundled training/data/validation.jsonl
 
 plot: $(STAMP)

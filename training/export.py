@@ -1,6 +1,6 @@
 """A training checkpoint -> a model folder in the Hugging Face layout, matrices as int8 with one scale a row.
 
-    python -m training.export training/runs/NAME training/data model/bundled
+    python -m training.export training/runs/NAME model/bundled
 
 `--float32` keeps the weights as they are: transformers reads such a folder.
 """
@@ -70,9 +70,9 @@ def hugging_face_config(shape: dict[str, int], *, quantized: bool) -> dict[str, 
     return config
 
 
-def main(run: Path, data: Path, out: Path, *, quantized: bool) -> None:
-    if not (tokenizer := data / "tokenizer.json").is_file():
-        raise SystemExit(f"{data} holds no tokenizer.json: make training/data/tokenizer.json")
+def main(run: Path, out: Path, *, quantized: bool) -> None:
+    if not (tokenizer := run / "tokenizer.json").is_file():
+        raise SystemExit(f"{run} holds no tokenizer.json: make train RUN={run}")
     state = checkpoint.load(run)
     if state is None:
         raise SystemExit(f"{run} holds no checkpoint: make train RUN={run}")
@@ -82,8 +82,7 @@ def main(run: Path, data: Path, out: Path, *, quantized: bool) -> None:
     save_file(int8_rows(tensors) if quantized else tensors, out / "model.safetensors", metadata={"format": "pt"})
     (out / "config.json").write_text(json.dumps(hugging_face_config(shape, quantized=quantized), indent=2) + "\n")
     (out / "model.safetensors").chmod(0o644)  # the library leaves it to its owner alone
-    if tokenizer.resolve() != (out / "tokenizer.json").resolve():
-        shutil.copyfile(tokenizer, out / "tokenizer.json")
+    shutil.copyfile(tokenizer, out / "tokenizer.json")
     size = sum(f.stat().st_size for f in out.iterdir() if f.is_file())
     print(f"step {state['step']}, {state['tokens'] / 1e6:.1f}M tokens, "
           f"{state['bits']:.4f} bits a byte on the validation packages, {size / 1e6:.1f} MB in {out}")
@@ -93,7 +92,6 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line as main's parameters."""
     parser = argparse.ArgumentParser(prog="python -m training.export", description="A checkpoint -> a model folder.")
     parser.add_argument("run", type=Path, help="the run's folder")
-    parser.add_argument("data", type=Path, help="the corpus folder, for its tokenizer.json")
     parser.add_argument("out", type=Path, help="the model folder; its files are replaced")
     parser.add_argument("--float32", dest="quantized", action="store_false", help="keep the weights as they are")
     return parser.parse_args(arguments)

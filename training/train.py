@@ -14,6 +14,7 @@ import json
 import math
 import os
 import random
+import shutil
 import signal
 import sys
 import time
@@ -261,7 +262,10 @@ def run(config_path: Path, data: Path, folder: Path, minutes: float) -> None:
 
     documents = read_documents(data / "train.jsonl")
     workers = max(1, (os.cpu_count() or 2) - 2) if device.type == "cuda" else 0
-    stream = SampleStream(documents, data / "tokenizer.json", context=shape.context, recipe=recipe, seed=train.seed,
+    tokenizer = folder / "tokenizer.json"  # the run's own: the corpus may be built anew while it lasts
+    if not tokenizer.exists():
+        shutil.copyfile(data / "tokenizer.json", tokenizer)
+    stream = SampleStream(documents, tokenizer, context=shape.context, recipe=recipe, seed=train.seed,
                           workers=workers)
     if stream.tokenizer.vocab_size > shape.vocab_size:
         raise SystemExit(f"vocab_size is {shape.vocab_size}, the tokenizer has {stream.tokenizer.vocab_size} entries.")

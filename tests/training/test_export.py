@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -16,9 +17,10 @@ SHAPE = Shape(320, 32, 64, 1, 4, 2, 64)
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Path:
+def run(data: Path, tmp_path: Path) -> Path:
     folder = tmp_path / "run"
     folder.mkdir()
+    shutil.copyfile(data / "tokenizer.json", folder / "tokenizer.json")
     for step in (1, 2):
         state = {"model": Network(SHAPE).state_dict(), "shape": vars(SHAPE), "step": step, "tokens": 1, "bits": 1.0}
         assert checkpoint.save(folder, state)
@@ -26,28 +28,27 @@ def run(tmp_path: Path) -> Path:
 
 
 def test_a_broken_checkpoint_gives_way_to_the_one_before(
-    run: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (run / checkpoint.NEWEST).write_bytes(b"cut short")
-    main(**vars(parse([str(run), str(data), str(tmp_path / "out")])))
+    main(**vars(parse([str(run), str(tmp_path / "out")])))
     assert "\nstep 1, " in capsys.readouterr().out
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert config["quantization_config"] == {"quant_method": INT8_ROWS}
     assert config["rope_parameters"]["rope_theta"] == ROPE_THETA
 
 
-def test_what_is_missing_is_named_and_nothing_is_written(run: Path, data: Path, tmp_path: Path) -> None:
-    for folder, corpus, message in (
-        (tmp_path / "none", data, "none holds no checkpoint: make train RUN="),
-        (run, tmp_path / "none", r"none holds no tokenizer\.json: make"),
-    ):
-        with pytest.raises(SystemExit, match=message):
-            main(folder, corpus, tmp_path / "out", quantized=True)
+@pytest.mark.parametrize("missing", ["tokenizer.json", checkpoint.NEWEST])
+def test_what_is_missing_is_named_and_nothing_is_written(run: Path, tmp_path: Path, missing: str) -> None:
+    (run / missing).unlink()
+    (run / checkpoint.BEFORE).unlink()
+    with pytest.raises(SystemExit, match=r"run holds no (tokenizer\.json|checkpoint): make train RUN="):
+        main(run, tmp_path / "out", quantized=True)
     assert not (tmp_path / "out").exists()
 
 
 def test_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         parse([])
-    assert "the following arguments are required: run, data, out" in capsys.readouterr().err
-    assert parse(["a", "b", "c"]).quantized and not parse(["a", "b", "c", "--float32"]).quantized
+    assert "the following arguments are required: run, out" in capsys.readouterr().err
+    assert parse(["a", "b"]).quantized and not parse(["a", "b", "--float32"]).quantized

@@ -46,8 +46,8 @@ def test_parameters_are_counted_right() -> None:
 def test_the_decoder_runs_what_was_trained(data: Path, tmp_path: Path) -> None:
     trained = network()
     state = {"model": trained.state_dict(), "shape": vars(SHAPE), "step": 1, "tokens": 1, "bits": 1.0}
-    save(tmp_path, state)
-    export(tmp_path, data, tmp_path / "model", quantized=False)
+    save(data, state)  # where the tokenizer is
+    export(data, tmp_path / "model", quantized=False)
     decoder = load_model(tmp_path / "model", device="cpu", dtype="float32").decoder
     ids = torch.randint(0, 320, (1, 40))
     expected = F.cross_entropy(decoder(ids).logits[0, :-1], ids[0, 1:], reduction="none")

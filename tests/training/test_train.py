@@ -57,7 +57,7 @@ def test_it_learns_and_after_a_kill_goes_on_with_the_same_losses(data: Path, tmp
     curve = list(log(whole, "loss").values())
     assert curve[-1] < 0.6 * curve[0]
 
-    command = [sys.executable, "-m", "training.export", str(whole), str(data), str(tmp_path / "model")]
+    command = [sys.executable, "-m", "training.export", str(whole), str(tmp_path / "model")]
     subprocess.run(command, check=True, capture_output=True, timeout=120)
     m = load_model(tmp_path / "model", device="cpu", dtype="float32")
     prompt = m.tokenizer.encode("def double(value):\n    return")
