@@ -87,7 +87,8 @@ def fit(observed: torch.Tensor) -> tuple[CopyWeights, float, float]:
         return float(value.detach())
 
     optimizer.step(closure)
-    return CopyWeights(*weights.tolist()), float(-(by_model + 1e-9).log().mean()), float(loss())
+    with torch.no_grad():
+        return CopyWeights(*weights.tolist()), float(-(by_model + 1e-9).log().mean()), float(loss())
 
 
 def main() -> None:
