@@ -13,7 +13,7 @@ import gguf
 import pytest
 import torch
 
-from model import Tokenizer
+from model import LoadedModel, Tokenizer
 from model.errors import ModelError
 from model.export import export
 from model.hub import BUNDLED, find_model
@@ -181,9 +181,19 @@ def test_llama_cpp_writes_the_same_greedy_text(kind: str, peers: Path, tmp_path:
     )
     assert theirs["plain"] == [ours.tokenizer.encode(text) for text in texts]
     assert theirs["with_sentinels"] == [ours.tokenizer.encode_prompt(text) for text in texts]
-    expected = []
-    for ids in asked:
-        written = [token.id for token in ours.generate(ids, max_new_tokens=MAX_TOKENS)]
-        expected.append({"ids": written, "text": ours.tokenizer.decode(written)})
-    assert len(expected) == 50 and sum(len(e["ids"]) for e in expected) > 500
-    assert theirs["written"] == expected
+    expected = [[token.id for token in ours.generate(ids, max_new_tokens=MAX_TOKENS)] for ids in asked]
+    assert len(expected) == 50 and sum(map(len, expected)) > 500
+    different = [n for n in range(50) if theirs["written"][n]["ids"] != expected[n]]
+    assert len(different) <= 2
+    for n in different:  # greedy is whoever rounds up: two tokens that are level in float32, and only there
+        assert is_tie(ours, asked[n], expected[n], theirs["written"][n]["ids"])
+    for n in set(range(50)) - set(different):
+        assert theirs["written"][n]["text"] == ours.tokenizer.decode(expected[n])
+
+
+def is_tie(model: LoadedModel, prompt: list[int], ours: list[int], theirs: list[int]) -> bool:
+    """Where the two part, the model's two best logits are theirs and ours and differ by rounding (1e-3 of some 10)."""
+    at = next(n for n, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b)
+    with torch.inference_mode():
+        best = model.decoder(torch.tensor([prompt + ours[:at]])).logits[0, -1].topk(2)
+    return {*best.indices.tolist()} == {ours[at], theirs[at]} and float(best.values[0] - best.values[1]) < 1e-3
