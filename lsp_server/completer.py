@@ -74,9 +74,19 @@ class Prompter:
         preferred = folder.preferences
         own = not settings.remote.url  # others' servers can neither heal nor copy
         confidence = preferred.min_confidence if settings.min_confidence is None else settings.min_confidence
-        return cls(sentinels.format, tokenizer, sentinels, limit, layout or preferred.layout, confidence,
-                   own and preferred.heal_tokens, preferred.copying if own else None, folder.attribution,
-                   preferred.languages, preferred.other_languages)  # fmt: skip
+        return cls(
+            sentinels.format,
+            tokenizer,
+            sentinels,
+            limit,
+            layout or preferred.layout,
+            min_confidence=confidence,
+            heal_tokens=own and preferred.heal_tokens,
+            copying=preferred.copying if own else None,
+            attribution=folder.attribution,
+            languages=preferred.languages,
+            other_languages=preferred.other_languages,
+        )
 
     def context(self, snapshot: Snapshot, max_tokens: int, path: str | None) -> CursorContext:
         header = HEADER_TOKENS

@@ -25,7 +25,7 @@ from safetensors.torch import save_file
 from model.errors import ModelError
 from model.gguf_file import TYPES, write_gguf
 from model.hub import ModelFolder, find_model, read_json
-from model.loading import DTYPES
+from model.loading import DTYPES, check_vocabulary
 from model.tokenizer import Tokenizer
 from model.weights import COMPUTED, HEAD, read_config, read_weights
 
@@ -59,11 +59,7 @@ def export(folder: ModelFolder, target: Path, layout: str, dtype: str) -> None:
 def _check(folder: ModelFolder) -> None:
     """Raises ModelError where weights or tokenizer are not those that config.json describes."""
     config, table = read_config(folder)
-    if (tokens := Tokenizer(folder.path / "tokenizer.json").vocab_size) > config.vocab_size:
-        raise ModelError(
-            f"{folder.path}: the tokenizer has {tokens} entries, the model {config.vocab_size}. "
-            "Check that tokenizer.json and config.json belong together."
-        )
+    check_vocabulary(folder, Tokenizer(folder.path / "tokenizer.json"), config.vocab_size)
     expected: dict[str, tuple[int, ...]] = {name: slot.shape for name, slot in table.items()}
     stored = {name: shape for name, shape in folder.shapes.items() if not name.endswith(COMPUTED)}
     if config.tie_embeddings:

@@ -74,12 +74,17 @@ def load_model(
     tokenizer = Tokenizer(folder.path / "tokenizer.json")
     where = choose_device(device)
     decoder = load_decoder(folder, dtype=choose_dtype(dtype, where), device=where, progress=progress)
-    if tokenizer.vocab_size > decoder.config.vocab_size:
+    check_vocabulary(folder, tokenizer, decoder.config.vocab_size)
+    return LoadedModel(folder, tokenizer, decoder)
+
+
+def check_vocabulary(folder: ModelFolder, tokenizer: Tokenizer, vocab_size: int) -> None:
+    """Raises ModelError where the tokenizer has ids that the model, of vocab_size entries, does not."""
+    if tokenizer.vocab_size > vocab_size:
         raise ModelError(
-            f"{folder.path}: the tokenizer has {tokenizer.vocab_size} entries, the model {decoder.config.vocab_size}. "
+            f"{folder.path}: the tokenizer has {tokenizer.vocab_size} entries, the model {vocab_size}. "
             "Check that tokenizer.json and config.json belong together."
         )
-    return LoadedModel(folder, tokenizer, decoder)
 
 
 def choose_device(name: str) -> torch.device:

@@ -121,7 +121,7 @@ class SampleStream:
         return {"pool": self.pool, "row": self.row}
 
     def restore(self, state: dict[str, int]) -> None:
-        self.pool, self.row = state["pool"], state.get("row", 0)
+        self.pool, self.row = state["pool"], state["row"]
         self._rows = None
         self._ahead.clear()
 
