@@ -8,7 +8,8 @@
 Invariants:
 - `import model`, `model.hub` and `model.tokenizer` load no torch: the language server, which has none, uses them.
 - Imports run one way: config <- layers <- decoder; kv_cache <- layers, prefix_cache; decoder, sampling, healing,
-  copying <- generate <- loading <- engine <- serve. A family file imports only config; weights imports the families and decoder.
+  copying <- generate <- loading <- engine <- serve. A family file imports only config; weights imports the families
+  and decoder.
 - Families differ by explicit fields of DecoderConfig, never by looking at a model's name.
 - A warm cache gives what a cold one gives. Weights come from safetensors only; code in a model folder is never run.
 """
