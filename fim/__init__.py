@@ -1,13 +1,15 @@
-"""Fill-in-the-middle as text and token ids: what goes into the prompt, and what becomes of the answer.
+"""Fill-in-the-middle as text and token ids: what goes into the prompt, and what becomes of the answer; and what in a
+text can be written anew (targets).
 
 Invariants of this room:
-- It knows no torch, no editor protocol, no file and no network; it imports only the standard library.
+- It knows no torch, no editor protocol, no file and no network; it imports only the standard library and, when a
+  target is looked for, tree_sitter and its grammars.
 - Values are frozen; functions are pure. Offsets and lengths of text are in code points.
 - The user's text never becomes a sentinel: pieces are encoded as plain text, and defused where only text can
   be sent.
 - A family is asked only for a layout that it saw in training.
 - Accepting a suggestion gives exactly prefix + text + suffix, less the replaced range, which never leaves the
-  cursor's line.
+  cursor's line. An edit changes nothing outside its target's range.
 - Families differ by the fields of `FimFormat`, never by a look at a name.
 """
 
@@ -16,6 +18,7 @@ from fim.context import CursorContext, Snippet, around_cursor
 from fim.formats import FORMATS, MODEL_TYPES, Encoder, FimFormat, FormatError, Layout, Sentinels, resolve
 from fim.postprocess import Extent, Multiline, Reason, Shaper, Suggestion, extent_at
 from fim.prompt import Prompt, Span, build_prompt, render_text
+from fim.targets import Kind, Target, target_at, targets_at
 
 __all__ = [
     "FORMATS",
@@ -27,6 +30,7 @@ __all__ = [
     "Extent",
     "FimFormat",
     "FormatError",
+    "Kind",
     "Layout",
     "Match",
     "Multiline",
@@ -37,9 +41,12 @@ __all__ = [
     "Snippet",
     "Span",
     "Suggestion",
+    "Target",
     "around_cursor",
     "build_prompt",
     "extent_at",
     "render_text",
     "resolve",
+    "target_at",
+    "targets_at",
 ]

@@ -24,11 +24,12 @@ from fim.lines import (
     width,
 )
 
-Extent = Literal["line", "block"]
+Extent = Literal["line", "block", "span"]
 Multiline = Literal["auto", "always", "never"]
 Reason = Literal[
     "end of line",
     "end of block",
+    "end of span",
     "blank lines",
     "too long",
     "loops",
@@ -117,6 +118,9 @@ class Shaper:
     sentinels: tuple[str, ...]
     max_lines: int
     min_confidence: float = 0.0  # suggestions below are hidden
+    least_columns: int = 0  # a span ends before a line that is indented less
+    closing: str = ""  # the mark that closes a span
+    fixed: bool = False  # what is replaced is chosen already: what stands right of the cursor stays
 
     @classmethod
     def at(
@@ -144,6 +148,24 @@ class Shaper:
             max_lines=max_lines,
             min_confidence=min_confidence,
         )
+
+    @classmethod
+    def for_span(
+        cls,
+        context: CursorContext,
+        format: FimFormat | None = None,
+        *,
+        extent: Extent = "span",
+        max_lines: int = 64,
+        least_columns: int = 0,
+        closing: str = "",
+    ) -> "Shaper":
+        """The rules for what is written between two given pieces of text: it goes on until the model ends it.
+
+        Nothing of the suffix is replaced. extent "line" ends it with its first line, too.
+        """
+        shaper = cls.at(context, format, max_lines=max_lines)
+        return replace(shaper, extent=extent, least_columns=least_columns, closing=closing, fixed=True)
 
     def done(self, text: str) -> bool:
         """Whether more tokens after `text`, the whole answer so far, are pointless."""
@@ -182,6 +204,8 @@ class Shaper:
         for sentinel in self.sentinels:
             if (start := text.find(sentinel)) >= 0:
                 yield _Stop(start + len(sentinel), start, "sentinel")
+        if self.closing and (start := text.find(self.closing)) >= 0:
+            yield _Stop(start + len(self.closing), start, "end of span")
         for strange in _STRANGE.finditer(text):
             if strange[0] not in self.known:
                 yield _Stop(strange.end(), strange.start(), "strange character")
@@ -211,6 +235,9 @@ class Shaper:
                 if outside and not may_be_closing(code[0]):
                     yield _Stop(end - len(written.lstrip()) + 1, start - 1, "end of block")
                     return
+            if code and number > 0 and self.extent == "span" and width(line) < self.least_columns:
+                yield _Stop(end - len(written.lstrip()) + 1, start - 1, "end of span")
+                return
             if end == len(text):
                 return
 
@@ -229,6 +256,8 @@ class Shaper:
             if code:
                 block = width(line) if block is None else block
                 opened = opened or (number == 0 and bool(self.before.strip()) and opens_block(line))
+                # Several blocks may end one after another: in a span their indentation tells them apart.
+                code = line.rstrip() if self.extent == "span" else code
                 copies = copies + 1 if code == previous else 1
                 first_copy_end = end if copies == 1 else first_copy_end
                 previous, content_end, blanks = code, end, 0
@@ -237,7 +266,7 @@ class Shaper:
             if copies == 3:
                 yield _Stop(end + 1, first_copy_end, "loops")
                 return
-            if blanks == 2:
+            if blanks == (3 if self.extent == "span" else 2):
                 yield _Stop(end + 1, content_end, "blank lines")
                 return
             if number + 1 == self.max_lines:
@@ -266,10 +295,13 @@ class Shaper:
             if "\n" in text[:tail] and not text[:tail].rpartition("\n")[2].strip():
                 # A closer on a line of its own: dropped, it would leave the one on the right at a wrong
                 # place.
-                return text, blanks + size, "replaces right"
+                return (text[:tail], 0, "repeats right") if self.fixed else (text, blanks + size, "replaces right")
             text = text[:tail]
             return text.rstrip(" \t") if blanks else text, 0, "repeats right"
 
+        if self.fixed:
+            first = next((index for index in closers if text[index] == rest[0]), len(text))
+            return (text[:first], 0, "repeats right") if first < len(text) else (text, 0, None)
         met = 0  # how much of `rest` the text writes in its course
         for index in closers:
             if met < len(rest) and text[index] == rest[met]:

@@ -2,8 +2,12 @@
 joins fim and model.
 
 One request, from key press to ghost text (read the files in this order):
-server.py -> documents.py (Snapshot) -> scheduler.py (latest wins) -> completer.py -> fim (CursorContext, Prompt)
+server.py -> documents.py (Snapshot) -> suggestions.py, offers.py (is it the rest of an earlier one?) -> scheduler.py
+(latest wins) -> completer.py -> fim (CursorContext, Prompt)
 -> engines.py (HTTP) -> model.serve, in the engine process -> fim (Suggestion) -> server.py (InlineCompletionItem).
+
+Beside it: edits.py (a selection, a body or a docstring written anew), own_messages.py (status, why, snooze and what
+became of suggestions: editors/PROTOCOL.md), session.py (settings, model and status), usage.py (counts, kept here).
 
 Invariants:
 - Of `model` only hub, tokenizer and errors are imported here: this process never loads torch or transformers.

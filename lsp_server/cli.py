@@ -157,9 +157,29 @@ def engine_status(as_json: Json = False) -> None:
     found = run(engine_statuses())
     if as_json:
         typer.echo(json.dumps(found))
-    elif not found:
+    else:
+        print_engines(found)
+
+
+@app.command()
+def status(as_json: Json = False) -> None:
+    """What runs, and what was shown and accepted: counts that never leave this machine."""
+    from lsp_server.once import engine_statuses
+    from lsp_server.usage import read_usage, summary
+
+    engines, sessions = run(engine_statuses()), read_usage()
+    if as_json:
+        typer.echo(json.dumps({"engines": engines, "sessions": [session.to_json() for session in sessions]}))
+        return
+    print_engines(engines)
+    for line in summary(sessions):
+        typer.echo(line)
+
+
+def print_engines(found: list[dict[str, Any]]) -> None:
+    if not found:
         typer.echo("no engine is running")
-    for status in [] if as_json else found:
+    for status in found:
         memory = f"{status['memory_bytes'] / 1e6:.0f} MB" if status.get("memory_bytes") else "?"
         typer.echo(
             f"{status['model']}: {status['state']}, {status['device']} {status['dtype']}, {memory}, "

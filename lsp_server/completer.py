@@ -23,6 +23,7 @@ from fim import (
     Sentinels,
     Shaper,
     Suggestion,
+    Target,
     around_cursor,
     build_prompt,
     render_text,
@@ -108,9 +109,7 @@ class Prompter:
             return CompletionRequest(text, max_tokens=0), self.layout or self.format.layouts[0]
         prompt = build_prompt(context, self.sentinels, self.encoder, self.layout, heal=self.heal_tokens)
         stop_ids = tuple(sorted(prompt.stop_ids))
-        asked = CompletionRequest(
-            prompt.ids, 0, stop_ids=stop_ids, begin_with=prompt.begin_with, copying=self.copying
-        )
+        asked = CompletionRequest(prompt.ids, 0, stop_ids=stop_ids, begin_with=prompt.begin_with, copying=self.copying)
         return asked, prompt.layout
 
 
@@ -151,10 +150,28 @@ def read_attribution(path: Path) -> Attribution | None:
     return None
 
 
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """The values of one request's way, for whoever wants to know why."""
+
+    context: CursorContext
+    request: CompletionRequest
+    answer: str  # what the model wrote, before any filter
+    suggestion: Suggestion
+    trace: Trace
+
+
 async def complete(
-    snapshot: Snapshot, prompter: Prompter, engine: Engine, settings: Settings, *, path: str | None, client: str
-) -> tuple[Suggestion, Trace]:
-    """One suggestion at the snapshot's cursor. Raises EngineUnavailable, FormatError.
+    snapshot: Snapshot,
+    prompter: Prompter,
+    engine: Engine,
+    settings: Settings,
+    *,
+    path: str | None,
+    client: str,
+    target: Target | None = None,
+) -> Completion:
+    """One suggestion at the snapshot's cursor, or the words for a target there. Raises EngineUnavailable, FormatError.
 
     Cancelling the caller closes the stream, and so ends the work at the engine.
     """
@@ -163,9 +180,7 @@ async def complete(
     context = prompter.context(snapshot, max_tokens, path)
     context_ms = clock.ms()
     prompt, layout = prompter.request(context)
-    shaper = Shaper.at(
-        context, prompter.format, multiline=settings.multiline, min_confidence=prompter.min_confidence
-    )
+    shaper = Shaper.at(context, prompter.format, multiline=settings.multiline, min_confidence=prompter.min_confidence)
     prompt_ms = clock.ms() - context_ms
     request = replace(
         prompt,
@@ -212,4 +227,4 @@ async def complete(
         attribution_ms=clock.ms() - shaped_ms,
         attribution=None if match is None else str(match),
     )
-    return suggestion, trace
+    return Completion(context, request, text, suggestion, trace)

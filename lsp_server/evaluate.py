@@ -211,7 +211,8 @@ def _snapshot(sample: Sample) -> Snapshot:
 async def ask_product(sample: Sample, task: Task, one: Contestant, engine: Engine) -> Guess:
     """What a user would be shown, or would be if the model were sure enough. Raises EngineUnavailable."""
     settings = replace(one.settings, multiline="never") if task in ONE_LINE else one.settings
-    found, _ = await complete(_snapshot(sample), one.prompter, engine, settings, path=sample.path, client="eval")
+    done = await complete(_snapshot(sample), one.prompter, engine, settings, path=sample.path, client="eval")
+    found = done.suggestion
     return Guess(found.text, found.replace[1], found.confidence, found.hidden)
 
 

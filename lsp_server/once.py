@@ -76,17 +76,17 @@ async def complete_at(place: str, settings: Settings) -> dict[str, Any]:
         if state.name != "ready":
             raise CommandError(state.message or "the engine is not ready; try again")
         snapshot = document.snapshot(line, column)
-        suggestion, trace = await complete(snapshot, prompter, engine, settings, path=path.name, client="cli")
+        found = await complete(snapshot, prompter, engine, settings, path=path.name, client="cli")
     finally:
         await engine.close()
-    cursor = snapshot.window_start + snapshot.offset
+    cursor, suggestion = snapshot.window_start + snapshot.offset, found.suggestion
     start, end = (document.offset_to_position(cursor + o) for o in suggestion.replace)
     return {
         "text": suggestion.text,
         "range": {"start": _one_based(start), "end": _one_based(end)},
         "attribution": None if suggestion.match is None else asdict(suggestion.match),
         "model": settings.remote.model or settings.model,
-        "timings": trace.to_json(),
+        "timings": found.trace.to_json(),
     }
 
 

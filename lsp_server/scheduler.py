@@ -33,6 +33,10 @@ class Scheduler:
                 del self._running[key]
         return None if task.cancelled() else task.result()
 
+    @property
+    def busy(self) -> bool:
+        return bool(self._running)
+
     def drop(self, key: str) -> None:
         """Ends what runs for a key."""
         if (task := self._running.pop(key, None)) is not None:

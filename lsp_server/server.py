@@ -9,54 +9,32 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Coroutine, Generator
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
-import attrs
 from lsprotocol import types as lsp
-from lsprotocol.converters import get_converter
 from pygls.lsp.server import LanguageServer
 from pygls.protocol import LanguageServerProtocol
-from pygls.protocol.json_rpc import RPCMessage, RPCNotification, RPCRequest
+from pygls.protocol.json_rpc import RPCMessage, RPCRequest
 from pygls.protocol.language_server import lsp_method
 
 from lsp_server import __version__
 from lsp_server.documents import Change, Documents, Encoding, Position
 from lsp_server.log import log_error
-from lsp_server.session import Answer, Session
+from lsp_server.session import Session
 from lsp_server.settings import SECTION
+from lsp_server.spawn import is_alive
+from lsp_server.status import Status
+from lsp_server.suggestions import Answer, Suggestions
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 PARENT_POLL_S = 0.5
+STATUS_DELAY_S = 0.05
+ACCEPTED = "fimls.didAccept"
 SETTINGS_WAIT_S = 2.0  # how long the engine's start waits for a client that was asked for its settings
-
-
-@attrs.define
-class InlineItem(lsp.InlineCompletionItem):
-    """An item with what clients may show beside it: {"attribution": ...} as in `fimls complete --json`, or nothing.
-
-    LSP 3.18 gives `data` to a menu's entries only. In inline items clients that do not know it pass over it, and
-    `command`, the only field that they would keep, runs something when the text is accepted.
-    """
-
-    data: dict[str, Any] | None = None
-
-
-def make_converter() -> Any:
-    """lsprotocol's converter, which writes fields that it knows only, and `data` of inline items."""
-    converter = get_converter()
-    plain = converter.get_unstructure_hook(lsp.InlineCompletionItem)
-
-    def with_data(item: lsp.InlineCompletionItem) -> dict[str, Any]:
-        written: dict[str, Any] = plain(item)
-        data = getattr(item, "data", None)
-        return written if data is None else written | {"data": data}
-
-    converter.register_unstructure_hook(lsp.InlineCompletionItem, with_data)
-    return converter
 
 
 class Protocol(LanguageServerProtocol):
@@ -68,10 +46,6 @@ class Protocol(LanguageServerProtocol):
         if self._shutdown and isinstance(message, RPCRequest):
             refusal = lsp.ResponseError(lsp.ErrorCodes.InvalidRequest, "the server is shutting down")
             self._send_response(message.id, error=refusal)
-        elif isinstance(message, RPCNotification) and message.method.startswith("textDocument/did"):
-            # A request's handler is a task, which begins with the loop's next turn. An edit that was read together
-            # with the request takes its turn behind it, or the request would see a text it was not made for.
-            asyncio.get_running_loop().call_soon(super().handle_message, message)
         else:
             super().handle_message(message)
 
@@ -84,7 +58,7 @@ class Protocol(LanguageServerProtocol):
     @lsp_method(lsp.TEXT_DOCUMENT_DID_OPEN)
     def lsp_text_document__did_open(self, params: lsp.DidOpenTextDocumentParams) -> None:
         document = params.text_document
-        self._server.session.scheduler.drop(document.uri)
+        self._server.suggestions.forget(document.uri)
         self._server.documents.open(document.uri, document.version, document.language_id, document.text)
 
     @lsp_method(lsp.TEXT_DOCUMENT_DID_CHANGE)
@@ -93,30 +67,40 @@ class Protocol(LanguageServerProtocol):
         if server.documents.get(document.uri) is None:
             logger.warning("ignored a change to a document that is not open")
             return
-        server.session.scheduler.drop(document.uri)  # its answer would be for a text of the past
+        server.suggestions.drop(document.uri)
+        changes = [to_change(event) for event in params.content_changes]
         try:
-            server.documents.change(document.uri, document.version, map(to_change, params.content_changes))
+            server.documents.change(document.uri, document.version, changes)
         except Exception:
             server.documents.close(document.uri)  # rather none than a mirror that is out of step
             raise
+        where = changes[-1].start if changes else None
+        if where is not None and (now := server.documents.snapshot(document.uri, *where)) is not None:
+            server.suggestions.edited(now)
 
     @lsp_method(lsp.TEXT_DOCUMENT_DID_CLOSE)
     def lsp_text_document__did_close(self, params: lsp.DidCloseTextDocumentParams) -> None:
         self._server.documents.close(params.text_document.uri)
-        self._server.session.scheduler.drop(params.text_document.uri)
+        self._server.suggestions.forget(params.text_document.uri)
 
 
 class FimlsServer(LanguageServer):
     """The window's state as far as LSP goes; what it does with it is `session`."""
 
     def __init__(self, spare: subprocess.Popen[bytes] | None = None) -> None:
-        super().__init__("fimls", __version__, protocol_cls=Protocol, converter_factory=make_converter)
+        super().__init__("fimls", __version__, protocol_cls=Protocol)
         self.documents = Documents()
-        self.session = Session(show_message=self._show_message, on_progress=self._on_progress, spare=spare)
+        self.session = Session(
+            show_message=self._show_message, on_progress=self._on_progress, on_status=self.status_changed, spare=spare
+        )
+        self.suggestions = Suggestions(self.session)
         self.parent: int | None = None
-        self._can_pull_settings = self._can_show_progress = False
+        self._can_pull_settings = self.can_show_progress = False
         self._progress: asyncio.Task[None] | None = None
         self._progress_token: str | None = None
+        self.focus: str | None = None  # the document that the user looks at
+        self._status_told: Status | None = None
+        self._status_due: asyncio.TimerHandle | None = None
 
     def initialized_by(self, params: lsp.InitializeParams, offered: lsp.ServerCapabilities) -> None:
         """Takes what `initialize` tells, and withdraws from `offered` what this client is better off without."""
@@ -128,7 +112,12 @@ class FimlsServer(LanguageServer):
             offered.completion_provider = None  # ghost text is better than one more entry in a menu
         workspace = params.capabilities.workspace
         self._can_pull_settings = bool(workspace and workspace.configuration)
-        self._can_show_progress = bool(window and window.work_done_progress)
+        self.can_show_progress = bool(window and window.work_done_progress)
+        if params.client_info is not None:
+            self.session.client_name = f"{params.client_info.name} {params.client_info.version or ''}".strip()
+        ours = plain(params.capabilities.experimental)
+        ours = ours.get("fimls") if isinstance(ours, dict) else None
+        self.session.client_shows_status = isinstance(ours, dict) and ours.get("status") is True
         self.session.configure(params.initialization_options, trusted=True)
 
     async def pull_settings(self) -> None:
@@ -152,19 +141,62 @@ class FimlsServer(LanguageServer):
                 return path.relative_to(folder).as_posix()
         return path.name
 
-    async def answer(self, uri: str, position: lsp.Position) -> tuple[Answer, lsp.Range] | None:
-        """A suggestion and the range that it replaces; None where there is none for the text as it is by then."""
+    async def answers(
+        self,
+        uri: str,
+        position: lsp.Position,
+        *,
+        invoked: bool = False,
+        selected: lsp.SelectedCompletionInfo | None = None,
+    ) -> list[tuple[Answer, lsp.Range, str]]:
+        """Suggestions, the ranges that they replace and their texts; none for a text that is another by then.
+
+        selected: the entry that is chosen in a completion menu; the suggestions go on behind it.
+        """
         snapshot = self.documents.snapshot(uri, position.line, position.character)
         if snapshot is None:
             logger.warning("asked for a document that is not open")
-            return None
-        answer = await self.session.suggest(snapshot, self.relative_path(uri))
+            return []
         document = self.documents.get(uri)
-        if answer is None or document is None or document.version != snapshot.version:
-            return None
-        cursor = snapshot.window_start + snapshot.offset
-        start, end = (document.offset_to_position(cursor + o) for o in answer.suggestion.replace)
-        return answer, lsp.Range(to_position(start), to_position(end))
+        assert document is not None
+        start = end = snapshot.window_start + snapshot.offset
+        if selected is not None:
+            bounds = selected.range.start, selected.range.end
+            start, end = sorted(document.position_to_offset(p.line, p.character) for p in bounds)
+            low, high = start - snapshot.window_start, end - snapshot.window_start
+            if not 0 <= low <= snapshot.offset <= high <= len(snapshot.text):
+                return []  # a menu's entry elsewhere
+            text = snapshot.text[:low] + selected.text + snapshot.text[high:]
+            snapshot = replace(snapshot, text=text, offset=low + len(selected.text))
+        found = await self.suggestions.suggest(snapshot, self.relative_path(uri), invoked=invoked)
+        document = self.documents.get(uri)
+        if document is None or document.version != snapshot.version:
+            return []
+        made = []
+        for answer in found:
+            before, after = (end + o for o in answer.suggestion.replace)
+            places = (start, after) if selected is not None else (before, after)
+            where = lsp.Range(*(to_position(document.offset_to_position(place)) for place in places))
+            made.append((answer, where, (selected.text if selected is not None else "") + answer.suggestion.text))
+        return made
+
+    # ---- status ----
+
+    def status(self, uri: str | None = None) -> Status:
+        document = self.documents.get(uri) if uri is not None else None
+        return self.session.status(document.language if document is not None else None)
+
+    def status_changed(self) -> None:
+        """Tells a client that wants to know, unless the status is as it was again within a moment."""
+        if self.session.client_shows_status and self._status_due is None:
+            self._status_due = asyncio.get_running_loop().call_later(STATUS_DELAY_S, self._tell_status)
+
+    def _tell_status(self) -> None:
+        self._status_due = None
+        status = self.status(self.focus)
+        if status != self._status_told:
+            self._status_told = status
+            self.protocol.notify("fimls/didChangeStatus", status.to_json())
 
     def report_server_error(self, error: Exception, source: Any) -> None:
         """One line in the log, no pop-up."""
@@ -176,7 +208,7 @@ class FimlsServer(LanguageServer):
 
     def _on_progress(self, share: float | None) -> None:
         """Loading as work-done progress: a share from 0 to 1, None at its end."""
-        if not self._can_show_progress:
+        if not self.can_show_progress:
             return
         before = self._progress
 
@@ -227,41 +259,60 @@ def make_server(spare: subprocess.Popen[bytes] | None = None) -> FimlsServer:
 
     @server.feature(lsp.TEXT_DOCUMENT_INLINE_COMPLETION, lsp.InlineCompletionOptions())
     async def inline_completion(params: lsp.InlineCompletionParams) -> lsp.InlineCompletionList:
-        found = await quietly(server.answer(params.text_document.uri, params.position))
-        if found is None:
-            return lsp.InlineCompletionList(items=[])
-        answer, where = found
-        item = InlineItem(answer.suggestion.text, range=where, data=to_data(answer))
-        return lsp.InlineCompletionList(items=[item])
+        context = params.context
+        work = server.answers(
+            params.text_document.uri,
+            params.position,
+            invoked=context.trigger_kind == lsp.InlineCompletionTriggerKind.Invoked,
+            selected=context.selected_completion_info,
+        )
+        items = [
+            lsp.InlineCompletionItem(text, range=where, command=accepted_command(answer))
+            for answer, where, text in await quietly(work) or []
+        ]
+        return lsp.InlineCompletionList(items=items)
 
     @server.feature(lsp.TEXT_DOCUMENT_COMPLETION, lsp.CompletionOptions())
     async def completion(params: lsp.CompletionParams) -> lsp.CompletionList:
         """The same suggestion as a menu's entry, for clients without inline completion."""
-        found = await quietly(server.answer(params.text_document.uri, params.position))
-        if found is None:
-            return lsp.CompletionList(is_incomplete=True, items=[])
-        answer, where = found
-        text = answer.suggestion.text
-        item = lsp.CompletionItem(
-            label=text.strip().splitlines()[0][:60],
-            kind=lsp.CompletionItemKind.Text,
-            detail=f"fimls ({answer.model})" + (f" {match}" if (match := answer.suggestion.match) else ""),
-            documentation=text,
-            # Clients filter by the text from the range's start to the cursor, which is empty here.
-            filter_text=text,
-            text_edit=lsp.TextEdit(range=where, new_text=text),
-            insert_text_format=lsp.InsertTextFormat.PlainText,
-            insert_text_mode=lsp.InsertTextMode.AsIs,
-            data=to_data(answer),
-        )
-        return lsp.CompletionList(is_incomplete=True, items=[item])
+        found = await quietly(server.answers(params.text_document.uri, params.position)) or []
+        items = [
+            lsp.CompletionItem(
+                label=text.strip().splitlines()[0][:60],
+                kind=lsp.CompletionItemKind.Text,
+                detail=f"fimls ({answer.model})" + (f" {match}" if (match := answer.suggestion.match) else ""),
+                documentation=text,
+                # Clients filter by the text from the range's start to the cursor, which is empty here.
+                filter_text=text,
+                text_edit=lsp.TextEdit(range=where, new_text=text),
+                insert_text_format=lsp.InsertTextFormat.PlainText,
+                insert_text_mode=lsp.InsertTextMode.AsIs,
+                command=accepted_command(answer),
+            )
+            for answer, where, text in found
+        ]
+        return lsp.CompletionList(is_incomplete=True, items=items)
 
+    from lsp_server.edits import add_edits
+    from lsp_server.own_messages import add_own_messages
+
+    add_edits(server)
+    add_own_messages(server)
     return server
 
 
-def to_data(answer: Answer) -> dict[str, Any] | None:
+def accepted_command(answer: Answer) -> lsp.Command:
+    """What a client runs when all of a suggestion was accepted; the second argument says whose text it repeats."""
     match = answer.suggestion.match
-    return None if match is None else {"attribution": asdict(match)}
+    arguments = [answer.id] if match is None else [answer.id, str(match)]
+    return lsp.Command("Accepted", ACCEPTED, arguments=arguments)
+
+
+def plain(value: Any) -> Any:
+    """JSON that pygls has made objects of, as dictionaries again."""
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        return {key: plain(item) for key, item in value._asdict().items()}
+    return [plain(item) for item in value] if isinstance(value, list) else value
 
 
 def to_change(event: lsp.TextDocumentContentChangeEvent) -> Change:
@@ -307,6 +358,7 @@ async def run(
     watching = asyncio.ensure_future(parent_gone(server))
     await asyncio.wait({serving, watching}, return_when=asyncio.FIRST_COMPLETED)
     watching.cancel()
+    server.suggestions.save()
     await server.session.close()
     return serving.result() if serving.done() else 1
 
@@ -316,20 +368,3 @@ async def parent_gone(server: FimlsServer) -> None:
     while server.parent is None or is_alive(server.parent):
         await asyncio.sleep(PARENT_POLL_S)
     logger.info("the editor has gone")
-
-
-def is_alive(pid: int) -> bool:
-    """Whether a process is there. One that has ended counts as gone, even if nobody has asked for its status yet."""
-    if os.name == "nt":
-        return True  # there, signal 0 is Ctrl-C; the end of stdin has to do
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True  # not ours
-    try:
-        state = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0]
-    except (OSError, IndexError):
-        return True  # no Linux, or it has just gone: the next look tells
-    return state not in (b"Z", b"X")

@@ -78,6 +78,8 @@ class Settings:
     """Tokens of a whole prompt; None takes what the model takes."""
     min_confidence: float | None = None
     """Suggestions that the model itself is less sure of, 0 to 1, are not shown; None takes what suits the model."""
+    alternatives: int = 3
+    """Suggestions that an explicit request is answered with, at most."""
     attribution: Literal["show", "hide", "off"] = "show"
     """Of a suggestion that repeats text of known packages: say so, do not show it, or do not look."""
     temperature: float = 0.0
@@ -200,6 +202,7 @@ _RULES: dict[str, _Rule] = {
     "maxTokens": _whole(1, 1024),
     "contextTokens": _whole(64),
     "minConfidence": _real("a number from 0 to 1", lambda value: 0 <= value <= 1),
+    "alternatives": _whole(1, 10),
     "attribution": _choice("show", "hide", "off"),
     "temperature": _real("a number from 0 to 2", lambda value: 0 <= value <= 2),
     "topP": _real("a number above 0 and up to 1", lambda value: 0 < value <= 1),

@@ -99,3 +99,20 @@ def runtime_folder() -> Path:
     if stat.S_IMODE(info.st_mode) & 0o077:
         folder.chmod(0o700)
     return folder
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process is there. One that has ended counts as gone, even if nobody has asked for its status yet."""
+    if os.name == "nt":
+        return True  # there, signal 0 is Ctrl-C; the end of stdin has to do
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True  # not ours
+    try:
+        state = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0]
+    except (OSError, IndexError):
+        return True  # no Linux, or it has just gone: the next look tells
+    return state not in (b"Z", b"X")

@@ -244,6 +244,9 @@ async def serve(server: JsonRPCServer, incoming: int, outgoing: int) -> int:
         while chunk := await chunks.get():
             for body in frames.feed(chunk):
                 dispatch(server.protocol, body, writer)
+                # A request's handler is a task, which begins with the loop's next turn. Without one, an edit that was
+                # read together with the request would be applied first, and the request see another text.
+                await asyncio.sleep(0)
             read_ahead.release()
             await writer.wait_below(MAX_UNSENT)
     except SystemExit as exit_:  # how pygls ends at `exit`

@@ -62,6 +62,7 @@ ONLY_IN = {
     "aiohttp": ("lsp_server/", "model/serve.py"),
     "filelock": ("lsp_server/", "model/serve.py"),
     "gguf": "model/gguf_file.py",
+    "tree_sitter": "fim/",
     "transformers": (),
     "accelerate": (),
     "bitsandbytes": (),

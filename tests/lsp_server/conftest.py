@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -11,10 +12,11 @@ from tests.lsp_server.helpers import Home
 
 
 @pytest.fixture(autouse=True)
-def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the developer has set for an editor is not for the tests."""
+def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What the developer has set for an editor is not for the tests, nor are their counts the developer's."""
     for name in [name for name in os.environ if name.startswith("FIMLS_")]:
         monkeypatch.delenv(name)
+    monkeypatch.setenv("FIMLS_STATE_DIR", str(tmp_path / "state"))
 
 
 @pytest.fixture

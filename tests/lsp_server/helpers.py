@@ -61,7 +61,11 @@ class Home:
     def __init__(self) -> None:
         self.path = Path(tempfile.mkdtemp(prefix="fimls-", dir="/tmp"))
         self.runtime, self.logs = self.path / "run", self.path / "log"
-        self.environment = {"FIMLS_RUNTIME_DIR": str(self.runtime), "FIMLS_LOG_DIR": str(self.logs)}
+        self.environment = {
+            "FIMLS_RUNTIME_DIR": str(self.runtime),
+            "FIMLS_LOG_DIR": str(self.logs),
+            "FIMLS_STATE_DIR": str(self.path / "state"),
+        }
 
     def engines(self) -> list[int]:
         return engines_in(self.runtime)
@@ -114,14 +118,17 @@ class RpcError(Exception):
 class Window:
     """One editor window, at the level of frames, so that it can also send what no library would.
 
-    shown: the server's messages to the user; progress: the kinds of its progress reports; answers: how many came
-    for each id.
+    shown: the server's messages to the user; progress: the kinds of its progress reports; statuses: what it told of
+    itself; edits: what it wanted applied; tokens: of its progress; answers: how many came for each id.
     """
 
     def __init__(self, channel: socket.socket, process: subprocess.Popen[bytes] | None = None) -> None:
         self.process = process
         self.shown: list[str] = []
         self.progress: list[str] = []
+        self.statuses: list[dict[str, Any]] = []
+        self.edits: list[dict[str, Any]] = []
+        self.tokens: list[str] = []
         self.answers: Counter[int] = Counter()
         self.configuration: Any = None  # what the server is told when it asks
         self.capabilities: dict[str, Any] = {}
@@ -187,14 +194,21 @@ class Window:
         document = {"uri": uri, "version": version}
         self.notify("textDocument/didChange", {"textDocument": document, "contentChanges": [edit]})
 
+    def reopen(self, text: str) -> None:
+        """As open, and what was suggested for the document is forgotten, so that the engine will be asked again."""
+        self.close_document()
+        self.open(text)
+
     def close_document(self, uri: str = URI) -> None:
         self.notify("textDocument/didClose", {"textDocument": {"uri": uri}})
 
-    def ask(self, line: int, character: int, uri: str = URI, *, menu: bool = False) -> tuple[int, asyncio.Future[Any]]:
+    def ask(
+        self, line: int, character: int, uri: str = URI, *, menu: bool = False, invoked: bool = False, **context: Any
+    ) -> tuple[int, asyncio.Future[Any]]:
         """Asks for a suggestion; the request's id and its answer's items."""
         params: dict[str, Any] = {
             "textDocument": {"uri": uri}, "position": {"line": line, "character": character},
-            "context": {"triggerKind": 1},
+            "context": {"triggerKind": 1 if invoked or menu else 2} | context,
         }  # fmt: skip
         number, answer = self.send("textDocument/completion" if menu else "textDocument/inlineCompletion", params)
 
@@ -261,13 +275,19 @@ class Window:
                 waiting.set_result(message["result"])
         elif method == "window/showMessage":
             self.shown.append(params["message"])
+        elif method == "fimls/didChangeStatus":
+            self.statuses.append(params)
         elif method == "$/progress":
             self.progress.append(params["value"]["kind"])
         elif method == "workspace/configuration":
             if self.configuration is not ...:  # ...: a client that does not answer
                 self._write(id=message["id"], result=[self.configuration])
+        elif method == "workspace/applyEdit":
+            self.edits.append(params["edit"])
+            self._write(id=message["id"], result={"applied": True})
         else:
             assert method == "window/workDoneProgress/create", f"an unexpected {method}"
+            self.tokens.append(params["token"])
             self._write(id=message["id"], result=None)
 
 
@@ -388,6 +408,7 @@ async def window_on(
         async with window_in_process(remote | (settings or {}), **more) as window:
             window.open("x = ")
             await window.suggestion(0, 4)
+            window.reopen("x = ")
             endpoint.answer = answer
             endpoint.bodies.clear()
             yield window, endpoint

@@ -55,9 +55,9 @@ async def test_an_inline_item_says_whose_text_it_makes(folder: Path, caplog: pyt
     async with window_on_known(folder, LINES[20][12:]) as window:
         item = await window.suggestion(20, 12)
     assert item["insertText"] == LINES[20][12:]
-    attribution = item["data"]["attribution"]
-    assert attribution["sources"] == [TWO]
-    assert attribution["continues"] is False and attribution["characters"] >= 50
+    _, sentence = item["command"]["arguments"]
+    assert sentence.startswith("makes text of two 1.0 (BSD-3-Clause), at least ")
+    assert int(sentence.split()[-2]) >= 50
     assert "makes text of two 1.0 (BSD-3-Clause)" in caplog.text
     assert LINES[20] not in caplog.text
 
@@ -66,12 +66,12 @@ async def test_an_inline_item_says_whose_text_it_makes(folder: Path, caplog: pyt
 async def test_a_menus_entry_says_so_too(folder: Path) -> None:
     async with window_on_known(folder, LINES[20][12:], {}) as window:
         item = await window.suggestion(20, 12, menu=True)
-    assert item["data"]["attribution"]["sources"] == [TWO]
+    assert item["command"]["arguments"][1].startswith("makes text of two")
     assert "makes text of two 1.0 (BSD-3-Clause)" in item["detail"]
 
 
 @pytest.mark.asyncio
-async def test_a_suggestion_of_ones_own_has_no_data(folder: Path) -> None:
+async def test_of_a_suggestion_of_ones_own_nothing_is_said(folder: Path) -> None:
     async with (
         Endpoint(says("something_of_my_own(here)\n")) as endpoint,
         window_in_process(settings_for(endpoint, folder)) as window,
@@ -79,7 +79,7 @@ async def test_a_suggestion_of_ones_own_has_no_data(folder: Path) -> None:
         window.open("x = ")
         item = await window.suggestion(0, 4)
     assert item["insertText"] == "something_of_my_own(here)"
-    assert "data" not in item
+    assert len(item["command"]["arguments"]) == 1
 
 
 @pytest.mark.asyncio
@@ -98,7 +98,7 @@ async def test_such_suggestions_can_be_hidden(folder: Path, caplog: pytest.LogCa
 @pytest.mark.asyncio
 async def test_nobody_looks_where_it_is_off(folder: Path) -> None:
     async with window_on_known(folder, LINES[20][12:], attribution="off") as window:
-        assert "data" not in await window.suggestion(20, 12)
+        assert len((await window.suggestion(20, 12))["command"]["arguments"]) == 1
 
 
 @pytest.mark.asyncio
@@ -111,7 +111,7 @@ async def test_a_broken_file_is_one_warning_and_suggestions_go_on(
     file.write_bytes(file.read_bytes()[:-100] if isinstance(spoilt, str) else spoilt)
     async with window_on_known(folder, LINES[20][12:]) as window:
         for _ in range(3):
-            assert "data" not in await window.suggestion(20, 12)
+            assert len((await window.suggestion(20, 12))["command"]["arguments"]) == 1
         assert window.shown == []
     (warning,) = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
     assert str(file) in warning and "again" in warning and "\n" not in warning

@@ -83,11 +83,11 @@ async def test_the_whole_pipeline_runs_on_a_remote_engine(
     prompter, engine = Prompter.for_settings(settings), RemoteEngine(remote)
     snapshot = Document("file:///a.py", 1, "python", "x = 1\n", "utf-16").snapshot(0, 4)
     try:
-        suggestion, trace = await complete(snapshot, prompter, engine, settings, path="a.py", client="test")
+        done = await complete(snapshot, prompter, engine, settings, path="a.py", client="test")
     finally:
         await engine.close()
-    assert re.fullmatch("[a-z]{8}", suggestion.text)
-    assert (trace.outcome, trace.generated_tokens) == ("shown", 8)
+    assert re.fullmatch("[a-z]{8}", done.suggestion.text)
+    assert (done.trace.outcome, done.trace.generated_tokens) == ("shown", 8)
 
 
 @pytest.mark.asyncio

@@ -175,7 +175,8 @@ async def test_a_client_without_inline_completion_gets_the_same_suggestion_in_it
         inline = await window.suggestion(0, 4)
         entry = await window.suggestion(0, 4, menu=True)
     place = {"line": 0, "character": 4}
-    assert inline == {"insertText": "one", "range": {"start": place, "end": place}}
+    assert (inline["insertText"], inline["range"]) == ("one", {"start": place, "end": place})
+    assert entry["command"] == inline["command"]
     assert entry["textEdit"] == {"newText": "one", "range": {"start": place, "end": place}}
     assert (entry["label"], entry["filterText"], entry["documentation"]) == ("one", "one", "one")
 
@@ -302,10 +303,12 @@ async def test_a_cancelled_request_stops_the_engine(shared_home: Home, talkative
         await window.start(talking(talkative_folder, 1024))
         window.open("x = ")
         await window.suggestion(0, 4)
+        window.reopen("x = ")
         started = time.monotonic()
         await window.suggestion(0, 4)
         whole = time.monotonic() - started
 
+        window.reopen("x = ")
         number, items = window.ask(0, 4)
         await until(shared_home.is_busy)
         started = time.monotonic()
@@ -323,6 +326,7 @@ async def test_an_engine_killed_in_mid_answer_costs_one_answer(home: Home, talka
         await window.start(talking(talkative_folder, 400))
         window.open("x = ")
         await window.suggestion(0, 4)
+        window.reopen("x = ")
         _, items = window.ask(0, 4)
         await until(home.is_busy)
         for pid in home.engines():

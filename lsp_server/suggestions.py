@@ -1,0 +1,228 @@
+"""What a window is answered: suggestions, alternatives, the rest of an earlier one, edits; and why."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from lsp_server.documents import Snapshot
+from lsp_server.scheduler import Scheduler
+from lsp_server.session import Session
+from lsp_server.settings import Settings
+from lsp_server.usage import UsageFile
+
+if TYPE_CHECKING:  # loaded after `initialize` is answered
+    from fim import Suggestion, Target
+    from lsp_server.completer import Completion, Prompter
+    from lsp_server.engines import Engine
+    from lsp_server.offers import Offers
+
+logger = logging.getLogger(__name__)
+SAVE_S = 2.0  # counts are written so long after they changed
+LEAST_FILL_TOKENS = 128
+# Alternatives are drawn, not searched for: at this temperature they differ and are still code.
+ALTERNATIVE_TEMPERATURE, ALTERNATIVE_TOP_P = 0.8, 0.95
+MORE_TRIES = 2  # since some alternatives are alike
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A suggestion as it is sent. id names it when the client tells what became of it."""
+
+    id: str
+    suggestion: Suggestion
+    model: str
+
+
+class FillError(Exception):
+    """There is no edit to be had; the message is for the user."""
+
+
+class Suggestions:
+    """The work for a session's documents. A newer request for a document, and an edit of it, end the older work."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._scheduler: Scheduler = session.scheduler
+        self._offers: Offers | None = None
+        self._made_with: Prompter | None = None  # what made the offers
+        self._reasons: dict[str, tuple[Completion, bool]] = {}  # by document, the latest behind
+        self._usage, self._saving = UsageFile(), False
+
+    @property
+    def offers(self) -> Offers:
+        if self._offers is None:
+            from lsp_server.offers import Offers
+
+            self._offers = Offers()
+        return self._offers
+
+    # ---- suggestions ----
+
+    async def suggest(self, snapshot: Snapshot, path: str | None, *, invoked: bool = False) -> list[Answer]:
+        """Suggestions worth showing; at once none while anything is missing for them.
+
+        invoked: the user asked. Then there are alternatives, unsure ones too, and a model that loads is waited for.
+        """
+        self._scheduler.drop(snapshot.uri)  # older requests, whatever this one's answer is
+        if not self._session.answers(snapshot.language, invoked=invoked):
+            return []
+        with self._session.working():
+            found = await self._scheduler.latest(snapshot.uri, self._answers(snapshot, path, invoked))
+        self.offers.answered([answer.id for answer in found or ()])
+        self._save_soon()
+        return found or []
+
+    async def _answers(self, snapshot: Snapshot, path: str | None, invoked: bool) -> list[Answer]:
+        ready = await self._session.ready(wait=invoked)
+        if ready is None:
+            return []
+        current, engine = ready
+        self._session.tell_of_language(snapshot.language)
+        settings, offers, model = self._session.settings, self.offers, self._session.model_name
+        if self._made_with is not current:
+            offers.forget()
+            self._made_with = current
+        found: list[Answer] = []
+        if (going_on := offers.going_on(snapshot)) is not None:
+            offer, rest = going_on
+            if (reason := self._reasons.get(snapshot.uri)) is not None:
+                self._reasons[snapshot.uri] = (reason[0], True)
+            found.append(Answer(offer.id, rest, model))
+        wanted, tries = (settings.alternatives, settings.alternatives + MORE_TRIES) if invoked else (1, 1)
+        prompter = replace(current, min_confidence=0.0) if invoked else current
+        for number in range(tries):
+            if len(found) >= wanted:
+                break
+            drawn = settings if number == 0 else drawing(settings, number)
+            done = await self._complete(snapshot, prompter, engine, drawn, path)
+            if done is None or self._made_with is not self._session.prompter:
+                break  # no answer, or one by settings of the past
+            if number == 0:
+                self._keep_reason(snapshot.uri, done)
+            known = {answer.suggestion.text for answer in found}
+            if not done.suggestion.hidden and done.suggestion.text not in known:
+                found.append(Answer(offers.add(snapshot, done.suggestion).id, done.suggestion, model))
+        return found
+
+    async def _complete(
+        self,
+        snapshot: Snapshot,
+        prompter: Prompter,
+        engine: Engine,
+        settings: Settings,
+        path: str | None,
+        target: Target | None = None,
+    ) -> Completion | None:
+        from fim import FormatError
+        from lsp_server.completer import complete
+        from lsp_server.engines import EngineUnavailable
+
+        client = self._session.client
+        try:
+            done = await complete(snapshot, prompter, engine, settings, path=path, client=client, target=target)
+        except EngineUnavailable as error:
+            logger.info("no suggestion: %s", error.message)
+            if error.refused:
+                self._session.report(str(error), quoted=True)
+            return None
+        except FormatError as error:
+            self._session.report(str(error))
+            return None
+        self._session.problem = None
+        logger.info("%s", done.trace.to_json())
+        return done
+
+    # ---- edits ----
+
+    async def fill(self, snapshot: Snapshot, target: Target, path: str | None) -> str:
+        """The new text of a target's range; it waits for a model that loads. Raises FillError."""
+        if not self._session.settings.enabled:
+            raise FillError(self._session.status().message)
+        with self._session.working():
+            text = await self._scheduler.latest(fill_key(snapshot.uri), self._fill(snapshot, target, path))
+        if text is None:
+            raise FillError("The text has changed meanwhile; nothing was done.")
+        return text
+
+    async def _fill(self, snapshot: Snapshot, target: Target, path: str | None) -> str:
+        ready = await self._session.ready(wait=True)
+        if ready is None:
+            raise FillError(self._session.status().message)
+        prompter, engine = ready
+        text, (start, end) = snapshot.text, (target.start, target.end)
+        around = replace(
+            snapshot, text=text[:start] + target.lead + target.tail + text[end:], offset=start + len(target.lead)
+        )
+        settings = self._session.settings
+        room = max(settings.max_tokens, LEAST_FILL_TOKENS, end - start)  # a token has a character at least
+        done = await self._complete(around, prompter, engine, replace(settings, max_tokens=room), path, target)
+        if done is None:
+            raise FillError(self._session.problem or "The engine gave no answer; try again.")
+        self._keep_reason(snapshot.uri, done)
+        if done.suggestion.hidden:
+            raise FillError("The model had nothing to write here.")
+        return target.fit(done.suggestion.text)
+
+    # ---- what became of it, and why ----
+
+    def edited(self, snapshot: Snapshot) -> None:
+        """A document has changed; the cursor of the snapshot is where."""
+        if self._offers is not None:
+            self._offers.changed(snapshot)
+            self._save_soon()
+
+    def drop(self, uri: str) -> None:
+        """Ends the work for a text of the past."""
+        self._scheduler.drop(uri)
+        self._scheduler.drop(fill_key(uri))
+
+    def forget(self, uri: str) -> None:
+        """A document was closed."""
+        self.drop(uri)
+        self._reasons.pop(uri, None)
+        if self._offers is not None:
+            self._offers.close(uri)
+
+    def why(self, uri: str | None = None) -> str | None:
+        """How the last answer came about, in a document or anywhere, as Markdown."""
+        if uri is None:
+            uri = next(reversed(self._reasons), None)
+        if uri is None or uri not in self._reasons or self._session.prompter is None:
+            return None
+        from lsp_server.why import explain
+
+        completion, going_on = self._reasons[uri]
+        return explain(completion, self._session.prompter.encoder.decode, going_on)
+
+    def _keep_reason(self, uri: str, done: Completion) -> None:
+        self._reasons.pop(uri, None)
+        self._reasons[uri] = (done, False)
+
+    def _save_soon(self) -> None:
+        if not self._saving:
+            self._saving = True
+            asyncio.get_running_loop().call_later(SAVE_S, self.save)
+
+    def save(self) -> None:
+        """Keeps the session's counts."""
+        self._saving = False
+        if self._offers is not None:
+            self._usage.write(self._offers.counts, client=self._session.client_name, model=self._session.model_name)
+
+
+def drawing(settings: Settings, number: int) -> Settings:
+    """Settings that draw another alternative for each number."""
+    return replace(
+        settings,
+        temperature=max(settings.temperature, ALTERNATIVE_TEMPERATURE),
+        top_p=min(settings.top_p, ALTERNATIVE_TOP_P),
+        seed=settings.seed + number,
+    )
+
+
+def fill_key(uri: str) -> str:
+    """Under which the scheduler knows the work at an edit of a document."""
+    return f"fill {uri}"

@@ -1,0 +1,118 @@
+"""Counts of the windows' sessions, kept on this machine for `fimls status`: numbers, and never a word of the text."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+
+from lsp_server.offers import Counts
+from lsp_server.spawn import is_alive
+
+logger = logging.getLogger(__name__)
+KEPT = 200  # sessions
+
+
+@dataclass(frozen=True, slots=True)
+class SessionUsage:
+    """What a window's file holds. started: seconds since 1970; client: as the editor calls itself."""
+
+    started: float
+    pid: int
+    client: str
+    model: str
+    counts: Counts
+
+    @property
+    def is_open(self) -> bool:
+        return is_alive(self.pid)
+
+    def to_json(self) -> dict[str, Any]:
+        """As in the file, and whether the window is still there."""
+        return {
+            "started": self.started, "pid": self.pid, "client": self.client, "model": self.model,
+            "open": self.is_open, "counts": self.counts.to_json(),
+        }  # fmt: skip
+
+
+def usage_folder() -> Path:
+    """platformdirs' state folder, or FIMLS_STATE_DIR."""
+    chosen = os.environ.get("FIMLS_STATE_DIR")
+    state = Path(chosen) if chosen else platformdirs.user_state_path("fimls", appauthor=False)
+    return state / "sessions"
+
+
+class UsageFile:
+    """A session's own file; written whole, and made with the first count."""
+
+    def __init__(self) -> None:
+        self._started = time.time()
+        self._written: dict[str, Any] = {}
+
+    def write(self, counts: Counts, *, client: str, model: str) -> None:
+        """Never raises: where nothing can be written, nothing is kept."""
+        value = {"started": round(self._started, 3), "pid": os.getpid(), "client": client, "model": model,
+                 "counts": counts.to_json()}  # fmt: skip
+        if value == self._written or counts == Counts():
+            return
+        try:
+            folder = usage_folder()
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if not self._written:
+                for old in sorted(folder.glob("*.json"))[: 1 - KEPT]:
+                    old.unlink(missing_ok=True)
+            descriptor, partial = tempfile.mkstemp(dir=folder)  # mode 0600
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                json.dump(value, file)
+            Path(partial).replace(folder / f"{self._started:.3f}-{os.getpid()}.json")
+        except OSError as error:
+            logger.warning("the session's counts cannot be kept: %s", error.strerror)
+        self._written = value
+
+
+def read_usage() -> list[SessionUsage]:
+    """The kept sessions, the oldest first; a file that is not whole counts as none."""
+    found = []
+    for file in sorted(usage_folder().glob("*.json")):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            value = json.loads(file.read_bytes())
+            counts = value["counts"]
+            found.append(
+                SessionUsage(
+                    float(value["started"]), int(value["pid"]), str(value["client"]), str(value["model"]),
+                    Counts(int(counts["shown"]), int(counts["accepted"]), int(counts["partlyAccepted"]),
+                           int(counts["typedThrough"])),
+                )
+            )  # fmt: skip
+    return found
+
+
+def summary(sessions: list[SessionUsage]) -> list[str]:
+    """For a person: a line for each open window, and one for all that are kept."""
+    if not sessions:
+        return ["nothing was suggested yet"]
+    lines = []
+    for session in sessions:
+        if session.is_open:
+            since = time.strftime("%H:%M", time.localtime(session.started))
+            lines.append(f"{session.client or 'an editor'} since {since}, {session.model}: {in_words(session.counts)}")
+    first = time.strftime("%Y-%m-%d", time.localtime(sessions[0].started))
+    total = sum((session.counts for session in sessions), Counts())
+    lines.append(f"{len(sessions)} sessions since {first}: {in_words(total)}")
+    return lines
+
+
+def in_words(counts: Counts) -> str:
+    share = f" ({counts.accepted / counts.shown:.0%})" if counts.shown else ""
+    return (
+        f"{counts.shown} shown, {counts.accepted} accepted{share}, {counts.partly_accepted} in part, "
+        f"{counts.typed_through} typed through"
+    )
