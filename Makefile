@@ -5,7 +5,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: demo test test-slow gpu lint bench corpus train bundled plot attribution picture peers clean
+.PHONY: demo test test-slow test-editors vsix gpu lint bench corpus train bundled plot attribution picture peers clean
 
 demo: $(STAMP)
 	$(BIN)/fimls demo
@@ -15,6 +15,20 @@ test: $(STAMP)
 
 test-slow: $(STAMP)
 	$(PYTEST) -m "slow and not gpu and not editors"
+
+# Real editors, into .editors: two minutes and a gigabyte the first time (Debian's apt, as root, and npm). Screenshots
+# and screens are left in test-output/editors.
+test-editors: $(STAMP) vsix
+	PYTHON=$(PYTHON) tests/editors/install.sh
+	$(PYTEST) -m "editors and not gpu"
+
+# The extension for VS Code, editors/vscode/fimls.vsix: `code --install-extension` takes it.
+VSIX := editors/vscode/fimls.vsix
+vsix: $(VSIX)
+$(VSIX): $(shell git ls-files editors/vscode 2>/dev/null)
+	@command -v npm >/dev/null || { echo "make vsix needs Node.js 20 or newer with npm"; exit 1; }
+	cd editors/vscode && npm ci --silent --no-audit --no-fund && npm run --silent check && npm run --silent package
+	@touch $@
 
 gpu: $(STAMP)
 	$(PYTEST) -m gpu
@@ -82,5 +96,5 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 clean:
-	rm -rf .venv .peers .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist test-output
+	rm -rf .venv .peers .editors editors/vscode/node_modules editors/vscode/dist $(VSIX) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist test-output
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

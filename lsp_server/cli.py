@@ -57,6 +57,22 @@ def run(work: Coroutine[Any, Any, T]) -> T:
         raise typer.Exit(2) from None
 
 
+def print_version(wanted: bool) -> None:
+    if wanted:
+        from lsp_server import __version__
+
+        typer.echo(f"fimls {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None: ...
+
+
 @app.command()
 def lsp(stdio: Annotated[bool, typer.Option("--stdio", help="Accepted; there is no other transport.")] = True) -> None:
     """The language server on stdin and stdout, for one editor window."""

@@ -20,7 +20,8 @@ TIMEOUT_S = 120
 def environment() -> Iterator[dict[str, str]]:
     """Folders of the test's own; a short path, because a socket's has to be."""
     folder = tempfile.mkdtemp(dir="/tmp")
-    env = os.environ | {"FIMLS_RUNTIME_DIR": f"{folder}/run", "FIMLS_LOG_DIR": f"{folder}/log"}
+    folders = {"RUNTIME": "run", "LOG": "log", "STATE": "state"}
+    env = os.environ | {f"FIMLS_{name}_DIR": f"{folder}/{at}" for name, at in folders.items()}
     yield env
     fimls(env, "engine", "stop")
     shutil.rmtree(folder)
@@ -133,3 +134,27 @@ def test_engine_start_status_stop(talkative_folder: Path, environment: dict[str,
     assert found[0]["packages"] == ["torch"]  # and never transformers, accelerate or bitsandbytes
     assert "ready" in fimls(environment, "engine", "status").stdout
     assert fimls(environment, "engine", "stop").stdout.startswith("stopped")
+
+
+def test_status_tells_what_runs_and_what_was_shown(environment: dict[str, str]) -> None:
+    environment = environment | {"FIMLS_STATE_DIR": environment["FIMLS_STATE_DIR"] + "2"}
+    folder = Path(environment["FIMLS_STATE_DIR"]) / "sessions"
+    done = fimls(environment, "status")
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "nothing was suggested yet")
+    folder.mkdir(parents=True)
+    counts = {"shown": 8, "accepted": 2, "partlyAccepted": 1, "typedThrough": 3}
+    for number, pid in enumerate((os.getpid(), 2**22 + 1)):  # a window that is there, and one that is not
+        session = {"started": 1.8e9 + number, "pid": pid, "client": "Test", "model": "bundled", "counts": counts}
+        (folder / f"{session['started']:.3f}-{pid}.json").write_text(json.dumps(session))
+    (folder / "0.json").write_bytes(b"\xff")
+    done = fimls(environment, "status")
+    assert (done.returncode, done.stderr) == (0, "")
+    here, total = done.stdout.splitlines()[-2:]
+    assert here.startswith("Test since ") and here.endswith("8 shown, 2 accepted (25%), 1 in part, 3 typed through")
+    assert total.startswith("2 sessions since 20") and "16 shown, 4 accepted (25%), 2 in part" in total
+    answer = json.loads(fimls(environment, "status", "--json").stdout)
+    assert [session["open"] for session in answer["sessions"]] == [True, False]
+
+
+def test_the_version(environment: dict[str, str]) -> None:
+    assert fimls(environment, "--version").stdout.startswith("fimls 0.")
