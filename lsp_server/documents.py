@@ -31,6 +31,8 @@ CHUNK = 16_384
 WINDOW = 1_000_000
 """Code points that a snapshot holds, where there are as many, on each side of the cursor."""
 
+LONGEST_WORD = 200
+_WORD = re.compile(r"\w+\Z")
 _LINE_END = re.compile(r"\r\n|\r|\n")
 
 
@@ -140,6 +142,13 @@ class Document:
         start = self._ends[first - 1] if first else 0
         text = "".join(self._pieces[first : last + 1])
         return Snapshot(self.uri, self.version, self.language, text, offset - start, start)
+
+    def word_before(self, line: int, character: int) -> tuple[str, int]:
+        """The letters, digits and underscores right before a position, and how many units they take."""
+        offset = self.position_to_offset(line, character)
+        found = _WORD.search(self._slice(max(0, offset - LONGEST_WORD), offset))
+        word = found[0] if found else ""
+        return word, _units(word, self.encoding)
 
     def _set_text(self, text: str) -> None:
         self._pieces = _cut(text)

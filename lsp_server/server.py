@@ -275,22 +275,27 @@ def make_server(spare: subprocess.Popen[bytes] | None = None) -> FimlsServer:
     @server.feature(lsp.TEXT_DOCUMENT_COMPLETION, lsp.CompletionOptions())
     async def completion(params: lsp.CompletionParams) -> lsp.CompletionList:
         """The same suggestion as a menu's entry, for clients without inline completion."""
-        found = await quietly(server.answers(params.text_document.uri, params.position)) or []
-        items = [
-            lsp.CompletionItem(
+        uri, position = params.text_document.uri, params.position
+        found = await quietly(server.answers(uri, position)) or []
+        items: list[lsp.CompletionItem] = []
+        for answer, where, suggested in found:
+            # Clients compare an entry with the word that the cursor stands behind, so it begins with that.
+            document = server.documents.get(uri)
+            word, units = document.word_before(position.line, position.character) if document else ("", 0)
+            start = lsp.Position(where.start.line, where.start.character - units)
+            text, match = word + suggested, answer.suggestion.match
+            item = lsp.CompletionItem(
                 label=text.strip().splitlines()[0][:60],
                 kind=lsp.CompletionItemKind.Text,
-                detail=f"fimls ({answer.model})" + (f" {match}" if (match := answer.suggestion.match) else ""),
+                detail=f"fimls ({answer.model})" + (f" {match}" if match else ""),
                 documentation=text,
-                # Clients filter by the text from the range's start to the cursor, which is empty here.
                 filter_text=text,
-                text_edit=lsp.TextEdit(range=where, new_text=text),
+                text_edit=lsp.TextEdit(range=lsp.Range(start, where.end), new_text=text),
                 insert_text_format=lsp.InsertTextFormat.PlainText,
                 insert_text_mode=lsp.InsertTextMode.AsIs,
                 command=accepted_command(answer),
             )
-            for answer, where, text in found
-        ]
+            items.append(item)
         return lsp.CompletionList(is_incomplete=True, items=items)
 
     from lsp_server.edits import add_edits

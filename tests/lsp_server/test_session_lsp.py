@@ -181,6 +181,20 @@ async def test_a_client_without_inline_completion_gets_the_same_suggestion_in_it
     assert (entry["label"], entry["filterText"], entry["documentation"]) == ("one", "one", "one")
 
 
+@pytest.mark.asyncio
+@pytest.mark.parametrize("encoding", CODECS)
+async def test_a_menus_entry_begins_with_the_word_before_the_cursor(encoding: str) -> None:
+    """Clients compare the two, and would not show it otherwise."""
+    capabilities = {"general": {"positionEncodings": [encoding]}}
+    async with window_on(says("ces[0]\n"), capabilities=capabilities) as (window, _):
+        window.reopen("'🎉', é_pri")
+        cursor, start = (to_position("'🎉', é_pri", offset, encoding) for offset in (10, 5))
+        entry = await window.suggestion(cursor.line, cursor.character, menu=True)
+    assert entry["label"] == entry["filterText"] == entry["textEdit"]["newText"] == "é_prices[0]"
+    where = entry["textEdit"]["range"]
+    assert (where["start"]["character"], where["end"]["character"]) == (start.character, cursor.character)
+
+
 # ---- what no longer matters ----
 
 
