@@ -14,7 +14,7 @@ Invariants of this room:
 """
 
 from fim.attribution import Attribution, AttributionError, Match
-from fim.context import CursorContext, Snippet, around_cursor
+from fim.context import CursorContext, Snippet, around_cursor, without_surrogates
 from fim.formats import FORMATS, MODEL_TYPES, Encoder, FimFormat, FormatError, Layout, Sentinels, resolve
 from fim.postprocess import Extent, Multiline, Reason, Shaper, Suggestion, extent_at
 from fim.prompt import Prompt, Span, build_prompt, render_text
@@ -49,4 +49,5 @@ __all__ = [
     "resolve",
     "target_at",
     "targets_at",
+    "without_surrogates",
 ]

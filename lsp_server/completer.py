@@ -28,6 +28,7 @@ from fim import (
     build_prompt,
     render_text,
     resolve,
+    without_surrogates,
 )
 from lsp_server.documents import Snapshot
 from lsp_server.engines import CompletionRequest, Engine
@@ -102,6 +103,10 @@ class Prompter:
             language=snapshot.language,
         )
 
+    def count(self, text: str) -> int:
+        """Tokens of a text."""
+        return len(self.encoder.encode(without_surrogates(text)))
+
     def request(self, context: CursorContext) -> tuple[CompletionRequest, Layout]:
         """What to ask the engine, as far as the prompt goes. Raises FormatError: a layout that the model never saw."""
         if self.sentinels is None:
@@ -157,6 +162,8 @@ class Completion:
     context: CursorContext
     request: CompletionRequest
     answer: str  # what the model wrote, before any filter
+    broke_off: bool  # it had more to say than it was allowed to
+    prompter: Prompter
     suggestion: Suggestion
     trace: Trace
 
@@ -180,7 +187,18 @@ async def complete(
     context = prompter.context(snapshot, max_tokens, path)
     context_ms = clock.ms()
     prompt, layout = prompter.request(context)
-    shaper = Shaper.at(context, prompter.format, multiline=settings.multiline, min_confidence=prompter.min_confidence)
+    if target is None:
+        sure = prompter.min_confidence
+        shaper = Shaper.at(context, prompter.format, multiline=settings.multiline, min_confidence=sure)
+    else:
+        shaper = Shaper.for_span(
+            context,
+            prompter.format,
+            extent=target.extent,
+            max_lines=target.max_lines,
+            least_columns=target.least_columns,
+            closing=target.closing,
+        )
     prompt_ms = clock.ms() - context_ms
     request = replace(
         prompt,
@@ -227,4 +245,5 @@ async def complete(
         attribution_ms=clock.ms() - shaped_ms,
         attribution=None if match is None else str(match),
     )
-    return Completion(context, request, text, suggestion, trace)
+    broke_off = len(logprobs) >= max_tokens and not shaper.done(text)
+    return Completion(context, request, text, broke_off, prompter, suggestion, trace)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import uuid
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +30,7 @@ TITLES = {
     "docstring": "Write {} (fimls)",
 }
 ANNOTATION = "fimls"
+CHANGED = "The text has changed meanwhile; nothing was done."
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +40,11 @@ class Request:
     uri: str
     range: lsp.Range
     kind: Kind
+    version: int | None  # of the text that the range is of; None: as it is now
 
 
 def add_edits(server: FimlsServer) -> None:
-    from lsp_server.server import logger, plain, to_position
+    from lsp_server.server import logger, plain, quietly, to_position
 
     def snapshot_of(uri: str, where: lsp.Range) -> tuple[Snapshot, int] | None:
         """The document with the cursor at the range's start, and where the range ends in that text."""
@@ -48,40 +53,39 @@ def add_edits(server: FimlsServer) -> None:
         if snapshot is None or document is None:
             return None
         end = document.position_to_offset(where.end.line, where.end.character) - snapshot.window_start
-        return snapshot, max(snapshot.offset, min(end, len(snapshot.text)))
+        return snapshot, max(snapshot.offset, end)
 
     def read(params: Any) -> Request:
         """Raises JsonRpcInvalidParams."""
         value = plain(params)
         try:
             where = server.protocol._converter.structure(value["range"], lsp.Range)
-            request = Request(str(value["textDocument"]["uri"]), where, value["kind"])
+            kind = value["kind"]
+            if kind not in tuple(TITLES):
+                raise JsonRpcInvalidParams(f"kind has to be one of {', '.join(TITLES)}")
+            version = value.get("version")
+            request = Request(str(value["textDocument"]["uri"]), where, kind, version)
         except (BaseValidationError, KeyError, TypeError, ValueError):
             raise JsonRpcInvalidParams("fimls.fill takes {textDocument: {uri}, range, kind}") from None
-        if request.kind not in TITLES:
-            raise JsonRpcInvalidParams(f"kind has to be one of {', '.join(TITLES)}")
         return request
 
     async def fill(request: Request) -> tuple[str, lsp.WorkspaceEdit]:
-        """Raises JsonRpcException with a message for the user."""
-        from fim import target_at
-
+        """Raises JsonRpcException with a message for the user. The text is the one of the call's moment."""
         found = snapshot_of(request.uri, request.range)
         if found is None:
             raise failed("The document is not open.")
         snapshot, end = found
-        target = await asyncio.to_thread(
-            target_at, snapshot.text, snapshot.language, snapshot.offset, end, request.kind
-        )
-        if target is None:
-            raise failed(NOTHING[request.kind])
+        if request.version not in (None, snapshot.version):
+            raise failed(CHANGED)
+        if end > len(snapshot.text):
+            raise failed("The selection is too large; select less.")
         try:
-            text = await server.suggestions.fill(snapshot, target, server.relative_path(request.uri))
+            target, text = await server.suggestions.fill(snapshot, end, request.kind, server.relative_path(request.uri))
         except FillError as error:
             raise failed(str(error)) from None
         document = server.documents.get(request.uri)
         if document is None or document.version != snapshot.version:
-            raise failed("The text has changed meanwhile; nothing was done.")
+            raise failed(CHANGED)
         bounds = (snapshot.window_start + o for o in (target.start, target.end))
         where = lsp.Range(*(to_position(document.offset_to_position(o)) for o in bounds))
         return edit_of(target, request.uri, snapshot.version, lsp.TextEdit(where, text))
@@ -108,27 +112,38 @@ def add_edits(server: FimlsServer) -> None:
     @server.command(COMMAND)
     async def fill_command(*arguments: Any) -> None:
         """For clients without a preview of their own: with progress, and the client applies the edit."""
-        request = read(arguments[0] if arguments else None)
-        token = f"fimls-fill-{uuid.uuid4()}"
-        progress = server.work_done_progress
-        if server.can_show_progress:
-            await progress.create_async(token)
-            begin = lsp.WorkDoneProgressBegin(title="fimls: filling in", cancellable=True)
-            progress.begin(token, begin)
-        work = asyncio.ensure_future(fill(request))
+        work = asyncio.ensure_future(fill(read(arguments[0] if arguments else None)))
+        await asyncio.sleep(0)  # it has taken the text as it is
+        with server.cancelled_with_request(work), suppress(asyncio.CancelledError):
+            progress = asyncio.ensure_future(quietly(show_progress(work)))
+            try:
+                label, edit = await work
+                answer = await server.workspace_apply_edit_async(lsp.ApplyWorkspaceEditParams(edit, label))
+                if not answer.applied:
+                    tell(f"the editor did not make the edit ({answer.failure_reason or 'it gives no reason'})")
+            except JsonRpcException as error:
+                tell(str(error))
+            finally:
+                work.cancel()
+                await progress
+
+    async def show_progress(work: asyncio.Task[Any]) -> None:
+        """Shows that the work goes on until it ends; the user can cancel it."""
+        if not server.can_show_progress:
+            return
+        token, progress = f"fimls-fill-{uuid.uuid4()}", server.work_done_progress
+        progress.tokens[token] = asked = concurrent.futures.Future[Any]()  # a cancel may come right behind
+        asked.add_done_callback(lambda _: work.cancel())
         try:
-            cancelled = asyncio.wrap_future(progress.tokens[token]) if server.can_show_progress else None
-            await asyncio.wait({work, cancelled} if cancelled else {work}, return_when=asyncio.FIRST_COMPLETED)
-            if not work.done():
-                return
-            label, edit = work.result()
-            await server.workspace_apply_edit_async(lsp.ApplyWorkspaceEditParams(edit, label))
-        except JsonRpcException as error:
-            server.window_show_message(lsp.ShowMessageParams(lsp.MessageType.Info, f"fimls: {error}"))
+            await server.window_work_done_progress_create_async(lsp.WorkDoneProgressCreateParams(token))
+            progress.begin(token, lsp.WorkDoneProgressBegin(title="fimls: filling in", cancellable=True))
+            await asyncio.wait({work})
+            progress.end(token, lsp.WorkDoneProgressEnd())
         finally:
-            work.cancel()
-            if server.can_show_progress:
-                progress.end(token, lsp.WorkDoneProgressEnd())
+            del progress.tokens[token]
+
+    def tell(message: str) -> None:
+        server.window_show_message(lsp.ShowMessageParams(lsp.MessageType.Info, f"fimls: {message}"))
 
     @server.feature(
         lsp.TEXT_DOCUMENT_CODE_ACTION,
@@ -137,11 +152,8 @@ def add_edits(server: FimlsServer) -> None:
     async def code_action(params: lsp.CodeActionParams) -> list[lsp.CodeAction]:
         from fim import targets_at
 
-        only = params.context.only
-        if only and not any(f"{kind}.".startswith("refactor.rewrite.") or ACTION.startswith(kind) for kind in only):
-            return []
         found = snapshot_of(params.text_document.uri, params.range)
-        if found is None or not server.session.settings.enabled:
+        if found is None or not server.session.settings.enabled or found[1] > len(found[0].text):
             return []
         snapshot, end = found
         try:
@@ -149,7 +161,8 @@ def add_edits(server: FimlsServer) -> None:
         except Exception as error:
             log_error(logger, error)
             return []
-        where = {"textDocument": {"uri": params.text_document.uri}, "range": params.range}
+        version = {"version": snapshot.version}
+        where = {"textDocument": {"uri": params.text_document.uri}, "range": params.range} | version
         return [
             lsp.CodeAction(
                 title := TITLES[target.kind].format(target.label),
@@ -157,14 +170,13 @@ def add_edits(server: FimlsServer) -> None:
                 command=lsp.Command(title, COMMAND, arguments=[where | {"kind": target.kind}]),
             )
             for target in targets
+            if wanted(f"{ACTION}.{target.kind}", params.context.only)
         ]
 
 
-NOTHING = {
-    "selection": "Select the text that is to be written anew.",
-    "body": "There is no function here whose body could be completed.",
-    "docstring": "There is no function or class here to document.",
-}
+def wanted(kind: str, only: Sequence[str] | None) -> bool:
+    """Whether a client that asks for some kinds of actions only wants this one."""
+    return not only or any(f"{kind}.".startswith(f"{each}.") or not each for each in only)
 
 
 def failed(message: str) -> JsonRpcException:

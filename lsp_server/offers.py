@@ -8,30 +8,17 @@ says nothing.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from itertools import count
 
 from fim import Suggestion
+from lsp_server.completer import Completion
 from lsp_server.documents import Snapshot
+from lsp_server.usage import Counts
 
-KEPT = 8  # offers, of all documents: enough to go back over a word that was deleted; each holds its document's text
-
-
-@dataclass(slots=True)
-class Counts:
-    """How often, in suggestions. Each is counted once in a column, however often it was answered again."""
-
-    shown: int = 0
-    accepted: int = 0  # the whole text, at once or by parts
-    partly_accepted: int = 0  # a word or a line of it
-    typed_through: int = 0  # the user typed the whole text
-
-    def to_json(self) -> dict[str, int]:
-        return {"shown": self.shown, "accepted": self.accepted,
-                "partlyAccepted": self.partly_accepted, "typedThrough": self.typed_through}  # fmt: skip
-
-    def __add__(self, other: Counts) -> Counts:
-        return Counts(*(a + b for a, b in zip(asdict(self).values(), asdict(other).values(), strict=True)))
+# Of all documents: enough to go back over a word that was deleted, and for as many alternatives as the settings allow.
+# Each holds its document's text, which alternatives share.
+KEPT = 16
 
 
 @dataclass(slots=True)
@@ -41,6 +28,7 @@ class Offer:
     id: str
     snapshot: Snapshot  # as it was when the suggestion was made
     suggestion: Suggestion
+    completion: Completion | None = None  # how it came about
     taken: int = 0  # code points of the text that stand in the document
     seen: set[str] = field(default_factory=set)  # the columns of Counts that it is counted in
 
@@ -75,16 +63,21 @@ class Offers:
         self.counts = Counts()
         self.client_tells = False  # the client sends didShowCompletion: an answer alone is not yet shown
         self._offers: deque[Offer] = deque(maxlen=KEPT)
+        self._chosen = ""  # the id of the alternative that the user has turned to
         self._ids = count(1)
 
-    def add(self, snapshot: Snapshot, suggestion: Suggestion) -> Offer:
-        offer = Offer(str(next(self._ids)), snapshot, suggestion)
+    def add(self, snapshot: Snapshot, suggestion: Suggestion, completion: Completion | None = None) -> Offer:
+        """The newest offer; of alternatives add the best last. What was offered at this very place keeps its id."""
+        known = [o for o in self._offers if o.suggestion.text == suggestion.text and o.snapshot == snapshot]
+        offer = known[0] if known else Offer(str(next(self._ids)), snapshot, suggestion, completion)
+        for old in known:
+            self._offers.remove(old)
         self._offers.append(offer)
         return offer
 
     def going_on(self, snapshot: Snapshot) -> tuple[Offer, Suggestion] | None:
         """The newest offer whose text goes on at the cursor, and the rest of it."""
-        for offer in reversed(self._offers):
+        for offer in self._likely():
             taken = snapshot.offset - offer.snapshot.offset
             if 0 <= taken < len(offer.suggestion.text) and offer.stands(snapshot) == taken:
                 rest = offer.rest(taken)
@@ -99,24 +92,30 @@ class Offers:
 
     def changed(self, now: Snapshot) -> None:
         """An edit: how far has the text of what was offered come? `now` may have its cursor anywhere."""
-        for offer in reversed(self._offers):
+        for offer in self._likely():
             taken = offer.stands(now)
             if taken is None:
                 continue
             step, offer.taken = taken - offer.taken, taken
             if step <= 0:
                 return
-            # Whoever types sends key by key. (A single key at the end of a text accepts or types: the same.)
-            at_once = step > 1
+            # Whoever types sends key by key, as far as a client that says nothing lets us know.
+            at_once = step > 1 and not self.client_tells
             if taken == len(offer.suggestion.text):
-                self._count(offer, "accepted" if at_once or "partly_accepted" in offer.seen else "typed_through")
+                by_parts = at_once or "partly_accepted" in offer.seen
+                self._count(offer, "accepted" if by_parts else "typed_through")
             elif at_once:
                 self._count(offer, "partly_accepted")
             return
 
+    def choose(self, id: str) -> None:
+        """Of several that go on at the cursor, this one is meant."""
+        self._chosen = id
+
     def shown(self, id: str) -> None:
         self.client_tells = True
         if (offer := self._find(id)) is not None:
+            self.choose(id)
             self._count(offer, "shown")
 
     def accepted(self, id: str) -> None:
@@ -128,6 +127,7 @@ class Offers:
 
     def partly_accepted(self, id: str) -> None:
         if (offer := self._find(id)) is not None:
+            self.choose(id)
             self._count(offer, "partly_accepted")
 
     def forget(self) -> None:
@@ -136,6 +136,11 @@ class Offers:
 
     def close(self, uri: str) -> None:
         self._offers = deque((offer for offer in self._offers if offer.snapshot.uri != uri), KEPT)
+
+    def _likely(self) -> list[Offer]:
+        """The offers, the one that the user has chosen in front, then the newest."""
+        newest_first = list(reversed(self._offers))
+        return sorted(newest_first, key=lambda offer: offer.id != self._chosen)
 
     def _find(self, id: str) -> Offer | None:
         return next((offer for offer in self._offers if offer.id == id), None)

@@ -8,7 +8,8 @@ import os
 import subprocess
 import sys
 import uuid
-from collections.abc import Coroutine, Generator
+from collections.abc import Coroutine, Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -49,6 +50,11 @@ class Protocol(LanguageServerProtocol):
         else:
             super().handle_message(message)
 
+    def _handle_cancel_notification(self, msg_id: Any) -> None:
+        if (work := self._server.commands.get(msg_id)) is not None:
+            work.cancel()
+        super()._handle_cancel_notification(msg_id)
+
     @lsp_method(lsp.INITIALIZE)
     def lsp_initialize(self, params: lsp.InitializeParams) -> Generator[Any, Any, lsp.InitializeResult]:
         result = yield from super().lsp_initialize(params)
@@ -60,6 +66,7 @@ class Protocol(LanguageServerProtocol):
         document = params.text_document
         self._server.suggestions.forget(document.uri)
         self._server.documents.open(document.uri, document.version, document.language_id, document.text)
+        self._server.status_changed()  # with a document's language it may be on or off
 
     @lsp_method(lsp.TEXT_DOCUMENT_DID_CHANGE)
     def lsp_text_document__did_change(self, params: lsp.DidChangeTextDocumentParams) -> None:
@@ -74,9 +81,10 @@ class Protocol(LanguageServerProtocol):
         except Exception:
             server.documents.close(document.uri)  # rather none than a mirror that is out of step
             raise
-        where = changes[-1].start if changes else None
-        if where is not None and (now := server.documents.snapshot(document.uri, *where)) is not None:
-            server.suggestions.edited(now)
+        if server.suggestions.watching and changes:
+            now = server.documents.snapshot(document.uri, *(changes[-1].start or (0, 0)))
+            if now is not None:
+                server.suggestions.edited(now)
 
     @lsp_method(lsp.TEXT_DOCUMENT_DID_CLOSE)
     def lsp_text_document__did_close(self, params: lsp.DidCloseTextDocumentParams) -> None:
@@ -98,6 +106,7 @@ class FimlsServer(LanguageServer):
         self._can_pull_settings = self.can_show_progress = False
         self._progress: asyncio.Task[None] | None = None
         self._progress_token: str | None = None
+        self.commands: dict[Any, asyncio.Future[Any]] = {}  # what goes on for workspace/executeCommand, by request
         self.focus: str | None = None  # the document that the user looks at
         self._status_told: Status | None = None
         self._status_due: asyncio.TimerHandle | None = None
@@ -179,6 +188,16 @@ class FimlsServer(LanguageServer):
             where = lsp.Range(*(to_position(document.offset_to_position(place)) for place in places))
             made.append((answer, where, (selected.text if selected is not None else "") + answer.suggestion.text))
         return made
+
+    @contextmanager
+    def cancelled_with_request(self, work: asyncio.Future[Any]) -> Iterator[None]:
+        """While it lasts, cancelling the command's request cancels the work; pygls cancels its answer only."""
+        number = self.protocol.msg_id
+        self.commands[number] = work
+        try:
+            yield
+        finally:
+            del self.commands[number]
 
     # ---- status ----
 
@@ -363,7 +382,7 @@ async def run(
     watching = asyncio.ensure_future(parent_gone(server))
     await asyncio.wait({serving, watching}, return_when=asyncio.FIRST_COMPLETED)
     watching.cancel()
-    server.suggestions.save()
+    server.suggestions.save(closed=True)
     await server.session.close()
     return serving.result() if serving.done() else 1
 

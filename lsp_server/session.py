@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # loaded after `initialize` is answered
     from lsp_server.engines import Engine, EngineState
 
 logger = logging.getLogger(__name__)
+START_POLL_S = 0.02
 
 
 class ShowMessage(Protocol):
@@ -131,8 +132,11 @@ class Session:
 
     async def ready(self, *, wait: bool) -> tuple[Prompter, Engine] | None:
         """What answers a request; None where it cannot be answered now or, with wait, when the model has loaded."""
-        if wait and self._loading is not None:
-            await asyncio.wait({self._loading})
+        while wait and (self._loading is None or not self._loading.done()):
+            if self._loading is None:  # the client has not said yet that it is initialized
+                await asyncio.sleep(START_POLL_S)
+            else:  # changed settings begin it anew
+                await asyncio.wait({self._loading})
         if self.prompter is None or self.engine is None:
             return None
         if self.engine.state.name != "ready":
@@ -156,9 +160,13 @@ class Session:
     def model_name(self) -> str:
         return self.settings.remote.model or self.settings.model
 
+    @property
+    def where(self) -> str:
+        return f"at {self.settings.remote.url}" if self.settings.remote.url else "on this machine"
+
     def status(self, language: str | None = None) -> Status:
         """As it is for a document in this language, or for none in particular."""
-        settings, name = self.settings, self.model_name
+        name = self.model_name
         if (off := self._off(language)) is not None:
             return Status("off", off, name)
         engine = self.engine.state if self.engine is not None else None
@@ -169,8 +177,7 @@ class Session:
             return Status("failed", engine.message or "The engine has stopped; see the log.", name)
         if self.problem is not None:
             return Status("failed", self.problem, name)
-        where = f"at {settings.remote.url}" if settings.remote.url else "on this machine"
-        message = f"The model {name!r} {where}. {self._about_language(language)}".strip()
+        message = f"The model {name!r} {self.where}. {self._about_language(language)}".strip()
         return Status("busy" if self.scheduler.busy else "ready", message, name)
 
     def _off(self, language: str | None, *, snoozed: bool = True) -> str | None:

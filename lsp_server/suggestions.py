@@ -14,7 +14,7 @@ from lsp_server.settings import Settings
 from lsp_server.usage import UsageFile
 
 if TYPE_CHECKING:  # loaded after `initialize` is answered
-    from fim import Suggestion, Target
+    from fim import Kind, Suggestion, Target
     from lsp_server.completer import Completion, Prompter
     from lsp_server.engines import Engine
     from lsp_server.offers import Offers
@@ -25,6 +25,11 @@ LEAST_FILL_TOKENS = 128
 # Alternatives are drawn, not searched for: at this temperature they differ and are still code.
 ALTERNATIVE_TEMPERATURE, ALTERNATIVE_TOP_P = 0.8, 0.95
 MORE_TRIES = 2  # since some alternatives are alike
+NOTHING = {
+    "selection": "Select the text that is to be written anew.",
+    "body": "There is no function here whose body could be completed.",
+    "docstring": "There is no function or class here to document.",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +39,14 @@ class Answer:
     id: str
     suggestion: Suggestion
     model: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why the last answer was what it was."""
+
+    completion: Completion
+    going_on: bool = False  # it was the rest of this one
 
 
 class FillError(Exception):
@@ -48,7 +61,7 @@ class Suggestions:
         self._scheduler: Scheduler = session.scheduler
         self._offers: Offers | None = None
         self._made_with: Prompter | None = None  # what made the offers
-        self._reasons: dict[str, tuple[Completion, bool]] = {}  # by document, the latest behind
+        self._reasons: dict[str, Reason] = {}  # by document, the latest behind
         self._usage, self._saving = UsageFile(), False
 
     @property
@@ -88,23 +101,30 @@ class Suggestions:
         found: list[Answer] = []
         if (going_on := offers.going_on(snapshot)) is not None:
             offer, rest = going_on
-            if (reason := self._reasons.get(snapshot.uri)) is not None:
-                self._reasons[snapshot.uri] = (reason[0], True)
+            if offer.completion is not None:
+                self._keep_reason(snapshot.uri, Reason(offer.completion, going_on=True))
+            if not invoked:
+                return [Answer(offer.id, rest, model)]
             found.append(Answer(offer.id, rest, model))
         wanted, tries = (settings.alternatives, settings.alternatives + MORE_TRIES) if invoked else (1, 1)
         prompter = replace(current, min_confidence=0.0) if invoked else current
+        made: list[Completion] = []
         for number in range(tries):
-            if len(found) >= wanted:
-                break
             drawn = settings if number == 0 else drawing(settings, number)
             done = await self._complete(snapshot, prompter, engine, drawn, path)
             if done is None or self._made_with is not self._session.prompter:
                 break  # no answer, or one by settings of the past
             if number == 0:
-                self._keep_reason(snapshot.uri, done)
-            known = {answer.suggestion.text for answer in found}
-            if not done.suggestion.hidden and done.suggestion.text not in known:
-                found.append(Answer(offers.add(snapshot, done.suggestion).id, done.suggestion, model))
+                self._keep_reason(snapshot.uri, Reason(done))
+            texts = [answer.suggestion.text for answer in found] + [other.suggestion.text for other in made]
+            if not done.suggestion.hidden and done.suggestion.text not in texts:
+                made.append(done)
+            if len(found) + len(made) >= wanted:
+                break
+        added = [offers.add(snapshot, done.suggestion, done) for done in reversed(made)]
+        found += [Answer(offer.id, offer.suggestion, model) for offer in reversed(added)]
+        if found:
+            offers.choose(found[0].id)
         return found
 
     async def _complete(
@@ -127,6 +147,8 @@ class Suggestions:
             logger.info("no suggestion: %s", error.message)
             if error.refused:
                 self._session.report(str(error), quoted=True)
+            else:  # it may pass: in the status, but no message
+                self._session.problem = str(error)
             return None
         except FormatError as error:
             self._session.report(str(error))
@@ -137,42 +159,61 @@ class Suggestions:
 
     # ---- edits ----
 
-    async def fill(self, snapshot: Snapshot, target: Target, path: str | None) -> str:
-        """The new text of a target's range; it waits for a model that loads. Raises FillError."""
+    async def fill(self, snapshot: Snapshot, end: int, kind: Kind, path: str | None) -> tuple[Target, str]:
+        """What is replaced of the snapshot's text, from the cursor to `end` or around it, and by which text.
+
+        It waits for a model that loads. Raises FillError; an edit of the document ends it that way, too.
+        """
         if not self._session.settings.enabled:
             raise FillError(self._session.status().message)
         with self._session.working():
-            text = await self._scheduler.latest(fill_key(snapshot.uri), self._fill(snapshot, target, path))
-        if text is None:
-            raise FillError("The text has changed meanwhile; nothing was done.")
-        return text
+            found = await self._scheduler.latest(fill_key(snapshot.uri), self._fill(snapshot, end, kind, path))
+        if found is None:
+            raise FillError("It was broken off: the text has changed, or another edit was asked for.")
+        return found
 
-    async def _fill(self, snapshot: Snapshot, target: Target, path: str | None) -> str:
+    async def _fill(self, snapshot: Snapshot, end: int, kind: Kind, path: str | None) -> tuple[Target, str]:
+        from fim import target_at
+
+        target = await asyncio.to_thread(target_at, snapshot.text, snapshot.language, snapshot.offset, end, kind)
+        if target is None:
+            raise FillError(NOTHING[kind])
         ready = await self._session.ready(wait=True)
         if ready is None:
             raise FillError(self._session.status().message)
         prompter, engine = ready
-        text, (start, end) = snapshot.text, (target.start, target.end)
+        text, start = snapshot.text, target.start
         around = replace(
-            snapshot, text=text[:start] + target.lead + target.tail + text[end:], offset=start + len(target.lead)
+            snapshot,
+            text=text[:start] + target.lead + target.tail + text[target.end :],
+            offset=start + len(target.lead),
         )
-        settings = self._session.settings
-        room = max(settings.max_tokens, LEAST_FILL_TOKENS, end - start)  # a token has a character at least
+        settings, most = self._session.settings, prompter.context_tokens // 2
+        if kind == "selection" and prompter.count(text[start : target.end]) > most:
+            raise FillError("The selection is longer than the model can write at once; select less.")
+        room = max(settings.max_tokens, LEAST_FILL_TOKENS, target.end - start)  # a token has a character at least
         done = await self._complete(around, prompter, engine, replace(settings, max_tokens=room), path, target)
         if done is None:
             raise FillError(self._session.problem or "The engine gave no answer; try again.")
-        self._keep_reason(snapshot.uri, done)
-        if done.suggestion.hidden:
+        self._keep_reason(snapshot.uri, Reason(done))
+        words = done.suggestion.text
+        if done.broke_off:  # half a line is no use
+            words = words.rpartition("\n")[0]
+        if not words.strip():
             raise FillError("The model had nothing to write here.")
-        return target.fit(done.suggestion.text)
+        return target, target.fit(words)
 
     # ---- what became of it, and why ----
 
+    @property
+    def watching(self) -> bool:
+        """Whether `edited` wants to know."""
+        return self._offers is not None
+
     def edited(self, snapshot: Snapshot) -> None:
         """A document has changed; the cursor of the snapshot is where."""
-        if self._offers is not None:
-            self._offers.changed(snapshot)
-            self._save_soon()
+        self.offers.changed(snapshot)
+        self._save_soon()
 
     def drop(self, uri: str) -> None:
         """Ends the work for a text of the past."""
@@ -190,27 +231,28 @@ class Suggestions:
         """How the last answer came about, in a document or anywhere, as Markdown."""
         if uri is None:
             uri = next(reversed(self._reasons), None)
-        if uri is None or uri not in self._reasons or self._session.prompter is None:
+        if uri is None or uri not in self._reasons:
             return None
         from lsp_server.why import explain
 
-        completion, going_on = self._reasons[uri]
-        return explain(completion, self._session.prompter.encoder.decode, going_on)
+        reason = self._reasons[uri]
+        return explain(reason.completion, where=self._session.where, going_on=reason.going_on)
 
-    def _keep_reason(self, uri: str, done: Completion) -> None:
+    def _keep_reason(self, uri: str, reason: Reason) -> None:
         self._reasons.pop(uri, None)
-        self._reasons[uri] = (done, False)
+        self._reasons[uri] = reason
 
     def _save_soon(self) -> None:
         if not self._saving:
             self._saving = True
             asyncio.get_running_loop().call_later(SAVE_S, self.save)
 
-    def save(self) -> None:
-        """Keeps the session's counts."""
+    def save(self, *, closed: bool = False) -> None:
+        """Keeps the session's counts. closed: it is over."""
         self._saving = False
         if self._offers is not None:
-            self._usage.write(self._offers.counts, client=self._session.client_name, model=self._session.model_name)
+            client, model = self._session.client_name, self._session.model_name
+            self._usage.write(self._offers.counts, client=client, model=model, closed=closed)
 
 
 def drawing(settings: Settings, number: int) -> Settings:

@@ -8,17 +8,33 @@ import logging
 import os
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import platformdirs
 
-from lsp_server.offers import Counts
 from lsp_server.spawn import is_alive
 
 logger = logging.getLogger(__name__)
 KEPT = 200  # sessions
+
+
+@dataclass(slots=True)
+class Counts:
+    """How often, in suggestions. Each is counted once in a column, however often it was answered again."""
+
+    shown: int = 0
+    accepted: int = 0  # the whole text, at once or by parts
+    partly_accepted: int = 0  # a word or a line of it
+    typed_through: int = 0  # the user typed the whole text
+
+    def to_json(self) -> dict[str, int]:
+        return {"shown": self.shown, "accepted": self.accepted,
+                "partlyAccepted": self.partly_accepted, "typedThrough": self.typed_through}  # fmt: skip
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(*(a + b for a, b in zip(asdict(self).values(), asdict(other).values(), strict=True)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +46,11 @@ class SessionUsage:
     client: str
     model: str
     counts: Counts
+    closed: bool = False  # the window said so; one that was killed did not
 
     @property
     def is_open(self) -> bool:
-        return is_alive(self.pid)
+        return not self.closed and is_alive(self.pid)
 
     def to_json(self) -> dict[str, Any]:
         """As in the file, and whether the window is still there."""
@@ -56,13 +73,15 @@ class UsageFile:
     def __init__(self) -> None:
         self._started = time.time()
         self._written: dict[str, Any] = {}
+        self._given_up = False
 
-    def write(self, counts: Counts, *, client: str, model: str) -> None:
+    def write(self, counts: Counts, *, client: str, model: str, closed: bool = False) -> None:
         """Never raises: where nothing can be written, nothing is kept."""
         value = {"started": round(self._started, 3), "pid": os.getpid(), "client": client, "model": model,
-                 "counts": counts.to_json()}  # fmt: skip
-        if value == self._written or counts == Counts():
+                 "counts": counts.to_json(), "closed": closed}  # fmt: skip
+        if self._given_up or value == self._written or counts == Counts():
             return
+        partial = ""
         try:
             folder = usage_folder()
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -74,25 +93,36 @@ class UsageFile:
                 json.dump(value, file)
             Path(partial).replace(folder / f"{self._started:.3f}-{os.getpid()}.json")
         except OSError as error:
+            self._given_up = True
             logger.warning("the session's counts cannot be kept: %s", error.strerror)
+            if partial:
+                Path(partial).unlink(missing_ok=True)
         self._written = value
 
 
 def read_usage() -> list[SessionUsage]:
-    """The kept sessions, the oldest first; a file that is not whole counts as none."""
+    """The kept sessions, the oldest first; a file that is not whole counts as none, and so does a closed folder."""
+    try:
+        files = sorted(usage_folder().glob("*.json"))
+    except OSError:
+        return []
     found = []
-    for file in sorted(usage_folder().glob("*.json")):
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            value = json.loads(file.read_bytes())
-            counts = value["counts"]
-            found.append(
-                SessionUsage(
-                    float(value["started"]), int(value["pid"]), str(value["client"]), str(value["model"]),
-                    Counts(int(counts["shown"]), int(counts["accepted"]), int(counts["partlyAccepted"]),
-                           int(counts["typedThrough"])),
-                )
-            )  # fmt: skip
+    for file in files:
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
+            found.append(to_usage(json.loads(file.read_bytes())))
     return found
+
+
+def to_usage(value: dict[str, Any]) -> SessionUsage:
+    """Raises ValueError, KeyError, TypeError or OverflowError for what we did not write."""
+    started, pid, counts = float(value["started"]), int(value["pid"]), value["counts"]
+    time.localtime(started)
+    if not 0 < pid < 2**31:
+        raise ValueError("no process")
+    return SessionUsage(
+        started, pid, str(value["client"]), str(value["model"]),
+        Counts(*(int(counts[name]) for name in Counts().to_json())), bool(value.get("closed")),
+    )  # fmt: skip
 
 
 def summary(sessions: list[SessionUsage]) -> list[str]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
 
 from lsp_server.completer import Completion
 
 REASONS = {
     "end of line": "cut at the end of the line",
     "end of block": "cut where the block ends",
+    "end of span": "cut where the text that was to be written ends",
     "blank lines": "cut at a run of blank lines",
     "too long": "cut after so many lines",
     "loops": "cut where the text began to go round in circles",
@@ -23,16 +23,17 @@ REASONS = {
     "unsure": "hidden: the model was less sure than minConfidence asks",
     "attributed": "hidden: it repeats a known package, and the setting attribution hides that",
 }
+KINDS = {"line": "rest of a line", "block": "block of lines", "span": "text between two others"}
 
 
-def explain(completion: Completion, decode: Callable[[Sequence[int]], str], reused_whole: bool) -> str:
-    """Markdown. decode gives the text of token ids; reused_whole says that the rest of an earlier answer was shown."""
+def explain(completion: Completion, *, where: str, going_on: bool) -> str:
+    """Markdown. where: the model's place, "on this machine"; going_on: the rest of an earlier answer was shown."""
     trace, suggestion, context = completion.trace, completion.suggestion, completion.context
     verdict = "Nothing was shown." if suggestion.hidden else "This was suggested:"
     parts = ["# Why this suggestion?", verdict]
     if not suggestion.hidden:
         parts.append(fenced(suggestion.text))
-    if reused_whole:
+    if going_on:
         parts.append("The last answer was the rest of this one, without asking the model again.")
     filters = [f"- {REASONS[reason]}" for reason in suggestion.reasons] or ["- no filter changed anything"]
     if suggestion.match is not None:
@@ -45,7 +46,7 @@ def explain(completion: Completion, decode: Callable[[Sequence[int]], str], reus
     first = "–" if trace.first_token_ms is None else f"{trace.first_token_ms:.0f} ms"
     rows = {
         "confidence": f"{suggestion.confidence:.0%} (geometric mean of the tokens' probabilities)",
-        "kind": {"line": "rest of a line", "block": "block of lines"}.get(trace.extent, trace.extent),
+        "kind": KINDS.get(trace.extent, trace.extent),
         "tokens of the prompt that were cached": cached,
         "tokens written": str(trace.generated_tokens),
         "context gathered": f"{trace.context_ms:.1f} ms",
@@ -63,8 +64,8 @@ def explain(completion: Completion, decode: Callable[[Sequence[int]], str], reus
     origins = [f"- `{piece.path}`: {piece.origin}, {len(piece.text):,} characters" for piece in context.snippets]
     parts += ["## From other files", "\n".join(origins) or "Nothing: only this file was read."]
     prompt = completion.request.prompt
-    text = prompt if isinstance(prompt, str) else decode(prompt)
-    parts += ["## The prompt", "As the model read it, its own marks included. It stays on this machine's model."]
+    text = prompt if isinstance(prompt, str) else completion.prompter.encoder.decode(prompt)
+    parts += ["## The prompt", f"As the model {where} read it, its own marks included."]
     if completion.request.begin_with:
         parts.append(f"The answer had to begin with `{completion.request.begin_with}`, which stands before the cursor.")
     return "\n\n".join([*parts, fenced(text)]) + "\n"

@@ -129,6 +129,7 @@ class Window:
         self.statuses: list[dict[str, Any]] = []
         self.edits: list[dict[str, Any]] = []
         self.tokens: list[str] = []
+        self.applies: dict[str, Any] = {"applied": True}  # what it answers to an edit
         self.answers: Counter[int] = Counter()
         self.configuration: Any = None  # what the server is told when it asks
         self.capabilities: dict[str, Any] = {}
@@ -284,7 +285,7 @@ class Window:
                 self._write(id=message["id"], result=[self.configuration])
         elif method == "workspace/applyEdit":
             self.edits.append(params["edit"])
-            self._write(id=message["id"], result={"applied": True})
+            self._write(id=message["id"], result=self.applies)
         else:
             assert method == "window/workDoneProgress/create", f"an unexpected {method}"
             self.tokens.append(params["token"])

@@ -76,6 +76,52 @@ async def test_a_docstring_gets_its_quotes() -> None:
 
 
 @pytest.mark.asyncio
+async def test_what_is_long_is_written_to_its_end_however_unsure() -> None:
+    body = "width = abs(width)\n\n\n    if not width:\n        return 0\n\n    return width * height\n"
+    unsure = {"settings": {"fimls": {"minConfidence": 0.99}}}
+    async with window_on(says(body, "\n\nprint(")) as (window, _):
+        window.notify("workspace/didChangeConfiguration", unsure)
+
+        async def hidden() -> bool:
+            return await window.ask(0, 4)[1] == []
+
+        await until(hidden)
+        window.reopen(FUNCTION)
+        found = await window.request("fimls/fill", target("body", CURSOR))
+        assert applied(FUNCTION, found["edit"]) == FUNCTION.replace("pass", body.rstrip())
+    words = "The area of a box.\n\n    Args:\n        width: in metres.\n    "
+    async with window_on(says(words + '"""\n    return')) as (window, _):
+        window.reopen(FUNCTION)
+        found = await window.request("fimls/fill", target("docstring", CURSOR))
+        assert applied(FUNCTION, found["edit"]) == FUNCTION.replace("Of a box.", words)
+        assert "cut where the text that was to be written ends" in (await window.request("fimls/why", {}))["markdown"]
+
+
+@pytest.mark.asyncio
+async def test_of_an_answer_that_breaks_off_only_whole_lines_are_taken() -> None:
+    pieces = [f"a{n} = {n}\n    " for n in range(70)]  # two tokens a line: more than it may write
+    async with window_on(says(*(part for piece in pieces for part in (piece[:3], piece[3:])))) as (window, _):
+        window.reopen(FUNCTION)
+        found = await window.request("fimls/fill", target("body", CURSOR))
+    text = applied(FUNCTION, found["edit"])
+    assert "a10 = 10\n" in text and "a69" not in text
+    assert text.endswith(FUNCTION[FUNCTION.index("pass") + 4 :])
+
+
+@pytest.mark.asyncio
+async def test_a_selection_that_no_answer_could_replace_is_refused() -> None:
+    text = "x = 1\n" * 20_000
+    async with window_on(says("x")) as (window, endpoint):
+        window.reopen(text)
+        with pytest.raises(RpcError, match="select less"):
+            await window.request("fimls/fill", target("selection", around((0, 0), (20_000, 0))))
+        window.reopen("x = 1\n" * 500_000)  # what is asked about is a window of it
+        with pytest.raises(RpcError, match="select less"):
+            await window.request("fimls/fill", target("selection", around((0, 0), (500_000, 0))))
+        assert endpoint.bodies == []
+
+
+@pytest.mark.asyncio
 @pytest.mark.parametrize(
     ("params", "message"),
     [
@@ -83,6 +129,7 @@ async def test_a_docstring_gets_its_quotes() -> None:
         (target("body", around((5, 0), (5, 0))), "no function here"),
         (target("body", CURSOR) | {"textDocument": {"uri": "file:///other.py"}}, "not open"),
         (target("poem", CURSOR), "kind has to be one of"),
+        (target("body", CURSOR) | {"kind": []}, "kind has to be one of"),
         ({"kind": "body"}, "takes"),
         (None, "takes"),
     ],
@@ -128,7 +175,7 @@ async def test_an_edit_meanwhile_ends_it_and_a_suggestion_elsewhere_does_not() -
         await asyncio.sleep(0.05)
         assert not answer.done()
         window.change(2, "x = 1")
-        with pytest.raises(RpcError, match="has changed meanwhile"):
+        with pytest.raises(RpcError, match="the text has changed"):
             await answer
         await until(lambda: endpoint.streams == 0)
 
@@ -148,8 +195,15 @@ async def test_code_actions_offer_what_there_is() -> None:
         found = await actions(window, around((2, 4), (2, 8)))
         assert [action["kind"].rpartition(".")[2] for action in found] == ["selection", "body", "docstring"]
         assert found[1]["title"] == "Complete the body of `area` (fimls)"
-        assert found[1]["command"]["arguments"] == [target("body", around((2, 4), (2, 8)))]
-        assert await actions(window, CURSOR, only=["refactor.rewrite"])
+        assert found[1]["command"]["arguments"] == [target("body", around((2, 4), (2, 8))) | {"version": 1}]
+        for only, kinds in {
+            "refactor": ["body", "docstring"],
+            "refactor.rewrite.fimls.body": ["body"],
+            "refactor.rewrite.fimls.bodyguard": [],
+            "refactor.rewrite.other": [],
+        }.items():
+            found = await actions(window, CURSOR, only=[only])
+            assert [action["kind"].rpartition(".")[2] for action in found] == kinds
         assert await actions(window, CURSOR, only=["source.organizeImports"]) == []
         window.reopen("nothing = 1\n")
         assert [a for a in await actions(window, around((0, 0), (0, 0))) if a["kind"].endswith("body")] == []
@@ -180,6 +234,44 @@ async def test_cancelling_the_progress_ends_the_command_without_an_edit() -> Non
         await answer
         await until(lambda: endpoint.streams == 0)
         assert window.edits == [] and window.shown == []
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("capabilities", [INLINE, INLINE | {"window": {"workDoneProgress": True}}])
+async def test_cancelling_the_commands_request_ends_it_without_an_edit(capabilities: dict[str, Any]) -> None:
+    async with window_on(talks, capabilities=capabilities) as (window, endpoint):
+        window.reopen(FUNCTION)
+        command = {"command": "fimls.fill", "arguments": [target("selection", around((0, 0), (5, 0)))]}
+        number, answer = window.send("workspace/executeCommand", command)
+        await until(lambda: endpoint.streams == 1)
+        window.cancel(number)
+        with pytest.raises(RpcError):
+            await answer
+        await until(lambda: endpoint.streams == 0)
+        assert window.edits == [] and window.shown == []
+
+
+@pytest.mark.asyncio
+async def test_an_edit_right_behind_the_command_is_no_text_of_the_past() -> None:
+    capabilities = INLINE | {"window": {"workDoneProgress": True}}
+    async with window_on(says("return 1"), capabilities=capabilities) as (window, _):
+        window.reopen(FUNCTION)
+        (action,) = [a for a in await actions(window, CURSOR) if a["kind"].endswith("body")]
+        command = {name: action["command"][name] for name in ("command", "arguments")}
+        _, answer = window.send("workspace/executeCommand", command)
+        window.change(2, "def first():\n    pass\n\n", around((0, 0), (0, 0)))
+        await answer
+        assert window.edits == [] and "has changed" in window.shown[0]
+
+
+@pytest.mark.asyncio
+async def test_an_editor_that_refuses_the_edit_is_heard() -> None:
+    async with window_on(says("return 1")) as (window, _):
+        window.reopen(FUNCTION)
+        window.applies = {"applied": False, "failureReason": "read-only"}
+        command = {"command": "fimls.fill", "arguments": [target("body", CURSOR)]}
+        await window.request("workspace/executeCommand", command)
+        assert window.shown == ["fimls: the editor did not make the edit (read-only)"]
 
 
 @pytest.mark.asyncio

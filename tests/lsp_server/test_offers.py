@@ -83,8 +83,8 @@ def test_the_newest_offer_goes_first_and_old_ones_are_let_go() -> None:
     found = offers.going_on(at("▮"))
     assert found is not None and found[1].text == "new"
     assert offers.going_on(at("o▮")) is not None
-    for _ in range(KEPT):
-        offers.add(at("z▮"), suggests("more"))
+    for number in range(KEPT):
+        offers.add(at("z▮"), suggests(f"more{number}"))
     assert offers.going_on(at("o▮")) is None
 
 
@@ -137,3 +137,32 @@ def test_where_the_client_tells_what_it_shows_an_answer_alone_is_not_shown() -> 
     assert offers.counts.shown == 0
     offers.shown(offer.id)
     assert offers.counts.shown == 1
+
+
+def test_of_alternatives_the_first_goes_on_unless_the_user_has_turned_to_another() -> None:
+    offers = Offers()
+    third, _, best = (offers.add(at("▮"), suggests(text)) for text in ("foo three", "foo two", "foo one"))
+    found = offers.going_on(at("foo ▮"))
+    assert found is not None and found[0] is best
+    offers.shown(third.id)
+    found = offers.going_on(at("foo ▮"))
+    assert found is not None and found[0] is third
+
+
+def test_what_was_offered_at_a_place_keeps_its_id() -> None:
+    offers = Offers()
+    first = offers.add(at("▮"), suggests("one"))
+    offers.add(at("▮"), suggests("two"))
+    assert offers.add(at("▮"), suggests("one")) is first
+    found = offers.going_on(at("▮"))
+    assert found is not None and found[0] is first
+
+
+def test_of_a_client_that_tells_keys_that_come_together_are_no_accept() -> None:
+    offers = offered("▮", "one two")
+    offers.shown("1")
+    offers.changed(at("on▮"))
+    offers.changed(at("one two▮"))
+    assert astuple(offers.counts) == (1, 0, 0, 1)
+    offers.accepted("1")
+    assert astuple(offers.counts) == (1, 1, 0, 0)

@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import subprocess
+import sys
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from aiohttp import web
 
+from fim import Extent, Reason
 from lsp_server import suggestions
 from lsp_server.usage import read_usage, summary
-from tests.lsp_server.helpers import INLINE, URI, Endpoint, RpcError, Window, says, until, window_in_process, window_on
+from lsp_server.why import KINDS, REASONS
+from tests.lsp_server.helpers import (
+    INLINE,
+    URI,
+    Endpoint,
+    RpcError,
+    Window,
+    answers_with,
+    says,
+    until,
+    window_in_process,
+    window_on,
+)
 
 WATCHES = INLINE | {"experimental": {"fimls": {"status": True}}}
 
@@ -98,6 +114,33 @@ async def test_an_explicit_request_waits_for_the_model() -> None:
 
 
 @pytest.mark.asyncio
+async def test_the_best_alternative_stays_in_front_when_asked_again() -> None:
+    async def by_seed(request: web.Request) -> web.StreamResponse:
+        return await says(["best", "second", "third"][(await request.json())["seed"]] + "\n")(request)
+
+    async with window_on(by_seed) as (window, _):
+        for invoked in (True, False, True):
+            texts = [item["insertText"] for item in await window.ask(0, 4, invoked=invoked)[1]]
+            assert texts == ["best", "second", "third"][: 3 if invoked else 1]
+
+
+@pytest.mark.asyncio
+async def test_an_explicit_request_survives_new_settings_and_a_slow_client() -> None:
+    async with Endpoint(says("answer\n")) as endpoint:
+        remote = {"remote.url": endpoint.url, "remote.format": "starcoder2", "alternatives": 1}
+        slow = INLINE | {"workspace": {"configuration": True}}
+        async with window_in_process(remote, slow, configuration=...) as window:  # it never answers
+            window.open("x = ")
+            _, items = window.ask(0, 4, invoked=True)
+            await asyncio.sleep(0.1)
+            assert not items.done()
+            assert [item["insertText"] for item in await items] == ["answer"]
+            window.notify("workspace/didChangeConfiguration", {"settings": None})
+            window.reopen("x = ")
+            assert len(await window.ask(0, 4, invoked=True)[1]) == 1
+
+
+@pytest.mark.asyncio
 async def test_a_suggestion_goes_on_from_the_entry_that_is_selected_in_a_menu() -> None:
     async def prompted(request: web.Request) -> web.StreamResponse:
         assert "x = print" in (await request.json())["prompt"]
@@ -166,7 +209,14 @@ async def test_counts_are_kept_here_without_a_word_of_the_text(tmp_path: Path, m
         assert session.is_open and session.client == "Test Editor 7"
     (file,) = (tmp_path / "state" / "sessions").iterdir()
     assert "canary" not in file.read_text() and file.stat().st_mode & 0o077 == 0
-    file.with_name("0-1.json").write_text("{")  # cut short: counts as none
+    (session,) = read_usage()
+    assert not session.is_open
+    ours = json.loads(file.read_text())
+    strange = [{"started": float("inf")}, {"started": float("nan")}, {"pid": 0}, {"pid": 10**27}, {"counts": {}}]
+    for number, wrong in enumerate(strange):
+        file.with_name(f"0-{number}.json").write_text(json.dumps(ours | wrong))
+    file.with_name("1.json").write_text("[" * 100_000)
+    file.with_name("2.json").write_text("{")  # cut short
     assert read_usage() == [session]
     assert summary(read_usage())[-1].endswith("2 shown, 0 accepted (0%), 0 in part, 0 typed through")
 
@@ -227,6 +277,36 @@ async def test_what_is_wrong_is_a_state_for_who_shows_it_and_a_message_for_other
 
 
 @pytest.mark.asyncio
+async def test_an_endpoint_that_is_down_shows_and_so_does_its_return() -> None:
+    async with window_on(says("answer\n"), capabilities=WATCHES) as (window, endpoint):
+        endpoint.answer = answers_with(503, "{}")
+        assert await window.ask(0, 4)[1] == []
+        await until(lambda: window.statuses and window.statuses[-1]["state"] == "failed")
+        assert "503" in window.statuses[-1]["message"]
+        endpoint.answer = says("answer\n")
+        assert len(await window.ask(0, 4)[1]) == 1
+        await until(lambda: window.statuses[-1]["state"] == "ready")
+        assert window.shown == []
+
+
+@pytest.mark.asyncio
+async def test_another_language_for_a_document_shows() -> None:
+    settings = {"disabledLanguages": ["markdown"]}
+    async with window_on(says("answer\n"), settings, capabilities=WATCHES) as (window, _):
+        window.notify("textDocument/didFocus", {"textDocument": {"uri": URI}})
+        window.close_document()
+        window.open("x = ", language="markdown")
+        await until(lambda: window.statuses and window.statuses[-1]["state"] == "off")
+
+
+def test_the_server_starts_without_what_only_requests_need() -> None:
+    later = {"fim", "tree_sitter", "aiohttp", "torch", "tokenizers"}
+    code = f"import sys, lsp_server.server; print([name for name in {later} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.asyncio
 async def test_loading_shows_how_far_it_is(home: Any, talkative_folder: Path) -> None:
     async with window_in_process({"model": str(talkative_folder)}, WATCHES) as window:
         await until(lambda: window.statuses and window.statuses[-1]["state"] == "ready")
@@ -252,6 +332,24 @@ async def test_why_tells_the_prompt_the_times_and_the_filters() -> None:
         window.change(2, "a", insertion(0, 4))
         await window.suggestion(0, 5)
         assert "without asking the model again" in (await window.request("fimls/why", {}))["markdown"]
+
+
+@pytest.mark.asyncio
+async def test_why_of_a_rest_tells_of_the_suggestion_that_it_is_of() -> None:
+    async with window_on(says("alpha one\n")) as (window, endpoint):
+        await window.suggestion(0, 4)
+        endpoint.answer = says("beta two\n")
+        window.change(2, "zz", insertion(0, 4))
+        await window.suggestion(0, 6)
+        assert "beta" in (await window.request("fimls/why", {}))["markdown"]
+        window.change(3, "", span(0, 4, 6))
+        assert (await window.suggestion(0, 4))["insertText"] == "alpha one"
+        assert "alpha" in (await window.request("fimls/why", {}))["markdown"]
+
+
+def test_every_filter_can_be_told_of() -> None:
+    assert set(get_args(Reason)) <= set(REASONS)
+    assert set(get_args(Extent)) <= set(KINDS)
 
 
 @pytest.mark.asyncio
