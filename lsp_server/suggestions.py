@@ -24,7 +24,7 @@ SAVE_S = 2.0  # counts are written so long after they changed
 LEAST_FILL_TOKENS = 128
 # Alternatives are drawn, not searched for: at this temperature they differ and are still code.
 ALTERNATIVE_TEMPERATURE, ALTERNATIVE_TOP_P = 0.8, 0.95
-MORE_TRIES = 2  # since some alternatives are alike
+MOST_ALIKE = 2  # so many draws in vain, and there are no more alternatives
 NOTHING = {
     "selection": "Select the text that is to be written anew.",
     "body": "There is no function here whose body could be completed.",
@@ -106,10 +106,11 @@ class Suggestions:
             if not invoked:
                 return [Answer(offer.id, rest, model)]
             found.append(Answer(offer.id, rest, model))
-        wanted, tries = (settings.alternatives, settings.alternatives + MORE_TRIES) if invoked else (1, 1)
+        wanted, patience = (settings.alternatives, MOST_ALIKE) if invoked else (1, 1)
         prompter = replace(current, min_confidence=0.0) if invoked else current
         made: list[Completion] = []
-        for number in range(tries):
+        number = len(found)  # what goes on was the model's first choice
+        while len(found) + len(made) < wanted and patience:
             drawn = settings if number == 0 else drawing(settings, number)
             done = await self._complete(snapshot, prompter, engine, drawn, path)
             if done is None or self._made_with is not self._session.prompter:
@@ -119,8 +120,9 @@ class Suggestions:
             texts = [answer.suggestion.text for answer in found] + [other.suggestion.text for other in made]
             if not done.suggestion.hidden and done.suggestion.text not in texts:
                 made.append(done)
-            if len(found) + len(made) >= wanted:
-                break
+            else:
+                patience -= 1
+            number += 1
         added = [offers.add(snapshot, done.suggestion, done) for done in reversed(made)]
         found += [Answer(offer.id, offer.suggestion, model) for offer in reversed(added)]
         if found:
