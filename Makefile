@@ -22,12 +22,14 @@ test-editors: $(STAMP) vsix
 	PYTHON=$(PYTHON) tests/editors/install.sh
 	$(PYTEST) -m "editors and not gpu"
 
-# The extension for VS Code, editors/vscode/fimls.vsix: `code --install-extension` takes it.
+# The extension for VS Code, with the server as a wheel in it: `code --install-extension` takes it.
 VSIX := editors/vscode/fimls.vsix
 vsix: $(VSIX)
-$(VSIX): $(shell git ls-files editors/vscode 2>/dev/null)
+$(VSIX): $(shell git ls-files editors/vscode lsp_server fim model 2>/dev/null) | $(STAMP)
 	@command -v npm >/dev/null || { echo "make vsix needs Node.js 20 or newer with npm"; exit 1; }
-	cd editors/vscode && npm ci --silent --no-audit --no-fund && npm run --silent check && npm run --silent package
+	rm -rf editors/vscode/server
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir editors/vscode/server .
+	cd editors/vscode && npm ci --silent --no-audit --no-fund && npm run --silent package
 	@touch $@
 
 gpu: $(STAMP)

@@ -126,9 +126,9 @@ async def inline_completion(params: lsp.InlineCompletionParams) -> lsp.InlineCom
         raise
     found: list[str] = []
     for end, texts in ANSWERS.items():
-        start = line.rfind(end)
+        start = before.rfind(end)
         # What was typed or accepted of the first answer is taken off, as the real server does.
-        typed = before[len(before) - len(line) + start + len(end) :] if start >= 0 else None
+        typed = before[start + len(end) :].replace("\r\n", "\n") if start >= 0 else None
         if typed is not None and not typed:
             found = texts
         elif typed and texts[0].startswith(typed) and len(typed) < len(texts[0]):
@@ -205,6 +205,12 @@ async def fill(params: Any) -> dict[str, Any]:
             ],
         },
     }
+
+
+@server.command("fimls.fill")
+def fill_by_command(*arguments: Any) -> None:
+    """For clients without a preview of their own; this server only writes down that it was asked."""
+    log("fill command")
 
 
 @server.feature("fimls/status")

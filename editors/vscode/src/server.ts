@@ -1,0 +1,159 @@
+// Keeps one server running: starts it, starts it again when it dies, and gives up where that does not help.
+import { commands, Disposable, languages, type LogOutputChannel, type TextEditor, window, workspace } from "vscode";
+import { Client, DOCUMENTS, type Listener, Words } from "./client";
+import { findServer } from "./find";
+import { FOCUSED } from "./protocol";
+import { startSettings } from "./settings";
+
+const DEATHS = 5;
+const WITHIN_MS = 180_000;
+const FIRST_PAUSE_MS = 500;
+const SETTLE_MS = 300;
+
+export interface Owner extends Omit<Listener, "lost"> {
+  /** No server was found. */
+  missing(): void;
+}
+
+export class Server implements Disposable {
+  private client: Client | undefined;
+  private deaths: number[] = [];
+  private timer: NodeJS.Timeout | undefined;
+  /** Starts and stops, one after the other. */
+  private queue: Promise<void> = Promise.resolve();
+  private told = "";
+  private readonly subscriptions: Disposable;
+
+  constructor(
+    private readonly log: LogOutputChannel,
+    private readonly owner: Owner,
+  ) {
+    this.subscriptions = Disposable.from(
+      window.onDidChangeActiveTextEditor((editor) => this.focus(editor)),
+      workspace.onDidChangeConfiguration((event) => {
+        if (startSettings().some((name) => event.affectsConfiguration(name))) {
+          this.restart();
+        } else if (event.affectsConfiguration("fimls")) {
+          this.running?.tellSettings().catch(this.ignore);
+        }
+      }),
+    );
+  }
+
+  /** The client, if it can be spoken to. */
+  get running(): Client | undefined {
+    return this.client?.isRunning() ? this.client : undefined;
+  }
+
+  /** A fresh start by the user's wish: what was before is forgotten. */
+  restart(): void {
+    this.deaths = [];
+    this.told = "";
+    this.schedule(SETTLE_MS);
+  }
+
+  async dispose(): Promise<void> {
+    clearTimeout(this.timer);
+    this.subscriptions.dispose();
+    this.queue = this.queue.then(() => this.stop());
+    await this.queue;
+  }
+
+  private schedule(pause: number): void {
+    clearTimeout(this.timer);
+    this.timer = setTimeout(() => {
+      this.queue = this.queue.then(() => this.stop()).then(() => this.start()).catch(this.ignore);
+    }, pause);
+  }
+
+  private async stop(): Promise<void> {
+    const client = this.client;
+    this.client = undefined;
+    this.owner.offered(undefined);
+    await client?.end();
+  }
+
+  private async start(): Promise<void> {
+    const command = await findServer();
+    if (command === undefined) {
+      this.owner.missing();
+      return;
+    }
+    this.owner.status({ state: "loading", message: "The server starts." });
+    this.log.info(`starting ${command.join(" ")}`);
+    const words = new Words(this.log);
+    let up = false;
+    let heard = false;
+    const client: Client = new Client(command, this.log, words, {
+      lost: () => {
+        if (up && this.client === client) {
+          void this.died(words);
+        }
+      },
+      status: (status) => {
+        heard = true;
+        if (this.client === client) {
+          this.owner.status(status);
+        }
+      },
+      offered: (attribution) => this.owner.offered(attribution),
+      fill: (params) => this.owner.fill(params),
+    });
+    this.client = client;
+    try {
+      await client.start();
+      up = true;
+    } catch (error) {
+      await client.end();
+      const reason = (await words.lastLine()) || (error instanceof Error ? error.message : String(error));
+      this.fail(`The server does not start: ${reason}`);
+      return;
+    }
+    if (!heard) {
+      this.owner.status({ state: "ready", message: "The server runs." });
+    }
+    await commands.executeCommand("setContext", "fimls.running", true);
+    this.focus(window.activeTextEditor);
+  }
+
+  private async died(words: Words): Promise<void> {
+    const now = Date.now();
+    this.deaths = [...this.deaths.filter((time) => now - time < WITHIN_MS), now];
+    const count = this.deaths.length;
+    this.owner.offered(undefined);
+    if (count >= DEATHS) {
+      const reason = await words.lastLine();
+      this.fail(`The server ended ${count} times within three minutes.${reason ? ` It last said: ${reason}` : ""}`);
+    } else {
+      this.owner.status({ state: "loading", message: "The server ended and is started again." });
+      this.schedule(FIRST_PAUSE_MS * 2 ** (count - 1));
+    }
+  }
+
+  /** Says it in the status bar, and once in a message. */
+  private fail(message: string): void {
+    this.log.error(message);
+    this.owner.status({ state: "failed", message });
+    if (this.told === message) {
+      return;
+    }
+    this.told = message;
+    window.showWarningMessage(`fimls: ${message}`, "Show Log", "Restart").then((choice) => {
+      if (choice === "Show Log") {
+        this.log.show();
+      } else if (choice === "Restart") {
+        this.restart();
+      }
+    });
+  }
+
+  /** The document that the user looks at. */
+  private focus(editor: TextEditor | undefined): void {
+    const document = editor?.document;
+    const ours = document !== undefined && languages.match(DOCUMENTS, document) > 0;
+    const params = ours ? { textDocument: { uri: document.uri.toString() } } : {};
+    this.running?.sendNotification(FOCUSED, params).catch(this.ignore);
+  }
+
+  private readonly ignore = (error: unknown): void => this.log.debug(String(error));
+}

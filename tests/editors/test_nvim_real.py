@@ -1,0 +1,80 @@
+"""Neovim with the real server and the bundled model."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.editors.nvim import ROOT, VERSIONS, Opener, opener, quoted, until
+
+pytestmark = pytest.mark.editors
+
+FIMLS = ROOT / ".venv" / "bin" / "fimls"
+BEFORE = '''"""Settings in files."""
+
+import json
+from pathlib import Path
+
+
+def read_settings(path: Path) -> dict[str, str]:
+    with open(path, encoding="utf-8") as file:
+        return json.load(file)
+
+
+def read_defaults(path: Path) -> dict[str, str]:
+'''
+AFTER = '''
+
+def names(settings: dict[str, str]) -> list[str]:
+    return sorted(settings)
+'''
+
+
+@pytest.fixture(scope="module")
+def home() -> Iterator[dict[str, str]]:
+    """Folders of our own for sockets and logs, with short paths; the engine in them ends with the tests."""
+    if not FIMLS.exists():
+        pytest.skip("fimls is not installed in .venv: `make test` installs it")
+    folder = Path(tempfile.mkdtemp(prefix="fn-", dir="/tmp"))
+    env = {"FIMLS_RUNTIME_DIR": str(folder / "run"), "FIMLS_LOG_DIR": str(folder / "log")}
+    yield env
+    subprocess.run([FIMLS, "engine", "stop"], env=env, capture_output=True, timeout=60, check=False)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_real_server(version: str, tmp_path: Path, home: dict[str, str]) -> None:
+    with opener(version, tmp_path) as open_nvim:
+        assert isinstance(open_nvim, Opener)
+        env = ", ".join(f"{name} = {quoted(value)}" for name, value in home.items())
+        setup = f"{{ cmd = {{ {quoted(FIMLS)}, 'lsp' }}, cmd_env = {{ {env} }}, settings = {{ multiline = 'never' }} }}"
+        nvim = open_nvim(BEFORE + AFTER, setup=setup, wait=None)
+        until(lambda: nvim.lua("return #vim.lsp.get_clients({ name = 'fimls' }) > 0"), 60)
+        line = BEFORE.count("\n")
+        nvim.type(f"{line}Go<C-u>    with open(path, ")
+        # While the model loads there are none: the invoked request waits for it.
+        nvim.type("<M-\\>")
+        until(nvim.ghost, 120)
+        ghost = nvim.frame().ghost()
+        assert len(ghost) == 1
+        suggestion = ghost[0][2]
+        nvim.type("<Tab>")
+        until(lambda: nvim.lines()[line] == f"    with open(path, {suggestion}")
+        until(lambda: not nvim.call("nvim_get_mode")["blocking"])
+        nvim.type("<Esc>")
+        nvim.command("silent write")
+        written = (tmp_path / "a.py").read_text(encoding="utf-8")
+        assert written == f"{BEFORE}    with open(path, {suggestion}\n{AFTER}"
+        assert 'encoding="utf-8"' in suggestion, "the line above, once more"
+        # What this server may not know yet must not disturb.
+        for command in ("status", "why", "snooze 0", "body"):
+            nvim.command(f"Fimls {command}")
+        nvim.command("Fimls cancel")
+        until(lambda: len(nvim.messages()) >= 2)
+        assert nvim.call("nvim_get_mode") == {"mode": "n", "blocking": False}
+        assert nvim.lines()[line] == f"    with open(path, {suggestion}"
