@@ -1,4 +1,4 @@
-"""Real Neovims for tests: embedded, with every frame of the screen, or in tmux, with the screen as a terminal has it."""
+"""Real Neovims for tests: embedded, with every frame of the screen, or in tmux, with the screen of a terminal."""
 
 from __future__ import annotations
 
@@ -136,8 +136,8 @@ class Neovim:
 
     def __init__(self, arguments: list[str], env: dict[str, str], cwd: Path, size: tuple[int, int] = (100, 30)) -> None:
         self.process = subprocess.Popen(
-            [arguments[0], "--embed", *arguments[1:]], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-            env=env, cwd=cwd,
+            [arguments[0], "--embed", *arguments[1:]], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL, env=env, cwd=cwd,
         )  # fmt: skip
         self.grid = Grid(*size)
         self.answers: dict[int, tuple[Any, Any]] = {}

@@ -171,9 +171,9 @@ def test_snooze(shared_nvim: Shared) -> None:
 def test_restart(shared_nvim: Shared) -> None:
     nvim = shared_nvim("a\n")
     nvim.command("Fimls restart")
-    until(lambda: shared_nvim.log("open"))
-    until(lambda: nvim.lua("return require('fimls').statusline()") == "fimls ✓")
-    nvim.type("ototal = ")
+    nvim.type("ototal = ")  # at once: typing waits for nothing
+    until(lambda: len(shared_nvim.log("open")) == 2)
     until(nvim.ghost)
     assert len(shared_nvim.log("started")) == 1
+    assert nvim.lua("return require('fimls').statusline()") == "fimls ✓"
     assert nvim.messages() == []

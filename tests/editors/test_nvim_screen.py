@@ -57,7 +57,8 @@ def test_seen_accepted_saved(version: str, tmp_path: Path) -> None:
     file.write_text(HEAD + TAIL, encoding="utf-8")
     line = "vim.o.number, vim.o.statusline = true, ' %f %m%= %{v:lua.require(\"fimls\").statusline()} '"
     init = init_lua(tmp_path, "{ cmd = COMMAND }", before=line)
-    terminal = Tmux(tmp_path, [binary(version), "-u", str(init), "-n", "-i", "NONE", str(file)], environment(tmp_path), 23)
+    command = [binary(version), "-u", str(init), "-n", "-i", "NONE", str(file)]
+    terminal = Tmux(tmp_path, command, environment(tmp_path), rows=23)
     log = Log(tmp_path / "canned.jsonl")
     try:
         until(lambda: log("open"))

@@ -16,8 +16,8 @@ PACE_S = 1 / 15
 TEXT = (
     "total = sum(price * count for price, count in items)\n"
     "total = x; print(1)\n"
-    "money = f\"${cost} {rest} ${1:name}\"\n"
-    "print(\"héllo wörld 🎉\")\n"
+    'money = f"${cost} {rest} ${1:name}"\n'
+    'print("héllo wörld 🎉")\n'
     "call(one, two) # known = text_of_three\n"
     "total = sum(p) # money = none\n"
     "end"

@@ -67,7 +67,8 @@ def test_without_a_server_it_offers_one_and_installs_it(tmp_path: Path) -> None:
         assert not said.exists(), "nothing before the answer"
         dialog.locator(".monaco-button", has_text="Install").click()
         code.wait_state("ready", 30)
-        assert re.fullmatch(r"tool install --torch-backend=cpu /.*/server/fimls-[0-9.]+-\S*\.whl\n", said.read_text())
+        shipped = r"tool install --force --torch-backend=cpu /.*/server/fimls-[0-9.]+-\S*\.whl\n"
+        assert re.fullmatch(shipped, said.read_text())
         code.page.locator(".part.panel .codicon-check").first.wait_for()
         code.command("View: Toggle Panel Visibility")
         path = code.open("b.py", "")

@@ -161,7 +161,12 @@ function M.shared()
     handlers = {
       ['fimls/didChangeStatus'] = function(_, result)
         if type(result) == 'table' and type(result.state) == 'string' then
+          local loaded = status.state == 'loading' and result.state == 'ready'
           set_status(result)
+          if loaded then
+            -- What was typed meanwhile got no answer.
+            require('fimls.suggest').changed()
+          end
         end
       end,
     },

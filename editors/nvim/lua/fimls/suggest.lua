@@ -12,7 +12,7 @@ local AUTOMATIC, INVOKED = 2, 1
 -- What is on the screen: buf, client, items, index, invoked, anchor (extmark at the start of the item's range), tail (the
 -- rest of the line behind the cursor), replaced (the start of the tail that the item's range covers).
 local current
--- The request that is waited for: client, id.
+-- The request that is waited for: client, id, and the place and text it is about.
 local waiting
 local timer = assert(vim.uv.new_timer())
 
@@ -204,6 +204,13 @@ local function take(client, buf, items, invoked, index)
   refresh()
 end
 
+--- The text and the place that an answer is for, to be compared.
+local function situation()
+  local row, col = cursor()
+  local buf = vim.api.nvim_get_current_buf()
+  return ('%d %d %d %d'):format(buf, vim.api.nvim_buf_get_changedtick(buf), row, col)
+end
+
 --- Asks the server. `choose(items)` gives the index of the item to show.
 local function ask(kind, choose)
   cancel_request()
@@ -213,30 +220,21 @@ local function ask(kind, choose)
     return
   end
   local row, col = cursor()
-  local tick = vim.api.nvim_buf_get_changedtick(buf)
   local params = {
     textDocument = { uri = vim.uri_from_bufnr(buf) },
     position = lsp.position(buf, row, col, client.offset_encoding),
     context = { triggerKind = kind },
   }
-  local request = { client = client }
+  local request = { client = client, situation = situation() }
   waiting = request
   request.id = lsp.request(client, 'textDocument/inlineCompletion', params, function(err, result)
     if waiting ~= request then
       return -- superseded
     end
     waiting = nil
-    local now_row, now_col = cursor()
-    if
-      err
-      or type(result) ~= 'table'
-      or vim.api.nvim_get_current_buf() ~= buf
-      or vim.api.nvim_buf_get_changedtick(buf) ~= tick
-      or now_row ~= row
-      or now_col ~= col
-      or not client_here(buf)
-      or entry_selected()
-    then
+    if err or type(result) ~= 'table' or situation() ~= request.situation then
+      return
+    elseif not client_here(buf) or entry_selected() then
       return
     end
     local items = result.items or result
@@ -246,6 +244,11 @@ end
 
 --- The text or the cursor changed: what still fits stays, else something new is asked for.
 function M.changed()
+  -- The events for keys that came in one go arrive after the keys, so also after a request that one of them made.
+  local client = lsp.client(vim.api.nvim_get_current_buf())
+  if waiting and client and waiting.client.id == client.id and waiting.situation == situation() then
+    return
+  end
   cancel_request()
   if refresh() or not M.auto then
     return
@@ -254,7 +257,7 @@ function M.changed()
     config.options.debounce,
     0,
     vim.schedule_wrap(function()
-      if M.auto and not current then
+      if M.auto and not current and not waiting then
         ask(AUTOMATIC)
       end
     end)
