@@ -70,9 +70,12 @@ plot: $(STAMP)
 attribution: training/data/manifest.json
 	nice -n 15 $(BIN)/python -m training.attribution training/data model/bundled/attribution.bin
 
+# The README's pictures, those of the editors as the last `make test-editors` left them.
 picture: $(STAMP)
 	mkdir -p docs
 	FIMLS_DEMO_SVG=docs/demo.svg $(BIN)/fimls demo
+	cp test-output/editors/vscode-ghost.png test-output/editors/vscode-edit.png test-output/editors/vscode-menu.png \
+		test-output/editors/nvim-ghost.svg docs/
 
 # llama.cpp, to compare with, in an environment of its own: built from source, a quarter of an hour on two cores. Its AMX
 # kernels end in illegal instructions on some machines, so the instruction sets are named instead of detected.
