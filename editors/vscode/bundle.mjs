@@ -1,4 +1,4 @@
-// One file out of src and what it imports, and the licences of what went in.
+// One file out of src and what it imports, the licences of what went in, and the pages as they read outside the repository.
 import { cpSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { build } from "esbuild";
 
@@ -23,3 +23,12 @@ const notices = [...new Set(folders.filter(Boolean))].sort().map((folder) => {
 });
 writeFileSync("dist/THIRD_PARTY_LICENSES.txt", notices.join(`\n${"-".repeat(80)}\n\n`));
 cpSync("../../LICENSE", "LICENSE");
+for (const name of readdirSync("../../docs").filter((name) => /^vscode-.*\.png$/.test(name))) {
+  cpSync(`../../docs/${name}`, `media/${name}`);
+}
+// VS Code's page of an extension loads pictures over https only: the pages of "Get started" have them instead.
+const readme = readFileSync("README.md", "utf8")
+  .replace(/^!\[.*\]\(\.\.\/.*\)\n\n/gm, "")
+  .replace(/\[([^\]]*)\]\(\.\.\/[^)]*\)/g, "$1");
+if (readme.includes("](../")) throw new Error("README.md points out of the package");
+writeFileSync("dist/README.md", readme);

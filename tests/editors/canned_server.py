@@ -2,7 +2,7 @@
 
 What it says is told by the text before the cursor (see `ANSWERS`), so that a test reads as what a user does. It writes
 what it hears, one JSON object a line, to the file named by FIMLS_CANNED_LOG, and what is in FIMLS_CANNED decides how it
-behaves: "dies" (at the first request), "fails" (its state), "loads" (for ever).
+behaves: "dies" (at the first request), "deaf" (from the first request on), "fails" (its state), "loads" (for ever).
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import sys
 import time
 from pathlib import Path
@@ -35,12 +36,14 @@ ANSWERS = {
     "\tif tabs:": ["\n\t\treturn True"],
     "call(one": [", two"],  # in front of a closing bracket
     "known = ": ["text_of_two(here)"],  # repeats a package
+    "borrowed = ": ["mine(here)", "text_of_two(there)", "text_of_three(there)"],  # so do alternatives
 }
 FILLED = {"selection": "    return 42\n", "body": "    return 'a body'\n", "docstring": '    """A docstring."""\n'}
 
 # What those who read the mirror are owed: the document as the server sees it.
 server = LanguageServer("fimls-canned", "0.1")
 _id = 0
+_asked = 0
 _shown = {"shown": 0, "accepted": 0, "partlyAccepted": 0, "typedThrough": 0}
 _snoozed = False
 
@@ -107,22 +110,28 @@ def did_partially_accept(params: Any) -> None:
 
 @server.feature(lsp.TEXT_DOCUMENT_INLINE_COMPLETION, lsp.InlineCompletionOptions())
 async def inline_completion(params: lsp.InlineCompletionParams) -> lsp.InlineCompletionList:
+    global _asked
     if MODE == "dies":
         os._exit(3)
+    if MODE == "deaf":
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     document = server.workspace.get_text_document(params.text_document.uri)
     offset = document.offset_at_position(params.position)
     before = document.source[:offset]
     line, version = before.rpartition("\n")[2], document.version
     kind = params.context.trigger_kind
     selected = params.context.selected_completion_info
-    log("asked", line=line, kind=int(kind), version=version, selected=selected.text if selected else None)
+    _asked += 1
+    number = _asked
+    wanted = selected.text if selected else None
+    log("asked", number=number, line=line, kind=int(kind), version=version, selected=wanted)
     try:
         if "SLOW" in line:
             await asyncio.sleep(SLOW_S)
         elif "LATE" in line:
             await asyncio.sleep(0.3)
     except asyncio.CancelledError:
-        log("cancelled", line=line)
+        log("cancelled", number=number, line=line)
         raise
     found: list[str] = []
     for end, texts in ANSWERS.items():
@@ -137,13 +146,15 @@ async def inline_completion(params: lsp.InlineCompletionParams) -> lsp.InlineCom
         found = []
     if kind == lsp.InlineCompletionTriggerKind.Automatic:
         found = found[:1]
+    log("answered", number=number, items=len(found))
     return lsp.InlineCompletionList(items=[item(text, params.position) for text in found])
 
 
 def item(text: str, position: lsp.Position) -> lsp.InlineCompletionItem:
     global _id
     _id += 1
-    arguments = [str(_id)] + (["makes text of two 1.0 (BSD-3-Clause)"] if text.startswith("text_of_two") else [])
+    source = re.match(r"text_of_(\w+)", text)
+    arguments = [str(_id)] + ([f"makes text of {source[1]} 1.0 (BSD-3-Clause)"] if source else [])
     command = lsp.Command(title="Accepted", command="fimls.didAccept", arguments=arguments)
     return lsp.InlineCompletionItem(insert_text=text, range=lsp.Range(position, position), command=command)
 
@@ -239,3 +250,5 @@ def settings_changed(params: lsp.DidChangeConfigurationParams) -> None:
 if __name__ == "__main__":
     log("started", arguments=sys.argv[1:], pid=os.getpid())
     server.start_io()
+    if MODE == "deaf":
+        time.sleep(SLOW_S)

@@ -211,6 +211,44 @@ def test_several_lines_in_front_of_text(shared_nvim: Shared) -> None:
     until(lambda: nvim.lines() == [*("  def fib(n):" + FIB + "# why").split("\n"), "other"])
 
 
+OWN_RANGES = """
+local client = vim.lsp.get_clients({name='fimls'})[1]
+_G.request = _G.request or client.request
+client.request = function(...)
+  local arguments = {...}
+  local at = type(arguments[1]) == 'string' and 1 or 2
+  local answer = arguments[at + 2]
+  if arguments[at] == 'textDocument/inlineCompletion' then
+    arguments[at + 2] = function(err, result, ...)
+      local item = result and result.items[1]
+      if item then -- the first replaces the bracket behind the cursor, the second nothing
+        item.insertText = 'one)'
+        item.range['end'].character = item.range['end'].character + 1
+        local second = vim.deepcopy(item)
+        second.insertText, second.range['end'] = 'two', second.range.start
+        result.items = {item, second}
+      end
+      return answer(err, result, ...)
+    end
+  end
+  return _G.request(unpack(arguments))
+end
+"""
+
+
+@pytest.mark.parametrize(("keys", "line"), [("", "print(one)"), ("<M-]>", "print(two)"), ("<M-]><M-]>", "print(one)")])
+def test_each_alternative_replaces_what_is_its_own(shared_nvim: Shared, keys: str, line: str) -> None:
+    nvim = shared_nvim("print()\n")
+    nvim.lua(OWN_RANGES)
+    nvim.type("f(a<M-\\>")
+    until(lambda: "(1/2)" in nvim.frame().lines()[0])
+    nvim.type(keys)
+    until(lambda: f"({2 if 'two' in line else 1}/2)" in nvim.frame().lines()[0])
+    nvim.type("<Tab>")
+    until(lambda: nvim.lines() == [line])
+    nvim.lua("vim.lsp.get_clients({name='fimls'})[1].request = _G.request")
+
+
 REPLACING = """
 local client = vim.lsp.get_clients({name='fimls'})[1]
 _G.request = _G.request or client.request

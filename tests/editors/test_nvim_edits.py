@@ -26,6 +26,13 @@ def floating(nvim: Neovim) -> list[str]:
         return {}""")
 
 
+def agree(nvim: Neovim, key: str = "y") -> None:
+    """Types the key when the preview has been on the screen for a moment: before, it counts as meant for the text."""
+    until(lambda: floating(nvim))
+    time.sleep(0.3)
+    nvim.type(key)
+
+
 @pytest.mark.parametrize("key", ["y", "<CR>"])
 def test_selected_lines(shared_nvim: Shared, key: str) -> None:
     nvim = shared_nvim(FILE)
@@ -34,7 +41,7 @@ def test_selected_lines(shared_nvim: Shared, key: str) -> None:
     changes = [line for line in floating(nvim) if line[0] in "+-"]
     assert changes == ["-    return 1", "+    return 42"]
     until(lambda: "Fill in: selection" in "\n".join(nvim.frame().lines()))
-    nvim.type(key)
+    agree(nvim, key)
     expected = FILE.replace("return 1", "return 42").splitlines()
     until(lambda: nvim.lines() == expected)
     assert not floating(nvim)
@@ -73,8 +80,7 @@ def test_rejected(shared_nvim: Shared, key: str) -> None:
 def test_ranges(shared_nvim: Shared, keys: str, expected: str) -> None:
     nvim = shared_nvim(FILE)
     nvim.type(keys)
-    until(lambda: floating(nvim))
-    nvim.type("y")
+    agree(nvim)
     until(lambda: nvim.lines()[4:] == expected.split("\n"))
     nvim.type("u")
     until(lambda: nvim.lines() == FILE.splitlines())
@@ -115,7 +121,7 @@ def test_text_that_changed_meanwhile(shared_nvim: Shared, early: bool) -> None:
     home = nvim.lua("return vim.fn.bufnr('a.py')")
     nvim.call("nvim_buf_set_lines", home, 0, 0, True, ["# new"])
     if not early:
-        nvim.type("y")
+        agree(nvim)
     until(nvim.messages)
     assert nvim.messages() == ["fimls: the text has changed meanwhile; nothing was filled in"]
     assert nvim.lines() == ["# new", *FILE.splitlines()]
@@ -128,10 +134,49 @@ def test_code_action(shared_nvim: Shared) -> None:
         vim.lsp.buf.code_action({ apply = true, filter = function(action)
           return action.kind == 'refactor.rewrite.fimls.docstring'
         end })""")
-    until(lambda: floating(nvim))
-    nvim.type("y")
+    agree(nvim)
     until(lambda: nvim.lines()[4] == FILLED["docstring"].rstrip("\n"))
     assert [e["kind"] for e in shared_nvim.log("fill")] == ["docstring"]
+
+
+def test_nobody_is_torn_from_typing(shared_nvim: Shared) -> None:
+    """An edit that is ready while the user is elsewhere, or types, waits; and a hasty key is no consent."""
+    nvim = shared_nvim(FILE)
+    nvim.type("2GV:Fimls fill<CR>")
+    nvim.command("new")
+    nvim.type("iyyy")
+    until(lambda: nvim.messages() == ["fimls: an edit is ready; it is shown in its buffer in normal mode"])
+    assert not floating(nvim) and nvim.lines() == ["yyy"]
+    nvim.type("<Esc>")
+    nvim.command("quit!")
+    until(lambda: floating(nvim) or nvim.call("nvim_get_mode")["mode"] != "n")
+    agree(nvim)
+    until(lambda: nvim.lines() == FILE.replace("return 1", "return 42").splitlines())
+
+    nvim = shared_nvim(FILE)
+    nvim.lua("""
+        local open = vim.api.nvim_open_win
+        vim.api.nvim_open_win = function(...)
+          vim.api.nvim_open_win = open
+          vim.api.nvim_feedkeys('y', 't', false)
+          return open(...)
+        end""")
+    nvim.type("2GV:Fimls fill<CR>")
+    until(lambda: floating(nvim))
+    time.sleep(0.1)
+    assert floating(nvim)
+    nvim.type("n")
+    until(lambda: not floating(nvim))
+    assert nvim.lines() == FILE.splitlines()
+
+
+def test_writing_the_file_meanwhile_is_no_change(shared_nvim: Shared) -> None:
+    nvim = shared_nvim(FILE)
+    nvim.type("2GV:Fimls fill<CR>")
+    until(lambda: shared_nvim.log("fill"))
+    nvim.command("silent write")
+    agree(nvim)
+    until(lambda: nvim.lines() == FILE.replace("return 1", "return 42").splitlines())
 
 
 def commands(nvim: Neovim, line: str) -> Any:

@@ -43,6 +43,26 @@ def test_tab_falls_through(shared_nvim: Shared, mapping: str, written: str, late
     nvim.lua(UNMAP)
 
 
+def test_an_alt_key_with_nothing_to_do_is_escape_and_the_key(shared_nvim: Shared) -> None:
+    nvim = shared_nvim("ab cd\n", name="a.txt")
+    nvim.type("A<M-w>x")  # w goes nowhere at the end, and x takes the last letter
+    until(lambda: nvim.lines() == ["ab c"])
+    assert nvim.call("nvim_get_mode")["mode"] == "n"
+
+
+def test_a_buffer_that_was_unloaded_gets_its_keys_again(shared_nvim: Shared) -> None:
+    nvim = shared_nvim("a\n", name="a.txt")
+    file = nvim.call("nvim_buf_get_name", 0)
+    nvim.command("silent bdelete")
+    shared_nvim.log.forget()
+    nvim.command(f"silent edit {file}")
+    until(lambda: shared_nvim.log("open"))
+    nvim.type("ototal = ")
+    until(lambda: nvim.ghost() == TOTAL)
+    nvim.type("<Tab>")
+    until(lambda: nvim.lines()[1] == f"total = {TOTAL}")
+
+
 @pytest.mark.parametrize("mapped", [True, False])
 def test_completion_menu(shared_nvim: Shared, mapped: bool) -> None:
     menu = "vim.cmd([[inoremap <expr> <Tab> pumvisible() ? '<C-n>' : '<Tab>']])" if mapped else ""

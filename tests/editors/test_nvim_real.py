@@ -41,7 +41,7 @@ def home() -> Iterator[dict[str, str]]:
     if not FIMLS.exists():
         pytest.skip("fimls is not installed in .venv: `make test` installs it")
     folder = Path(tempfile.mkdtemp(prefix="fn-", dir="/tmp"))
-    env = {"FIMLS_RUNTIME_DIR": str(folder / "run"), "FIMLS_LOG_DIR": str(folder / "log")}
+    env = {f"FIMLS_{name}_DIR": str(folder / name.lower()) for name in ("RUNTIME", "LOG", "STATE")}
     yield env
     subprocess.run([FIMLS, "engine", "stop"], env=env, capture_output=True, timeout=60, check=False)
     shutil.rmtree(folder, ignore_errors=True)
@@ -53,7 +53,7 @@ def test_real_server(version: str, tmp_path: Path, home: dict[str, str]) -> None
         env = ", ".join(f"{name} = {quoted(value)}" for name, value in home.items())
         setup = f"{{ cmd = {{ {quoted(FIMLS)}, 'lsp' }}, cmd_env = {{ {env} }}, settings = {{ multiline = 'never' }} }}"
         nvim = open_nvim(BEFORE + AFTER, setup=setup, wait=None)
-        until(lambda: nvim.lua("return #vim.lsp.get_clients({ name = 'fimls' }) > 0"), 60)
+        until(lambda: nvim.lua("return vim.fn.maparg('<M-Bslash>', 'i') ~= ''"), 60)  # attached
         line = BEFORE.count("\n")
         nvim.type(f"{line}Go<C-u>    with open(path, ")
         # While the model loads there are none: the invoked request waits for it.

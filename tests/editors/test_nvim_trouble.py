@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -53,6 +55,28 @@ def test_server_that_dies(open_nvim: Opener) -> None:
     nvim.command("Fimls restart")
     until(lambda: len(open_nvim.log("started")) == 7)
     assert len(open_nvim.log("asked")) == asked
+
+
+def test_server_that_dies_at_an_edit(open_nvim: Opener) -> None:
+    nvim = open_nvim("# SLOW\n", after="require('fimls.client').pauses = {20, 20, 20, 20, 20}")
+    nvim.type("1GV:Fimls fill<CR>")
+    until(lambda: open_nvim.log("fill"))
+    os.kill(open_nvim.log("started")[-1]["pid"], signal.SIGKILL)
+    until(lambda: "fimls: the server ended; nothing was filled in" in nvim.messages())
+    assert nvim.lines() == ["# SLOW"]
+    until(lambda: len(open_nvim.log("started")) == 2)
+    until(lambda: statusline(nvim) == "fimls ✓")
+    nvim.type("1GV:Fimls fill<CR>")
+    until(lambda: len(open_nvim.log("fill")) == 2)
+
+
+def test_restart_of_a_server_that_hangs(open_nvim: Opener) -> None:
+    nvim = open_nvim("a\n", name="a.txt", canned="deaf")
+    nvim.type("ototal = <Esc>")
+    until(lambda: open_nvim.log("asked"))
+    nvim.command("Fimls restart")
+    until(lambda: len(open_nvim.log("started")) == 2)
+    until(lambda: statusline(nvim) == "fimls ✓")
 
 
 def test_no_command(open_nvim: Opener) -> None:

@@ -168,6 +168,16 @@ def test_the_source_is_named_while_the_suggestion_is_on_offer(code: Code) -> Non
     code.save(path, "known = " + ANSWERS["known = "][0])
 
 
+def test_the_sources_of_the_alternatives_are_named_too(code: Code) -> None:
+    path = code.open(next(_names), "borrowed = ")
+    sentence = code.page.get_by_text("makes text of two 1.0 (BSD-3-Clause); makes text of three 1.0 (BSD-3-Clause)")
+    code.press("Alt+\\")
+    code.wait_ghost("mine(here)")
+    sentence.wait_for()
+    code.press("Escape")
+    code.save(path, "borrowed = ")
+
+
 # What is typed, in pieces between which the typist does not pause. It goes along with suggestions and leaves them.
 TYPED = [
     "total = sum(price * co", "st)\n", "def fib(n): return n\n", 'money = f"${cost} or so"\n', "xs = []; total = 5\n",
@@ -200,7 +210,12 @@ def test_typing_fast_loses_no_key_and_sees_no_stale_text(code: Code, log: Path) 
     frames: list[Any] = code.page.evaluate("() => { clearInterval(window.sampler_); return window.frames_; }")
     code.save(path, text)
     new = heard(log)[before:]
-    asked = sum(entry["event"] == "asked" for entry in new)
+    numbers = {
+        event: sorted(entry["number"] for entry in new if entry["event"] == event)
+        for event in ("asked", "answered", "cancelled")
+    }
+    asked = len(numbers["asked"])
+    assert numbers["asked"] == sorted(numbers["answered"] + numbers["cancelled"]), "one answer each, or cancelled"
     shown = [frame for frame in frames if any(frame[1]) or any(frame[2])]
     print(f"{len(text)} keys, {len(frames)} frames, {len(shown)} with ghost text, {asked} requests")
     assert [entry["text"] for entry in new if entry["event"] == "change"][-1] == text, "the server's mirror"

@@ -85,6 +85,24 @@ def test_the_walkthrough_shows_what_is_there() -> None:
         assert (EXTENSION / step["media"]["markdown"]).is_file()
 
 
+def test_the_keys_that_are_ours_are_said_to_be() -> None:
+    ours = {"Alt+\\\\": "fimls.trigger", "Alt+End": "fimls.acceptLine"}
+    bound = {entry["command"]: entry["key"] for entry in CONTRIBUTED["keybindings"]}
+    for page in ("README.md", "media/keys.md"):
+        text = (EXTENSION / page).read_text("utf-8")
+        for key, command in ours.items():
+            assert f"| {key} |" in text and bound[command] == key.lower().replace("\\\\", "\\")
+        assert "are keys of this extension" in text
+
+
+def test_the_pictures_are_there_and_are_packed() -> None:
+    """They are copied out of docs where the extension is bundled."""
+    pages = [EXTENSION / "README.md", *(EXTENSION / "media").glob("*.md")]
+    named = {name for page in pages for name in re.findall(r"!\[.*\]\((?:.*/)?(.*)\)", page.read_text("utf-8"))}
+    assert len(named) == 3 and all((ROOT / "docs" / name).is_file() for name in named)
+    assert "!media/vscode-*.png" in (EXTENSION / ".vscodeignore").read_text("utf-8")
+
+
 def test_the_version_is_the_servers() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     lock = json.loads((EXTENSION / "package-lock.json").read_text("utf-8"))

@@ -148,6 +148,34 @@ def test_a_server_that_does_not_start(code: Code, log: Path) -> None:
     assert len(code.notifications()) <= 1
 
 
+def test_a_command_that_never_answers_gives_way_to_the_next(code: Code, log: Path) -> None:
+    """A change of the setting is enough, long before the start is given up. A child of the command holds its pipes."""
+    silent = f"sleep 60 & exec {sys.executable} -c 'import time; time.sleep(300)'"
+    code.settings(serverCommand=["bash", "-c", silent])
+    code.wait_state("loading. The server starts.")
+    code.page.wait_for_timeout(1500)
+    code.wait_state("loading. The server starts.")
+    code.settings(serverCommand=canned(log))
+    code.wait_state("ready", 10)
+    assert code.notifications() == []
+
+
+def test_a_server_that_is_deaf_is_started_again(code: Code, log: Path) -> None:
+    """It reads no more, but lives and keeps its output open."""
+    code.settings(serverCommand=canned(log, "deaf"))
+    before = len(heard(log, "started"))
+    wait_for(lambda: len(heard(log, "started")) > before, "a start")
+    code.wait_state("ready")
+    path = code.open(next(_names), "")
+    code.type("abcdefghijklmnopqrstuvwxyz", delay=60)
+    wait_for(lambda: len(heard(log, "started")) > before + 1, "another start")
+    first = heard(log, "started")[before]["pid"]
+    wait_for(lambda: not Path(f"/proc/{first}").exists(), "the end of the first", 5)
+    code.save(path, "abcdefghijklmnopqrstuvwxyz")
+    code.settings(serverCommand=canned(log))
+    code.wait_state("ready")
+
+
 def test_a_server_that_dies_at_each_request(code: Code, log: Path) -> None:
     before = len(heard(log, "started"))
     code.settings(serverCommand=canned(log, "dies"))

@@ -1,4 +1,5 @@
 // One connection to one server process: vscode-languageclient, less its message windows, plus our capability.
+import type { ChildProcess } from "node:child_process";
 import { homedir } from "node:os";
 import { createInterface } from "node:readline";
 import type { Readable } from "node:stream";
@@ -10,6 +11,7 @@ import {
   ErrorAction,
   type FeatureState,
   LanguageClient,
+  type MessageTransports,
   type Middleware,
   RevealOutputChannelOn,
   type StaticFeature,
@@ -17,13 +19,17 @@ import {
 import { FILL_COMMAND, type FillParams, STATUS_CHANGED, type Status } from "./protocol";
 import { collect } from "./settings";
 
+const START_MS = 30_000;
+const KILL_MS = 2_000;
+const WRITE_ERRORS = 3;
+
 export const DOCUMENTS = [{ scheme: "file" }, { scheme: "untitled" }, { scheme: "vscode-notebook-cell" }];
 
 export interface Listener {
   /** The connection was lost although nobody asked for that. */
   lost(): void;
   status(status: Status): void;
-  /** What is on offer now: the sentence that comes with it, if any. */
+  /** What is on offer now: the sentences that come with it, if any. */
   offered(attribution: string | undefined): void;
   fill(params: FillParams): Promise<void>;
 }
@@ -50,8 +56,33 @@ export class Words {
   }
 }
 
+/** The program runs and says nothing that a server would. */
+export class Late extends Error {
+  constructor(command: string[]) {
+    super(
+      `${command.join(" ")} did not answer within ${START_MS / 1000} seconds. ` +
+        "Set fimls.serverCommand to the command of the server, for example [\"/path/to/fimls\", \"lsp\"].",
+    );
+  }
+}
+
 export class Client extends LanguageClient {
-  constructor(command: string[], log: LogOutputChannel, words: Words, listener: Listener) {
+  private child: ChildProcess | undefined;
+  private abandoned = false;
+
+  constructor(
+    private readonly command: string[],
+    log: LogOutputChannel,
+    words: Words,
+    listener: Listener,
+  ) {
+    let isLost = false;
+    const lost = () => {
+      if (!isLost) {
+        isLost = true;
+        listener.lost();
+      }
+    };
     super(
       "fimls",
       "fimls",
@@ -63,14 +94,17 @@ export class Client extends LanguageClient {
         revealOutputChannelOn: RevealOutputChannelOn.Never,
         initializationOptions: () => collect(undefined, "all"),
         initializationFailedHandler: () => false,
-        stdioOptions: { stdout: words.listen, stderr: words.listen },
+        stdioOptions: { stdout: () => undefined, stderr: words.listen },
         errorHandler: {
-          error: (_error, _message, count) => ({
-            action: (count ?? 0) <= 3 ? ErrorAction.Continue : ErrorAction.Shutdown,
-            handled: true,
-          }),
+          error: (_error, _message, count) => {
+            if ((count ?? 0) <= WRITE_ERRORS) {
+              return { action: ErrorAction.Continue, handled: true };
+            }
+            lost(); // after a shutdown `closed` is not called
+            return { action: ErrorAction.Shutdown, handled: true };
+          },
           closed: () => {
-            listener.lost();
+            lost();
             return { action: CloseAction.DoNotRestart, handled: true };
           },
         },
@@ -91,16 +125,59 @@ export class Client extends LanguageClient {
     await this.sendNotification(DidChangeConfigurationNotification.type, { settings });
   }
 
+  /** Like `start`, but not for ever: not every program answers. */
+  async begin(): Promise<void> {
+    let late = false;
+    const timer = setTimeout(() => {
+      late = true;
+      this.abandon();
+    }, START_MS);
+    try {
+      await this.start();
+    } catch (error) {
+      throw late ? new Late(this.command) : error;
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+
+  /** Lets a start fail now. */
+  abandon(): void {
+    this.abandoned = true;
+    this.kill();
+  }
+
   /** Ends the process, whatever state it is in. */
   async end(): Promise<void> {
-    const child = this.serverProcess;
     try {
       await this.dispose();
     } catch {
       // It never ran, or did not answer in time.
     } finally {
-      child?.kill();
+      this.kill();
     }
+  }
+
+  protected override async createMessageTransports(encoding: string): Promise<MessageTransports> {
+    const transports = await super.createMessageTransports(encoding);
+    this.child = this.serverProcess;
+    if (this.abandoned) {
+      this.kill();
+      throw new Error("The start was given up.");
+    }
+    return transports;
+  }
+
+  private kill(): void {
+    const child = this.child;
+    if (child === undefined) {
+      return;
+    }
+    // A child of its own may hold the pipes open: what waits for them must not.
+    child.stdin?.destroy();
+    child.stdout?.destroy();
+    child.kill();
+    setTimeout(() => child.exitCode ?? child.signalCode ?? child.kill("SIGKILL"), KILL_MS).unref();
   }
 }
 
@@ -142,8 +219,9 @@ function middleware(listener: Listener): Middleware {
   };
 }
 
+/** VS Code does not tell which of the alternatives is looked at, so it is what any of them says. */
 function attribution(result: InlineCompletionItem[] | InlineCompletionList | null | undefined): string | undefined {
-  const first = Array.isArray(result) ? result[0] : result?.items[0];
-  const sentence: unknown = first?.command?.arguments?.[1];
-  return typeof sentence === "string" ? sentence : undefined;
+  const items = Array.isArray(result) ? result : (result?.items ?? []);
+  const sentences = items.map((item): unknown => item.command?.arguments?.[1]).filter((said) => typeof said === "string");
+  return sentences.length ? [...new Set(sentences)].join("; ") : undefined;
 }

@@ -50,7 +50,7 @@ export function activate(context: ExtensionContext): void {
   register("discardEdit", () => preview.close());
   register("toggle", () => toggle(window.activeTextEditor?.document.uri));
   register("toggleLanguage", () => inEditor(({ document }) => toggleLanguage(document.languageId, document.uri)));
-  register("snooze", (minutes?: number) => snooze(started, bar, minutes));
+  register("snooze", (minutes?: number) => snooze(started, minutes));
   register("why", () => why(started.running, pages));
   register("showLog", () => log.show());
   register("restart", restart);
@@ -68,7 +68,7 @@ function inEditor(run: (editor: TextEditor) => unknown): unknown {
   return window.activeTextEditor && run(window.activeTextEditor);
 }
 
-async function snooze(server: Server, bar: StatusBar, given: number | undefined): Promise<void> {
+async function snooze(server: Server, given: number | undefined): Promise<void> {
   const choices = [5, 30, 60, 0].map((minutes) => ({ label: minutes ? `${minutes} minutes` : "End the snooze", minutes }));
   const minutes = given ?? (await window.showQuickPick(choices, { title: "No suggestions for" }))?.minutes;
   if (minutes === undefined) {
@@ -76,7 +76,6 @@ async function snooze(server: Server, bar: StatusBar, given: number | undefined)
   }
   try {
     await (server.running ? server.running.sendRequest(SNOOZE, { minutes }) : notUp());
-    bar.setSnooze(minutes);
   } catch (error) {
     unknownTo(error);
   }

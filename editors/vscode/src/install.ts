@@ -3,48 +3,62 @@
 import { readdir } from "node:fs/promises";
 import { join } from "node:path";
 import {
+  commands,
+  Disposable,
   env,
   type ExtensionContext,
   ProcessExecution,
   Task,
+  type TaskExecution,
   TaskPanelKind,
   TaskRevealKind,
   tasks,
   TaskScope,
   Uri,
   window,
+  workspace,
 } from "vscode";
 import { findProgram } from "./find";
 import { installSource, setServerCommand } from "./settings";
 
-const DECLINED = "install.declined";
+const ASKED = "install.asked";
 const UV = "https://docs.astral.sh/uv/getting-started/installation/";
 const CHOICES = [
   { label: "For the CPU", description: "about 200 MB to download", backend: "cpu" },
   { label: "For the GPU of this machine", description: "about 3 GB to download with CUDA", backend: "auto" },
 ];
 
-/** Asked once; who says "Not now" finds the rest in the status bar's menu. */
+let asking = false;
+
+/** Asked once, whatever the answer; after that it is in the status bar's menu. */
 export async function offerInstall(context: ExtensionContext, installed: () => void): Promise<void> {
-  if (context.globalState.get(DECLINED)) {
+  if (asking || context.globalState.get(ASKED)) {
     return;
   }
+  asking = true;
   const choice = await window.showInformationMessage(
     "fimls needs its server, a program that runs on this machine, and does not find it.",
     "Install",
     "Choose command",
     "Not now",
   );
+  await context.globalState.update(ASKED, true);
   if (choice === "Install") {
     await install(context, installed);
   } else if (choice === "Choose command") {
     await chooseCommand();
-  } else if (choice === "Not now") {
-    await context.globalState.update(DECLINED, true);
   }
 }
 
 export async function install(context: ExtensionContext, installed: () => void): Promise<void> {
+  if (!workspace.isTrusted) {
+    // VS Code would ask for trust, and on a no forget the task without a word.
+    const question = "fimls: VS Code runs an installation in a trusted workspace only.";
+    if ((await window.showInformationMessage(question, "Manage Trust")) === "Manage Trust") {
+      await commands.executeCommand("workbench.trust.manage");
+    }
+    return;
+  }
   const uv = await findProgram("uv");
   if (uv === undefined) {
     const choice = await window.showInformationMessage(
@@ -104,13 +118,22 @@ async function chooseCommand(): Promise<void> {
 async function runInTerminal(program: string, parameters: string[]): Promise<boolean> {
   const task = new Task({ type: "fimls" }, TaskScope.Workspace, "Install the server", "fimls", new ProcessExecution(program, parameters));
   task.presentationOptions = { reveal: TaskRevealKind.Always, panel: TaskPanelKind.Dedicated, clear: true };
-  const execution = await tasks.executeTask(task);
-  return new Promise((resolve) => {
-    const ended = tasks.onDidEndTaskProcess((event) => {
-      if (event.execution === execution) {
-        ended.dispose();
-        resolve(event.exitCode === 0);
-      }
+  const isOurs = ({ execution }: { execution: TaskExecution }) =>
+    execution.task.source === task.source && execution.task.name === task.name;
+  let listening: Disposable | undefined;
+  try {
+    return await new Promise<boolean>((resolve, reject) => {
+      listening = Disposable.from(
+        tasks.onDidEndTaskProcess((event) => isOurs(event) && resolve(event.exitCode === 0)),
+        // Without a process before it: it never ran. Where there was one, its end is told first or soon after.
+        tasks.onDidEndTask((event) => isOurs(event) && setTimeout(() => resolve(false), 1000)),
+      );
+      tasks.executeTask(task).then(undefined, reject);
     });
-  });
+  } catch (error) {
+    window.showWarningMessage(`fimls: The installation does not start: ${error instanceof Error ? error.message : String(error)}`);
+    return false;
+  } finally {
+    listening?.dispose();
+  }
 }

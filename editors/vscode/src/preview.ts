@@ -29,34 +29,42 @@ export class Preview {
   }
 
   async apply(): Promise<void> {
-    const shown = await this.close();
+    const shown = this.shown;
     if (shown === undefined) {
       return;
     }
+    this.shown = undefined; // a second key finds nothing to apply
     const { document, version, edits } = shown;
-    const editor = await window.showTextDocument(document);
-    if (document.version !== version) {
-      return changed();
-    }
     const edit = new WorkspaceEdit();
     edit.set(document.uri, edits);
-    if (!(await workspace.applyEdit(edit))) {
-      return changed();
+    const made = document.version === version && (await workspace.applyEdit(edit));
+    await this.closeTabs(shown.page);
+    try {
+      const editor = await window.showTextDocument(document);
+      if (made && edits[0]) {
+        editor.revealRange(edits[0].range);
+      }
+    } catch {
+      // The cell of a notebook has no editor of its own; the notebook stays where it is.
     }
-    editor.revealRange(edits[0]!.range);
+    if (!made) {
+      changed();
+    }
   }
 
-  /** What was shown, if anything. */
-  async close(): Promise<Shown | undefined> {
+  async close(): Promise<void> {
     const shown = this.shown;
     this.shown = undefined;
     if (shown) {
-      const tabs = window.tabGroups.all.flatMap((group) => group.tabs);
-      const ours = (input: unknown) => input instanceof TabInputTextDiff && input.modified.toString() === shown.page.toString();
-      await window.tabGroups.close(tabs.filter((tab) => ours(tab.input)));
-      this.pages.drop(shown.page);
+      await this.closeTabs(shown.page);
     }
-    return shown;
+  }
+
+  private async closeTabs(page: Uri): Promise<void> {
+    const tabs = window.tabGroups.all.flatMap((group) => group.tabs);
+    const ours = (input: unknown) => input instanceof TabInputTextDiff && input.modified.toString() === page.toString();
+    await window.tabGroups.close(tabs.filter((tab) => ours(tab.input)));
+    this.pages.drop(page);
   }
 }
 

@@ -1,6 +1,6 @@
 // Keeps one server running: starts it, starts it again when it dies, and gives up where that does not help.
 import { commands, Disposable, languages, type LogOutputChannel, type TextEditor, window, workspace } from "vscode";
-import { Client, DOCUMENTS, type Listener, Words } from "./client";
+import { Client, DOCUMENTS, Late, type Listener, Words } from "./client";
 import { findServer } from "./find";
 import { FOCUSED } from "./protocol";
 import { startSettings } from "./settings";
@@ -22,6 +22,8 @@ export class Server implements Disposable {
   /** Starts and stops, one after the other. */
   private queue: Promise<void> = Promise.resolve();
   private told = "";
+  /** How often a fresh start was asked for: a start that is not the last one's gives way. */
+  private wishes = 0;
   private readonly subscriptions: Disposable;
 
   constructor(
@@ -49,14 +51,24 @@ export class Server implements Disposable {
   restart(): void {
     this.deaths = [];
     this.told = "";
+    this.giveWay();
     this.schedule(SETTLE_MS);
   }
 
   async dispose(): Promise<void> {
     clearTimeout(this.timer);
     this.subscriptions.dispose();
+    this.giveWay();
     this.queue = this.queue.then(() => this.stop());
     await this.queue;
+  }
+
+  /** What is queued does not wait for a server that has not answered yet. */
+  private giveWay(): void {
+    this.wishes++;
+    if (!this.client?.isRunning()) {
+      this.client?.abandon();
+    }
   }
 
   private schedule(pause: number): void {
@@ -74,7 +86,11 @@ export class Server implements Disposable {
   }
 
   private async start(): Promise<void> {
+    const wish = this.wishes;
     const command = await findServer();
+    if (wish !== this.wishes) {
+      return;
+    }
     if (command === undefined) {
       this.owner.missing();
       return;
@@ -101,11 +117,15 @@ export class Server implements Disposable {
     });
     this.client = client;
     try {
-      await client.start();
+      await client.begin();
       up = true;
     } catch (error) {
       await client.end();
-      const reason = (await words.lastLine()) || (error instanceof Error ? error.message : String(error));
+      const said = error instanceof Late ? "" : await words.lastLine();
+      const reason = said || (error instanceof Error ? error.message : String(error));
+      if (wish !== this.wishes) {
+        return;
+      }
       this.fail(`The server does not start: ${reason}`);
       return;
     }

@@ -22,7 +22,6 @@ export class StatusBar implements Disposable {
   private readonly offer: StatusBarItem;
   private busy: NodeJS.Timeout | undefined;
   private status: Status = { state: "loading", message: "" };
-  private snoozedUntil = 0;
   private installable = false;
 
   constructor() {
@@ -47,19 +46,15 @@ export class StatusBar implements Disposable {
     }
   }
 
-  /** The sentence that comes with what is on offer now. */
+  /** The sentences that come with what is on offer now. */
   setOffer(attribution: string | undefined): void {
     if (attribution === undefined) {
       this.offer.hide();
     } else {
       this.offer.text = `$(law) ${attribution}`;
-      this.offer.tooltip = `The suggestion on offer ${attribution}`;
+      this.offer.tooltip = `What is on offer ${attribution}`;
       this.offer.show();
     }
-  }
-
-  setSnooze(minutes: number): void {
-    this.snoozedUntil = Date.now() + minutes * 60_000;
   }
 
   dispose(): void {
@@ -95,7 +90,7 @@ export class StatusBar implements Disposable {
   }
 
   private entries(): QuickPickItem[] {
-    const { state } = this.status;
+    const { state, message } = this.status;
     const up = state !== "failed" || this.status.model !== undefined;
     const document = window.activeTextEditor?.document;
     const enabled = isEnabled(document?.uri);
@@ -115,7 +110,7 @@ export class StatusBar implements Disposable {
         const on = isLanguageEnabled(language, document.uri);
         entries.push(entry(on ? "circle-slash" : "check", `Suggestions ${on ? "off" : "on"} for ${language}`, "fimls.toggleLanguage"));
       }
-      if (Date.now() < this.snoozedUntil) {
+      if (state === "off" && /^snoozed/i.test(message)) {
         entries.push(entry("bell", "End the snooze", "fimls.snooze", 0));
       } else if (enabled) {
         entries.push(entry("bell-slash", "Snooze for 5 minutes", "fimls.snooze", 5));

@@ -69,11 +69,18 @@ local function died(buffers, code)
   end
   local message = ('the server ended with exit code %s and is started again'):format(code)
   set_status({ state = 'loading', message = message, model = '' })
+  local announced = status
   vim.defer_fn(function()
-    for buf in pairs(status.message == message and buffers or {}) do
+    if status ~= announced then
+      return -- restarted by hand meanwhile
+    end
+    for buf in pairs(buffers) do
       if vim.api.nvim_buf_is_loaded(buf) then
         start(buf)
       end
+    end
+    if status == announced then -- all its buffers are gone: the next one to open starts it
+      set_status({ state = 'stopped', message = 'the server is not running', model = '' })
     end
   end, pause)
 end
@@ -89,6 +96,7 @@ local function launcher(run)
       vim.schedule(function()
         local buffers = run.id and homes[run.id] or { [run.buf] = true }
         managed[run.id or 0], homes[run.id or 0] = nil, nil
+        require('fimls.fill').lost(run.id)
         if vim.v.exiting ~= vim.NIL then
           return
         elseif not asked then
@@ -128,16 +136,27 @@ local function add_folder(client, root)
   lsp.notify(client, 'workspace/didChangeWorkspaceFolders', { event = { added = { folder }, removed = {} } })
 end
 
+local function by_options(buf)
+  local options = config.options
+  local settings = vim.tbl_isempty(options.settings) and vim.empty_dict() or options.settings
+  return vim.tbl_extend('force', M.shared(), {
+    command = options.cmd,
+    cmd_env = options.cmd_env,
+    root_dir = M.root(buf),
+    init_options = settings,
+    settings = { fimls = settings },
+  })
+end
+
 start = function(buf)
   local client = running()
   if client then
     vim.lsp.buf_attach_client(buf, client.id)
     return
   end
+  base = base or by_options(buf)
   if vim.fn.executable(base.command[1]) == 0 then
-    fail(('%s cannot be run. Install fimls (`uv tool install fimls`), or name its command with the option cmd.'):format(
-      base.command[1]
-    ))
+    fail(('%s cannot be run. Install fimls, or name its program with the option cmd.'):format(base.command[1]))
     return
   end
   local run = { buf = buf }
@@ -146,8 +165,11 @@ start = function(buf)
     return false
   end
   set_status({ state = 'loading', message = 'the server starts', model = '' })
-  run.id = vim.lsp.start(given, { bufnr = buf, reuse_client = never })
-  newest = run.id
+  local ok, id = pcall(vim.lsp.start, given, { bufnr = buf, reuse_client = never })
+  if not ok or not id then
+    return fail(('%s could not be started; `:Fimls log` may tell why.'):format(base.command[1]))
+  end
+  run.id, newest = id, id
 end
 
 --- What both ways of starting have in common: setup() and vim.lsp.config.
@@ -199,17 +221,6 @@ function M.open(buf)
   if status.state ~= 'stopped' then
     return
   end
-  if not base then
-    local options = config.options
-    local settings = vim.tbl_isempty(options.settings) and vim.empty_dict() or options.settings
-    base = vim.tbl_extend('force', M.shared(), {
-      command = options.cmd,
-      cmd_env = options.cmd_env,
-      root_dir = M.root(buf),
-      init_options = settings,
-      settings = { fimls = settings },
-    })
-  end
   start(buf)
 end
 
@@ -218,6 +229,7 @@ function M.ended(code, signal, id)
   vim.schedule(function()
     local buffers = homes[id] or {}
     managed[id], homes[id] = nil, nil
+    require('fimls.fill').lost(id)
     if vim.v.exiting == vim.NIL and (code ~= 0 or (signal ~= 0 and signal ~= 15)) and base then
       died(buffers, code)
     end
@@ -250,6 +262,11 @@ function M.focus(buf)
   end
 end
 
+--- The options have changed: the next start goes by them.
+function M.reconfigure()
+  base = nil
+end
+
 function M.restart()
   deaths, told = {}, false
   require('fimls.suggest').dismiss()
@@ -262,7 +279,13 @@ function M.restart()
   local tries = 0
   local function again()
     tries = tries + 1
-    if (running() or #vim.lsp.get_clients({ name = 'fimls' }) > 0) and tries < 100 then
+    local left = vim.lsp.get_clients({ name = 'fimls' })
+    if (running() or #left > 0) and tries < 100 then
+      if tries == 40 then -- it does not answer to a polite word
+        for _, each in ipairs(left) do
+          lsp.stop(each, true)
+        end
+      end
       return vim.defer_fn(again, 50)
     end
     newest = nil

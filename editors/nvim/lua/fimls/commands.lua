@@ -71,6 +71,11 @@ local function show_why()
   end)
 end
 
+local function lsp_log()
+  local log = require('vim.lsp.log')
+  return log.get_filename and log.get_filename() or vim.lsp.get_log_path()
+end
+
 --- The newest log of the server, or Neovim's log of all servers.
 local function show_log()
   local function open(folder)
@@ -82,7 +87,7 @@ local function show_log()
         newest, time = path, stat.mtime.sec
       end
     end
-    vim.cmd('botright split ' .. vim.fn.fnameescape(newest or vim.lsp.get_log_path()))
+    vim.cmd('botright split ' .. vim.fn.fnameescape(newest or lsp_log()))
     vim.cmd('normal! G')
   end
   ask('fimls/status', document(), function(status)
@@ -101,7 +106,9 @@ local function snooze(arguments)
   ask('fimls/snooze', { minutes = minutes }, function()
     say(minutes > 0 and ('no automatic suggestions for %g minutes'):format(minutes) or 'awake again')
   end, function(err)
-    say(err and 'this server cannot snooze; `:Fimls toggle` switches suggestions off' or 'no server runs')
+    local old = err and err.code == -32601
+    local reason = old and 'this server cannot snooze; `:Fimls toggle` switches suggestions off' or err and err.message
+    say(reason or 'no server runs')
   end)
 end
 

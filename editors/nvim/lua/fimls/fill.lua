@@ -37,6 +37,14 @@ function M.cancel()
   say('cancelled')
 end
 
+--- A client has ended: an answer of it will not come.
+function M.lost(id)
+  if running and running.client.id == id then
+    finish()
+    say('the server ended; nothing was filled in')
+  end
+end
+
 --- CTRL-C cancels in normal mode, in that buffer, for that time. Escape is left alone: many press it from habit.
 local function map_cancel(buf)
   local found = vim.api.nvim_buf_call(buf, function()
@@ -74,29 +82,60 @@ local function edits_for(edit, uri)
   return edits
 end
 
-local function answered(buf, uri, tick, encoding, result)
+--- Calls back when the user is in the buffer and in normal mode: nobody is torn from what he types.
+local function when_back(buf, callback)
+  local function back()
+    return vim.api.nvim_get_current_buf() == buf and vim.api.nvim_get_mode().mode == 'n'
+  end
+  if back() then
+    return callback()
+  end
+  say('an edit is ready; it is shown in its buffer in normal mode')
+  vim.api.nvim_create_autocmd({ 'BufEnter', 'ModeChanged' }, {
+    group = vim.api.nvim_create_augroup('fimls.fill', {}), -- a newer one takes its place
+    callback = function()
+      vim.schedule(function()
+        if back() and callback then
+          vim.api.nvim_create_augroup('fimls.fill', {})
+          local once = callback
+          callback = nil
+          once()
+        end
+      end)
+    end,
+  })
+end
+
+local function answered(buf, uri, version, encoding, result)
   local edits = type(result) == 'table' and edits_for(result.edit or {}, uri) or {}
   if #edits == 0 then
     return say('there was no answer to fill in')
   end
   local function changed()
-    return not vim.api.nvim_buf_is_valid(buf) or vim.api.nvim_buf_get_changedtick(buf) ~= tick
+    return not vim.api.nvim_buf_is_valid(buf) or lsp.version(buf) ~= version
   end
   local stale = 'the text has changed meanwhile; nothing was filled in'
   if changed() then
     return say(stale)
   end
-  preview.open(buf, edits, encoding, result.label or 'Fill in', function()
+  local function apply()
     if changed() then
       return say(stale)
     end
     -- One call, one undo step.
     vim.lsp.util.apply_text_edits(edits, buf, encoding)
-  end, say)
+  end
+  when_back(buf, function()
+    if changed() then
+      return say(stale)
+    end
+    preview.open(buf, edits, encoding, result.label or 'Fill in', apply, say)
+  end)
 end
 
---- Asks for an edit: kind is "selection", "body" or "docstring", range one of the protocol.
-function M.request(buf, kind, range)
+--- Asks for an edit: kind is "selection", "body" or "docstring", range one of the protocol, version that of the text
+--- which it is a range of, if it is not the present one.
+function M.request(buf, kind, range, version)
   local client = lsp.client(buf)
   if not client or not client.initialized then
     return say('no server runs for this buffer: ' .. require('fimls.client').status().message)
@@ -105,13 +144,14 @@ function M.request(buf, kind, range)
   elseif running then
     return say('one edit is being filled in already; `:Fimls cancel` ends it')
   end
-  local uri, tick = vim.uri_from_bufnr(buf), vim.api.nvim_buf_get_changedtick(buf)
+  local uri, now = vim.uri_from_bufnr(buf), lsp.version(buf)
   local job = { client = client, buf = buf, restore = map_cancel(buf) }
   running = job
   job.id = lsp.request(client, 'fimls/fill', {
     textDocument = { uri = uri },
     range = range,
     kind = kind,
+    version = version,
   }, function(err, result)
     if running ~= job then
       return -- cancelled
@@ -122,7 +162,7 @@ function M.request(buf, kind, range)
       say(unknown and 'this server cannot fill in; a newer fimls can' or err.message or 'no answer')
       return
     end
-    answered(buf, uri, tick, client.offset_encoding, result)
+    answered(buf, uri, now, client.offset_encoding, result)
   end, buf)
   if not job.id then
     finish()
@@ -147,7 +187,9 @@ local function visual_range(buf, encoding)
   end
   local line = vim.api.nvim_buf_get_lines(buf, to[1] - 1, to[1], false)[1] or ''
   local finish_at
-  if to[2] >= #line then
+  if vim.o.selection == 'exclusive' then
+    finish_at = lsp.position(buf, to[1] - 1, to[2], encoding)
+  elseif to[2] >= #line then
     -- `v$` takes the end of the line too.
     finish_at = { line = to[1], character = 0 }
   else
@@ -211,7 +253,7 @@ function M.from_action(argument, context)
   end
   local uri = (argument.textDocument or {}).uri
   local buf = uri and vim.uri_to_bufnr(uri) or (context or {}).bufnr or vim.api.nvim_get_current_buf()
-  M.request(buf, argument.kind or 'selection', argument.range)
+  M.request(buf, argument.kind or 'selection', argument.range, argument.version)
 end
 
 return M

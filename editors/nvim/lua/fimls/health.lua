@@ -8,7 +8,7 @@ local function check_command(command)
   local path = vim.fn.exepath(command[1])
   if path == '' then
     vim.health.error(('%s cannot be run'):format(command[1]), {
-      'Install fimls: uv tool install fimls',
+      'Install fimls: uv tool install /path/to/fimls (its repository)',
       'or name its command: require("fimls").setup({ cmd = { "/path/to/fimls", "lsp" } })',
     })
     return

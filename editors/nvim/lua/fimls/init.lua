@@ -42,6 +42,7 @@ function M.setup(options)
   prepare()
   require('fimls.suggest').auto = config.options.auto_trigger
   local client = require('fimls.client')
+  client.reconfigure()
   vim.api.nvim_create_autocmd({ 'BufEnter', 'FileType', 'BufFilePost', 'BufWritePost' }, {
     group = vim.api.nvim_create_augroup('fimls.start', {}),
     callback = function(event)

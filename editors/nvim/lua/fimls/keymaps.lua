@@ -24,6 +24,12 @@ local function previous(buf, lhs)
   end
 end
 
+--- A key with a meaning of its own: Neovim's default Tab only jumps where a snippet is filled in.
+local function taken_by_another(buf, lhs)
+  local map = previous(buf, lhs)
+  return map and not vim.startswith(map.desc or '', 'vim.snippet.jump')
+end
+
 local pending
 
 --- Runs the function of a mapping that is not an expression. (An expression mapping may not change text.)
@@ -39,7 +45,14 @@ end
 local function fall_through(buf, lhs)
   local map = previous(buf, lhs)
   if not map then
-    vim.api.nvim_feedkeys(code(lhs), 'ni', false)
+    -- Where nobody maps an Alt key, it is Escape and the key.
+    local alt = lhs:match('^<[mMaA]%-(.+)>$')
+    if alt and #alt == 1 then
+      vim.api.nvim_feedkeys(alt, 'mi', false)
+      vim.api.nvim_feedkeys(code('<Esc>'), 'mi', false)
+    else
+      vim.api.nvim_feedkeys(code(lhs), 'ni', false)
+    end
     return
   end
   local keys, escape = nil, false
@@ -73,7 +86,7 @@ end
 local function accept(unit)
   return function(buf, lhs)
     -- With a menu open the key is the menu's if it has a meaning there.
-    if unit == 'all' and suggest.menu_open() and previous(buf, lhs) then
+    if unit == 'all' and suggest.menu_open() and taken_by_another(buf, lhs) then
       return nil
     end
     return suggest.keys(unit)
@@ -144,7 +157,8 @@ function M.taken(buf)
   return taken
 end
 
-vim.api.nvim_create_autocmd('BufWipeout', {
+-- With an unloaded buffer its mappings go, and its number may come back.
+vim.api.nvim_create_autocmd({ 'BufUnload', 'BufWipeout' }, {
   group = vim.api.nvim_create_augroup('fimls.keymaps', {}),
   callback = function(event)
     before[event.buf] = nil

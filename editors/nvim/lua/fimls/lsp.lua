@@ -42,12 +42,17 @@ function M.cancel(client, id)
   end
 end
 
-function M.stop(client)
+function M.stop(client, force)
   if methods then
-    client:stop()
+    client:stop(force)
   else
-    client.stop()
+    client.stop(force)
   end
+end
+
+--- The version of a buffer's text that the servers know. Writing the file does not change it, as `changedtick` does.
+function M.version(buf)
+  return vim.lsp.util.buf_versions[buf] or vim.api.nvim_buf_get_changedtick(buf)
 end
 
 --- Runs a command of the server; an answer is not waited for, and a server that does not know it is no trouble.

@@ -1,6 +1,8 @@
 --- An edit shown as a diff in a floating window, to be applied or not.
 local M = {}
 
+local HASTE_MS = 200
+
 --- The buffer's lines as they would be.
 local function edited(buf, edits, encoding)
   local scratch = vim.api.nvim_create_buf(false, true)
@@ -52,8 +54,12 @@ function M.open(buf, edits, encoding, title, apply, say)
   })
   vim.wo[win].wrap = false
 
+  local opened = vim.uv.now()
   local function close(agreed)
     return function()
+      if agreed and vim.uv.now() - opened < HASTE_MS then
+        return -- a key that was meant for the text
+      end
       if vim.api.nvim_win_is_valid(win) then
         vim.api.nvim_win_close(win, true)
       end

@@ -9,8 +9,8 @@ local M = { auto = true }
 local anchors = vim.api.nvim_create_namespace('fimls.anchors')
 local AUTOMATIC, INVOKED = 2, 1
 
--- What is on the screen: buf, client, items, index, invoked, anchor (extmark at the start of the item's range), tail (the
--- rest of the line behind the cursor), replaced (the start of the tail that the item's range covers).
+-- What is on the screen: buf, client, items, index, invoked, places (of each item: its anchor, an extmark at the start of
+-- its range, and replaced, the text behind the cursor that the range covers), tail (the rest of the line there).
 local current
 -- The request that is waited for: client, id, and the place and text it is about.
 local waiting
@@ -29,7 +29,7 @@ end
 local function forget()
   ghost.clear()
   if current then
-    pcall(vim.api.nvim_buf_del_extmark, current.buf, anchors, current.anchor)
+    pcall(vim.api.nvim_buf_clear_namespace, current.buf, anchors, 0, -1)
     current = nil
   end
 end
@@ -120,7 +120,7 @@ local function parts()
   if tail_at(buf, row, col) ~= current.tail then
     return nil
   end
-  local start = vim.api.nvim_buf_get_extmark_by_id(buf, anchors, current.anchor, {})
+  local start = vim.api.nvim_buf_get_extmark_by_id(buf, anchors, current.places[current.index].anchor, {})
   local typed = start[1] and between(buf, start[1], start[2], row, col)
   local text = text_of(current.items[current.index])
   if not typed or #typed >= #text or not vim.startswith(text, typed) then
@@ -155,7 +155,7 @@ local function refresh()
     forget()
     return false
   end
-  local replaced = current.replaced:match('^[^\n]*')
+  local replaced = current.places[current.index].replaced:match('^[^\n]*')
   ghost.draw(current.buf, row, col, rest, current.tail, replaced, hint(), config.options.highlight)
   local item = current.items[current.index]
   if not current.told[item] then
@@ -165,40 +165,44 @@ local function refresh()
   return true
 end
 
+--- Where an item begins, and the text behind the cursor that it replaces; nil for a range that is not around the cursor.
+local function place_of(client, buf, item)
+  local row, col = cursor()
+  if not item.range then
+    return row, col, ''
+  end
+  local start_row, start_col = lsp.place(buf, item.range.start, client.offset_encoding)
+  local replaced = between(buf, row, col, lsp.place(buf, item.range['end'], client.offset_encoding))
+  if replaced and between(buf, start_row, start_col, row, col) then
+    return start_row, start_col, replaced
+  end
+end
+
 --- Takes an answer in, if it is one for what stands on the screen.
 local function take(client, buf, items, invoked, index)
-  local row, col = cursor()
-  local encoding = client.offset_encoding
-  local usable = {}
-  for _, item in ipairs(items) do
-    local text = item.insertText
-    if type(text) == 'string' and text ~= '' then
+  forget()
+  local usable, places, chosen = {}, {}, 1
+  for i, item in ipairs(items) do
+    local start_row, start_col, replaced = place_of(client, buf, item)
+    if type(item.insertText) == 'string' and item.insertText ~= '' and start_row then
       usable[#usable + 1] = item
+      local anchor = vim.api.nvim_buf_set_extmark(buf, anchors, start_row, start_col, { right_gravity = false })
+      places[#places + 1] = { anchor = anchor, replaced = replaced }
+      chosen = i == index and #usable or chosen
     end
   end
   if #usable == 0 then
     return
   end
-  local start_row, start_col, end_row, end_col = row, col, row, col
-  local range = usable[1].range
-  if range then
-    start_row, start_col = lsp.place(buf, range.start, encoding)
-    end_row, end_col = lsp.place(buf, range['end'], encoding)
-  end
-  local replaced = between(buf, row, col, end_row, end_col)
-  if not replaced then
-    return -- a range that does not reach the cursor
-  end
-  forget()
+  local row, col = cursor()
   current = {
     buf = buf,
     client = client,
     items = usable,
-    index = math.min(index or 1, #usable),
+    index = chosen,
     invoked = invoked,
-    anchor = vim.api.nvim_buf_set_extmark(buf, anchors, start_row, start_col, { right_gravity = false }),
+    places = places,
     tail = tail_at(buf, row, col),
-    replaced = replaced,
     told = {},
   }
   refresh()
@@ -271,15 +275,15 @@ end
 
 --- The next (step 1) or previous (step -1) alternative. An automatic answer is one item: the others are asked for.
 function M.cycle(step)
-  local typed, rest = parts()
-  if not typed then
+  local shown, rest = parts()
+  if not shown then
     return M.trigger()
   end
   if current.invoked then
     -- What was typed since fits some of them only.
     for _ = 1, #current.items do
       current.index = (current.index + step - 1) % #current.items + 1
-      if vim.startswith(text_of(current.items[current.index]), typed) then
+      if parts() then
         break
       end
     end
@@ -324,11 +328,15 @@ function M.accept(unit)
   local client, buf, item = current.client, current.buf, current.items[current.index]
   local length = piece(rest, unit)
   local whole = length == #rest
-  local end_row, end_col = row, col
-  if whole and current.replaced ~= '' then
-    local lines = vim.split(current.replaced, '\n', { plain = true })
+  local end_row, end_col, replaced = row, col, current.places[current.index].replaced
+  if whole and replaced ~= '' then
+    local lines = vim.split(replaced, '\n', { plain = true })
     end_row = row + #lines - 1
     end_col = (#lines == 1 and col or 0) + #lines[#lines]
+    if between(buf, row, col, end_row, end_col) ~= replaced then
+      forget()
+      return false -- what it was to take the place of is gone
+    end
   end
   local lines = vim.split(rest:sub(1, length), '\n', { plain = true })
   vim.api.nvim_buf_set_text(buf, row, col, end_row, end_col, lines)
