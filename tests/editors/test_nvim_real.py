@@ -58,7 +58,12 @@ def test_real_server(version: str, tmp_path: Path, home: dict[str, str]) -> None
         nvim.type(f"{line}Go<C-u>    with open(path, ")
         # While the model loads there are none: the invoked request waits for it.
         nvim.type("<M-\\>")
-        until(nvim.ghost, 120)
+        try:
+            until(nvim.ghost, 120)
+        except AssertionError as error:
+            log = Path(home["FIMLS_LOG_DIR"], "lsp.log")
+            said = log.read_text() if log.exists() else "no log of the server"
+            raise AssertionError(f"{error}; {nvim.lua('return require([[fimls.client]]).status()')}; {said}") from None
         ghost = nvim.frame().ghost()
         assert len(ghost) == 1
         suggestion = ghost[0][2]

@@ -72,8 +72,9 @@ def test_server_that_dies_at_an_edit(open_nvim: Opener) -> None:
 
 def test_restart_of_a_server_that_hangs(open_nvim: Opener) -> None:
     nvim = open_nvim("a\n", name="a.txt", canned="deaf")
-    nvim.type("ototal = <Esc>")
+    nvim.type("ototal = ")
     until(lambda: open_nvim.log("asked"))
+    nvim.type("<Esc>")
     nvim.command("Fimls restart")
     until(lambda: len(open_nvim.log("started")) == 2)
     until(lambda: statusline(nvim) == "fimls ✓")

@@ -283,7 +283,7 @@ function M.restart()
     if (running() or #left > 0) and tries < 100 then
       if tries == 40 then -- it does not answer to a polite word
         for _, each in ipairs(left) do
-          lsp.stop(each, true)
+          lsp.terminate(each)
         end
       end
       return vim.defer_fn(again, 50)

@@ -42,12 +42,17 @@ function M.cancel(client, id)
   end
 end
 
-function M.stop(client, force)
+function M.stop(client)
   if methods then
-    client:stop(force)
+    client:stop()
   else
-    client.stop(force)
+    client.stop()
   end
+end
+
+--- For a server that does not answer to `stop`: 0.11 would not force one that was asked to stop before.
+function M.terminate(client)
+  client.rpc.terminate()
 end
 
 --- The version of a buffer's text that the servers know. Writing the file does not change it, as `changedtick` does.
