@@ -253,7 +253,8 @@ def fault_in(monkeypatch: pytest.MonkeyPatch, place: str) -> None:
     [
         "documents:Documents.snapshot",
         "server:FimlsServer.relative_path",
-        "session:Session.suggest",
+        "suggestions:Suggestions.suggest",
+        "offers:Offers.going_on",
         "completer:Prompter.context",
         "completer:around_cursor",
         "completer:render_text",
@@ -276,6 +277,7 @@ async def test_a_fault_at_any_stage_is_an_empty_answer_and_one_line_in_the_log(
     caplog.set_level(logging.INFO, "lsp_server")
     async with window_on(says("z\n")) as (window, _):
         window.change(2, f"{CANARY} = ")
+        await window.request("fimls/status", {})  # the edit is behind us: the fault is for the request
         with monkeypatch.context() as patch:
             caplog.clear()
             fault_in(patch, place)
@@ -286,6 +288,22 @@ async def test_a_fault_at_any_stage_is_an_empty_answer_and_one_line_in_the_log(
             assert CANARY not in caplog.text
         assert len(await window.ask(0, 16)[1]) == 1
         assert window.shown == []
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("place", ["documents:Documents.snapshot", "offers:Offers.changed"])
+async def test_a_fault_in_counting_does_no_harm_to_the_mirror(
+    place: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with window_on(says("z\n")) as (window, _):
+        with monkeypatch.context() as patch:
+            fault_in(patch, place)
+            window.change(2, f"{CANARY} = ")
+            await window.request("fimls/status", {})
+        assert [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING][0].startswith("RuntimeError at ")
+        place_of_answer = (await window.suggestion(0, 16))["range"]["start"]
+        assert place_of_answer == {"line": 0, "character": len(CANARY) + 3} == {"line": 0, "character": 16}
+        assert CANARY not in caplog.text and window.shown == []
 
 
 @pytest.mark.asyncio

@@ -219,7 +219,11 @@ async def test_a_newer_request_supersedes_the_older() -> None:
 
 @pytest.mark.asyncio
 async def test_of_many_requests_at_once_the_last_one_counts() -> None:
-    async with window_on(says("new\n")) as (window, endpoint):
+    async def slowly(request: web.Request) -> web.StreamResponse:
+        await asyncio.sleep(0.2)  # else the first is answered before the last is asked
+        return await says("new\n")(request)
+
+    async with window_on(slowly) as (window, endpoint):
         asked = [window.ask(0, 4) for _ in range(20)]
         answers = [await items for _, items in asked]
         assert [len(items) for items in answers] == [0] * 19 + [1]
