@@ -211,7 +211,8 @@ def test_several_lines_in_front_of_text(shared_nvim: Shared) -> None:
     until(lambda: nvim.lines() == [*("  def fib(n):" + FIB + "# why").split("\n"), "other"])
 
 
-OWN_RANGES = """
+# Changes what the canned server answers before the plugin sees it.
+ALTERED = """
 local client = vim.lsp.get_clients({name='fimls'})[1]
 _G.request = _G.request or client.request
 client.request = function(...)
@@ -220,18 +221,21 @@ client.request = function(...)
   local answer = arguments[at + 2]
   if arguments[at] == 'textDocument/inlineCompletion' then
     arguments[at + 2] = function(err, result, ...)
-      local item = result and result.items[1]
-      if item then -- the first replaces the bracket behind the cursor, the second nothing
-        item.insertText = 'one)'
-        item.range['end'].character = item.range['end'].character + 1
-        local second = vim.deepcopy(item)
-        second.insertText, second.range['end'] = 'two', second.range.start
-        result.items = {item, second}
-      end
+      ALTER
       return answer(err, result, ...)
     end
   end
   return _G.request(unpack(arguments))
+end
+"""
+OWN_RANGES = """
+local item = result and result.items[1]
+if item then -- the first replaces the bracket behind the cursor, the second nothing
+  item.insertText = 'one)'
+  item.range['end'].character = item.range['end'].character + 1
+  local second = vim.deepcopy(item)
+  second.insertText, second.range['end'] = 'two', second.range.start
+  result.items = {item, second}
 end
 """
 
@@ -239,7 +243,7 @@ end
 @pytest.mark.parametrize(("keys", "line"), [("", "print(one)"), ("<M-]>", "print(two)"), ("<M-]><M-]>", "print(one)")])
 def test_each_alternative_replaces_what_is_its_own(shared_nvim: Shared, keys: str, line: str) -> None:
     nvim = shared_nvim("print()\n")
-    nvim.lua(OWN_RANGES)
+    nvim.lua(ALTERED.replace("ALTER", OWN_RANGES))
     nvim.type("f(a<M-\\>")
     until(lambda: "(1/2)" in nvim.frame().lines()[0])
     nvim.type(keys)
@@ -250,24 +254,11 @@ def test_each_alternative_replaces_what_is_its_own(shared_nvim: Shared, keys: st
 
 
 REPLACING = """
-local client = vim.lsp.get_clients({name='fimls'})[1]
-_G.request = _G.request or client.request
-local width = require('fimls.lsp').units('REPLACED', client.offset_encoding)
-client.request = function(...)
-  local arguments = {...}
-  local at = type(arguments[1]) == 'string' and 1 or 2
-  local answer = arguments[at + 2]
-  if arguments[at] == 'textDocument/inlineCompletion' then
-    arguments[at + 2] = function(err, result, ...)
-      for _, item in ipairs(result and result.items or {}) do
-        item.insertText = ({TEXT})[1]
-        item.range['end'].character = item.range['end'].character + width
-        item.range.start.character = item.range.start.character - BEFORE
-      end
-      return answer(err, result, ...)
-    end
-  end
-  return _G.request(unpack(arguments))
+for _, item in ipairs(result and result.items or {}) do
+  local width = require('fimls.lsp').units('REPLACED', client.offset_encoding)
+  item.insertText = ({TEXT})[1]
+  item.range['end'].character = item.range['end'].character + width
+  item.range.start.character = item.range.start.character - BEFORE
 end
 """
 
@@ -287,7 +278,7 @@ def test_replaced_range(
 ) -> None:
     nvim = shared_nvim(line + "\n")
     values = {"TEXT": f"[==[{text}]==]", "REPLACED": replaced.replace("'", "\\'"), "BEFORE": str(before)}
-    code = REPLACING
+    code = ALTERED.replace("ALTER", REPLACING)
     for name, value in values.items():
         code = code.replace(name, value)
     nvim.lua(code)
