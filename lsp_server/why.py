@@ -55,20 +55,29 @@ def explain(completion: Completion, *, where: str, going_on: bool) -> str:
         "in all": f"{trace.total_ms:.0f} ms",
         "looked up in known packages": f"{trace.attribution_ms:.1f} ms",
         "layout": trace.layout,
-        "file": context.path or "without a name",
-        "language": context.language or "unknown",
+        "file": quoted(context.path) if context.path else "without a name",
+        "language": quoted(context.language) if context.language else "unknown",
     }
     table = ["| | |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in rows.items())]
     parts += ["## Figures", "\n".join(table)]
 
-    origins = [f"- `{piece.path}`: {piece.origin}, {len(piece.text):,} characters" for piece in context.snippets]
+    origins = [f"- {quoted(piece.path)}: {piece.origin}, {len(piece.text):,} characters" for piece in context.snippets]
     parts += ["## From other files", "\n".join(origins) or "Nothing: only this file was read."]
     prompt = completion.request.prompt
     text = prompt if isinstance(prompt, str) else completion.prompter.encoder.decode(prompt)
     parts += ["## The prompt", f"As the model {where} read it, its own marks included."]
     if completion.request.begin_with:
-        parts.append(f"The answer had to begin with `{completion.request.begin_with}`, which stands before the cursor.")
+        parts.append(
+            f"The answer had to begin with {quoted(completion.request.begin_with)}, which stands before the cursor."
+        )
     return "\n\n".join([*parts, fenced(text)]) + "\n"
+
+
+def quoted(text: str) -> str:
+    """The text as code within a line, and within a table: nothing in it is Markdown."""
+    text = " ".join(text.split("\n")).replace("|", "\\|")
+    ticks = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{ticks} {text} {ticks}"
 
 
 def fenced(text: str) -> str:

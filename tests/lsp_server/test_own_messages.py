@@ -16,7 +16,7 @@ from aiohttp import web
 from fim import Extent, Reason
 from lsp_server import suggestions
 from lsp_server.usage import read_usage, summary
-from lsp_server.why import KINDS, REASONS
+from lsp_server.why import KINDS, REASONS, quoted
 from tests.lsp_server.helpers import (
     INLINE,
     URI,
@@ -345,6 +345,10 @@ async def test_why_of_a_rest_tells_of_the_suggestion_that_it_is_of() -> None:
         window.change(3, "", span(0, 4, 6))
         assert (await window.suggestion(0, 4))["insertText"] == "alpha one"
         assert "alpha" in (await window.request("fimls/why", {}))["markdown"]
+
+
+def test_a_files_name_is_no_markdown() -> None:
+    assert quoted("a`![x](http://x)|``.py") == "``` a`![x](http://x)\\|``.py ```"
 
 
 def test_every_filter_can_be_told_of() -> None:
