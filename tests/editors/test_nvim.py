@@ -119,7 +119,7 @@ def test_next_and_previous(shared_nvim: Shared) -> None:
         until(lambda text=text, number=number: "\n".join(nvim.frame().lines()).count(f"{text[-9:]}  ({number}/3)"))
         assert nvim.ghost() == text[1:]
     assert [e["kind"] for e in shared_nvim.log("asked")][-2:] == [2, 1], "asked for once"
-    assert {e["text"] for e in shared_nvim.log("shown")} == {FIB, FIB_2, FIB_3}
+    until(lambda: {e["text"] for e in shared_nvim.log("shown")} == {FIB, FIB_2, FIB_3})
     nvim.type("<Tab>")
     until(lambda: nvim.lines()[1:] == ("def fib(n):" + FIB_2).split("\n"))
 
