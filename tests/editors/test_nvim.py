@@ -35,7 +35,7 @@ def test_accepted_whole(shared_nvim: Shared) -> None:
     assert nvim.call("nvim_win_get_cursor", 0) == [7, len("    return a")]
     assert nvim.ghost() == ""
     until(lambda: shared_nvim.log("accepted"))
-    assert [e["text"] for e in shared_nvim.log("shown")] == [FIB]
+    until(lambda: [e["text"] for e in shared_nvim.log("shown")] == [FIB])
 
     nvim.type("!<Esc>u")  # what is typed afterwards is a step of its own, and the accepted text is one
     until(lambda: nvim.lines() == expected)
@@ -44,7 +44,7 @@ def test_accepted_whole(shared_nvim: Shared) -> None:
     nvim.type("<C-r>")
     until(lambda: nvim.lines() == expected)
     assert saved(nvim, shared_nvim).decode() == "# été 🎉\nx = 1\ndef fib(n):" + FIB + "\ny = 2\n"
-    assert shared_nvim.log("change")[-1]["text"] == "\n".join(expected) + "\n"
+    until(lambda: shared_nvim.log("change")[-1]["text"] == "\n".join(expected) + "\n")
 
 
 def test_accepted_by_word(shared_nvim: Shared) -> None:
@@ -57,11 +57,11 @@ def test_accepted_by_word(shared_nvim: Shared) -> None:
         until(lambda accepted=accepted: nvim.lines()[1] == f"total = {accepted}")
         until(lambda accepted=accepted: nvim.ghost() == TOTAL[len(accepted) :])
     until(lambda: len(shared_nvim.log("partly")) == 4)
-    assert [e["length"] for e in shared_nvim.log("partly")] == [3, 4, 9, 11]
+    until(lambda: [e["length"] for e in shared_nvim.log("partly")] == [3, 4, 9, 11])
     assert all(e["text"] == TOTAL for e in shared_nvim.log("partly"))
     time.sleep(0.2)
     assert len(shared_nvim.log("asked")) == asked, "the rest needs no request"
-    assert [e["text"] for e in shared_nvim.log("shown")] == [TOTAL]
+    until(lambda: [e["text"] for e in shared_nvim.log("shown")] == [TOTAL])
     nvim.type("<Esc>u")
     until(lambda: nvim.lines()[1] == "total = sum(price")
     assert nvim.ghost() == ""
@@ -77,7 +77,7 @@ def test_accepted_by_line(shared_nvim: Shared) -> None:
         until(lambda count=count: nvim.lines()[1:] == lines[:count])
         until(lambda count=count: nvim.ghost() == "\n".join(lines[count:]))
     until(lambda: shared_nvim.log("accepted"))
-    assert [e["length"] for e in shared_nvim.log("partly")] == [len("\n".join(lines[:n])) - 11 for n in (2, 3, 4)]
+    until(lambda: [e["length"] for e in shared_nvim.log("partly")] == [len("\n".join(lines[:n])) - 11 for n in (2, 3, 4)])
 
 
 def test_length_of_a_part_is_counted_in_utf16(shared_nvim: Shared) -> None:
@@ -90,7 +90,7 @@ def test_length_of_a_part_is_counted_in_utf16(shared_nvim: Shared) -> None:
     until(lambda: nvim.ghost() == ' 🎉")')
     nvim.type("<M-w>")
     until(lambda: len(shared_nvim.log("partly")) == 4)
-    assert [e["length"] for e in shared_nvim.log("partly")] == [1, 6, 12, 15]
+    until(lambda: [e["length"] for e in shared_nvim.log("partly")] == [1, 6, 12, 15])
     nvim.type("<Tab>")
     assert until(lambda: saved(nvim, shared_nvim)).decode() == f"a\ns = '🎉'; print({PRINT}\n"
 

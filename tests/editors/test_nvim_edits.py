@@ -136,7 +136,7 @@ def test_code_action(shared_nvim: Shared) -> None:
         end })""")
     agree(nvim)
     until(lambda: nvim.lines()[4] == FILLED["docstring"].rstrip("\n"))
-    assert [e["kind"] for e in shared_nvim.log("fill")] == ["docstring"]
+    until(lambda: [e["kind"] for e in shared_nvim.log("fill")] == ["docstring"])
 
 
 def test_nobody_is_torn_from_typing(shared_nvim: Shared) -> None:
