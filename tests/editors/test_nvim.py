@@ -77,7 +77,8 @@ def test_accepted_by_line(shared_nvim: Shared) -> None:
         until(lambda count=count: nvim.lines()[1:] == lines[:count])
         until(lambda count=count: nvim.ghost() == "\n".join(lines[count:]))
     until(lambda: shared_nvim.log("accepted"))
-    until(lambda: [e["length"] for e in shared_nvim.log("partly")] == [len("\n".join(lines[:n])) - 11 for n in (2, 3, 4)])
+    lengths = [len("\n".join(lines[:n])) - 11 for n in (2, 3, 4)]
+    until(lambda: [e["length"] for e in shared_nvim.log("partly")] == lengths)
 
 
 def test_length_of_a_part_is_counted_in_utf16(shared_nvim: Shared) -> None:
