@@ -68,6 +68,7 @@ class Session:
 
     def configure(self, raw: object, *, trusted: bool) -> None:
         """Takes settings as the client sends them. What only a trusted source may set (at start) stays from there."""
+        before = self.settings
         self.settings, problems = parse(raw, base=self._base, trusted=trusted)
         if trusted:
             self._base = self.settings
@@ -75,7 +76,7 @@ class Session:
         if told:  # without the values, which may be keys or the user's text
             logger.warning("showed the user %d problems with the settings", told)
         logging.getLogger("lsp_server").setLevel(self.settings.log.level.upper())
-        if not trusted and self._loading is not None:
+        if not trusted and self._loading is not None and self.settings != before:
             self.start()  # format and layout may have changed
 
     def start(self) -> None:

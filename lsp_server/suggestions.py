@@ -113,8 +113,10 @@ class Suggestions:
         while len(found) + len(made) < wanted and patience:
             drawn = settings if number == 0 else drawing(settings, number)
             done = await self._complete(snapshot, prompter, engine, drawn, path)
-            if done is None or self._made_with is not self._session.prompter:
-                break  # no answer, or one by settings of the past
+            if done is None:
+                break
+            if self._made_with is not self._session.prompter:  # by settings of the past: once more
+                return await self._answers(snapshot, path, invoked)
             if number == 0:
                 self._keep_reason(snapshot.uri, Reason(done))
             texts = [answer.suggestion.text for answer in found] + [other.suggestion.text for other in made]

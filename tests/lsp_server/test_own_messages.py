@@ -141,6 +141,23 @@ async def test_an_explicit_request_survives_new_settings_and_a_slow_client() -> 
 
 
 @pytest.mark.asyncio
+@pytest.mark.parametrize("changed", [{}, {"maxTokens": 32}])
+async def test_settings_that_come_in_the_middle_cost_no_answer(changed: dict[str, Any]) -> None:
+    """Some editors send their settings once more right after the start."""
+    async with window_on(says("answer\n")) as (window, endpoint):
+
+        async def slowly(request: web.Request) -> web.StreamResponse:
+            await asyncio.sleep(0.3)
+            return await says("answer\n")(request)
+
+        endpoint.answer = slowly
+        _, items = window.ask(0, 4, invoked=True)
+        await until(lambda: endpoint.streams == 1)
+        window.notify("workspace/didChangeConfiguration", {"settings": {"fimls": changed}})
+        assert [item["insertText"] for item in await items] == ["answer"]
+
+
+@pytest.mark.asyncio
 async def test_a_suggestion_goes_on_from_the_entry_that_is_selected_in_a_menu() -> None:
     async def prompted(request: web.Request) -> web.StreamResponse:
         assert "x = print" in (await request.json())["prompt"]
