@@ -24,11 +24,7 @@ if TYPE_CHECKING:
 
 COMMAND = "fimls.fill"
 ACTION = "refactor.rewrite.fimls"
-TITLES = {
-    "selection": "Write {} anew (fimls)",
-    "body": "Complete {} (fimls)",
-    "docstring": "Write {} (fimls)",
-}
+TITLES = {"selection": "Write {} anew", "body": "Complete {}", "docstring": "Write {}"}
 ANNOTATION = "fimls"
 CHANGED = "The text has changed meanwhile; nothing was done."
 
@@ -91,7 +87,7 @@ def add_edits(server: FimlsServer) -> None:
         return edit_of(target, request.uri, snapshot.version, lsp.TextEdit(where, text))
 
     def edit_of(target: Target, uri: str, version: int, edit: lsp.TextEdit) -> tuple[str, lsp.WorkspaceEdit]:
-        label = TITLES[target.kind].format(target.label).removesuffix(" (fimls)")
+        label = TITLES[target.kind].format(target.label)
         workspace = server.client_capabilities.workspace
         able = workspace.workspace_edit if workspace is not None else None
         if able is None or not able.document_changes:
@@ -161,11 +157,11 @@ def add_edits(server: FimlsServer) -> None:
         except Exception as error:
             log_error(logger, error)
             return []
-        version = {"version": snapshot.version}
-        where = {"textDocument": {"uri": params.text_document.uri}, "range": params.range} | version
+        uri, version = params.text_document.uri, snapshot.version
+        where = {"textDocument": {"uri": uri}, "range": params.range, "version": version}
         return [
             lsp.CodeAction(
-                title := TITLES[target.kind].format(target.label),
+                title := f"{TITLES[target.kind].format(target.label)} (fimls)",
                 kind=f"{ACTION}.{target.kind}",
                 command=lsp.Command(title, COMMAND, arguments=[where | {"kind": target.kind}]),
             )
