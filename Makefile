@@ -5,7 +5,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: demo test test-slow test-editors vsix gpu lint bench corpus train bundled plot attribution picture peers clean
+.PHONY: demo test test-slow test-editors vsix gpu lint bench corpus train bundled plot plots attribution picture peers clean
 
 demo: $(STAMP)
 	$(BIN)/fimls demo
@@ -39,9 +39,23 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+# The short ones; benchmarks/README.md has the others, and those that take `make peers`.
 bench: $(STAMP)
-	$(BIN)/python -m benchmarks.startup
+	$(BIN)/fimls bench
+	$(BIN)/python -m benchmarks.startup --repeats 2
 	$(BIN)/python -m benchmarks.responsiveness
+	$(BIN)/python -m benchmarks.throughput --sides ours:float32,ours:int8,transformers:float32 --repeats 3
+	$(BIN)/python -m benchmarks.replay --keys 200
+
+# Latency over the length of the context, and the distribution over a replay, beside llama.cpp: a quarter of an hour.
+LENGTHS := 512 1024 2048 4096 8192 16000
+plots: $(STAMP) peers
+	mkdir -p docs test-output
+	$(BIN)/python -m benchmarks.replay --keys 400 --side ours --side llama:q8_0 --side transformers \
+		--json test-output/replay.json --svg docs/replay.svg
+	$(BIN)/python -m benchmarks.replay --keys 60 --longest 40 --model long --least 70000 --json test-output/context.json \
+		$(foreach n,$(LENGTHS),--side ours,maxTokens=1,contextTokens=$(n) --side llama:q8_0,maxTokens=1,contextTokens=$(n))
+	$(BIN)/python -m benchmarks.plots context test-output/context.json docs/context.svg
 
 # The bundled model from its ingredients. The corpus takes about five minutes and a network; `make train` alone is a trial
 # of two minutes, the real thing is for example

@@ -10,35 +10,19 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import random
-import shutil
 import statistics
 import tempfile
 import time
 from pathlib import Path
 
-import torch
-from safetensors.torch import save_file
-
+from benchmarks.peers import write_random
 from lsp_server.client import EditorWindow
 from lsp_server.once import engine_statuses, stop_engines
-from model.hub import BUNDLED, read_json
-from model.starcoder2 import decoder_config, weight_table
 from model.tokenizer import Tokenizer
 
 POSITIONS, PROMPT_TOKENS = 16_384, 4_000
 WORDS = "self return value for in range if not None def class import from print list dict open path name".split()
-
-
-def write_long_model(folder: Path) -> None:
-    """The bundled shape with random weights and more positions."""
-    config = read_json(BUNDLED / "config.json") | {"max_position_embeddings": POSITIONS}
-    config.pop("quantization_config", None)
-    (folder / "config.json").write_text(json.dumps(config))
-    shutil.copy(BUNDLED / "tokenizer.json", folder)
-    table = weight_table(decoder_config(config))
-    save_file({name: torch.randn(slot.shape) * 0.02 for name, slot in table.items()}, folder / "model.safetensors")
 
 
 def code_of(tokens: int, tokenizer: Tokenizer, rng: random.Random) -> str:
@@ -50,8 +34,7 @@ def code_of(tokens: int, tokenizer: Tokenizer, rng: random.Random) -> str:
 
 async def main(seconds: float) -> None:
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        write_long_model(folder)
+        folder = write_random(Path(name) / "long", {"max_position_embeddings": POSITIONS}, "float32")
         tokenizer, rng = Tokenizer(folder / "tokenizer.json"), random.Random(0)
         settings = {"model": str(folder), "contextTokens": PROMPT_TOKENS + 80, "maxTokens": 1}
         async with EditorWindow(folder, settings) as window:

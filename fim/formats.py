@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Literal, Protocol
 
-Layout = Literal["psm", "spm"]
+Layout = Literal["psm", "spm", "anchored"]
 
 
 class Encoder(Protocol):
@@ -49,8 +49,13 @@ class FimFormat:
     path_in_prefix: bool = False  # the path is the first line of the prefix, not a line before the sentinels
     always_names_file: bool = False  # the file's header is written even when no other file is shown
     suffix_first: bool = False  # spm is `suffix S prefix P middle`, not `prefix suffix S middle P`
-    bare_suffix: bool = False  # the suffix is encoded without the space that SentencePiece puts in front
+    bare_suffix: bool = False  # suffix and middle are encoded without the space that SentencePiece puts in front
     spaced: bool = False  # the vocabulary spells sentinels `▁<PRE>`; in text, spaces stand around them
+
+    @property
+    def offered(self) -> tuple[Layout, ...]:
+        """What the family may be asked: "anchored" is psm with the beginning of the middle told (fim.anchor)."""
+        return (*self.layouts, "anchored") if "psm" in self.layouts else self.layouts
 
     @property
     def texts(self) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from fim.context import CursorContext, without_surrogates
+from fim.context import CursorContext, as_trained
 from fim.formats import Encoder, FimFormat, FormatError, Layout, Sentinels
 
 Span = tuple[int, int]  # (start, stop)
@@ -12,6 +12,7 @@ Span = tuple[int, int]  # (start, stop)
 # What GPT-2's pre-tokenization, which the byte-level families share, joins with what comes behind it: a word or a run
 # of punctuation with the blank before, or that blank. ASCII only: every tokenizer can spell that.
 _LAST_PIECE = re.compile(r" ?[A-Za-z]{1,32}\Z| ?[!-/:-@\[-`{-~]{1,32}\Z| \Z")
+_LONGEST_PIECE = 33
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,13 +26,14 @@ class Prompt:
     prefix: Span  # plain text ids; with StarCoder2's header the path is their first line
     suffix: Span  # plain text ids
     begin_with: str = ""  # the end of the prefix that the ids leave out: the answer has to spell it first
+    typed: Span = (0, 0)  # plain text ids; with the layout "anchored" the rest of the prefix
 
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
     """A part of the prompt in its order: one sentinel, or plain text of its own tokenization."""
 
-    role: Literal["sentinel", "header", "prefix", "suffix"]
+    role: Literal["sentinel", "header", "prefix", "suffix", "typed"]
     text: str
 
 
@@ -51,15 +53,19 @@ def build_prompt(
 
     heal leaves out the last piece of the prefix that a tokenizer would have joined with what follows it, and asks
     for an answer that begins with it (token healing: model.healing). While a word is typed, the ids stay the same.
+    Behind an anchor only what was typed since is healed.
 
     Raises FormatError: a layout that the family never saw (pure SPM training scores 2% on psm: Bavarian et
     al. 2022).
     """
     family = sentinels.format
     layout = _checked(family, layout)
-    found = _LAST_PIECE.search(context.prefix) if heal else None
+    anchor = len(context.prefix) - context.typed if layout == "anchored" else 0
+    found = _LAST_PIECE.search(context.prefix[max(anchor, len(context.prefix) - _LONGEST_PIECE) :]) if heal else None
     begin_with = found[0] if found else ""
-    context = replace(context, prefix=context.prefix.removesuffix(begin_with))
+    context = replace(
+        context, prefix=context.prefix.removesuffix(begin_with), typed=max(0, context.typed - len(begin_with))
+    )
     sentinel_ids = {
         family.prefix: sentinels.prefix,
         family.suffix: sentinels.suffix,
@@ -73,8 +79,8 @@ def build_prompt(
             sentinel = sentinel_ids[piece.text]
             assert sentinel is not None  # resolve() left out of the format what has no id
             return [sentinel]
-        text = _as_trained(piece.text)
-        bare = piece.role == "suffix" and family.bare_suffix
+        text = as_trained(piece.text)
+        bare = piece.role in ("suffix", "typed") and family.bare_suffix
         return _encode_bare(encoder, text) if bare else encoder.encode(text)
 
     ids = [] if sentinels.begin is None else [sentinels.begin]
@@ -96,6 +102,7 @@ def build_prompt(
         prefix=spans["prefix"],
         suffix=spans["suffix"],
         begin_with=begin_with,
+        typed=spans.get("typed", (len(ids), len(ids))),
     )
 
 
@@ -115,23 +122,18 @@ def render_text(context: CursorContext, format: FimFormat, layout: Layout | None
         if piece.role != "sentinel":
             # CodeLlama: `<PRE> P <SUF>S <MID>`, and `<PRE> <SUF>S <MID> P`.
             gap = " " if format.spaced and piece.role == "prefix" else ""
-            written.append(gap + _defused(_as_trained(piece.text), format))
+            written.append(gap + _defused(as_trained(piece.text), format))
         else:
             gap = " " if format.spaced and written else ""
             written.append(gap + piece.text)
     return "".join(written)
 
 
-def _as_trained(text: str) -> str:
-    r"""Text as models know it: without lone surrogates, and with \n line ends, which is what they were trained on."""
-    return without_surrogates(text).replace("\r\n", "\n")
-
-
 def _checked(family: FimFormat, layout: Layout | None) -> Layout:
     if layout is None:
         return family.layouts[0]
-    if layout not in family.layouts:
-        seen = " or ".join(family.layouts)
+    if layout not in family.offered:
+        seen = " or ".join(family.offered)
         raise FormatError(f"{family.name!r} models never saw layout {layout!r} in training: ask for {seen}")
     return layout
 
@@ -157,11 +159,14 @@ def _header(context: CursorContext, family: FimFormat) -> list[_Piece]:
 def _infill(context: CursorContext, family: FimFormat, layout: Layout, *, named: bool) -> list[_Piece]:
     """Prefix and suffix with their sentinels; `named` says that a header goes before."""
     path = context.path + "\n" if named and family.path_in_prefix and context.path else ""
-    prefix = [_Piece("sentinel", family.prefix), _Piece("prefix", path + context.prefix)]
+    anchor = len(context.prefix) - (context.typed if layout == "anchored" else 0)
+    prefix = [_Piece("sentinel", family.prefix), _Piece("prefix", path + context.prefix[:anchor])]
     suffix = [_Piece("sentinel", family.suffix), _Piece("suffix", context.suffix)]
     middle = [_Piece("sentinel", family.middle)] if family.middle else []
     if layout == "psm":
         return prefix + suffix + middle
+    if layout == "anchored":
+        return [*prefix, *suffix, *middle, _Piece("typed", context.prefix[anchor:])]
     if family.suffix_first:
         return suffix + prefix + middle
     return prefix[:1] + suffix + middle + prefix[1:]

@@ -107,6 +107,18 @@ def demo(
     run(show(file))
 
 
+@app.command()
+def bench(
+    file: Annotated[Path | None, typer.Argument(help="A source file of yours; a sample is used without one.")] = None,
+    model: Model = None,
+    as_json: Json = False,
+) -> None:
+    """How fast the model is on this machine, and which others would be fast enough."""
+    from lsp_server.bench import show
+
+    run(show(file, settings_from(model), as_json=as_json))
+
+
 @app.command("eval")
 def evaluate(
     where: Annotated[
@@ -118,7 +130,7 @@ def evaluate(
     ] = "line,column,multi-line,random-span",
     samples: Annotated[int, typer.Option(min=1, help="How many places for each task.")] = 300,
     layouts: Annotated[
-        str | None, typer.Option("--layout", metavar="spm,psm", help="Of the prompt; without: all the model knows.")
+        str | None, typer.Option("--layout", metavar="spm,psm,anchored", help="Without: all the model knows.")
     ] = None,
     bare: Annotated[
         bool, typer.Option("--bare", help="The model alone: no healing, copying or post-processing; nothing hidden.")
@@ -214,7 +226,9 @@ def engine_serve(
     settings = settings_from(model)
     arguments = ["--model", settings.model, "--listen", f"tcp:{listen}", "--idle-timeout", "0",
                  "--device", settings.engine.device, "--dtype", settings.engine.dtype,
-                 "--threads", str(settings.engine.threads or 0)]  # fmt: skip
+                 "--quantization", settings.engine.quantization,
+                 "--threads", str(settings.engine.threads or 0),
+                 "--cache-bytes", str(settings.engine.cache_memory * 2**20)]  # fmt: skip
     os.execv(sys.executable, [sys.executable, "-P", "-m", "model.serve", *arguments])
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 from fim import (
     FORMATS,
@@ -20,6 +21,7 @@ from fim import (
     FimFormat,
     FormatError,
     Layout,
+    PieceEncoder,
     Sentinels,
     Shaper,
     Suggestion,
@@ -28,10 +30,12 @@ from fim import (
     build_prompt,
     render_text,
     resolve,
+    with_anchor,
     without_surrogates,
 )
 from lsp_server.documents import Snapshot
 from lsp_server.engines import CompletionRequest, Engine
+from lsp_server.generation import Generation
 from lsp_server.settings import Settings
 from lsp_server.trace import Trace
 from model.hub import ATTRIBUTION, BUNDLED, find_model
@@ -78,7 +82,7 @@ class Prompter:
         confidence = preferred.min_confidence if settings.min_confidence is None else settings.min_confidence
         return cls(
             sentinels.format,
-            tokenizer,
+            PieceEncoder(tokenizer),
             sentinels,
             limit,
             layout or preferred.layout,
@@ -90,18 +94,24 @@ class Prompter:
             other_languages=preferred.other_languages,
         )
 
-    def context(self, snapshot: Snapshot, max_tokens: int, path: str | None) -> CursorContext:
+    def context(
+        self, snapshot: Snapshot, max_tokens: int, path: str | None, previous: CursorContext | None = None
+    ) -> CursorContext:
+        """previous: the last one made here for this document, so that the prompt goes on where that one's ended."""
         header = HEADER_TOKENS
         if path and self.format.always_names_file:
             header += len(self.encoder.encode(path))
-        return around_cursor(
+        context = around_cursor(
             snapshot.text,
             snapshot.offset,
             encoder=self.encoder,
             token_budget=max(0, self.context_tokens - max_tokens - header),
             path=path,
             language=snapshot.language,
+            previous=previous,
         )
+        anchored = (self.layout or self.format.layouts[0]) == "anchored"
+        return with_anchor(context, previous, self.encoder) if anchored else context
 
     def count(self, text: str) -> int:
         """Tokens of a text."""
@@ -141,9 +151,17 @@ class Clock:
         return (time.perf_counter() - self.started) * 1000
 
 
-@lru_cache(maxsize=2)
+_reading = threading.Lock()
+
+
 def read_attribution(path: Path) -> Attribution | None:
-    """The filter in a file; None without one, and the log says so once."""
+    """The filter in a file; None without one, and the log says so once. From any thread."""
+    with _reading:  # of two that read at once, lru_cache would let both
+        return _read_attribution(path)
+
+
+@lru_cache(maxsize=2)
+def _read_attribution(path: Path) -> Attribution | None:
     try:
         return Attribution(path.read_bytes())
     except FileNotFoundError:
@@ -153,6 +171,22 @@ def read_attribution(path: Path) -> Attribution | None:
         logger.warning("%s cannot be used: %s. Suggestions are not looked up in known packages; "
                        "install fimls or download the model again.", path, reason)  # fmt: skip
     return None
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What the engine is asked at a cursor, and how its answer is read."""
+
+    snapshot: Snapshot
+    context: CursorContext
+    request: CompletionRequest
+    layout: Layout
+    shaper: Shaper
+    prompter: Prompter
+    attribution: Literal["show", "hide", "off"]
+    clock: Clock
+    context_ms: float
+    prompt_ms: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,23 +202,25 @@ class Completion:
     trace: Trace
 
 
-async def complete(
+def question_at(
     snapshot: Snapshot,
     prompter: Prompter,
-    engine: Engine,
     settings: Settings,
     *,
     path: str | None,
     client: str,
     target: Target | None = None,
-) -> Completion:
-    """One suggestion at the snapshot's cursor, or the words for a target there. Raises EngineUnavailable, FormatError.
+    context: CursorContext | None = None,
+    previous: CursorContext | None = None,
+) -> Question:
+    """Asks for a suggestion at the snapshot's cursor, or for the words for a target there. Raises FormatError.
 
-    Cancelling the caller closes the stream, and so ends the work at the engine.
+    context: the one that was made at this text before; previous: the last one for its document.
     """
     clock = Clock()
-    max_tokens = min(settings.max_tokens, prompter.context_tokens // 2)
-    context = prompter.context(snapshot, max_tokens, path)
+    max_tokens = most_tokens(prompter, settings)
+    if context is None:
+        context = prompter.context(snapshot, max_tokens, path, previous)
     context_ms = clock.ms()
     prompt, layout = prompter.request(context)
     if target is None:
@@ -199,7 +235,6 @@ async def complete(
             least_columns=target.least_columns,
             closing=target.closing,
         )
-    prompt_ms = clock.ms() - context_ms
     request = replace(
         prompt,
         max_tokens=max_tokens,
@@ -208,42 +243,115 @@ async def complete(
         seed=settings.seed,
         client=client,
     )
-    reading = None  # the first time it takes some ten milliseconds, and the engine at least as many
-    if settings.attribution != "off":
-        reading = asyncio.get_running_loop().run_in_executor(None, read_attribution, prompter.attribution)
-    text, first_token_ms, reused = "", None, None
-    logprobs: list[float] = []
-    async with aclosing(engine.complete(request)) as pieces:
-        async for piece in pieces:
-            if first_token_ms is None and (piece.text or piece.logprobs):  # the first piece may only tell of the cache
-                first_token_ms = clock.ms()
-            text += piece.text
-            logprobs += piece.logprobs
-            reused = piece.reused_tokens if piece.reused_tokens is not None else reused
-            if shaper.done(text):
-                break
-    mean = sum(logprobs) / len(logprobs) if logprobs else 0.0
-    suggestion = shaper.shape(text, mean)
-    shaped_ms, match = clock.ms(), None
-    if reading is not None and not suggestion.hidden and (attribution := await reading) is not None:
-        match = attribution.find(snapshot.text[: snapshot.offset], suggestion.text)
-        if match is not None:
-            suggestion = suggestion.attributed(match, hide=settings.attribution == "hide")
+    prompt_ms = clock.ms() - context_ms
+    return Question(
+        snapshot, context, request, layout, shaper, prompter, settings.attribution, clock, context_ms, prompt_ms
+    )
+
+
+def most_tokens(prompter: Prompter, settings: Settings) -> int:
+    """Tokens that an answer may have."""
+    return min(settings.max_tokens, prompter.context_tokens // 2)
+
+
+def ask(engine: Engine, question: Question) -> Generation:
+    """The answer as it comes; whoever asked ends it."""
+    if question.attribution != "off":  # the first time it takes some ten milliseconds, and the engine at least as many
+        asyncio.get_running_loop().run_in_executor(None, read_attribution, question.prompter.attribution)
+    return Generation(engine.complete(question.request), question.shaper.done)
+
+
+State = Literal["whole", "cut", "late"]
+
+
+async def wait_for_lines(question: Question, generation: Generation, budget_s: float, patience_s: float) -> State:
+    """Waits for the whole answer; when the budget is spent, only for whole lines that pass the filters.
+
+    "late" when there are none after so much patience. Both times run from when the question was made. Raises what the
+    generation does.
+    """
+    while generation.running:
+        spent = question.clock.ms() / 1000
+        if spent >= budget_s and not shape_lines(question, generation).hidden:
+            return "cut"
+        if spent >= patience_s:
+            return "late"
+        await generation.more((budget_s if spent < budget_s else patience_s) - spent)
+    await generation.more()
+    return "whole"
+
+
+def shape_lines(question: Question, generation: Generation) -> Suggestion:
+    """The suggestion, should nothing come behind the lines that are whole."""
+    lines = generation.lines
+    return question.shaper.shape(lines, generation.mean_logprob(len(lines)))
+
+
+async def finish(
+    question: Question, generation: Generation, state: State = "whole", *, from_memory: bool = False
+) -> Completion:
+    """What is made of an answer, or of its whole lines when it was cut. from_memory: it was there before."""
+    clock, shaper, prompter = question.clock, question.shaper, question.prompter
+    generated = len(generation.logprobs)
+    if state == "whole":
+        suggestion = shaper.shape(generation.text, generation.mean_logprob())
+    else:
+        suggestion = shape_lines(question, generation) if state == "cut" else shaper.shape("")
+    answer, shaped_ms, match = generation.text if state == "whole" else generation.lines, clock.ms(), None
+    if question.attribution != "off" and not suggestion.hidden:
+        loop = asyncio.get_running_loop()
+        attribution = await loop.run_in_executor(None, read_attribution, prompter.attribution)
+        if attribution is not None:
+            before = question.snapshot.text[: question.snapshot.offset]
+            if (match := attribution.find(before, suggestion.text)) is not None:
+                suggestion = suggestion.attributed(match, hide=question.attribution == "hide")
+    prompt, first_at, reused = question.request.prompt, generation.first_at, generation.reused
+    tokens = len(prompt) if not isinstance(prompt, str) else 0
+    prefilled = None if reused is None or not tokens else tokens - reused
     trace = Trace(
-        outcome="hidden" if suggestion.hidden else "shown",
-        layout=layout,
+        outcome="late" if state == "late" else "hidden" if suggestion.hidden else "shown",
+        layout=question.layout,
         extent=shaper.extent,
-        prompt_tokens=len(prompt.prompt) if not isinstance(prompt.prompt, str) else 0,
+        prompt_tokens=tokens,
         reused_tokens=reused,
-        generated_tokens=len(logprobs),
-        context_ms=context_ms,
-        prompt_ms=prompt_ms,
-        first_token_ms=first_token_ms,
+        prefilled_tokens=0 if from_memory else prefilled,
+        generated_tokens=generated,
+        forward_passes=0 if from_memory else generation.passes,
+        context_ms=question.context_ms,
+        prompt_ms=question.prompt_ms,
+        first_token_ms=None if first_at is None or from_memory else (first_at - clock.started) * 1000,
         total_ms=clock.ms(),
+        cut=state == "cut",
+        lines=suggestion.text.count("\n") + 1 if suggestion.text else 0,
+        from_memory=from_memory,
         confidence=suggestion.confidence,
         reasons=suggestion.reasons,
         attribution_ms=clock.ms() - shaped_ms,
         attribution=None if match is None else str(match),
     )
-    broke_off = len(logprobs) >= max_tokens and not shaper.done(text)
-    return Completion(context, request, text, broke_off, prompter, suggestion, trace)
+    broke_off = state == "whole" and generated >= question.request.max_tokens and not shaper.done(answer)
+    return Completion(question.context, question.request, answer, broke_off, prompter, suggestion, trace)
+
+
+async def complete(
+    snapshot: Snapshot,
+    prompter: Prompter,
+    engine: Engine,
+    settings: Settings,
+    *,
+    path: str | None,
+    client: str,
+    target: Target | None = None,
+    context: CursorContext | None = None,
+) -> Completion:
+    """One suggestion, whole, however long it takes. Raises EngineUnavailable, FormatError.
+
+    Cancelling the caller ends the work at the engine.
+    """
+    question = question_at(snapshot, prompter, settings, path=path, client=client, target=target, context=context)
+    generation = ask(engine, question)
+    try:
+        await generation.finished()
+        return await finish(question, generation)
+    finally:
+        generation.end()

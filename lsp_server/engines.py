@@ -7,6 +7,7 @@ own engine speak. Closing the stream cancels the request at the other end.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import ssl
@@ -37,15 +38,22 @@ class CompletionRequest:
     client: str = ""
     begin_with: str = ""  # our own engine only: the answer comes behind this text
     copying: Mapping[str, float] | None = None  # our own engine only: see model/copying.py
+    idle: bool = False  # our own engine only: nobody waits for it, and whoever waits for something goes first
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Some text of an answer. logprobs: of its tokens, natural logarithms. reused_tokens comes with the last piece."""
+    """Some text of an answer. logprobs: of its tokens, natural logarithms.
+
+    Where the engine tells: reused_tokens, of the prompt, come with the first piece or the last; passes, how often the
+    model was run, with the last; ended: somebody else ended it there.
+    """
 
     text: str
     logprobs: tuple[float, ...] = ()
     reused_tokens: int | None = None
+    passes: int | None = None
+    ended: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +78,8 @@ class EngineUnavailable(Exception):
 
 
 class Engine(Protocol):
+    has_idle_time: bool  # whether it may be given work that nobody asked for
+
     @property
     def state(self) -> EngineState: ...
 
@@ -81,6 +91,9 @@ class Engine(Protocol):
 
     def complete(self, request: CompletionRequest) -> AsyncGenerator[Piece]:
         """Streams an answer; closing the generator cancels it. Raises EngineUnavailable."""
+
+    async def prefill(self, request: CompletionRequest) -> None:
+        """Has the prompt read in idle time, where there is any; cancelling the caller ends it."""
 
     async def close(self) -> None:
         """Lets go of the engine, which may live on for other windows."""
@@ -122,6 +135,14 @@ class HttpClient:
         except NO_ANSWER:
             return None
 
+    async def prefill(self, request: CompletionRequest) -> None:
+        """To our own engine: reads the prompt in idle time. That it does not come about is no matter."""
+        prompt = request.prompt if isinstance(request.prompt, str) else list(request.prompt)
+        body = {"prompt": prompt, "user": request.client, "priority": "idle"}
+        with contextlib.suppress(*NO_ANSWER):
+            async with self._get_session().post(self._base_url + "/fimls/prefill", json=body) as response:
+                await response.read()
+
     async def stream(self, request: CompletionRequest) -> AsyncGenerator[Piece]:
         """Raises EngineUnavailable when the endpoint refuses, breaks off or takes too long."""
         body: dict[str, Any] = {
@@ -142,6 +163,8 @@ class HttpClient:
             body["begin_with"] = request.begin_with
         if request.copying:
             body["copying"] = dict(request.copying)
+        if request.idle:
+            body["priority"] = "idle"
         try:
             async with self._get_session().post(self._base_url + "/v1/completions", json=body) as response:
                 if response.status != 200:
@@ -191,6 +214,8 @@ def _piece(data: bytes) -> Piece:
             text=str(choices[0].get("text") or ""),
             logprobs=tuple(float(x) for x in logprobs if isinstance(x, int | float)),
             reused_tokens=details.get("cached_tokens"),
+            passes=(body.get("fimls") or {}).get("passes"),
+            ended=choices[0].get("finish_reason") == "cancelled",
         )
     except (ValueError, TypeError, AttributeError, LookupError):
         raise EngineUnavailable("the endpoint's answer is not in the completions dialect") from None
@@ -198,6 +223,8 @@ def _piece(data: bytes) -> Piece:
 
 class RemoteEngine:
     """An OpenAI-compatible endpoint elsewhere. There is nothing to start; trouble shows with each request."""
+
+    has_idle_time = False  # others' work, or money
 
     def __init__(self, settings: RemoteSettings) -> None:
         assert settings.url is not None
@@ -229,6 +256,9 @@ class RemoteEngine:
                 yield piece
         finally:
             await pieces.aclose()
+
+    async def prefill(self, request: CompletionRequest) -> None:
+        pass
 
     async def close(self) -> None:
         await self._client.close()

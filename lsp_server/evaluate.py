@@ -7,6 +7,9 @@ Each sample goes the way of a request, through the engine process. Two ways to a
 - the bare model: prefix and suffix in the model's format and nothing else, without token healing or copying; the answer
   is cut at the line's end for *line* and *column*, else it is what the model wrote before its end token or maxTokens.
 
+With the layout "anchored" the anchor is set as for someone who has typed the last 0 to 64 tokens of the prefix since:
+with it at every cursor the prompts would nearly be those of psm.
+
 The samples depend on the files and the seed alone, so all rows of a table and of later ones are about the same places.
 """
 
@@ -22,6 +25,7 @@ from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path, PurePosixPath
+from random import Random
 from typing import Any, TypeVar, get_args
 
 from rich.console import Console
@@ -30,7 +34,7 @@ from rich.progress import Progress
 from fim import CursorContext, Layout
 from fim.samples import TASKS, Sample, Task, draw
 from fim.scoring import Share, copy_baseline, is_same, parses, similarity
-from lsp_server.completer import Prompter, complete
+from lsp_server.completer import CHARACTERS_PER_TOKEN, Prompter, complete, most_tokens
 from lsp_server.documents import Snapshot
 from lsp_server.engines import Engine
 from lsp_server.local_engine import make_engine
@@ -40,6 +44,7 @@ from lsp_server.sources import Packages, read_packages
 
 IN_FLIGHT = 4  # requests: while the engine answers one, the next are made ready
 THRESHOLDS = (0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
+MOST_TYPED = 64  # tokens between the anchor and the cursor
 BASELINE = "copy baseline"
 ONE_LINE: tuple[Task, ...] = ("line", "column")
 
@@ -208,10 +213,25 @@ def _snapshot(sample: Sample) -> Snapshot:
     return Snapshot("file:///" + sample.path, 1, language, sample.prefix + sample.suffix, len(sample.prefix))
 
 
+def context_of(sample: Sample, prompter: Prompter, settings: Settings, path: str | None) -> CursorContext:
+    """The context at the cursor, as of someone who has typed there since the anchor was set: the end of the prefix, as
+    many characters as 0 to 64 tokens have, drawn by the place alone. Only the layout "anchored" has it in the prompt.
+    """
+    now, most = _snapshot(sample), most_tokens(prompter, settings)
+    typed = Random(f"{sample.path} {now.offset}").randint(0, MOST_TYPED * CHARACTERS_PER_TOKEN)
+    start = max(0, now.offset - typed)
+    earlier = replace(now, text=now.text[:start] + sample.suffix, offset=start)
+    previous = prompter.context(earlier, most, path) if prompter.layout == "anchored" else None
+    return prompter.context(now, most, path, previous)
+
+
 async def ask_product(sample: Sample, task: Task, one: Contestant, engine: Engine) -> Guess:
     """What a user would be shown, or would be if the model were sure enough. Raises EngineUnavailable."""
     settings = replace(one.settings, multiline="never") if task in ONE_LINE else one.settings
-    done = await complete(_snapshot(sample), one.prompter, engine, settings, path=sample.path, client="eval")
+    context = context_of(sample, one.prompter, settings, sample.path)
+    done = await complete(
+        _snapshot(sample), one.prompter, engine, settings, path=sample.path, client="eval", context=context
+    )
     found = done.suggestion
     return Guess(found.text, found.replace[1], found.confidence, found.hidden)
 
@@ -219,8 +239,8 @@ async def ask_product(sample: Sample, task: Task, one: Contestant, engine: Engin
 async def ask_bare(sample: Sample, task: Task, one: Contestant, engine: Engine) -> Guess:
     """What the model writes between prefix and suffix. Raises EngineUnavailable."""
     settings, one_line = one.settings, task in ONE_LINE
-    max_tokens = min(settings.max_tokens, one.prompter.context_tokens // 2)
-    prompt, _ = one.prompter.request(one.prompter.context(_snapshot(sample), max_tokens, None))
+    max_tokens = most_tokens(one.prompter, settings)
+    prompt, _ = one.prompter.request(context_of(sample, one.prompter, settings, None))
     request = replace(prompt, max_tokens=max_tokens, temperature=settings.temperature, top_p=settings.top_p,
                       seed=settings.seed, client="eval")  # fmt: skip
     text = ""

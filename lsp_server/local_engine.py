@@ -23,6 +23,7 @@ from lsp_server.engines import (
     RemoteEngine,
 )
 from lsp_server.log import engine_log
+from lsp_server.quick_types import cache_folder
 from lsp_server.settings import EngineSettings, Settings
 from lsp_server.spawn import dismiss, runtime_folder, start_engine, use_spare
 from model.hub import ModelFolder, find_model
@@ -41,6 +42,8 @@ class LocalEngine:
     that is gone (idle, killed, out of memory) is noticed by the next request, which gets no answer and starts it
     again, after pauses that grow while it keeps dying.
     """
+
+    has_idle_time = True
 
     def __init__(
         self,
@@ -96,6 +99,10 @@ class LocalEngine:
             raise
         finally:
             await pieces.aclose()
+
+    async def prefill(self, request: CompletionRequest) -> None:
+        if self._state.name == "ready":
+            await self._client.prefill(request)
 
     async def close(self) -> None:
         if self._starting is not None:
@@ -168,8 +175,12 @@ class LocalEngine:
             "--version", __version__,
             "--device", self._settings.device,
             "--dtype", self._settings.dtype,
+            "--quantization", self._settings.quantization,
             "--threads", str(self._settings.threads or 0),
             "--idle-timeout", str(self._settings.idle_timeout),
+            "--cache-bytes", str(self._settings.cache_memory * 2**20),
+            "--cache-dir", str(cache_folder().absolute()),
+            "--disk-bytes", str(self._settings.cache_disk * 2**20),
         ]  # fmt: skip
         spare, self._spare = self._spare, None
         if spare is not None and use_spare(spare, arguments):
@@ -199,5 +210,6 @@ def local_client(socket: Path, model: str = "") -> HttpClient:
 
 def socket_path(folder: ModelFolder, settings: EngineSettings) -> Path:
     """The socket of the one engine that serves these files in this way for this user."""
-    name = repr((folder.identity, settings.device, settings.dtype, settings.threads))
+    name = repr((folder.identity, settings.device, settings.dtype, settings.quantization, settings.threads,
+                 settings.cache_memory, settings.cache_disk))
     return runtime_folder() / f"{hashlib.sha256(name.encode()).hexdigest()[:12]}.sock"

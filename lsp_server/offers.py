@@ -30,6 +30,7 @@ class Offer:
     suggestion: Suggestion
     completion: Completion | None = None  # how it came about
     taken: int = 0  # code points of the text that stand in the document
+    length: int = 0  # of the text as it was last answered: it may have grown since
     seen: set[str] = field(default_factory=set)  # the columns of Counts that it is counted in
 
     def stands(self, now: Snapshot) -> int | None:
@@ -87,6 +88,9 @@ class Offers:
 
     def answered(self, ids: list[str]) -> None:
         """The first of them is on the screen, as far as a client that says nothing lets us know."""
+        for answered in self._offers:
+            if answered.id in ids:
+                answered.length = len(answered.suggestion.text)
         if ids and not self.client_tells and (offer := self._find(ids[0])) is not None:
             self._count(offer, "shown")
 
@@ -101,7 +105,7 @@ class Offers:
                 return
             # Whoever types sends key by key, as far as a client that says nothing lets us know.
             at_once = step > 1 and not self.client_tells
-            if taken == len(offer.suggestion.text):
+            if taken >= (offer.length or len(offer.suggestion.text)):
                 by_parts = at_once or "partly_accepted" in offer.seen
                 self._count(offer, "accepted" if by_parts else "typed_through")
             elif at_once:

@@ -15,7 +15,7 @@ from lsp_server.settings import Settings
 from lsp_server.spawn import runtime_folder
 from model.hub import find_model
 
-PRECISIONS = {"float32": 4, "bfloat16": 2, "float16": 2}  # bytes a weight; what engine.dtype offers
+PRECISIONS = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}  # bytes a weight
 MAX_FILE = 512 * 2**20  # bytes
 LANGUAGES = {  # LSP's identifiers where they are not the suffix itself
     ".py": "python", ".pyi": "python", ".js": "javascript", ".ts": "typescript", ".rs": "rust", ".rb": "ruby",

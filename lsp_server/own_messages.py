@@ -39,8 +39,13 @@ def add_own_messages(server: FimlsServer) -> None:
 
     @server.feature("textDocument/didFocus")
     def did_focus(params: Any) -> None:
-        server.focus = document_of(params)
+        uri = server.focus = document_of(params)
         server.status_changed()
+        position = plain(params).get("position") if uri is not None else None
+        line, character = (position.get(name) if isinstance(position, dict) else None for name in ("line", "character"))
+        if uri is not None and type(line) is int and type(character) is int:
+            place = uri, line, character
+            server.suggestions.asking.focused(lambda: server.documents.snapshot(*place), server.relative_path(uri))
 
     @server.feature("textDocument/didShowCompletion")
     def did_show(params: Any) -> None:

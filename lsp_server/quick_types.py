@@ -29,16 +29,18 @@ def import_types() -> None:
         import lsprotocol.types  # noqa: F401
 
 
-def cache_file() -> Path:
-    """Where this interpreter's compiled code is kept; FIMLS_CACHE_DIR overrides the folder."""
-    chosen = os.environ.get("FIMLS_CACHE_DIR")
-    if chosen:
-        folder = Path(chosen)
-    else:
-        import platformdirs
+def cache_folder() -> Path:
+    """platformdirs' cache folder, or FIMLS_CACHE_DIR."""
+    if chosen := os.environ.get("FIMLS_CACHE_DIR"):
+        return Path(chosen)
+    import platformdirs
 
-        folder = platformdirs.user_cache_path("fimls", appauthor=False)
-    return folder / f"attrs-{sys.implementation.cache_tag}-{sys.hexversion:x}.marshal"
+    return platformdirs.user_cache_path("fimls", appauthor=False)
+
+
+def cache_file() -> Path:
+    """Where this interpreter's compiled code is kept."""
+    return cache_folder() / f"attrs-{sys.implementation.cache_tag}-{sys.hexversion:x}.marshal"
 
 
 @contextlib.contextmanager

@@ -61,6 +61,11 @@ class Protocol(LanguageServerProtocol):
         self._server.initialized_by(params, result.capabilities)
         return result
 
+    @lsp_method(lsp.SHUTDOWN)
+    def lsp_shutdown(self, *params: Any) -> Generator[Any, Any, None]:
+        self._server.suggestions.stop()
+        return (yield from super().lsp_shutdown(*params))
+
     @lsp_method(lsp.TEXT_DOCUMENT_DID_OPEN)
     def lsp_text_document__did_open(self, params: lsp.DidOpenTextDocumentParams) -> None:
         document = params.text_document

@@ -30,12 +30,16 @@ class EngineSettings:
 
     device: str = "auto"
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
+    quantization: Literal["auto", "none", "int8", "int4"] = "auto"
     idle_timeout: float = 900.0
     """Seconds without a request after which the engine ends and its memory is free again."""
     threads: int | None = None
     """Threads for computing on the CPU; None leaves the choice to the engine."""
     start_timeout: float = 120.0
     """Seconds that an engine may take from its start to its first answer."""
+    cache_memory: int = 512
+    cache_disk: int = 1024
+    """MiB of computed prompts to keep, in memory and between the engine's runs; 0 keeps none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +75,7 @@ class Settings:
     model: str = "bundled"
     """`bundled` or the path of a model folder."""
     format: str = "auto"
-    layout: Literal["auto", "psm", "spm"] = "auto"
+    layout: Literal["auto", "psm", "spm", "anchored"] = "auto"
     multiline: Literal["auto", "always", "never"] = "auto"
     max_tokens: int = 64
     context_tokens: int | None = None
@@ -82,6 +86,10 @@ class Settings:
     """Suggestions that an explicit request is answered with, at most."""
     attribution: Literal["show", "hide", "off"] = "show"
     """Of a suggestion that repeats text of known packages: say so, do not show it, or do not look."""
+    time_budget: float | None = None
+    """Milliseconds after which the whole lines are shown, while the rest goes on; None takes what suits the model."""
+    patience: float = 10.0
+    """Seconds that a request may take until its first whole line."""
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 0
@@ -197,21 +205,26 @@ _RULES: dict[str, _Rule] = {
     "disabledLanguages": _names(),
     "model": _text('"bundled" or the path of a model folder', _PRINTABLE),
     "format": _text('"auto" or the name of a FIM format', _FORMAT_NAME),
-    "layout": _choice("auto", "psm", "spm"),
+    "layout": _choice("auto", "psm", "spm", "anchored"),
     "multiline": _choice("auto", "always", "never"),
     "maxTokens": _whole(1, 1024),
     "contextTokens": _whole(64),
     "minConfidence": _real("a number from 0 to 1", lambda value: 0 <= value <= 1),
     "alternatives": _whole(1, 10),
     "attribution": _choice("show", "hide", "off"),
+    "timeBudget": _real("a number of milliseconds of at least 0", lambda value: value >= 0),
+    "patience": _seconds(),
     "temperature": _real("a number from 0 to 2", lambda value: 0 <= value <= 2),
     "topP": _real("a number above 0 and up to 1", lambda value: 0 < value <= 1),
     "seed": _whole(0, 2**63 - 1),
     "engine.device": _text("auto, cpu, cuda, or cuda: and a number", r"auto|cpu|cuda(:[0-9]{1,2})?"),
     "engine.dtype": _choice("auto", "float32", "float16", "bfloat16"),
+    "engine.quantization": _choice("auto", "none", "int8", "int4"),
     "engine.idleTimeout": _seconds(),
     "engine.threads": _whole(1, 1024),
     "engine.startTimeout": _seconds(),
+    "engine.cacheMemory": _whole(0, 2**20),
+    "engine.cacheDisk": _whole(0, 2**20),
     "remote.url": _url(),
     "remote.model": _text("the name of a model on the server", f"({_PRINTABLE})?"),
     "remote.apiKeyEnv": _text(

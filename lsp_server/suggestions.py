@@ -15,8 +15,8 @@ from lsp_server.usage import UsageFile
 
 if TYPE_CHECKING:  # loaded after `initialize` is answered
     from fim import Kind, Suggestion, Target
-    from lsp_server.completer import Completion, Prompter
-    from lsp_server.engines import Engine
+    from lsp_server.asking import Asking, Made
+    from lsp_server.completer import Completion
     from lsp_server.offers import Offers
 
 logger = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ class Suggestions:
         self._session = session
         self._scheduler: Scheduler = session.scheduler
         self._offers: Offers | None = None
-        self._made_with: Prompter | None = None  # what made the offers
+        self._asking: Asking | None = None
         self._reasons: dict[str, Reason] = {}  # by document, the latest behind
         self._usage, self._saving = UsageFile(), False
 
@@ -72,6 +72,14 @@ class Suggestions:
             self._offers = Offers()
         return self._offers
 
+    @property
+    def asking(self) -> Asking:
+        if self._asking is None:
+            from lsp_server.asking import Asking
+
+            self._asking = Asking(self._session, self.offers)
+        return self._asking
+
     # ---- suggestions ----
 
     async def suggest(self, snapshot: Snapshot, path: str | None, *, invoked: bool = False) -> list[Answer]:
@@ -82,8 +90,12 @@ class Suggestions:
         self._scheduler.drop(snapshot.uri)  # older requests, whatever this one's answer is
         if not self._session.answers(snapshot.language, invoked=invoked):
             return []
-        with self._session.working():
-            found = await self._scheduler.latest(snapshot.uri, self._answers(snapshot, path, invoked))
+        try:
+            with self._session.working():
+                found = await self._scheduler.latest(snapshot.uri, self._answers(snapshot, path, invoked))
+        except asyncio.CancelledError:
+            self.asking.end(snapshot.uri)
+            raise
         self.offers.answered([answer.id for answer in found or ()])
         self._save_soon()
         return found or []
@@ -95,71 +107,47 @@ class Suggestions:
         current, engine = ready
         self._session.tell_of_language(snapshot.language)
         settings, offers, model = self._session.settings, self.offers, self._session.model_name
-        if self._made_with is not current:
-            offers.forget()
-            self._made_with = current
+        asking = self.asking
+        asking.made_by(current)
         found: list[Answer] = []
-        if (going_on := offers.going_on(snapshot)) is not None:
+        if (going_on := await asking.going_on(snapshot, whole=invoked)) is not None:
             offer, rest = going_on
             if offer.completion is not None:
                 self._keep_reason(snapshot.uri, Reason(offer.completion, going_on=True))
             if not invoked:
+                asking.look_ahead(offer, current, engine, path)
                 return [Answer(offer.id, rest, model)]
             found.append(Answer(offer.id, rest, model))
         wanted, patience = (settings.alternatives, MOST_ALIKE) if invoked else (1, 1)
         prompter = replace(current, min_confidence=0.0) if invoked else current
-        made: list[Completion] = []
+        made: list[Made] = []
         number = len(found)  # what goes on was the model's first choice
         while len(found) + len(made) < wanted and patience:
             drawn = settings if number == 0 else drawing(settings, number)
-            done = await self._complete(snapshot, prompter, engine, drawn, path)
-            if done is None:
+            one = await asking.tried(asking.one(snapshot, prompter, engine, drawn, path, cut=not invoked))
+            if one is None:
                 break
-            if self._made_with is not self._session.prompter:  # by settings of the past: once more
+            done = one.completion
+            logger.info("%s", done.trace.to_json())
+            if current is not self._session.prompter:  # by settings of the past: once more
+                one.end()
                 return await self._answers(snapshot, path, invoked)
             if number == 0:
                 self._keep_reason(snapshot.uri, Reason(done))
-            texts = [answer.suggestion.text for answer in found] + [other.suggestion.text for other in made]
+            texts = [answer.suggestion.text for answer in found] + [o.completion.suggestion.text for o in made]
             if not done.suggestion.hidden and done.suggestion.text not in texts:
-                made.append(done)
+                made.append(one)
             else:
                 patience -= 1
             number += 1
-        added = [offers.add(snapshot, done.suggestion, done) for done in reversed(made)]
+        added = [offers.add(snapshot, one.completion.suggestion, one.completion) for one in reversed(made)]
         found += [Answer(offer.id, offer.suggestion, model) for offer in reversed(added)]
         if found:
             offers.choose(found[0].id)
+        if made:
+            asking.go_on(made[0], added[-1], lambda done: self._keep_reason(snapshot.uri, Reason(done)))
+            asking.look_ahead(added[-1], current, engine, path)
         return found
-
-    async def _complete(
-        self,
-        snapshot: Snapshot,
-        prompter: Prompter,
-        engine: Engine,
-        settings: Settings,
-        path: str | None,
-        target: Target | None = None,
-    ) -> Completion | None:
-        from fim import FormatError
-        from lsp_server.completer import complete
-        from lsp_server.engines import EngineUnavailable
-
-        client = self._session.client
-        try:
-            done = await complete(snapshot, prompter, engine, settings, path=path, client=client, target=target)
-        except EngineUnavailable as error:
-            logger.info("no suggestion: %s", error.message)
-            if error.refused:
-                self._session.report(str(error), quoted=True)
-            else:  # it may pass: in the status, but no message
-                self._session.problem = str(error)
-            return None
-        except FormatError as error:
-            self._session.report(str(error))
-            return None
-        self._session.problem = None
-        logger.info("%s", done.trace.to_json())
-        return done
 
     # ---- edits ----
 
@@ -178,6 +166,7 @@ class Suggestions:
 
     async def _fill(self, snapshot: Snapshot, end: int, kind: Kind, path: str | None) -> tuple[Target, str]:
         from fim import target_at
+        from lsp_server.completer import complete
 
         target = await asyncio.to_thread(target_at, snapshot.text, snapshot.language, snapshot.offset, end, kind)
         if target is None:
@@ -196,9 +185,12 @@ class Suggestions:
         if kind == "selection" and prompter.count(text[start : target.end]) > most:
             raise FillError("The selection is longer than the model can write at once; select less.")
         room = max(settings.max_tokens, LEAST_FILL_TOKENS, target.end - start)  # a token has a character at least
-        done = await self._complete(around, prompter, engine, replace(settings, max_tokens=room), path, target)
+        settings, client = replace(settings, max_tokens=room), self._session.client
+        asked = complete(around, prompter, engine, settings, path=path, client=client, target=target)
+        done = await self.asking.tried(asked)
         if done is None:
             raise FillError(self._session.problem or "The engine gave no answer; try again.")
+        logger.info("%s", done.trace.to_json())
         self._keep_reason(snapshot.uri, Reason(done))
         words = done.suggestion.text
         if done.broke_off:  # half a line is no use
@@ -217,6 +209,7 @@ class Suggestions:
     def edited(self, snapshot: Snapshot) -> None:
         """A document has changed; the cursor of the snapshot is where."""
         self.offers.changed(snapshot)
+        self.asking.edited(snapshot)
         self._save_soon()
 
     def drop(self, uri: str) -> None:
@@ -230,6 +223,8 @@ class Suggestions:
         self._reasons.pop(uri, None)
         if self._offers is not None:
             self._offers.close(uri)
+        if self._asking is not None:
+            self._asking.forget(uri)
 
     def why(self, uri: str | None = None) -> str | None:
         """How the last answer came about, in a document or anywhere, as Markdown."""
@@ -246,14 +241,21 @@ class Suggestions:
         self._reasons.pop(uri, None)
         self._reasons[uri] = reason
 
+    def stop(self) -> None:
+        """Ends what goes on in the background."""
+        if self._asking is not None:
+            self._asking.stop()
+
     def _save_soon(self) -> None:
         if not self._saving:
             self._saving = True
             asyncio.get_running_loop().call_later(SAVE_S, self.save)
 
     def save(self, *, closed: bool = False) -> None:
-        """Keeps the session's counts. closed: it is over."""
+        """Keeps the session's counts. closed: it is over, and what goes on in the background ends."""
         self._saving = False
+        if closed:
+            self.stop()
         if self._offers is not None:
             client, model = self._session.client_name, self._session.model_name
             self._usage.write(self._offers.counts, client=client, model=model, closed=closed)

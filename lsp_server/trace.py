@@ -10,16 +10,21 @@ from typing import Any
 class Trace:
     """Times in milliseconds, counts in tokens. It never holds text of the user's."""
 
-    outcome: str  # "shown", "hidden", or why there is nothing: "superseded", "engine: ..."
+    outcome: str  # "shown", "hidden", or "late": nothing could be shown before the patience was over
     layout: str = ""
     extent: str = ""
     prompt_tokens: int = 0
     reused_tokens: int | None = None  # None: the engine does not tell
+    prefilled_tokens: int | None = None
     generated_tokens: int = 0
+    forward_passes: int | None = None  # known of an answer that the model ended by itself
     context_ms: float = 0.0
     prompt_ms: float = 0.0
     first_token_ms: float | None = None
     total_ms: float = 0.0
+    cut: bool = False  # at the time budget; the rest went on
+    lines: int = 0  # of the suggestion
+    from_memory: bool = False  # the same was asked before: the engine was not asked again
     confidence: float = 0.0
     reasons: tuple[str, ...] = ()
     attribution_ms: float = 0.0

@@ -35,6 +35,12 @@ def explain(completion: Completion, *, where: str, going_on: bool) -> str:
         parts.append(fenced(suggestion.text))
     if going_on:
         parts.append("The last answer was the rest of this one, without asking the model again.")
+    elif trace.from_memory:
+        parts.append("The model had been asked the same before, and was not asked again.")
+    if trace.cut:
+        parts.append("It was cut at the setting timeBudget; the rest goes on in the background.")
+    elif trace.outcome == "late":
+        parts.append("No whole line had come within the time that the setting patience gives.")
     filters = [f"- {REASONS[reason]}" for reason in suggestion.reasons] or ["- no filter changed anything"]
     if suggestion.match is not None:
         filters.append(f"- {suggestion.match}")
@@ -44,11 +50,13 @@ def explain(completion: Completion, *, where: str, going_on: bool) -> str:
 
     cached = "unknown" if trace.reused_tokens is None else f"{trace.reused_tokens:,} of {trace.prompt_tokens:,}"
     first = "–" if trace.first_token_ms is None else f"{trace.first_token_ms:.0f} ms"
+    passes = "unknown" if trace.forward_passes is None else str(trace.forward_passes)
     rows = {
         "confidence": f"{suggestion.confidence:.0%} (geometric mean of the tokens' probabilities)",
         "kind": KINDS.get(trace.extent, trace.extent),
         "tokens of the prompt that were cached": cached,
         "tokens written": str(trace.generated_tokens),
+        "runs of the model": passes,
         "context gathered": f"{trace.context_ms:.1f} ms",
         "prompt made": f"{trace.prompt_ms:.1f} ms",
         "first token after": first,

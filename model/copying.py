@@ -9,15 +9,10 @@ states; the four weights are fitted on held-out code (training/copying.py).
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict, deque
-from collections.abc import Collection, Sequence
 from dataclasses import astuple, dataclass
 
-import torch
-from torch import Tensor
-
-LONGEST_MATCH = 32  # tokens; longer ones count no more
-PLACES = 256  # the newest places looked at, of a token that is everywhere
+import numpy as np
+from numpy.typing import NDArray
 
 
 def features(match: int, agreement: float, certainty: float) -> tuple[float, float, float, float]:
@@ -41,54 +36,18 @@ class CopyWeights:
             raise ValueError("the weights of copying must be finite")
 
     def share(self, match: int, agreement: float, certainty: float) -> float:
-        score = sum(w * f for w, f in zip(astuple(self), features(match, agreement, certainty), strict=True))
+        one, by_length, by_agreement, by_certainty = features(match, agreement, certainty)
+        score = (self.bias * one + self.length * by_length + self.agreement * by_agreement
+                 + self.confidence * by_certainty)
         return 1 / (1 + math.exp(-max(-30.0, min(30.0, score))))
 
 
-class Copier:
-    """The tokens of one generation so far, and where each of them stands."""
-
-    def __init__(self, weights: CopyWeights, ids: Sequence[int], never: Collection[int]) -> None:
-        """never: ids that are not copied: sentinels."""
-        self._weights, self._never = weights, frozenset(never)
-        self._ids: list[int] = []
-        self._places: defaultdict[int, deque[int]] = defaultdict(lambda: deque(maxlen=PLACES))
-        for token in ids:
-            self.push(token)
-
-    def push(self, token: int) -> None:
-        """The generation goes on with this token."""
-        if self._ids:  # the newest token itself has nothing behind it yet
-            self._places[self._ids[-1]].append(len(self._ids) - 1)
-        self._ids.append(token)
-
-    def votes(self) -> tuple[int, Counter[int]]:
-        """The length of the longest match, and what followed its places; the newest counts half as much again."""
-        ids, longest, found = self._ids, 0, Counter[int]()
-        end = len(ids) - 1
-        for place in reversed(self._places.get(ids[end], ()) if ids else ()):
-            follower = ids[place + 1]
-            if follower in self._never:
-                continue
-            match = 1
-            while match < LONGEST_MATCH and match <= place and ids[place - match] == ids[end - match]:
-                match += 1
-            if match > longest:
-                longest, found = match, Counter()
-            if match == longest:
-                found[follower] += 2 if found else 3
-        return longest, found
-
-    def mix(self, logits: Tensor) -> Tensor:
-        """logits (vocabulary,) -> log-probabilities (vocabulary,) of the mixture."""
-        mixed = logits.float().log_softmax(-1)
-        match, votes = self.votes()
-        if not votes:
-            return mixed
-        total = votes.total()
-        share = self._weights.share(match, max(votes.values()) / total, float(mixed.max().exp()))
-        tokens = torch.tensor(list(votes), device=mixed.device)
-        counted = torch.tensor([votes[t] / total for t in votes], device=mixed.device)
-        mixed += math.log1p(-share)
-        mixed[tokens] = torch.logaddexp(mixed[tokens], torch.log(share * counted))
-        return mixed
+def mix(weights: CopyWeights, row: NDArray[np.float32], match: int, votes: dict[int, int]) -> None:
+    """Changes the model's log-probabilities (vocabulary,) to those of the mixture with the votes."""
+    if not votes:
+        return
+    total = sum(votes.values())
+    share = weights.share(match, max(votes.values()) / total, math.exp(row[row.argmax()]))
+    row += math.log1p(-share)
+    tokens, counts = list(votes), np.fromiter(votes.values(), np.float32, len(votes))
+    row[tokens] = np.logaddexp(row[tokens], np.log(counts * np.float32(share / total)))

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.config import DecoderConfig
 from model.kv_cache import KVCache
-from model.layers import DecoderLayer, Embedding, Factory, Linear, rope_tables
+from model.layers import DecoderLayer, Factory, Turns
 
 
 class Cancelled(Exception):
@@ -25,27 +25,44 @@ class DecoderOutput:
     logits: Tensor
 
 
-class Decoder(nn.Module):
-    """Made with whatever is in memory for weights; model.weights fills it."""
+class FewRows(Protocol):
+    """A forward pass of at most `most` rows behind a cache. Each row comes out as it would alone."""
 
-    def __init__(self, config: DecoderConfig, *, dtype: torch.dtype, device: torch.device) -> None:
+    most: int
+
+    def __call__(
+        self, ids: Tensor, cache: KVCache, keep: int, should_stop: Callable[[], bool] | None
+    ) -> Tensor:
+        """ids (rows,) -> logits (keep, vocabulary) of the last. Raises Cancelled."""
+
+
+class Decoder(nn.Module):
+    """Made with whatever is in memory for weights; model.weights fills it.
+
+    scheme: how the matrices are kept and multiplied. row_costs: what a forward pass over so many rows behind a long cache takes, as a multiple of one row's. Absent rows
+    are not worth drafting for (model.speculative).
+    """
+
+    def __init__(self, config: DecoderConfig, factory: Factory) -> None:
         super().__init__()
-        factory: Factory = {"device": device, "dtype": dtype}
-        self.config = config
-        self.embed_tokens = Embedding(config.vocab_size, config.hidden_size, **factory)
+        self.config, self.scheme = config, factory.scheme
+        self.embed_tokens = factory.embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(DecoderLayer(config, factory) for _ in range(config.num_layers))
-        self.norm = nn.LayerNorm(config.hidden_size, config.norm_eps, **factory)
+        self.norm = factory.norm(config.hidden_size, config.norm_eps)
         if not config.tie_embeddings:
-            self.head = Linear(config.hidden_size, config.vocab_size, bias=False, **factory)
-        self._rope: tuple[Tensor, Tensor] | None = None
+            self.head = factory.linear(config.hidden_size, config.vocab_size, False)
+        self.few_rows: FewRows | None = None  # another way for a few rows behind a cache, where there is a faster one
+        self.row_costs: Mapping[int, float] | None = None
+        self._turns: Turns | None = None
 
     @property
     def device(self) -> torch.device:
-        return self.embed_tokens.weight.device
+        return self.norm.weight.device
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.embed_tokens.weight.dtype
+        """Of what is computed between the weights, and of the cache."""
+        return self.norm.weight.dtype
 
     def new_cache(self, capacity: int = 0) -> KVCache:
         return KVCache(self.config, dtype=self.dtype, device=self.device, capacity=capacity)
@@ -71,22 +88,23 @@ class Decoder(nn.Module):
             if batch != 1:
                 raise ValueError("a cache holds one sequence: batch must be 1")
             cache.reserve(start + new)
-        cos, sin = (t[start : start + new, None] for t in self._rope_tables())  # each (T, 1, rotated)
+            if self.few_rows is not None and new <= self.few_rows.most:
+                logits = self.few_rows(input_ids[0], cache, min(logits_to_keep, new) or new, should_stop)
+                return DecoderOutput(logits[None])
+        turns = self.turns[start : start + new]
         x = self.embed_tokens(input_ids)  # (B, T, hidden)
         for i, layer in enumerate(self.layers):
             if should_stop is not None and should_stop():
                 raise Cancelled
-            x = layer(x, cos, sin, i, cache)
+            x = layer(x, turns, i, cache)
         if cache is not None:
             cache.commit(new)
         x = self.norm(x[:, -logits_to_keep:])
-        head = self.embed_tokens.weight if self.config.tie_embeddings else self.head.weight
-        return DecoderOutput(F.linear(x, head))
+        return DecoderOutput(self.embed_tokens.as_head(x) if self.config.tie_embeddings else self.head(x))
 
-    def _rope_tables(self) -> tuple[Tensor, Tensor]:
-        """cos and sin of every position, shared by all layers: (max_positions, rotated) each."""
-        if self._rope is None or self._rope[0].device != self.device or self._rope[0].dtype != self.dtype:
-            positions = torch.arange(self.config.max_positions, device=self.device)
-            cos, sin = rope_tables(self.config.rope, positions)
-            self._rope = cos.to(self.dtype), sin.to(self.dtype)
-        return self._rope
+    @property
+    def turns(self) -> Turns:
+        """The rotations of every position, shared by all layers."""
+        if self._turns is None or (self._turns.cos.device, self._turns.cos.dtype) != (self.device, self.dtype):
+            self._turns = Turns.of(self.config.rope, self.config.max_positions, self.device, self.dtype)
+        return self._turns

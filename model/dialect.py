@@ -51,6 +51,9 @@ def parse_request(body: Mapping[str, Any], model: LoadedModel, *, prefill_only: 
     if not isinstance(begin_with, str) or not begin_with.isascii() or len(begin_with) > 100:
         raise BadRequest("begin_with must be an ASCII text of at most 100 characters.")
     copying = body.get("copying")  # ours: see model.copying
+    priority = body.get("priority")  # ours
+    if priority not in (None, "idle"):
+        raise BadRequest('priority must be "idle" where it is given.')
     if not isinstance(stop, list) or not all(isinstance(s, str) for s in stop):
         raise BadRequest("stop must be a text or a list of texts.")
     if not isinstance(stop_ids, list) or not all(type(i) is int for i in stop_ids):
@@ -75,6 +78,7 @@ def parse_request(body: Mapping[str, Any], model: LoadedModel, *, prefill_only: 
         client=str(body.get("user") or ""),
         begin_with=begin_with,
         copying=weights,
+        idle=priority == "idle",
     )
 
 

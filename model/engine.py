@@ -14,18 +14,24 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from model.copying import CopyWeights
-from model.generate import Token
+from model.generate import PREFILL_CHUNK, Token
 from model.loading import LoadedModel
-from model.prefix_cache import PrefixCache
+from model.prefix_cache import BYTE_BUDGET, PrefixCache
+from model.prefix_store import PrefixStore
 from model.sampling import Sampling
+from model.speculative import Recent, Tally
 
 log = logging.getLogger(__name__)
 GREEDY = Sampling()
+SAVE_AFTER_S = 20.0  # without a request; only then is anything written to disk
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A prompt and how to continue it. max_new_tokens 0 only fills the cache. client names who waits for it."""
+    """A prompt and how to continue it. max_new_tokens 0 only fills the cache. client names who waits for it.
+
+    idle: nobody waits for it yet. It runs when nothing else does, and ends as soon as somebody asks for something.
+    """
 
     ids: tuple[int, ...]
     max_new_tokens: int
@@ -35,6 +41,7 @@ class Request:
     client: str = ""
     begin_with: str = ""  # the completion spells this first; it is not part of the answer
     copying: CopyWeights | None = None
+    idle: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +54,10 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The last event of a request. reason: "stop", "length" or "cancelled"; counts in tokens, times in seconds."""
+    """The last event of a request. reason: "stop", "length" or "cancelled"; counts in tokens, times in seconds.
+
+    passes: how often the model was run for it. drafted, accepted: tokens that were guessed, and those that came true.
+    """
 
     reason: str
     rest: str  # text held back because a stop string might have begun with it
@@ -57,6 +67,9 @@ class Finished:
     queued_s: float
     prefill_s: float
     decode_s: float
+    passes: int = 0
+    drafted: int = 0
+    accepted: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,42 +99,75 @@ class Job:
 
 
 class FairQueue:
-    """Clients take turns: a window that asks often does not starve another."""
+    """Clients take turns: a window that asks often does not starve another. Idle work comes behind all of it.
+
+    A job that somebody waits for ends the idle one that runs, whose ever it is; of a client's idle jobs only the
+    newest is left.
+    """
 
     def __init__(self) -> None:
         self._waiting: OrderedDict[str, deque[Job]] = OrderedDict()
+        self._idle: OrderedDict[str, Job] = OrderedDict()
+        self._running: Job | None = None  # of the idle ones, the last that was taken
         self._changed = threading.Condition()
         self._closed = False
 
-    def put(self, job: Job) -> None:
+    def put(self, job: Job) -> Job | None:
+        """Returns the job that it took the place of, which will never start."""
         with self._changed:
-            self._waiting.setdefault(job.request.client, deque()).append(job)
+            client, replaced = job.request.client, None
+            running = self._running
+            if running is not None and (not job.request.idle or running.request.client == client):
+                running.cancel()
+            if job.request.idle:
+                replaced = self._idle.pop(client, None)
+                self._idle[client] = job
+            else:
+                self._waiting.setdefault(client, deque()).append(job)
             self._changed.notify()
+            return replaced
 
-    def take(self) -> Job | None:
-        """The next job that nobody has cancelled; waits for one. None once the queue is closed."""
+    def take(self, patience_s: float | None = None) -> Job | None:
+        """The next job that nobody has cancelled; waits for one. None once the queue is closed.
+
+        Raises TimeoutError where there is none for patience_s.
+        """
         with self._changed:
+            self._running = None
             while True:
-                while self._waiting:
-                    client, jobs = self._waiting.popitem(last=False)
-                    job = jobs.popleft()
-                    if jobs:
-                        self._waiting[client] = jobs
+                while self._waiting or self._idle:
+                    job = self._next()
                     if not job.cancelled:
+                        self._running = job if job.request.idle else None
                         return job
                 if self._closed:
                     return None
-                self._changed.wait()
+                if not self._changed.wait(patience_s):
+                    raise TimeoutError
+
+    def _next(self) -> Job:
+        if not self._waiting:
+            return self._idle.popitem(last=False)[1]
+        client, jobs = self._waiting.popitem(last=False)
+        job = jobs.popleft()
+        if jobs:
+            self._waiting[client] = jobs
+        return job
 
     def close(self) -> None:
         with self._changed:
             self._closed = True
             self._waiting.clear()
+            self._idle.clear()
             self._changed.notify()
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
 
     def __len__(self) -> int:
         with self._changed:
-            return sum(map(len, self._waiting.values()))
+            return sum(map(len, self._waiting.values())) + len(self._idle)
 
 
 class StopStrings:
@@ -152,25 +198,37 @@ class StopStrings:
 class Engine:
     """Runs requests one at a time on a loaded model."""
 
-    def __init__(self, model: LoadedModel) -> None:
+    def __init__(
+        self, model: LoadedModel, *, cache_bytes: int = BYTE_BUDGET, store: PrefixStore | None = None
+    ) -> None:
         self.model = model
-        self.prefixes = PrefixCache(model.decoder)
+        self.prefixes = PrefixCache(model.decoder, cache_bytes, store)
+        self.recent: Recent | None = Recent(model.decoder.row_costs)  # None: without drafts
         self.queue = FairQueue()
         self.busy = False
         self.last_used = time.monotonic()
         self.served = 0
+        self.passes = self.positions = 0  # of the model: how often it was run, and over how many positions in all
+        self._save_last = False
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
-    def close(self) -> None:
+    def close(self, *, save: bool = True) -> None:
+        """Takes no more requests; save: what was computed since it was last idle is still written to disk."""
+        self._save_last = save
         self.queue.close()
+
+    def join(self, patience_s: float) -> None:
+        """Behind `close`: waits until what runs has ended, and been written."""
+        self._thread.join(patience_s)
 
     def submit(self, request: Request, emit: Callable[[Event], None]) -> Job:
         job = Job(request, emit)
         self.last_used = time.monotonic()
-        self.queue.put(job)
+        if (replaced := self.queue.put(job)) is not None and not replaced.cancelled:
+            replaced.emit(Finished("cancelled", "", 0, 0, 0, time.monotonic() - replaced.submitted, 0.0, 0.0))
         return job
 
     @property
@@ -179,27 +237,42 @@ class Engine:
         return 0.0 if self.busy or len(self.queue) else time.monotonic() - self.last_used
 
     def _work(self) -> None:
-        while (job := self.queue.take()) is not None:
+        while (job := self._next_job()) is not None:
             self.busy = True
             try:
                 self._run(job)
             except Exception as error:
                 log.exception("a request failed")
-                self.prefixes = PrefixCache(self.model.decoder)  # the likeliest cause is memory: give back what is kept
+                self.prefixes.clear()  # the likeliest cause is memory: give back what is kept
                 with contextlib.suppress(Exception):  # it may be emit that failed
                     job.emit(Failed(f"The engine could not answer ({type(error).__name__}: {error})."))
             finally:
                 self.last_used = time.monotonic()
                 self.served += 1
                 self.busy = False
+        if self._save_last:
+            self._save(lambda: False)
+
+    def _next_job(self) -> Job | None:
+        if self.prefixes.unsaved:
+            with contextlib.suppress(TimeoutError):
+                return self.queue.take(SAVE_AFTER_S)
+            self._save(lambda: self.queue.closed or len(self.queue) > 0)
+        return self.queue.take()
+
+    def _save(self, should_stop: Callable[[], bool]) -> None:
+        try:
+            self.prefixes.save(should_stop)
+        except Exception:  # such as no memory for it: the next job may still be done
+            log.exception("nothing was written to disk")
 
     def _run(self, job: Job) -> None:
         request, started = job.request, time.monotonic()
-        lease = self.prefixes.lease(request.ids)
+        lease = self.prefixes.lease(request.ids, lambda: job.cancelled)
         reused = lease.reused
         job.emit(Started(len(request.ids), reused))
         stops = StopStrings(request.stop)
-        ids = list(request.ids)
+        ids, tally = list(request.ids), Tally()
         stopped, first_token = False, 0.0
         for token in self.model.generate(
             request.ids,
@@ -209,6 +282,8 @@ class Engine:
             stop_ids=request.stop_ids,
             begin_with=request.begin_with,
             copying=request.copying,
+            recent=self.recent,
+            tally=tally,
             should_stop=lambda: job.cancelled,
         ):
             first_token = first_token or time.monotonic()
@@ -221,6 +296,9 @@ class Engine:
         generated = len(ids) - len(request.ids)
         by_itself = stopped or generated < request.max_new_tokens
         prefilled = min(lease.cache.length, len(request.ids)) - reused
+        passes = -(-prefilled // PREFILL_CHUNK) + tally.passes
+        self.passes += passes
+        self.positions += prefilled + tally.passes + tally.drafted
         self.prefixes.give_back(lease, ids)
         job.emit(Finished(
             reason="cancelled" if job.cancelled else "stop" if by_itself else "length",
@@ -231,4 +309,7 @@ class Engine:
             queued_s=started - job.submitted,
             prefill_s=(first_token or ended) - started,
             decode_s=ended - first_token if first_token else 0.0,
+            passes=passes,
+            drafted=tally.drafted,
+            accepted=tally.accepted,
         ))

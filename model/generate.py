@@ -6,14 +6,18 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from model.copying import Copier
+from model.copying import CopyWeights, mix
 from model.decoder import Cancelled, Decoder
 from model.healing import Healing
 from model.kv_cache import KVCache
+from model.matches import Matches
 from model.sampling import Sampler, Sampling
+from model.speculative import LONGEST_DRAFT, Drafter, Tally
 
 PREFILL_CHUNK = 512  # positions between two commits: what a cancelled prefill may lose
 
@@ -32,23 +36,59 @@ class Token:
 
 
 def prefill(
-    decoder: Decoder, cache: KVCache, ids: Sequence[int], should_stop: Callable[[], bool] | None, chunk: int
+    decoder: Decoder,
+    cache: KVCache,
+    ids: Sequence[int],
+    should_stop: Callable[[], bool] | None,
+    chunk: int,
+    draft: Sequence[int] = (),
 ) -> Tensor:
-    """Brings the cache, which holds the first cache.length of ids, up to all of them.
+    """Brings the cache, which holds the first cache.length of ids, up to all of them and the draft behind them.
 
-    Returns the logits (vocabulary,) behind the last. Raises Cancelled; finished chunks stay in the cache.
+    Returns the logits (1 + len(draft), vocabulary) behind the last id and each of the draft. Raises Cancelled;
+    finished chunks stay in the cache.
     """
     if not cache.length < len(ids):
         raise ValueError("the cache must leave at least one id to compute")
-    logits: Tensor | None = None
-    while cache.length < len(ids):
-        piece = torch.tensor([ids[cache.length : cache.length + chunk]], device=decoder.device)
-        logits = decoder(piece, cache=cache, logits_to_keep=1, should_stop=should_stop).logits[0, -1]
-    assert logits is not None
-    return logits
+    while True:
+        piece = list(ids[cache.length : cache.length + chunk])
+        last = cache.length + len(piece) == len(ids)
+        rows = 1 + len(draft) if last else 1
+        step = torch.tensor([[*piece, *draft] if last else piece], device=decoder.device)
+        with torch.inference_mode():
+            logits = decoder(step, cache=cache, logits_to_keep=rows, should_stop=should_stop).logits[0]
+        if last:
+            return logits
 
 
-@torch.inference_mode()
+class Stepper:
+    """Passes over a few rows, with as little between them as can be."""
+
+    def __init__(self, decoder: Decoder, cache: KVCache) -> None:
+        self._decoder, self._cache = decoder, cache
+        self._on_cpu = decoder.device.type == "cpu"
+        self._input = torch.zeros((1, 1 + LONGEST_DRAFT), dtype=torch.long)
+        self._numbers = self._input.numpy()[0]
+        self._row = torch.empty(decoder.config.vocab_size)
+        self._view: NDArray[np.float32] = self._row.numpy()
+
+    def __call__(self, ids: Sequence[int]) -> Tensor:
+        """Logits (len(ids), vocabulary) behind each."""
+        rows = len(ids)
+        self._numbers[:rows] = ids
+        step = self._input[:, :rows]
+        with torch.inference_mode():
+            step = step if self._on_cpu else step.to(self._decoder.device)
+            return self._decoder(step, cache=self._cache, logits_to_keep=rows).logits[0]
+
+    def normalize(self, logits: Tensor) -> NDArray[np.float32]:
+        """Logits (vocabulary,) -> log-probabilities, in a buffer that the next call writes to again."""
+        if logits.dtype != torch.float32 or not self._on_cpu:
+            logits = logits.to("cpu", torch.float32)
+        torch.log_softmax(logits, -1, out=self._row)
+        return self._view
+
+
 def generate(
     decoder: Decoder,
     cache: KVCache,
@@ -60,16 +100,20 @@ def generate(
     stop_ids: Collection[int] = (),
     should_stop: Callable[[], bool] | None = None,
     healing: Healing | None = None,
-    copier: Copier | None = None,
+    matches: Matches | None = None,
+    copying: CopyWeights | None = None,
+    drafter: Drafter | None = None,
+    tally: Tally | None = None,
     chunk: int = PREFILL_CHUNK,
 ) -> Iterator[Token]:
     """Continues ids, whose first cache.length are in the cache already, until a stop id, the limit, or should_stop.
 
     A stop id is not yielded. should_stop is asked between the layers of a prefill and between tokens; the iterator
     then just ends. healing is the text to begin with, which is not yielded; there, log-probabilities are those given
-    that text. copier mixes in what followed the same tokens in ids; then log-probabilities are the mixture's. At every
-    moment the cache holds a prefix of ids + the tokens yielded. Raises ValueError for an empty prompt or one longer
-    than the model takes.
+    that text. matches, those of ids in themselves, is needed for copying, which mixes in what followed the same tokens
+    (log-probabilities are then the mixture's), and for drafter, which changes how many passes it takes and nothing
+    else. At every moment the cache holds a prefix of ids + the tokens yielded. Raises ValueError for an empty prompt
+    or one longer than the model takes.
     """
     if not ids:
         raise ValueError("the prompt is empty")
@@ -77,21 +121,39 @@ def generate(
         raise ValueError(f"a prompt of {len(ids)} tokens does not fit the model's {decoder.config.max_positions}")
     max_new_tokens = min(max_new_tokens, decoder.config.max_positions - len(ids) + 1)
     cache.reserve(min(len(ids) + max_new_tokens, decoder.config.max_positions))
-    sample = Sampler(sampling, decoder.device)
+    tally = Tally() if tally is None else tally
+    rows = (len(ids) - cache.length - 1) % chunk + 1
+    draft = drafter.propose(max_new_tokens - 1, rows) if drafter else []
     try:
-        logits = prefill(decoder, cache, ids, should_stop, chunk)
-        for count in range(1, max_new_tokens + 1):
-            logits = copier.mix(logits) if copier else logits
-            token, logprob = sample(healing.mask(logits) if healing else logits)
-            if token in stop_ids:
-                return
-            if copier:
-                copier.push(token)
-            piece = text.push(token)
-            yield Token(token, healing.take(piece) if healing else piece, logprob)
-            if count == max_new_tokens or (should_stop is not None and should_stop()):
-                return
-            step = torch.tensor([[token]], device=decoder.device)
-            logits = decoder(step, cache=cache, logits_to_keep=1).logits[0, -1]
+        logits = prefill(decoder, cache, ids, should_stop, chunk, draft)
     except Cancelled:
         return
+    step, sample, left = Stepper(decoder, cache), Sampler(sampling), max_new_tokens
+    while left > 0:
+        tally.drafted += len(draft)
+        cache.trim(cache.length - len(draft))  # what the drafts have computed comes back as they prove right
+        for place, row in enumerate(logits):
+            scores = step.normalize(row)
+            if copying and matches:
+                mix(copying, scores, *matches.votes())
+            if healing:
+                healing.mask(scores)
+            token = sample(scores)
+            right = drafter.learn(place, token) if drafter else False
+            tally.accepted += right and place < len(draft)
+            if token in stop_ids:
+                return
+            logprob = float(scores[token])
+            if matches:
+                matches.push(token)
+            piece = text.push(token)
+            left -= 1
+            yield Token(token, healing.take(piece) if healing else piece, logprob)
+            if not left or (should_stop is not None and should_stop()):
+                return
+            if not right or place == len(draft):
+                break
+            cache.commit(1)
+        draft = drafter.propose(left - 1) if drafter else []
+        logits = step([token, *draft])
+        tally.passes += 1

@@ -25,7 +25,7 @@ MAX_HEADER = 100 * 2**20  # bytes; safetensors' own limit
 class Preferences:
     """What was measured to suit one model."""
 
-    layout: Literal["psm", "spm"] | None = None  # None: the format's own preference
+    layout: Literal["psm", "spm", "anchored"] | None = None  # None: the format's own preference
     min_confidence: float = 0.0  # suggestions below are not worth showing
     heal_tokens: bool = False  # the last piece of the prefix is spelled anew by the model: see fim.prompt
     copying: Mapping[str, float] | None = None  # weights for what follows equal tokens: model.copying
@@ -70,8 +70,10 @@ class ModelFolder:
         raw = read_json(path) if path.exists() else {}
         layout, confidence, languages = raw.get("layout"), raw.get("min_confidence", 0.0), raw.get("languages", [])
         heal = raw.get("heal_tokens", False)
-        if layout not in (None, "psm", "spm"):
-            raise ModelError(f"{path}: layout is {layout!r}. It must be 'psm' or 'spm'; correct or delete the file.")
+        if layout not in (None, "psm", "spm", "anchored"):
+            raise ModelError(
+                f"{path}: layout is {layout!r}. It must be 'psm', 'spm' or 'anchored'; correct or delete the file."
+            )
         if not isinstance(confidence, int | float) or not 0 <= confidence <= 1:
             raise ModelError(f"{path}: min_confidence is {confidence!r}. It must be from 0 to 1; correct the file.")
         if not isinstance(heal, bool):

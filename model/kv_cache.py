@@ -25,18 +25,52 @@ class KVCache:
         self._values = torch.empty(shape, dtype=dtype, device=device)
 
     @property
+    def dtype(self) -> torch.dtype:
+        return self._keys.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self._keys.device
+
+    @property
+    def keys(self) -> Tensor:
+        """(layers, kv_heads, capacity, head_dim)"""
+        return self._keys
+
+    @property
+    def values(self) -> Tensor:
+        """(layers, kv_heads, capacity, head_dim)"""
+        return self._values
+
+    @property
     def capacity(self) -> int:
         return self._keys.shape[2]
 
     @property
     def nbytes(self) -> int:
+        """What it takes up: capacity, not length."""
         return 2 * self._keys.nbytes
 
     def reserve(self, positions: int) -> None:
-        """Makes room for `positions` in all. What is cached stays."""
-        if positions <= self.capacity:
-            return
-        capacity = max(positions, self.capacity + GROWTH, self.capacity * 5 // 4)
+        """Makes room for `positions` in all. What is cached stays.
+
+        Grows by a quarter at least: a prompt that grows at every key moves what is cached once in many keys.
+        """
+        if positions > self.capacity:
+            ample = max(self.capacity + GROWTH, self.capacity * 5 // 4)
+            self._resize(max(positions, min(ample, self.config.max_positions)))
+
+    def shrink(self) -> None:
+        """Frees the room behind `length`."""
+        if self.length < self.capacity:
+            self._resize(self.length)
+
+    @property
+    def spare_bytes(self) -> int:
+        """What `shrink` would free."""
+        return self.nbytes * (self.capacity - self.length) // max(1, self.capacity)
+
+    def _resize(self, capacity: int) -> None:
         layers, kv_heads, _, head_dim = self._keys.shape
         for name in ("_keys", "_values"):
             old = getattr(self, name)
@@ -64,12 +98,25 @@ class KVCache:
         self.length -= forgotten
         return forgotten
 
-    def fork(self, length: int) -> KVCache:
-        """A copy of the first `length` positions that can grow on its own."""
-        copy = KVCache(
-            self.config, dtype=self._keys.dtype, device=self._keys.device, capacity=min(self.capacity, length + GROWTH)
-        )
+    def fork(self, length: int, room: int = 0) -> KVCache:
+        """A copy of the first `length` positions that can grow on its own; `room` is what will be asked of it."""
+        capacity = min(max(length, room) + GROWTH, max(self.capacity, self.config.max_positions))
+        copy = KVCache(self.config, dtype=self.dtype, device=self.device, capacity=capacity)
         copy.length = min(length, self.length)
         copy._keys[:, :, : copy.length] = self._keys[:, :, : copy.length]
         copy._values[:, :, : copy.length] = self._values[:, :, : copy.length]
         return copy
+
+    def copy_out(self, start: int, block: Tensor) -> None:
+        """Copies positions `start` and following into block (2, layers, kv_heads, n, head_dim): keys, then values."""
+        end = start + block.shape[3]
+        block[0] = self._keys[:, :, start:end]
+        block[1] = self._values[:, :, start:end]
+
+    def extend(self, block: Tensor) -> None:
+        """Adds the positions of such a block behind `length`."""
+        end = self.length + block.shape[3]
+        self.reserve(end)
+        self._keys[:, :, self.length : end] = block[0]
+        self._values[:, :, self.length : end] = block[1]
+        self.length = end

@@ -6,7 +6,9 @@ Shapes: B batch, T new positions, S positions seen, H heads, K key/value heads, 
 from __future__ import annotations
 
 import math
-from typing import TypedDict
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -50,6 +52,25 @@ def rope_tables(rope: RopeConfig, positions: Tensor) -> tuple[Tensor, Tensor]:
     return angles.cos() * scale, angles.sin() * scale
 
 
+@dataclass(frozen=True, slots=True)
+class Turns:
+    """The rotations of some positions, (positions, 1, dim) real each and (positions, 1, dim / 2) complex."""
+
+    cos: Tensor
+    sin: Tensor
+    pairs: Tensor
+
+    @classmethod
+    def of(cls, rope: RopeConfig, positions: int, device: torch.device, dtype: torch.dtype) -> Turns:
+        """Those of the first positions."""
+        cos, sin = rope_tables(rope, torch.arange(positions, device=device)[:, None])
+        half = rope.dim // 2
+        return cls(cos.to(dtype), sin.to(dtype), torch.complex(cos[..., :half], sin[..., :half]))
+
+    def __getitem__(self, positions: slice) -> Turns:
+        return Turns(self.cos[positions], self.sin[positions], self.pairs[positions])
+
+
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotates the first `dim` dimensions of each head; x (B, T, heads, D), cos and sin (B or 1, T, 1, dim)."""
     dim = cos.shape[-1]
@@ -57,6 +78,13 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     first, second = head.chunk(2, dim=-1)
     rotated = head * cos + torch.cat((-second, first), dim=-1) * sin
     return rotated if dim == x.shape[-1] else torch.cat((rotated, x[..., dim:]), dim=-1)
+
+
+def rotate_pairs(x: Tensor, turns: Tensor) -> None:
+    """As `rotate`, in place, where pairs stand side by side; x (..., D) float32, turns (..., dim / 2) complex."""
+    pairs = x[..., : 2 * turns.shape[-1]]
+    pairs = pairs.view(*pairs.shape[:-1], -1, 2)
+    torch.view_as_complex(pairs).mul_(turns)
 
 
 def causal_mask(new: int, seen: int, window: int | None, device: torch.device) -> Tensor:
@@ -67,24 +95,20 @@ def causal_mask(new: int, seen: int, window: int | None, device: torch.device) -
     return mask if window is None else mask & (key > query - window)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, window: int | None) -> Tensor:
-    """q (B, H, T, D) at the last T of the S positions of k and v (B, K, S, D) -> (B, H, T, D)."""
+def attend(q: Tensor, k: Tensor, v: Tensor, window: int | None, scale: float | None = None) -> Tensor:
+    """q (B, H, T, D) at the last T of the S positions of k and v (B, K, S, D) -> (B, H, T, D).
+
+    scale: of the scores; None is 1 / sqrt(D).
+    """
     new, seen = q.shape[2], k.shape[2]
     grouped = q.shape[1] != k.shape[1]
     windowed = window is not None and seen > window
     if new == seen and not windowed:
-        return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped)
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped, scale=scale)
     if new == 1 and not windowed:
-        return F.scaled_dot_product_attention(q, k, v, enable_gqa=grouped)
+        return F.scaled_dot_product_attention(q, k, v, enable_gqa=grouped, scale=scale)
     mask = causal_mask(new, seen, window if windowed else None, q.device)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=grouped)
-
-
-class Factory(TypedDict):
-    """Where a decoder's parameters are made, and of what type."""
-
-    device: torch.device
-    dtype: torch.dtype
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=grouped, scale=scale)
 
 
 class Linear(nn.Linear):
@@ -94,27 +118,75 @@ class Linear(nn.Linear):
         pass
 
 
-class Embedding(nn.Embedding):
+class Embeddings(nn.Module, ABC):
+    """ids (...) -> (..., hidden)."""
+
+    @abstractmethod
+    def as_head(self, x: Tensor) -> Tensor:
+        """The logits where the head is tied to the embeddings: x (..., hidden) -> (..., vocabulary)."""
+
+    @abstractmethod
+    def holds(self, weights: Tensor) -> bool:
+        """Whether these are the weights."""
+
+
+class Embedding(nn.Embedding, Embeddings):
     """See Linear."""
 
     def reset_parameters(self) -> None:
         pass
 
+    def as_head(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight)
+
+    def holds(self, weights: Tensor) -> bool:
+        return torch.equal(weights.to(self.weight), self.weight)
+
+
+@dataclass(frozen=True)
+class Factory:
+    """Makes a decoder's modules, with whatever is in memory for weights. model.quantize makes others."""
+
+    device: torch.device
+    dtype: torch.dtype
+    paired: ClassVar[bool] = False  # see Attention
+
+    @property
+    def scheme(self) -> str:
+        """How the matrices are kept and multiplied, as far as results depend on it."""
+        return str(self.dtype).removeprefix("torch.")
+
+    def linear(self, width: int, out: int, bias: bool) -> nn.Module:
+        return Linear(width, out, bias=bias, device=self.device, dtype=self.dtype)
+
+    def embedding(self, vocabulary: int, hidden: int) -> Embeddings:
+        return Embedding(vocabulary, hidden, device=self.device, dtype=self.dtype)
+
+    def norm(self, hidden: int, eps: float) -> nn.LayerNorm:
+        return nn.LayerNorm(hidden, eps, device=self.device, dtype=self.dtype)
+
+    def gains(self, heads: int, dim: int) -> nn.Parameter:
+        return nn.Parameter(torch.ones(heads, dim, device=self.device, dtype=self.dtype))
+
 
 class Attention(nn.Module):
-    """Grouped-query attention (Ainslie et al. 2023) with one fused projection for queries, keys and values."""
+    """Grouped-query attention (Ainslie et al. 2023) with one fused projection for queries, keys and values.
+
+    With a factory's `paired`, each head's rotated dimensions stand in the order of their pairs, and queries carry the
+    scores' scale (model.quantize puts them so): then a rotation is one product of complex numbers.
+    """
 
     def __init__(self, config: DecoderConfig, factory: Factory) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.paired = config, factory.paired
         rows = (config.num_heads + 2 * config.num_kv_heads) * config.head_dim
-        self.qkv = Linear(config.hidden_size, rows, bias=config.qkv_bias, **factory)
-        self.out = Linear(config.num_heads * config.head_dim, config.hidden_size, bias=config.out_bias, **factory)
+        self.qkv = factory.linear(config.hidden_size, rows, config.qkv_bias)
+        self.out = factory.linear(config.num_heads * config.head_dim, config.hidden_size, config.out_bias)
         if config.qk_norm:
-            self.q_norm = nn.Parameter(torch.ones(config.num_heads, config.head_dim, **factory))
-            self.k_norm = nn.Parameter(torch.ones(config.num_kv_heads, config.head_dim, **factory))
+            self.q_norm = factory.gains(config.num_heads, config.head_dim)
+            self.k_norm = factory.gains(config.num_kv_heads, config.head_dim)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, layer: int, cache: KVCache | None) -> Tensor:
+    def forward(self, x: Tensor, turns: Turns, layer: int, cache: KVCache | None) -> Tensor:
         c = self.config
         batch, new, _ = x.shape
         qkv = self.qkv(x).view(batch, new, -1, c.head_dim)  # (B, T, H + 2K, D)
@@ -122,13 +194,17 @@ class Attention(nn.Module):
         if c.qk_norm:
             q = F.layer_norm(q, (c.head_dim,), eps=c.norm_eps) * self.q_norm
             k = F.layer_norm(k, (c.head_dim,), eps=c.norm_eps) * self.k_norm
-        q, k = rotate(q, cos, sin).transpose(1, 2), rotate(k, cos, sin).transpose(1, 2)  # (B, H, T, D), (B, K, T, D)
-        v = v.transpose(1, 2)
+        if self.paired:
+            rotate_pairs(q, turns.pairs)
+            rotate_pairs(k, turns.pairs)
+        else:
+            q, k = rotate(q, turns.cos, turns.sin), rotate(k, turns.cos, turns.sin)
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, H, T, D), (B, K, T, D) twice
         if cache is not None:
             # Positions that no new one can see are left out: the cost of a step stays that of the window.
             first = 0 if c.sliding_window is None else max(0, cache.length + 1 - c.sliding_window)
             k, v = cache.append(layer, k[0], v[0], first)
-        a = attend(q, k, v, c.sliding_window)
+        a = attend(q, k, v, c.sliding_window, scale=1.0 if self.paired else None)
         out: Tensor = self.out(a.transpose(1, 2).reshape(batch, new, -1))
         return out
 
@@ -140,8 +216,8 @@ class MLP(nn.Module):
         super().__init__()
         self.gated, self.activation = config.gated_mlp, config.activation
         rows = config.intermediate_size * (2 if config.gated_mlp else 1)
-        self.up = Linear(config.hidden_size, rows, bias=config.mlp_bias, **factory)
-        self.down = Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias, **factory)
+        self.up = factory.linear(config.hidden_size, rows, config.mlp_bias)
+        self.down = factory.linear(config.intermediate_size, config.hidden_size, config.mlp_bias)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.up(x)
@@ -158,16 +234,16 @@ class DecoderLayer(nn.Module):
     def __init__(self, config: DecoderConfig, factory: Factory) -> None:
         super().__init__()
         self.parallel = config.parallel_residual
-        self.attention_norm = nn.LayerNorm(config.hidden_size, config.norm_eps, **factory)
+        self.attention_norm = factory.norm(config.hidden_size, config.norm_eps)
         self.attention = Attention(config, factory)
         if not self.parallel:
-            self.mlp_norm = nn.LayerNorm(config.hidden_size, config.norm_eps, **factory)
+            self.mlp_norm = factory.norm(config.hidden_size, config.norm_eps)
         self.mlp = MLP(config, factory)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, layer: int, cache: KVCache | None) -> Tensor:
+    def forward(self, x: Tensor, turns: Turns, layer: int, cache: KVCache | None) -> Tensor:
         """x (B, T, hidden) -> (B, T, hidden)."""
         normed = self.attention_norm(x)
-        attended = self.attention(normed, cos, sin, layer, cache)
+        attended = self.attention(normed, turns, layer, cache)
         out: Tensor
         if self.parallel:
             out = x + attended + self.mlp(normed)

@@ -4,29 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
 
-from model.copying import Copier, CopyWeights
+from model.copying import CopyWeights
 from model.decoder import Decoder
 from model.errors import ModelError
 from model.generate import Token, generate
-from model.healing import Healing
+from model.healing import Healing, Spelling
 from model.hub import ModelFolder, find_model
 from model.kv_cache import KVCache
 from model.sampling import Sampling
+from model.speculative import Drafter, Recent, Tally
 from model.tokenizer import Tokenizer
 from model.weights import load_decoder
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class LoadedModel:
     folder: ModelFolder
     tokenizer: Tokenizer
     decoder: Decoder
+
+    @cached_property
+    def spelling(self) -> Spelling:
+        """The tokens by their texts, for healing."""
+        return Spelling(self.tokenizer.texts)
 
     def generate(
         self,
@@ -38,14 +45,19 @@ class LoadedModel:
         stop_ids: Iterable[int] = (),
         begin_with: str = "",
         copying: CopyWeights | None = None,
+        recent: Recent | None = None,
+        tally: Tally | None = None,
         should_stop: Callable[[], bool] | None = None,
     ) -> Iterator[Token]:
         """Continues ids, whose first cache.length the cache has already; with a cache of its own where none is given.
 
-        See model.generate.generate. Raises ValueError for a begin_with that the model cannot spell.
+        recent: what was said lately, to draft from; None computes every token alone. Raises ValueError for a
+        begin_with that the model cannot spell. See model.generate.generate.
         """
         stop_ids = frozenset(stop_ids) | set(self.decoder.config.stop_ids)
-        return generate(
+        healing = Healing(self.spelling, begin_with) if begin_with else None
+        matches = (recent or Recent()).begin(ids, stop_ids) if recent or copying else None
+        tokens = generate(
             self.decoder,
             self.decoder.new_cache() if cache is None else cache,
             ids,
@@ -54,26 +66,40 @@ class LoadedModel:
             sampling=sampling or Sampling(),
             stop_ids=stop_ids,
             should_stop=should_stop,
-            healing=Healing(self.tokenizer.texts, begin_with) if begin_with else None,
-            copier=Copier(copying, ids, never=stop_ids) if copying else None,
+            healing=healing,
+            matches=matches,
+            copying=copying,
+            drafter=Drafter(recent, matches) if recent and matches else None,
+            tally=tally,
         )
+        try:
+            yield from tokens
+        finally:
+            if recent and matches:
+                recent.end(matches, len(ids))
 
 
 def load_model(
     name: str | Path,
     device: str = "auto",
     dtype: str = "auto",
+    quantization: str | None = None,
+    measured: Path | None = None,
     progress: Callable[[float], None] = lambda share: None,
 ) -> LoadedModel:
     """'bundled' or a model's folder -> LoadedModel, ready to run. Raises ModelError with the remedy.
 
     device: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1"; dtype: "auto" (the fastest that the device has
-    kernels for), "float32", "float16", "bfloat16".
+    kernels for), "float32", "float16", "bfloat16". quantization: None, "int8" (on a CPU), or "auto" (int8 where it is
+    faster: on a CPU whose dtype is left to us). measured: a folder to write down the speed of kernels in.
     """
     folder = find_model(name)
     tokenizer = Tokenizer(folder.path / "tokenizer.json")
     where = choose_device(device)
-    decoder = load_decoder(folder, dtype=choose_dtype(dtype, where), device=where, progress=progress)
+    int8 = choose_int8(quantization, dtype, where)
+    decoder = load_decoder(
+        folder, dtype=choose_dtype(dtype, where), device=where, int8=int8, measured=measured, progress=progress
+    )
     check_vocabulary(folder, tokenizer, decoder.config.vocab_size)
     return LoadedModel(folder, tokenizer, decoder)
 
@@ -97,6 +123,17 @@ def choose_device(name: str) -> torch.device:
         first_line = str(error).splitlines()[0]
         raise ModelError(f"The device {name!r} cannot be used ({first_line}). Set the device to 'auto'.") from None
     return device
+
+
+def choose_int8(quantization: str | None, dtype: str, device: torch.device) -> bool:
+    """Whether the weights become int8."""
+    if quantization not in (None, "none", "auto", "int8"):
+        raise ModelError(f"The quantization {quantization!r} is unknown. Use 'auto', 'int8' or 'none'.")
+    if quantization == "int8" and device.type != "cpu":
+        raise ModelError(f"int8 weights run on a CPU, not on {device}. Set the quantization to 'none'.")
+    if quantization == "int8" and dtype not in ("auto", "float32"):
+        raise ModelError(f"int8 weights go with float32, not with {dtype}. Set the dtype to 'auto'.")
+    return quantization == "int8" or (quantization == "auto" and device.type == "cpu" and dtype == "auto")
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:

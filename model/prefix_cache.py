@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from model.decoder import Decoder
-from model.kv_cache import KVCache
+from model.kv_cache import GROWTH, KVCache
+from model.packed_ids import WIDTH, common_prefix, contains, pack
+from model.prefix_store import WORTH_READING, PrefixStore
 
 BYTE_BUDGET = 512 * 2**20
+# A prompt that leaves a sequence gets a copy of what they share, rather than the sequence itself, if that loses so many
+# positions: more than a suggestion that was not accepted.
+WORTH_KEEPING = 128
+COPIES_PER_COMPUTED = 32  # copying takes less than a thirtieth of computing, even where computing is cheapest
+PROBE = slice(8 * WIDTH, 40 * WIDTH)  # of packed ids; the first few may be split otherwise than before
 
 
 @dataclass(slots=True)
@@ -20,53 +27,100 @@ class CacheLease:
 
 
 class PrefixCache:
-    """Sequences by least recent use, within a budget of bytes. One thread uses it.
+    """Sequences by least recent use, within a budget of bytes, and behind them what is on disk. One thread uses it.
 
-    The newest is kept whatever its size: it is what the next key press extends, and its memory was there already.
-    A lease takes a sequence out, so nothing in use is ever dropped; `give_back` keeps it under the ids that it now
-    holds. Prefixes are compared id by id: there is no hash that could be wrong.
+    The newest is kept whatever its size: it is what the next key press extends, and its memory was there already. A
+    budget of zero keeps nothing, and so writes nothing. A lease takes a sequence out, so nothing in use is ever
+    dropped, nor counted; `give_back` keeps it under the ids that it now holds. Prefixes are compared by their ids:
+    there is no hash that could be wrong.
     """
 
-    def __init__(self, decoder: Decoder, byte_budget: int = BYTE_BUDGET) -> None:
-        self._decoder = decoder
-        self._budget = byte_budget
-        self._kept: list[tuple[tuple[int, ...], KVCache]] = []  # most recently used last
+    def __init__(self, decoder: Decoder, byte_budget: int = BYTE_BUDGET, store: PrefixStore | None = None) -> None:
+        self._decoder, self._budget, self._store = decoder, byte_budget, store
+        self._kept: list[tuple[bytes, KVCache]] = []  # most recently used last; packed ids, as many as are cached
+        self.unsaved = False  # something was given back since the last `save`
 
     @property
     def nbytes(self) -> int:
         return sum(cache.nbytes for _, cache in self._kept)
 
-    def lease(self, ids: Sequence[int]) -> CacheLease:
-        """A cache for a prompt, holding as much of it as any kept sequence has, less the last id."""
+    @property
+    def restored(self) -> int:
+        """How many leases were served from disk."""
+        return 0 if self._store is None else self._store.hits
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def clear(self) -> None:
+        self._kept.clear()
+
+    def lease(self, ids: Sequence[int], should_stop: Callable[[], bool] | None = None) -> CacheLease:
+        """A cache for a prompt, holding as much of it as any kept sequence has, less the last id.
+
+        should_stop is asked while a prefix is read from disk.
+        """
+        packed = pack(ids)
+        prefix = packed[:-WIDTH]
         best, length = -1, 0
         for i, (kept, _) in enumerate(self._kept):
-            common = min(common_prefix(kept, ids), len(ids) - 1)
+            common = common_prefix(kept, prefix)
             if common > length:
                 best, length = i, common
-        if best < 0:
-            return CacheLease(self._decoder.new_cache(), 0)
-        kept, cache = self._kept[best]
-        if 2 * length < len(kept):  # most of that sequence is another text, worth keeping for its own next request
-            self._kept.append(self._kept.pop(best))
-            return CacheLease(cache.fork(length), length)
-        del self._kept[best]
+        cache = self._decoder.new_cache() if best < 0 else self._take(best, length, packed)
+        stored = None if self._store is None else self._store.find(prefix)
+        if self._store is not None and stored is not None and stored.length - length >= WORTH_READING:
+            cache.reserve(min(len(ids) + GROWTH, cache.config.max_positions))
+            self._store.restore(stored, cache, should_stop)
+        return CacheLease(cache, cache.length)
+
+    def _take(self, best: int, length: int, prompt: bytes) -> KVCache:
+        """The kept sequence at `best`, cut to `length`; or a copy of so much of it, if the rest may be asked for again.
+
+        It will not where the prompt has the same text, only moved: that was an edit.
+        """
+        kept, cache = self._kept.pop(best)
+        beyond, split = cache.length - length, length * WIDTH
+        worth_it = beyond >= max(WORTH_KEEPING, length // COPIES_PER_COMPUTED)
+        if worth_it and not contains(prompt[split:], kept[split:][PROBE]):
+            self._kept.append((kept, cache))
+            return cache.fork(length, len(prompt) // WIDTH)
         cache.trim(length)
-        return CacheLease(cache, length)
+        return cache
 
     def give_back(self, lease: CacheLease, ids: Sequence[int]) -> None:
         """Keeps what the lease's cache holds: the first cache.length of ids."""
-        held = tuple(ids[: lease.cache.length])
+        held, cache = pack(ids[: lease.cache.length]), lease.cache
+        if not held or not self._budget:
+            return
         # A sequence that is a prefix of another serves nobody.
-        if held and all(common_prefix(kept, held) < len(held) for kept, _ in self._kept):
-            self._kept = [kept for kept in self._kept if common_prefix(kept[0], held) < len(kept[0])]
-            self._kept.append((held, lease.cache))
-        while len(self._kept) > 1 and self.nbytes > self._budget:
-            del self._kept[0]
+        for i, (kept, _) in enumerate(self._kept):
+            if kept.startswith(held):
+                self._kept.append(self._kept.pop(i))
+                break
+        else:
+            self._kept = [kept for kept in self._kept if not held.startswith(kept[0])]
+            self._kept.append((held, cache))
+            self.unsaved = self._store is not None
+        self._keep_to_budget()
 
+    def _keep_to_budget(self) -> None:
+        """Drops the least recently used, unless what the others have to spare is enough."""
+        while len(self._kept) > 1 and (excess := self.nbytes - self._budget) > 0:
+            others = [cache for _, cache in self._kept[:-1]]
+            if sum(cache.spare_bytes for cache in others) < excess:
+                del self._kept[0]
+                continue
+            for cache in others:
+                if self.nbytes > self._budget:
+                    cache.shrink()
 
-def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
-    """How many leading ids two sequences share."""
-    for i, (x, y) in enumerate(zip(a, b, strict=False)):
-        if x != y:
-            return i
-    return min(len(a), len(b))
+    def save(self, should_stop: Callable[[], bool] = lambda: False) -> None:
+        """Writes what was costly to compute to disk, the longest first. should_stop puts it off."""
+        if self._store is None or not self.unsaved:
+            return
+        for ids, cache in sorted(self._kept, key=lambda kept: -kept[1].length):
+            self._store.save(ids, cache, should_stop)
+            if should_stop():
+                return
+        self.unsaved = False

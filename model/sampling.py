@@ -1,11 +1,11 @@
-"""From logits to a token: greedy, or temperature and nucleus sampling (Holtzman et al. 2020) with a seed."""
+"""From log-probabilities to a token: greedy, or temperature and nucleus sampling (Holtzman et al. 2020) with a seed."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,26 +24,29 @@ class Sampling:
 class Sampler:
     """Draws the tokens of one generation; the same seed draws the same tokens."""
 
-    def __init__(self, sampling: Sampling, device: torch.device) -> None:
+    def __init__(self, sampling: Sampling) -> None:
         self.sampling = sampling
-        self._random = torch.Generator(device)
-        self._random.manual_seed(sampling.seed)
+        self._random = np.random.default_rng(sampling.seed) if sampling.temperature > 0 else None
 
-    def __call__(self, logits: Tensor) -> tuple[int, float]:
-        """logits (vocabulary,) -> the token's id and its log-probability under the model itself (temperature 1)."""
-        log_probabilities = torch.log_softmax(logits.float(), dim=-1)
-        if self.sampling.temperature == 0:
-            token = int(log_probabilities.argmax())
-        else:
-            probabilities = torch.softmax(logits.float() / self.sampling.temperature, dim=-1)
-            token = int(torch.multinomial(nucleus(probabilities, self.sampling.top_p), 1, generator=self._random))
-        return token, float(log_probabilities[token])
+    def __call__(self, row: NDArray[np.float32]) -> int:
+        """The model's log-probabilities (vocabulary,) -> a token's id."""
+        if self._random is None:
+            return int(row.argmax())
+        tokens, probabilities = nucleus(row, self.sampling.temperature, self.sampling.top_p)
+        sums = probabilities.cumsum()
+        drawn = sums.searchsorted(self._random.random() * sums[-1], "right")
+        return int(tokens[min(int(drawn), len(tokens) - 1)])
 
 
-def nucleus(probabilities: Tensor, top_p: float) -> Tensor:
-    """(vocabulary,) with everything outside the nucleus set to zero; not renormalized."""
-    if top_p >= 1:
-        return probabilities
-    ordered, order = probabilities.sort(descending=True)
-    outside = ordered.cumsum(-1) - ordered >= top_p  # the first token is always inside
-    return probabilities.scatter(0, order[outside], 0.0)
+def nucleus(
+    row: NDArray[np.float32], temperature: float, top_p: float
+) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+    """The nucleus of log-probabilities (vocabulary,) at a temperature, likeliest first: ids and probabilities."""
+    powers = np.exp((row - row.max()) / np.float64(max(temperature, 1e-6)))
+    probabilities = powers / powers.sum()
+    # All tokens below this bound together are too few to matter: the rest reaches top_p, and few are left to sort.
+    tokens = (probabilities >= (1 - top_p) / len(row)).nonzero()[0]
+    tokens = tokens[np.argsort(-probabilities[tokens], kind="stable")]
+    kept = probabilities[tokens]
+    inside = kept.cumsum() - kept < top_p  # the first token is always inside
+    return tokens[inside], kept[inside]

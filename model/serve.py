@@ -13,7 +13,6 @@ POST /fimls/stop
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import hmac
@@ -35,6 +34,7 @@ from filelock import FileLock, Timeout
 
 from model.errors import BadRequest, ModelError
 from model.machine import memory_bytes, usable_cores
+from model.options import Options, parse_options
 
 if TYPE_CHECKING:  # torch is loaded on a thread of its own, after the socket answers
     from model.engine import Engine, Event, Job, Request
@@ -45,20 +45,8 @@ PROTOCOL = 1  # of the calls under /fimls/; a front attaches only to an engine t
 HEAVY_PACKAGES = ("torch", "transformers", "accelerate", "bitsandbytes")
 MAX_BODY = 16 * 2**20
 FAILED_LINGER_S = 5.0  # how long an engine that could not load tells why
+LAST_SAVE_S = 5.0  # how long an engine that ends may take to write to disk what it has computed
 NICE = 5  # typing comes before completing
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What one engine serves, and where."""
-
-    model: str
-    listen: str  # unix:PATH or tcp:HOST:PORT
-    version: str = ""
-    device: str = "auto"
-    dtype: str = "auto"
-    threads: int = 0  # 0: as many as this process may use
-    idle_timeout: float = 900.0  # seconds; 0 never ends
 
 
 @dataclass(slots=True)
@@ -72,6 +60,7 @@ class EngineProcess:
     failure: str | None = None
     started: float = field(default_factory=time.monotonic)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    told_to: bool = False  # by a front, for good or for another version: nothing more is written
 
     @property
     def state(self) -> str:
@@ -84,15 +73,24 @@ class EngineProcess:
 
             from model.engine import Engine
             from model.loading import load_model
+            from model.prefix_store import open_store
 
             torch.set_num_threads(self.options.threads or usable_cores())
 
             def report(share: float) -> None:
                 self.progress = share
 
-            model = load_model(self.options.model, self.options.device, self.options.dtype, progress=report)
+            options, kept = self.options, Path(self.options.cache_dir) if self.options.cache_dir else None
+            model = load_model(
+                options.model, options.device, options.dtype, options.quantization, measured=kept, progress=report
+            )
             list(model.generate([0] * 8, max_new_tokens=2))
-            engine = Engine(model)
+            decoder = model.decoder
+            store = open_store(
+                kept and kept / "prefixes", options.disk_bytes, model.folder, decoder.new_cache(),
+                options.version, decoder.scheme,
+            )  # fmt: skip
+            engine = Engine(model, cache_bytes=options.cache_bytes, store=store)
             engine.start()
             self.engine = engine
             log.info("ready after %.2f s", time.monotonic() - self.started)
@@ -158,11 +156,15 @@ async def status(request: web.Request) -> web.Response:
         "model": process.options.model,
         "device": str(engine.model.decoder.device) if engine else None,
         "dtype": str(engine.model.decoder.dtype).removeprefix("torch.") if engine else None,
+        "weights": engine.model.decoder.scheme if engine else None,
         "busy": engine.busy if engine else False,
         "waiting": len(engine.queue) if engine else 0,
         "served": engine.served if engine else 0,
+        "forward_passes": {"calls": engine.passes, "positions": engine.positions} if engine else None,
         "idle_s": engine.idle_s if engine else 0.0,
         "cache_bytes": engine.prefixes.nbytes if engine else 0,
+        "cache_sequences": len(engine.prefixes) if engine else 0,
+        "cache_restored": engine.prefixes.restored if engine else 0,
         "memory_bytes": memory_bytes(),
         "packages": [name for name in HEAVY_PACKAGES if name in sys.modules],
     })
@@ -177,7 +179,9 @@ def model_entry(name: str) -> dict[str, Any]:
 
 
 async def stop(request: web.Request) -> web.Response:
-    request.app[PROCESS].stopping.set()
+    process = request.app[PROCESS]
+    process.told_to = True
+    process.stopping.set()
     return web.json_response({"stopping": True})
 
 
@@ -253,9 +257,12 @@ async def serve(options: Options, key: str | None) -> None:
                 loop.add_signal_handler(name, process.stopping.set)
         await until_done(process)
     finally:
-        if process.engine is not None:
-            process.engine.close()
+        engine = process.engine
+        if engine is not None:
+            engine.close(save=not process.told_to)
         await runner.cleanup()
+        if engine is not None:
+            await asyncio.to_thread(engine.join, LAST_SAVE_S)
 
 
 async def until_done(process: EngineProcess) -> None:
@@ -329,22 +336,6 @@ def wait_as_spare() -> list[str] | None:
     line = sys.stdin.readline()
     lock.release()
     return list(map(str, json.loads(line))) if line else None
-
-
-def parse_options(argv: list[str]) -> Options:
-    parser = argparse.ArgumentParser(prog="fimls engine")
-    parser.add_argument("--model", default="bundled")
-    parser.add_argument("--listen", required=True, help="unix:PATH or tcp:HOST:PORT")
-    parser.add_argument("--version", default="")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--dtype", default="auto")
-    parser.add_argument("--threads", type=int, default=0)
-    parser.add_argument("--idle-timeout", type=float, default=900.0)
-    options = Options(**vars(parser.parse_args(argv)))
-    kind, _, where = options.listen.partition(":")
-    if kind not in ("unix", "tcp") or (kind == "tcp" and not where.rpartition(":")[2].isdigit()):
-        parser.error("--listen is unix:PATH or tcp:HOST:PORT")
-    return options
 
 
 def main(argv: list[str] | None) -> int:

@@ -6,7 +6,9 @@ Weights are float16, bfloat16 or float32, or, in fimls' own compact form (config
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -17,6 +19,10 @@ from model.config import DecoderConfig, WeightSlot
 from model.decoder import Decoder
 from model.errors import ModelError
 from model.hub import ModelFolder
+from model.layers import Factory
+from model.machine import available_memory
+from model.quantize import Int8Embedding, Int8Factory, Int8Linear, finish
+from model.step import add_step
 
 FAMILIES = {"starcoder2": starcoder2, "stablelm": stablelm}
 INT8_ROWS = "fimls-int8-rows"
@@ -31,17 +37,22 @@ def load_decoder(
     *,
     dtype: torch.dtype,
     device: torch.device,
+    int8: bool = False,
+    measured: Path | None = None,
     progress: Callable[[float], None] = lambda share: None,
 ) -> Decoder:
     """Builds the decoder of a folder and fills it, file by file. Raises ModelError.
 
-    progress is told the share of tensors loaded, 0 to 1.
+    int8: with matrices as model.quantize makes them, on a CPU, in float32 between; they are quantized as they are read,
+    so that no more than one file of the checkpoint is in memory beside them. measured: the folder where the speed of
+    kernels is written down. progress is told the share of tensors loaded, 0 to 1.
     """
     config, table = read_config(folder)
     weights = read_weights(folder)
+    check_memory(folder, table, device, 1 if int8 else dtype.itemsize)
     # Not by way of the meta device: what torch imports for that (sympy, its compiler) takes longer than loading.
     try:
-        decoder = Decoder(config, dtype=dtype, device=device).eval().requires_grad_(False)
+        decoder = _build(config, dtype, device, int8=int8, measured=measured)
     except RuntimeError as error:
         first_line = str(error).splitlines()[0]
         raise ModelError(
@@ -49,6 +60,7 @@ def load_decoder(
         ) from None
     parameters = dict(decoder.named_parameters())
     waiting = dict(table)
+    left = Counter(_module(slot.parameter) for slot in table.values())
     head_copies = []
     for file, name, tensor in weights:
         if name == HEAD and config.tie_embeddings:
@@ -57,17 +69,51 @@ def load_decoder(
         if name not in waiting:
             raise _surplus(name, file, again=name in table)
         slot = waiting.pop(name)
-        _fill(parameters[slot.parameter], slot, tensor, name, file)
+        _check(slot, tensor, name, file)
+        module = _module(slot.parameter)
+        owner = decoder.get_submodule(module)
+        if isinstance(owner, Int8Linear | Int8Embedding) and slot.parameter.endswith(".weight"):
+            owner.fill(slot.first_row, tensor)
+        else:
+            _fill(parameters[slot.parameter], slot, tensor)
+        left[module] -= 1
+        if int8 and not left[module]:
+            finish(decoder, module)
         progress(1 - len(waiting) / len(table))
     if waiting:
         raise ModelError(f"{folder.path} lacks the tensors {_some(waiting)}. Download the model again.")
-    embeddings = decoder.embed_tokens.weight
-    if not all(torch.equal(copy.to(embeddings), embeddings) for copy in head_copies):
+    if not all(decoder.embed_tokens.holds(copy) for copy in head_copies):
         raise ModelError(
             f"{folder.path}: {HEAD} differs from the embeddings, to which config.json ties it. "
             "Set tie_word_embeddings to false there, or download the model again."
         )
+    if int8:
+        add_step(decoder)
     return decoder
+
+
+def _build(
+    config: DecoderConfig, dtype: torch.dtype, device: torch.device, *, int8: bool, measured: Path | None
+) -> Decoder:
+    factory = Int8Factory.for_cpu(config, measured) if int8 else Factory(device, dtype)
+    return Decoder(config, factory).eval().requires_grad_(False)
+
+
+def check_memory(folder: ModelFolder, table: Mapping[str, WeightSlot], device: torch.device, itemsize: int) -> None:
+    """Raises ModelError where the weights, of itemsize bytes each, cannot fit into what is free."""
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_memory()
+    needed = sum(math.prod(slot.shape) for slot in table.values()) * itemsize
+    if free is not None and needed > free:
+        smaller = "fimls.engine.quantization \"int8\" or a smaller model" if itemsize > 1 else "a smaller model"
+        raise ModelError(
+            f"{folder.path} needs {needed / 1e9:.1f} GB for its weights, but {free / 1e9:.1f} GB of the memory of "
+            f"{device} are free. Use {smaller}, or close what else uses the memory."
+        )
+
+
+def _module(parameter: str) -> str:
+    """The path of the module that a parameter belongs to."""
+    return parameter.rpartition(".")[0]
 
 
 def read_config(folder: ModelFolder) -> tuple[DecoderConfig, dict[str, WeightSlot]]:
@@ -140,7 +186,7 @@ def _dequantize(weight: torch.Tensor, scale: torch.Tensor, name: str, file: Path
     return weight.float() * scale.float()[:, None]
 
 
-def _fill(parameter: torch.nn.Parameter, slot: WeightSlot, tensor: torch.Tensor, name: str, file: Path) -> None:
+def _check(slot: WeightSlot, tensor: torch.Tensor, name: str, file: Path) -> None:
     if tuple(tensor.shape) != slot.shape:
         raise ModelError(
             f"{file}: {name} is {tuple(tensor.shape)}, but config.json asks for {slot.shape}. "
@@ -150,6 +196,9 @@ def _fill(parameter: torch.nn.Parameter, slot: WeightSlot, tensor: torch.Tensor,
         raise ModelError(
             f"{file}: {name} is {tensor.dtype}, which is no weight by itself. Download the model again."
         )
+
+
+def _fill(parameter: torch.nn.Parameter, slot: WeightSlot, tensor: torch.Tensor) -> None:
     rows = 1 if parameter.dim() > tensor.dim() else tensor.shape[0]
     parameter[slot.first_row : slot.first_row + rows] = tensor
 

@@ -22,8 +22,10 @@ from fim.formats import resolve
 from fim.prompt import build_prompt
 from fim.samples import Span, rest_of_line, whole_line
 from model import LoadedModel, load_model
-from model.copying import Copier, CopyWeights, features
+from model.copying import CopyWeights, features
 from model.errors import ModelError
+from model.matches import START as BEGINNING
+from model.matches import Index, Matches
 from training.corpus.folder import Row
 from training.data import read_documents
 
@@ -59,14 +61,14 @@ def observe(model: LoadedModel, samples: list[tuple[str, Span]]) -> torch.Tensor
         answer = [*model.tokenizer.encode(prompt.begin_with + text[start:stop]), *end][:ANSWER_TOKENS]
         ids = torch.tensor([[*prompt.ids, *answer]], device=model.decoder.device)
         kept = model.decoder(ids, logits_to_keep=len(answer) + 1).logits[0, :-1].float().softmax(-1).cpu()
-        copier = Copier(START, prompt.ids, never=prompt.stop_ids)
+        matches = Matches(Index([BEGINNING, *prompt.ids], prompt.stop_ids))
         for token, probabilities in zip(answer, kept, strict=True):
-            match, votes = copier.votes()
+            match, votes = matches.votes()
             if votes:
-                total = votes.total()
+                total = sum(votes.values())
                 seen = features(match, max(votes.values()) / total, float(probabilities.max()))
-                rows.append((*seen, votes[token] / total, float(probabilities[token])))
-            copier.push(token)
+                rows.append((*seen, votes.get(token, 0) / total, float(probabilities[token])))
+            matches.push(token)
     return torch.tensor(rows, dtype=torch.float64)
 
 

@@ -92,7 +92,8 @@ def did_change(params: lsp.DidChangeTextDocumentParams) -> None:
 
 @server.feature("textDocument/didFocus")
 def did_focus(params: Any) -> None:
-    log("focus")
+    at = getattr(params, "position", None)
+    log("focus", at=None if at is None else [at.line, at.character])
     tell()
 
 

@@ -47,6 +47,23 @@ def test_accepted_whole(shared_nvim: Shared) -> None:
     until(lambda: shared_nvim.log("change")[-1]["text"] == "\n".join(expected) + "\n")
 
 
+def test_the_server_hears_where_the_cursor_rests(shared_nvim: Shared) -> None:
+    nvim = shared_nvim("one\ntwo\nthree\n")
+    nvim.type("jl")
+    until(lambda: shared_nvim.log("focus") and shared_nvim.log("focus")[-1]["at"] == [1, 1])
+    count = len(shared_nvim.log("focus"))
+    nvim.type("jkjkj0")  # one rest, one message
+    until(lambda: shared_nvim.log("focus")[-1]["at"] == [2, 0])
+    assert len(shared_nvim.log("focus")) == count + 1
+    nvim.type("A")
+    until(lambda: len(shared_nvim.log("focus")) > count + 1)
+    count = len(shared_nvim.log("focus"))
+    nvim.type(" and more")
+    until(lambda: any(e["text"].endswith("three and more\n") for e in shared_nvim.log("change")))
+    time.sleep(0.2)
+    assert len(shared_nvim.log("focus")) == count, "keys tell for themselves"
+
+
 def test_accepted_by_word(shared_nvim: Shared) -> None:
     nvim = shared_nvim("a\n")
     nvim.type("ototal = ")

@@ -1,3 +1,5 @@
+from typing import get_args
+
 import pytest
 
 from fim import FORMATS, FormatError, Layout, Snippet, build_prompt, render_text, resolve
@@ -6,7 +8,7 @@ from tests.fim.toys import CharacterEncoder, context_at
 
 SNIPPETS = (Snippet("b.py", "B", "open"), Snippet("c.py", "C", "recent"))
 ALL: tuple[Layout, ...] = ("psm", "spm")
-UNSEEN = [(name, layout) for name in FORMATS for layout in ALL if layout not in FORMATS[name].layouts]
+UNSEEN = [(name, layout) for name in FORMATS for layout in get_args(Layout) if layout not in FORMATS[name].offered]
 
 CASES: list[tuple[str, Layout | None, dict[str, object], str]] = [
     ("starcoder2", None, {}, "<fim_prefix>P<fim_suffix>S<fim_middle>"),
@@ -156,3 +158,40 @@ def test_healing_leaves_out_the_last_piece(prefix: str, left_out: str, layout: L
     kept = prefix.removesuffix(left_out)
     assert healed.begin_with == left_out
     assert healed.ids == build_prompt(context_at(f"{kept}‸S"), sentinels, encoder, layout).ids
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("starcoder2", "<file_sep>b.py\nB<file_sep><fim_prefix>a.py\nP<fim_suffix>S<fim_middle>T"),
+        ("stablelm2", "<|fim_prefix|>P<|fim_suffix|>S<|fim_middle|>T"),
+        ("codellama", "<PRE> P <SUF>S <MID>T"),
+        ("deepseek-coder", "<｜fim▁begin｜>P<｜fim▁hole｜>S<｜fim▁end｜>T"),
+    ],
+)
+def test_what_was_typed_behind_the_anchor_begins_the_middle(name: str, expected: str) -> None:
+    context = context_at("PT‸S", typed=1, path="a.py", snippets=SNIPPETS[:1])
+    assert render_text(context, FORMATS[name], "anchored") == expected
+    encoder = SentencePieceLike(vocabulary(FORMATS[name]))  # where the suffix has no blank in front, this has none
+    prompt = build_prompt(context, resolve(encoder, name), encoder, "anchored")
+    blank = "" if FORMATS[name].bare_suffix else " "
+    assert prompt.layout == "anchored"
+    assert prompt.typed[1] == len(prompt.ids)
+    assert encoder.decode(prompt.ids[slice(*prompt.typed)]) == blank + "T"
+    assert encoder.decode(prompt.ids[slice(*prompt.prefix)]).endswith("P")
+    assert render_text(context, FORMATS[name], "psm") == render_text(
+        context_at("PT‸S", path="a.py", snippets=SNIPPETS[:1]), FORMATS[name], "psm"
+    )
+
+
+@pytest.mark.parametrize(
+    ("prefix", "typed", "left_out"), [("a b.ret", 3, "ret"), ("a ret", 5, " ret"), ("a ret", 2, "et"), ("a ret", 0, "")]
+)
+def test_only_what_was_typed_behind_the_anchor_is_healed(prefix: str, typed: int, left_out: str) -> None:
+    encoder = CharacterEncoder(vocabulary(FORMATS["starcoder2"]))
+    context = context_at(f"{prefix}‸S", typed=typed)
+    prompt = build_prompt(context, resolve(encoder, "starcoder2"), encoder, "anchored", heal=True)
+    assert prompt.begin_with == left_out
+    before = prefix[: len(prefix) - typed]
+    middle = prefix[len(before) :].removesuffix(left_out)
+    assert encoder.decode(prompt.ids) == f"<fim_prefix>{before}<fim_suffix>S<fim_middle>{middle}"

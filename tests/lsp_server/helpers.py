@@ -65,6 +65,7 @@ class Home:
             "FIMLS_RUNTIME_DIR": str(self.runtime),
             "FIMLS_LOG_DIR": str(self.logs),
             "FIMLS_STATE_DIR": str(self.path / "state"),
+            "FIMLS_CACHE_DIR": str(self.path / "cache"),
         }
 
     def engines(self) -> list[int]:

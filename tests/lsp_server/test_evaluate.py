@@ -165,6 +165,31 @@ async def test_the_bare_model_is_cut_at_the_tasks_end_only(model: Settings, monk
     assert row.exact == Share(9, 9)
 
 
+@pytest.mark.parametrize("bare", [False, True])
+@pytest.mark.asyncio
+async def test_the_anchor_is_as_for_someone_who_has_typed(
+    model: Settings, monkeypatch: pytest.MonkeyPatch, bare: bool
+) -> None:
+    text = "".join(f"value_{i} = {i} + other_{i}\n" for i in range(60))
+    engine, packages = FakeEngine("x"), {"p": [("p/a.py", text)]}
+    plan = Plan(("column",), 40, ("anchored",), bare=bare, baseline=False)
+    await rows_of(engine, monkeypatch, model, plan, packages)
+    prompter = line_up({"": model}, plan)[0].prompter
+    assert prompter.sentinels is not None
+    places, typed = {sample.prefix: sample for sample in draw(packages, "column", 40, 0)}, []
+    for request in engine.asked:
+        before, _, rest = prompter.encoder.decode(request.prompt).partition("<fim_suffix>")  # type: ignore[arg-type]
+        suffix, _, since = rest.partition("<fim_middle>")
+        before = before.removeprefix("<fim_prefix>")
+        assert places[before + since + request.begin_with].suffix == suffix
+        assert before == "" or before.endswith("\n")
+        typed.append(since.count("\n"))
+    assert typed.count(0) > 1 and max(typed) > 3 and len(engine.asked) == 40
+    again = FakeEngine("x")
+    await rows_of(again, monkeypatch, model, plan, packages)
+    assert sorted(map(repr, again.asked)) == sorted(map(repr, engine.asked))
+
+
 @pytest.mark.asyncio
 async def test_answers_stay_with_their_questions() -> None:
     """Some answers are there before those that were asked for earlier."""
@@ -283,7 +308,7 @@ BAD = [
     (["{place}/bad.jsonl"], "line 2 of", "mend or remove it"),
     (["{place}/empty.jsonl"], "is empty", "name a file with rows"),
     (["{place}", "--task", "line,lines"], "there is no task 'lines'", "choose from line,column,multi-line,random-span"),
-    (["{place}", "--layout", "pms"], "there is no layout 'pms'", "choose from psm,spm"),
+    (["{place}", "--layout", "pms"], "there is no layout 'pms'", "choose from psm,spm,anchored"),
     (["--split", "train"], "there is no split 'train'", "choose test or validation"),
     (["{place}", "--set", "maxTokens=0"], "fimls.maxTokens is 0", "expected a whole number from 1 to 1024"),
     (["{place}", "--model", "{place}/empty"], "is empty", "Download"),

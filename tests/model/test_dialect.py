@@ -58,6 +58,10 @@ def test_a_body_becomes_a_request(model: LoadedModel, body: dict[str, Any], requ
     assert parse(model, body) == request_
 
 
+def test_work_for_idle_time_is_told_apart(model: LoadedModel) -> None:
+    assert [parse(model, {"prompt": [9], "priority": p}).idle for p in ("idle", None)] == [True, False]
+
+
 def test_a_prefill_may_fill_the_model_to_the_brim_and_generates_nothing(model: LoadedModel) -> None:
     body = {"prompt": [9] * 32, "max_tokens": 5}
     assert parse(model, body, prefill_only=True) == Request((9,) * 32, max_new_tokens=0)
@@ -105,6 +109,8 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"stop_token_ids": 5}, "stop_token_ids must be a list of token ids"),
     ({"stop_token_ids": ["5"]}, "stop_token_ids must be a list of token ids"),
     ({"stop_token_ids": [True]}, "stop_token_ids must be a list of token ids"),
+    ({"priority": "high"}, 'priority must be "idle" where it is given'),
+    ({"priority": 1}, 'priority must be "idle" where it is given'),
 ]
 
 
@@ -116,7 +122,9 @@ def test_a_field_that_cannot_be_is_named(model: LoadedModel, body: dict[str, Any
 
 
 STARTED = Started(prompt=5, reused=3)
-FINISHED = Finished("length", rest="!", reused=3, prefilled=2, generated=2, queued_s=0.5, prefill_s=0.2, decode_s=0.1)
+FINISHED = Finished(
+    "length", rest="!", reused=3, prefilled=2, generated=2, queued_s=0.5, prefill_s=0.2, decode_s=0.1, passes=3
+)
 EVENTS: list[Event] = [STARTED, Token(71, "a", -0.5), Token(72, "b", -1.5), FINISHED]
 USAGE = {
     "prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7, "prompt_tokens_details": {"cached_tokens": 3},
@@ -145,7 +153,7 @@ def test_a_whole_answer_has_the_dialects_shape() -> None:
         }],
         "usage": USAGE,
         "fimls": {"reason": "length", "rest": "!", "reused": 3, "prefilled": 2, "generated": 2, "queued_s": 0.5,
-                  "prefill_s": 0.2, "decode_s": 0.1},
+                  "prefill_s": 0.2, "decode_s": 0.1, "passes": 3, "drafted": 0, "accepted": 0},
     }
 
 

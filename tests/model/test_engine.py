@@ -159,6 +159,99 @@ def test_a_job_that_was_cancelled_while_it_waited_never_starts(engine: Engine) -
     assert second.events == []
 
 
+# Work that nobody waits for.
+
+
+def test_idle_work_comes_last_and_of_a_clients_only_the_newest() -> None:
+    queue = FairQueue()
+    names: dict[int, str] = {}
+
+    def put(name: str, *, idle: bool = False) -> Job | None:
+        job = Job(Request((1,), 1, client=name[0], idle=idle), print)
+        names[id(job)] = name
+        return queue.put(job)
+
+    assert put("a idle", idle=True) is None
+    assert put("b idle", idle=True) is None
+    replaced = put("a newer", idle=True)
+    assert replaced is not None and names[id(replaced)] == "a idle"
+    put("a1")
+    put("a2")
+    put("b1")
+    assert len(queue) == 5
+    taken = [names[id(queue.take())] for _ in range(5)]
+    assert taken == ["a1", "b1", "a2", "b idle", "a newer"]
+    assert len(queue) == 0
+    put("a idle", idle=True)
+    queue.close()
+    assert queue.take() is None
+
+
+@pytest.mark.parametrize(("client", "idle", "ends"), [
+    ("a", False, True), ("b", False, True), ("a", True, True), ("b", True, False),
+])  # fmt: skip
+def test_idle_work_that_runs_ends_for_whoever_asks(client: str, idle: bool, ends: bool) -> None:
+    queue = FairQueue()
+    running = Job(Request((1,), 1, client="a", idle=True), print)
+    queue.put(running)
+    assert queue.take() is running
+    queue.put(Job(Request((1,), 1, client=client, idle=idle), print))
+    assert running.cancelled == ends
+    queue.take()
+    later = Job(Request((1,), 1, client="a"), print)
+    queue.put(later)
+    assert queue.take() is later
+    queue.put(Job(Request((1,), 1, client="b"), print))
+    assert not later.cancelled  # somebody waits for it
+
+
+def test_what_idle_work_has_read_stays_when_somebody_asks(engine: Engine, parrot: Parrot) -> None:
+    asked: list[Answer] = []
+    computed = 0
+    ids = (40,) * 1200
+
+    def ask_in_the_third_layer() -> None:
+        nonlocal computed
+        computed += 1
+        if computed == 3:
+            asked.append(Answer(engine, Request((*ids, MIDDLE), max_new_tokens=2, client="b"), lambda *_: None))
+
+    parrot.on_layer = ask_in_the_third_layer
+    started, end = ask(engine, Request(ids, max_new_tokens=0, client="a", idle=True))
+    assert isinstance(started, Started) and isinstance(end, Finished)
+    assert (end.reason, end.prefilled, computed >= 3) == ("cancelled", 512, True)
+    events = asked[0].wait()
+    assert events[0] == Started(prompt=1201, reused=512)
+    assert (text_of(events), end_of(events).reason) == ("ab", "length")
+
+
+def test_idle_work_that_never_ran_ends_when_newer_takes_its_place(engine: Engine) -> None:
+    go, busy = threading.Event(), threading.Event()
+
+    def hold(job: Job, event: Event) -> None:
+        busy.set()
+        assert go.wait(60)
+
+    first = Answer(engine, Request(PROMPT, max_new_tokens=2), hold)
+    assert busy.wait(60)
+    older, newer = (Answer(engine, Request(PROMPT, 0, client="a", idle=True), lambda *_: None) for _ in range(2))
+    (end,) = older.wait()
+    assert isinstance(end, Finished) and (end.reason, end.prefilled) == ("cancelled", 0)
+    go.set()
+    first.wait()
+    assert end_of(newer.wait()).reason == "length"
+
+
+def test_an_engine_counts_how_often_the_model_was_run(engine: Engine) -> None:
+    assert (engine.passes, engine.positions) == (0, 0)
+    ask(engine, Request(PROMPT, max_new_tokens=4))
+    assert (engine.passes, engine.positions) == (4, 6)  # the prompt, and a token each but for the last one
+    ask(engine, Request(PROMPT, max_new_tokens=0))
+    assert (engine.passes, engine.positions) == (5, 7)
+    end = end_of(ask(engine, Request((60,) * 600, max_new_tokens=1)))
+    assert (end.passes, engine.passes, engine.positions) == (2, 7, 607)
+
+
 # How a request ends before its time.
 
 

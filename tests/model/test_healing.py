@@ -2,22 +2,40 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
-import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from model import LoadedModel, Tokenizer
-from model.healing import Healing
+from model.healing import Healing, Spelling
 
-TEXTS = [None, "re", "ret", "return", "returns", "n", "x", ""]
+TEXTS = ["x", None, "re", "ret", "return", "returns", "n", "r", "", "n"]
 
 
 @pytest.mark.parametrize(
     ("begin_with", "allowed"),
-    [("return", {"re", "ret", "return", "returns"}), ("ret", {"re", "ret", "return", "returns"}), ("n", {"n"})],
+    [
+        ("return", {"r", "re", "ret", "return", "returns"}),
+        ("ret", {"r", "re", "ret", "return", "returns"}),
+        ("n", {"n"}),
+    ],
 )
 def test_only_tokens_that_spell_the_text_are_allowed(begin_with: str, allowed: set[str]) -> None:
-    masked = Healing(TEXTS, begin_with).mask(torch.zeros(len(TEXTS)))
-    assert {TEXTS[i] for i in masked.isfinite().nonzero().flatten().tolist()} == allowed
+    row = np.log(np.arange(1, len(TEXTS) + 1, dtype=np.float32))
+    Healing(Spelling(TEXTS), begin_with).mask(row)
+    held = [i for i, text in enumerate(TEXTS) if text in allowed]
+    assert np.isfinite(row).nonzero()[0].tolist() == held
+    assert np.exp(row[held]) == pytest.approx(np.array([i + 1 for i in held]) / sum(i + 1 for i in held))
+
+
+LETTERS = "ab\U0010ffff"
+
+
+@given(texts=st.lists(st.none() | st.text(LETTERS, max_size=4)), left=st.text(LETTERS, min_size=1, max_size=4))
+def test_the_spelling_finds_what_a_look_at_every_text_finds(texts: list[str | None], left: str) -> None:
+    expected = [i for i, t in enumerate(texts) if t and (t.startswith(left) or left.startswith(t))]
+    assert sorted(Spelling(texts).of(left).tolist()) == expected
 
 
 @pytest.mark.parametrize(
@@ -25,13 +43,13 @@ def test_only_tokens_that_spell_the_text_are_allowed(begin_with: str, allowed: s
     [(["return"], [""]), (["returns"], ["s"]), (["re", "turn"], ["", ""]), (["ret", "urn()"], ["", "()"])],
 )
 def test_what_comes_behind_the_text_is_the_answer(pieces: list[str], rest: list[str]) -> None:
-    healing = Healing(TEXTS, "return")
+    healing = Healing(Spelling(TEXTS), "return")
     assert [healing.take(p) for p in pieces] == rest
 
 
 def test_a_text_that_no_token_begins_is_refused() -> None:
     with pytest.raises(ValueError, match="no token"):
-        Healing(TEXTS, "q")
+        Healing(Spelling(TEXTS), "q")
 
 
 def test_texts_are_those_of_whole_characters_and_no_special_token(byte_tokenizer: Tokenizer) -> None:

@@ -12,7 +12,8 @@ from model.kv_cache import GROWTH, KVCache
 from tests.model.toys import Parrot, read_ids, remember, write_ids
 
 POSITIONS = st.integers(0, 30) | st.sampled_from([600, 1500])  # within the first growth, and beyond
-STEPS = st.tuples(st.sampled_from(["remember", "drop a pass", "trim", "fork", "reserve"]), POSITIONS)
+ACTIONS = ["remember", "drop a pass", "trim", "fork", "reserve", "shrink", "move over"]
+STEPS = st.tuples(st.sampled_from(ACTIONS), POSITIONS)
 
 
 @given(steps=st.lists(STEPS, max_size=8), capacity=st.sampled_from([0, 1, 600]))
@@ -34,6 +35,17 @@ def test_whatever_is_done_to_a_cache_it_holds_what_a_list_would(steps: list[tupl
         elif action == "fork":
             left_behind.append((cache, expected))
             cache, expected = cache.fork(n), expected[:n]
+        elif action == "shrink":
+            before, spare = cache.nbytes, cache.spare_bytes
+            cache.shrink()
+            assert (cache.capacity, cache.nbytes) == (cache.length, before - spare)
+        elif action == "move over":  # by way of a block, as to disk and back
+            at, config = min(n, cache.length), cache.config
+            shape = (2, config.num_layers, config.num_kv_heads, cache.length - at, config.head_dim)
+            block = torch.empty(shape, dtype=cache.dtype)
+            cache.copy_out(at, block)
+            cache = cache.fork(at)
+            cache.extend(block)
         else:
             cache.reserve(n)
             assert cache.capacity >= n

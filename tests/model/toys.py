@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -72,6 +72,7 @@ class Parrot:
     config: DecoderConfig = field(default_factory=toy_config)
     on_layer: Callable[[], None] = lambda: None
     device: torch.device = CPU
+    row_costs: Mapping[int, float] | None = None
 
     def new_cache(self, capacity: int = 0) -> KVCache:
         return KVCache(self.config, dtype=torch.float32, device=self.device, capacity=capacity)
@@ -93,8 +94,11 @@ class Parrot:
             self.on_layer()
             write_ids(cache, layer, ids)
         cache.commit(len(ids))
-        logits = torch.zeros(1, 1, self.config.vocab_size)
-        logits[0, 0, self._next(read_ids(cache))] = 20.0
+        rows = logits_to_keep or len(ids)
+        logits = torch.zeros(1, rows, self.config.vocab_size)
+        seen = read_ids(cache)
+        for row in range(rows):
+            logits[0, row, self._next(seen[: len(seen) - rows + row + 1])] = 20.0
         return DecoderOutput(logits)
 
     def _next(self, ids: list[int]) -> int:

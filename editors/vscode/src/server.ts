@@ -9,6 +9,7 @@ const DEATHS = 5;
 const WITHIN_MS = 180_000;
 const FIRST_PAUSE_MS = 500;
 const SETTLE_MS = 300;
+const MOVED_MS = 80;
 
 export interface Owner extends Omit<Listener, "lost"> {
   /** No server was found. */
@@ -22,6 +23,9 @@ export class Server implements Disposable {
   /** Starts and stops, one after the other. */
   private queue: Promise<void> = Promise.resolve();
   private told = "";
+  private moving: NodeJS.Timeout | undefined;
+  /** The text in which the cursor was last seen. */
+  private seen = "";
   /** How often a fresh start was asked for: a start that is not the last one's gives way. */
   private wishes = 0;
   private readonly subscriptions: Disposable;
@@ -32,6 +36,7 @@ export class Server implements Disposable {
   ) {
     this.subscriptions = Disposable.from(
       window.onDidChangeActiveTextEditor((editor) => this.focus(editor)),
+      window.onDidChangeTextEditorSelection(({ textEditor }) => this.moved(textEditor)),
       workspace.onDidChangeConfiguration((event) => {
         if (startSettings().some((name) => event.affectsConfiguration(name))) {
           this.restart();
@@ -57,6 +62,7 @@ export class Server implements Disposable {
 
   async dispose(): Promise<void> {
     clearTimeout(this.timer);
+    clearTimeout(this.moving);
     this.subscriptions.dispose();
     this.giveWay();
     this.queue = this.queue.then(() => this.stop());
@@ -167,12 +173,26 @@ export class Server implements Disposable {
     });
   }
 
-  /** The document that the user looks at. */
+  /** The document that the user looks at, and where the cursor is: what will be asked there is read in idle time. */
   private focus(editor: TextEditor | undefined): void {
+    clearTimeout(this.moving);
     const document = editor?.document;
     const ours = document !== undefined && languages.match(DOCUMENTS, document) > 0;
-    const params = ours ? { textDocument: { uri: document.uri.toString() } } : {};
+    this.seen = document === undefined ? "" : `${document.version} ${document.uri}`;
+    const { line, character } = editor?.selection.active ?? { line: 0, character: 0 };
+    const params = ours ? { textDocument: { uri: document.uri.toString() }, position: { line, character } } : {};
     this.running?.sendNotification(FOCUSED, params).catch(this.ignore);
+  }
+
+  /** The cursor is elsewhere. Whoever types moves it, too, and asks by himself. */
+  private moved(editor: TextEditor): void {
+    const seen = `${editor.document.version} ${editor.document.uri}`;
+    const jumped = seen === this.seen;
+    this.seen = seen;
+    clearTimeout(this.moving);
+    if (jumped && editor === window.activeTextEditor) {
+      this.moving = setTimeout(() => this.focus(editor), MOVED_MS);
+    }
   }
 
   private readonly ignore = (error: unknown): void => this.log.debug(String(error));

@@ -7,6 +7,7 @@ local M = {}
 -- A server that dies is started again after these pauses (ms); when they are used up within three minutes, it is left.
 M.pauses = { 500, 2000, 5000, 15000, 30000 }
 local WINDOW_S = 180
+local MOVED_MS = 80
 
 local deaths = {} -- times
 local told = false
@@ -254,11 +255,30 @@ function M.attached(client, buf)
   end
 end
 
---- Tells which document is looked at.
+local moving = assert(vim.uv.new_timer())
+
+--- Tells which document is looked at, and where the cursor is: what will be asked there is read in idle time.
 function M.focus(buf)
+  moving:stop()
   local client = lsp.client(buf)
   if client and client.initialized then
-    lsp.notify(client, 'textDocument/didFocus', { textDocument = { uri = vim.uri_from_bufnr(buf) } })
+    local params = { textDocument = { uri = vim.uri_from_bufnr(buf) } }
+    if buf == vim.api.nvim_get_current_buf() then
+      local at = vim.api.nvim_win_get_cursor(0)
+      params.position = lsp.position(buf, at[1] - 1, at[2], client.offset_encoding)
+    end
+    lsp.notify(client, 'textDocument/didFocus', params)
+  end
+end
+
+--- The cursor has moved: the same, once it rests.
+function M.moved(buf)
+  if lsp.client(buf) then
+    moving:start(MOVED_MS, 0, vim.schedule_wrap(function()
+      if buf == vim.api.nvim_get_current_buf() then
+        M.focus(buf)
+      end
+    end))
   end
 end
 

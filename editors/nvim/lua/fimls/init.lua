@@ -14,10 +14,16 @@ local function prepare()
   local group = vim.api.nvim_create_augroup('fimls', {})
   suggest.auto = require('fimls.config').options.auto_trigger
   suggest.attach_events(group)
-  vim.api.nvim_create_autocmd('BufEnter', {
+  vim.api.nvim_create_autocmd({ 'BufEnter', 'InsertEnter' }, {
     group = group,
     callback = function(event)
       client.focus(event.buf)
+    end,
+  })
+  vim.api.nvim_create_autocmd('CursorMoved', { -- not in Insert mode: there it moves with each key
+    group = group,
+    callback = function(event)
+      client.moved(event.buf)
     end,
   })
   vim.lsp.commands['fimls.fill'] = function(command, context)

@@ -1,0 +1,240 @@
+"""An editor for measuring: a real `fimls lsp` over stdio at the level of frames, with next to no work of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from lsp_server.client import GONE_TIMEOUT_S, READY_TIMEOUT_S
+from lsp_server.local_engine import local_client
+
+INLINE = "textDocument/inlineCompletion"
+
+
+class EditorError(Exception):
+    """The server said that something is wrong."""
+
+
+class Editor:
+    """One window. Positions are counted in code points, so an offset needs no more than its line's start."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+        self.messages: list[str] = []
+        self._ready = asyncio.Event()
+        self._waiting: dict[int, asyncio.Future[Any]] = {}
+        self._texts: dict[str, tuple[int, str]] = {}
+        self._count = 0
+        self._reading = asyncio.ensure_future(self._read())
+
+    @classmethod
+    async def open(cls, folder: Path, settings: dict[str, Any], environment: dict[str, str]) -> Editor:
+        """Raises EditorError when the server objects to the settings or the model cannot be loaded."""
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-P", "-m", "lsp_server", "lsp", "--stdio",
+            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, env=os.environ | environment,
+        )  # fmt: skip
+        editor = cls(process)
+        await editor.request("initialize", {
+            "processId": os.getpid(),
+            "rootUri": folder.absolute().as_uri(),
+            "capabilities": {
+                "general": {"positionEncodings": ["utf-32"]},
+                "textDocument": {"inlineCompletion": {}},
+                "experimental": {"fimls": {"status": True}},
+            },
+            "initializationOptions": settings,
+        })  # fmt: skip
+        editor.notify("initialized", {})
+        ready = asyncio.ensure_future(editor._ready.wait())
+        await asyncio.wait({ready, editor._reading}, timeout=READY_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED)
+        ready.cancel()
+        if not editor._ready.is_set() or editor.messages:
+            await editor.close()
+            raise EditorError("; ".join(editor.messages) or "the model did not load in time")
+        return editor
+
+    async def close(self) -> None:
+        with contextlib.suppress(OSError, EditorError):
+            await self.request("shutdown", None)
+            self.notify("exit", None)
+        try:
+            await asyncio.wait_for(self.process.wait(), GONE_TIMEOUT_S)
+        except TimeoutError:
+            self.process.kill()
+        self._reading.cancel()
+
+    def put(self, path: Path, language: str, text: str) -> None:
+        """Opens a document; one that is open is closed first."""
+        uri = path.as_uri()
+        if uri in self._texts:
+            self.notify("textDocument/didClose", {"textDocument": {"uri": uri}})
+        self._texts[uri] = 1, text
+        document = {"uri": uri, "languageId": language, "version": 1, "text": text}
+        self.notify("textDocument/didOpen", {"textDocument": document})
+
+    def forget(self, path: Path) -> None:
+        """Closes a document."""
+        if self._texts.pop(path.as_uri(), None):
+            self.notify("textDocument/didClose", {"textDocument": {"uri": path.as_uri()}})
+
+    def text(self, path: Path) -> str:
+        return self._texts[path.as_uri()][1]
+
+    def change(self, path: Path, start: int, end: int, new: str) -> None:
+        """Replaces what stands between two offsets."""
+        uri = path.as_uri()
+        version, text = self._texts[uri]
+        self._texts[uri] = version + 1, text[:start] + new + text[end:]
+        where = {"start": position(text, start), "end": position(text, end)}
+        self.notify("textDocument/didChange", {
+            "textDocument": {"uri": uri, "version": version + 1}, "contentChanges": [{"range": where, "text": new}],
+        })  # fmt: skip
+
+    def focus(self, path: Path, at: int) -> None:
+        """The cursor has come to an offset."""
+        where = {"textDocument": {"uri": path.as_uri()}, "position": position(self.text(path), at)}
+        self.notify("textDocument/didFocus", where)
+
+    def ask(self, path: Path, at: int) -> tuple[int, asyncio.Future[Any]]:
+        """The number of a request for a suggestion, and its answer to come."""
+        where = {"textDocument": {"uri": path.as_uri()}, "position": position(self.text(path), at)}
+        return self._request(INLINE, where | {"context": {"triggerKind": 2}})
+
+    def cancel(self, number: int) -> None:
+        self.notify("$/cancelRequest", {"id": number})
+
+    def accepted(self, item: dict[str, Any]) -> None:
+        """Tells that an item's text was taken over."""
+        command = item["command"]
+        self._request("workspace/executeCommand", {"command": command["command"], "arguments": command["arguments"]})
+
+    async def request(self, method: str, params: Any) -> Any:
+        return await self._request(method, params)[1]
+
+    def notify(self, method: str, params: Any) -> None:
+        self._send({"method": method, "params": params})
+
+    def _request(self, method: str, params: Any) -> tuple[int, asyncio.Future[Any]]:
+        self._count += 1
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        answer.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody may be waiting
+        self._waiting[self._count] = answer
+        self._send({"id": self._count, "method": method, "params": params})
+        return self._count, answer
+
+    def _send(self, message: dict[str, Any]) -> None:
+        body = json.dumps({"jsonrpc": "2.0"} | message).encode()
+        assert self.process.stdin is not None
+        self.process.stdin.write(b"Content-Length: %d\r\n\r\n" % len(body) + body)
+
+    async def _read(self) -> None:
+        assert self.process.stdout is not None
+        try:
+            while True:
+                header = await self.process.stdout.readuntil(b"\r\n\r\n")
+                size = int(header.lower().partition(b"content-length:")[2].split()[0])
+                self._take(json.loads(await self.process.stdout.readexactly(size)))
+        except asyncio.IncompleteReadError:
+            for answer in self._waiting.values():
+                if not answer.done():
+                    answer.set_exception(EditorError("the server has ended"))
+
+    def _take(self, message: dict[str, Any]) -> None:
+        method, number = message.get("method"), message.get("id")
+        if method is None:
+            answer = self._waiting.pop(number, None) if isinstance(number, int) else None
+            if answer is not None and not answer.done():
+                if "error" in message:
+                    answer.set_exception(EditorError(message["error"]["message"]))
+                else:
+                    answer.set_result(message["result"])
+            return
+        params = message.get("params")
+        if method == "window/showMessage":
+            self.messages.append(params["message"])
+        elif method == "fimls/didChangeStatus":
+            if params["state"] == "failed":
+                self.messages.append(params["message"])
+            if params["state"] in ("ready", "failed"):
+                self._ready.set()
+        if number is not None:  # the server asks: there is nothing to tell
+            self._send({"id": number, "result": None})
+
+
+def position(text: str, offset: int) -> dict[str, int]:
+    start = text.rfind("\n", 0, offset) + 1
+    return {"line": text.count("\n", 0, start), "character": offset - start}
+
+
+class Home:
+    """Private folders for sockets, logs and counts, so that no engine of the user's is measured, or stopped."""
+
+    def __init__(self) -> None:
+        self.path = Path(tempfile.mkdtemp(prefix="fimls-"))
+        self.environment = {
+            "FIMLS_RUNTIME_DIR": str(self.path / "run"), "FIMLS_LOG_DIR": str(self.path / "log"),
+            "FIMLS_STATE_DIR": str(self.path / "state"), "FIMLS_CACHE_DIR": str(self.path / "cache"),
+        }  # fmt: skip
+        self._seen = 0
+
+    @property
+    def log(self) -> Path:
+        return self.path / "log" / "lsp.log"
+
+    def new_lines(self) -> list[str]:
+        """What the server has logged since the last call; a log that was begun anew is read from its start."""
+        if not self.log.exists():
+            return []
+        if self.log.stat().st_size < self._seen:
+            self._seen = 0
+        with self.log.open("rb") as file:
+            file.seek(self._seen)
+            raw = file.read()
+        whole = raw.rpartition(b"\n")[0]
+        self._seen += len(whole) + 1 if whole else 0
+        return whole.decode().splitlines()
+
+    async def statuses(self) -> list[dict[str, Any]]:
+        """What the engines here say of themselves."""
+        return [status for status in await self._call("GET", "/fimls/status") if status is not None]
+
+    async def close(self) -> None:
+        await self._call("POST", "/fimls/stop")
+        for _ in range(100):
+            if not any((self.path / "run").glob("*.sock")):
+                break
+            await asyncio.sleep(0.05)
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    async def _call(self, method: str, call: str) -> list[dict[str, Any] | None]:
+        found = []
+        for socket in (self.path / "run").glob("*.sock"):
+            client = local_client(socket)
+            try:
+                found.append(await client.call(method, call))
+            finally:
+                await client.close()
+        return found
+
+
+@contextlib.asynccontextmanager
+async def window(folder: Path, settings: dict[str, Any]) -> AsyncIterator[tuple[Editor, Home]]:
+    """An editor with a home of its own, whose engine ends with it."""
+    home = Home()
+    try:
+        editor = await Editor.open(folder, settings, home.environment)
+        try:
+            yield editor, home
+        finally:
+            await editor.close()
+    finally:
+        await home.close()

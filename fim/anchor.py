@@ -1,0 +1,39 @@
+"""The anchor: where the prefix of the layout "anchored" ends and what is typed begins.
+
+    context <fim_prefix> P0 <fim_suffix> S <fim_middle> typed
+
+To the model, what was typed is the beginning of its own answer; so a family that saw only psm, where the suffix stands
+behind the prefix, gets prompts that grow at their end.
+"""
+
+from dataclasses import replace
+
+from fim.context import CursorContext, as_trained
+from fim.formats import Encoder
+
+MOST_TYPED = 128  # tokens; behind more of them the model may lose sight of what joins at the suffix
+_FIRST = MOST_TYPED // 2  # tokens that may stand behind a new anchor
+_FAR = MOST_TYPED * 8  # characters; more are not counted
+
+
+def with_anchor(context: CursorContext, previous: CursorContext | None, encoder: Encoder) -> CursorContext:
+    """The context with `typed` set: the anchor of `previous` where that goes on, else one at the line's beginning, or
+    inside of an overlong line.
+
+    It goes on while all before it and the suffix stay the same, windows' edges included, and what was typed behind it
+    stays within MOST_TYPED. At the line's beginning it outlives deleting and typing anew in that line.
+    """
+    prefix = context.prefix
+
+    def tokens(typed: int) -> int:
+        return len(encoder.encode(as_trained(prefix[len(prefix) - typed :])))
+
+    if previous is not None and previous.suffix == context.suffix:
+        kept = len(previous.prefix) - previous.typed
+        typed = len(prefix) - kept
+        if 0 <= typed <= _FAR and prefix[:kept] == previous.prefix[:kept] and tokens(typed) <= MOST_TYPED:
+            return replace(context, typed=typed)
+    typed = min(len(prefix) - prefix.rfind("\n") - 1, _FAR)
+    while (count := tokens(typed)) > _FIRST:  # an overlong line
+        typed = typed * _FIRST // count
+    return replace(context, typed=typed)

@@ -1,0 +1,104 @@
+"""What the engine writes for one request, read by a task of its own, so that it may outlive whoever waits for it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+
+from lsp_server.engines import EngineUnavailable, Piece
+
+
+class Bell:
+    """Wakes all who wait, each time that there is something new."""
+
+    def __init__(self) -> None:
+        self._next: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def ring(self) -> None:
+        rung, self._next = self._next, asyncio.get_running_loop().create_future()
+        rung.set_result(None)
+
+    async def wait(self, timeout: float | None = None) -> None:
+        await asyncio.wait({self._next}, timeout=timeout)
+
+
+class Generation:
+    """The answer as far as it has come. `end` it when nobody wants it any more: that cancels it at the engine.
+
+    It is whole when the engine has no more to say, or when `done` says that more would be pointless: whoever reads it,
+    and when, its text is the same.
+    """
+
+    def __init__(self, pieces: AsyncGenerator[Piece], done: Callable[[str], bool]) -> None:
+        self.text = ""
+        self.logprobs: list[float] = []
+        self.reused: int | None = None
+        self.passes: int | None = None
+        self.first_at: float | None = None  # by time.perf_counter
+        self.whole = False
+        self.error: Exception | None = None
+        self._marks: list[tuple[int, int]] = []  # behind each piece: characters and log-probabilities so far
+        self._bell = Bell()
+        self._task = asyncio.ensure_future(self._read(pieces, done))
+        self._task.add_done_callback(lambda _: self._bell.ring())
+
+    @property
+    def running(self) -> bool:
+        return not self._task.done()
+
+    @property
+    def lines(self) -> str:
+        """Its whole lines, without the last one's end."""
+        return self.text[: max(0, self.text.rfind("\n"))]
+
+    def mean_logprob(self, length: int | None = None) -> float:
+        """Of the tokens that its first characters are made of, or of all."""
+        count = len(self.logprobs)
+        if length is not None:
+            count = next((tokens for characters, tokens in self._marks if characters >= length), count)
+        return sum(self.logprobs[:count]) / count if count else 0.0
+
+    async def more(self, timeout: float | None = None) -> None:
+        """Waits until there is more of it or an end. Raises what went wrong, EngineUnavailable above all."""
+        if self.running:
+            await self._bell.wait(timeout)
+        if self.error is not None:
+            raise self.error
+
+    async def finished(self) -> None:
+        """Waits until it is whole, or has been ended; as `more`."""
+        while self.running:
+            await self.more()
+        await self.more()
+
+    def end(self) -> None:
+        self._task.cancel()
+
+    async def closed(self) -> None:
+        """Waits until the engine has been told."""
+        await asyncio.wait({self._task})
+
+    async def _read(self, pieces: AsyncGenerator[Piece], done: Callable[[str], bool]) -> None:
+        try:
+            async with aclosing(pieces):
+                async for piece in pieces:
+                    self._take(piece)
+                    if piece.ended:
+                        raise EngineUnavailable("somebody else went first")
+                    if done(self.text):
+                        break
+            self.whole = True
+        except Exception as error:
+            self.error = error
+
+    def _take(self, piece: Piece) -> None:
+        if self.first_at is None and (piece.text or piece.logprobs):  # the first piece may only tell of the cache
+            self.first_at = time.perf_counter()
+        self.text += piece.text
+        self.logprobs += piece.logprobs
+        self._marks.append((len(self.text), len(self.logprobs)))
+        self.reused = piece.reused_tokens if piece.reused_tokens is not None else self.reused
+        self.passes = piece.passes if piece.passes is not None else self.passes
+        self._bell.ring()

@@ -1,0 +1,331 @@
+"""Products with int8 weights on a CPU: the kernels that torch has, and which of them to use here.
+
+A kernel multiplies rows x (rows, in) with int8 weights q (out, in) that have one scale a row, and returns (y, factor):
+y * factor, which is one a row or nothing, is x @ (q * scale).T. The caller adds its bias in the same call.
+
+Which kernel is right on a CPU shows in a trial (some add in 16 bits and overflow), which is fast depends on the shape,
+the rows, the CPU and torch's version: it is measured once a machine and written down (model/machine.py's cache folder).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from model.machine import processor, write_whole
+
+log = logging.getLogger(__name__)
+
+FEW = (1, 2, 4, 8, 16)  # rows of a decode step with drafts, or of a few typed tokens
+MANY = 128  # rows of a piece of a prefill; more behave alike
+ROWS = (*FEW, MANY)
+REPEATS, PATIENCE_S = 7, 0.05  # fewer repeats of what takes long
+BUSY_US = 3000.0  # for a product of 256 x 256 matrices, which takes 50 to 300 on a machine at rest
+TWO_FORMS_BYTES = 256 * 2**20  # weights above this are kept in one form only
+CLEAR = 1.2  # a second form has to be so much faster
+SMALLEST = 1e-20  # divides a row of zeros
+PIECE = 8192  # oneDNN takes three times as long for 49,152 rows of weights at once as for six times 8,192
+
+Product = tuple[Tensor, Tensor | None]
+"""(y, factor)"""
+
+
+class Kernel(ABC):
+    """One way to multiply. Instances hold no weights: `pack` makes what `product` takes."""
+
+    name: str
+    raw = False  # the packed form is the int8 matrix itself, shared between kernels
+    takes = torch.float32  # what x has to be, and y then is
+    rows: tuple[int, ...] = ROWS  # for which it is worth a try
+
+    @abstractmethod
+    def pack(self, q: Tensor, scale: Tensor) -> Any:
+        """q (out, in) int8, scale (out,) float32."""
+
+    @abstractmethod
+    def product(self, x: Tensor, packed: Any) -> Product:
+        """x (rows, in). Each row's result is its own: the other rows do not change a bit of it."""
+
+
+class Rows(Kernel):
+    """aten's weight-only product for few rows: bfloat16 activations, sums in float32. Memory-bound at one row."""
+
+    name, raw, rows, takes = "rows", True, FEW, torch.bfloat16
+
+    def pack(self, q: Tensor, scale: Tensor) -> Any:
+        return q, scale.bfloat16()
+
+    def product(self, x: Tensor, packed: Any) -> Product:
+        return torch._weight_int8pack_mm(x, *packed), None
+
+
+class Fbgemm(Kernel):
+    """FBGEMM's integer product, on x86: exact sums of 8-bit activations with one scale a row.
+
+    Without VNNI it adds pairs of products in 16 bits, where only weights of 7 bits do not overflow. (Weights of 8 and
+    activations of 7 would not either; their error is larger: benchmarks/RESULTS.md.)
+    """
+
+    def __init__(self, bits: int) -> None:
+        """bits: of the weights."""
+        self.name = f"fbgemm{bits}"
+        self._largest = 127 if bits == 8 else 64
+
+    def pack(self, q: Tensor, scale: Tensor) -> Any:
+        if self._largest != 127:
+            q = torch.cat([(part * (self._largest / 127)).round_().to(torch.int8) for part in torch.split(q, PIECE)])
+        with _quantized_engine("fbgemm"), warnings.catch_warnings():
+            # torch 2.13 announces that quantized tensors will go. Where they have gone, `kernels` finds no FBGEMM.
+            warnings.simplefilter("ignore")
+            factors = scale.double() * (127 / self._largest)
+            matrix = torch._make_per_channel_quantized_tensor(q, factors, torch.zeros(len(q), dtype=torch.long), 0)
+            return torch.ops.quantized.linear_prepack(matrix, None)
+
+    def product(self, x: Tensor, packed: Any) -> Product:
+        largest = x.abs().amax(-1, True).add_(SMALLEST)
+        y = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(x / largest, 1 / 127, 128, packed)
+        return y, largest
+
+
+class OneDnn(Kernel):
+    """oneDNN's integer product: exact sums of 8-bit activations with one scale a row; the fastest with AMX or VNNI."""
+
+    name = "onednn"
+
+    def pack(self, q: Tensor, scale: Tensor) -> Any:
+        pieces = zip(torch.split(q, PIECE), torch.split(scale, PIECE), strict=True)
+        return [
+            (torch.ops.onednn.qlinear_prepack(part, None), factors, torch.zeros(len(part), dtype=torch.int32))
+            for part, factors in pieces
+        ]
+
+    def product(self, x: Tensor, packed: Any) -> Product:
+        # The scale stays float32: a coarser one lets x / scale round to 128, which wraps to -128.
+        scale = x.abs().amax(-1, True).add_(SMALLEST).div_(127)
+        rounded = torch.round(x / scale).to(torch.int8)
+        one, zero = torch.ones(1), torch.zeros(1, dtype=torch.int32)
+        parts = [
+            torch.ops.onednn.qlinear_pointwise(
+                rounded, one, zero, matrix, factors, zeros, None, 1.0, 0, torch.float32, "none", [], ""
+            )
+            for matrix, factors, zeros in packed
+        ]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, -1), scale
+
+
+class Widened(Kernel):
+    """The weights made float32 again piece by piece: for many rows where torch has no integer product (Arm)."""
+
+    name, raw = "widened", True
+
+    def pack(self, q: Tensor, scale: Tensor) -> Any:
+        return q, scale
+
+    def product(self, x: Tensor, packed: Any) -> Product:
+        q, scale = packed
+        pieces = zip(torch.split(q, PIECE), torch.split(scale, PIECE), strict=True)
+        parts = [F.linear(x, part.float() * factors[:, None]) for part, factors in pieces]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, -1), None
+
+
+@contextmanager
+def _quantized_engine(name: str) -> Iterator[None]:
+    """torch's setting for packing; products follow what was packed."""
+    before = torch.backends.quantized.engine
+    torch.backends.quantized.engine = name
+    try:
+        yield
+    finally:
+        torch.backends.quantized.engine = before
+
+
+def _is_right(kernel: Kernel) -> bool:
+    """Whether a kernel works on this CPU, also on the largest values there are."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(33, 192, generator=generator)
+    x[:5] = torch.tensor([[1.0], [-1.0], [0.0], [1e-3], [1e3]])
+    q = torch.randint(-127, 128, (160, 192), generator=generator, dtype=torch.int8)
+    q[:32], q[32:64] = 127, -127
+    scale = torch.rand(160, generator=generator) + 0.01
+    wanted = x.double() @ (q.double() * scale.double()[:, None]).T
+    try:
+        packed = kernel.pack(q, scale)
+        for rows in (1, 5, 33):
+            y, factor = kernel.product(x[:rows].to(kernel.takes), packed)
+            y = y.double() if factor is None else y.double() * factor.double()
+            error = (y - wanted[:rows]).norm() / wanted[:rows].norm()
+            if not error < 0.03:
+                return False
+    except (RuntimeError, NotImplementedError, AttributeError):  # not in this build of torch
+        return False
+    return True
+
+
+@cache
+def kernels() -> Mapping[str, Kernel]:
+    """Those that are right on this machine, by name."""
+    found: dict[str, Kernel] = {}
+    for kernel in (Rows(), OneDnn(), Fbgemm(8)):
+        if _is_right(kernel):
+            found[kernel.name] = kernel
+    for resort in (Fbgemm(7), Widened()):  # coarser, and slower
+        if found.keys() <= {Rows.name} and _is_right(resort):
+            found[resort.name] = resort
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Which kernel multiplies: `few` up to few_rows rows, `many` beyond.
+
+    row_costs: what a step of so many rows takes, as a multiple of one row's, as far as all its rows have the results
+    that they would have alone (with one kernel for all: up to 16).
+    """
+
+    many: str
+    few: str
+    few_rows: int
+    row_costs: Mapping[int, float]
+
+    @property
+    def names(self) -> frozenset[str]:
+        return frozenset((self.many, self.few))
+
+
+Shape = tuple[int, int]
+"""out, in"""
+Times = Mapping[str, Mapping[int, float]]
+"""kernel -> rows -> microseconds"""
+
+
+def make_plan(shapes: Mapping[Shape, int], folder: Path | None = None) -> Plan:
+    """The plan for a model that multiplies with `shapes`, so many times each, in a step.
+
+    Reads what was measured before from a file in `folder`, and writes there what is new. Any doubt about the file,
+    or trouble with it, only means measuring. A machine too busy for that is judged by rules of thumb, for this time.
+    """
+    size = sum(out * width * count for (out, width), count in shapes.items())
+    two_forms = size <= TWO_FORMS_BYTES
+    book = _Book(folder)
+    if not book.has(shapes) and not _quiet():
+        log.info("the machine is busy: kernels are chosen by rules of thumb")
+        return by_thumb(two_forms=two_forms)
+    measured = {shape: book.times(shape) for shape in shapes}
+    book.save()
+    total: dict[str, dict[int, float]] = {}
+    for name, kernel in kernels().items():
+        total[name] = {
+            rows: sum(count * measured[shape][name][rows] for shape, count in shapes.items()) for rows in kernel.rows
+        }
+    return choose(total, two_forms=two_forms)
+
+
+def by_thumb(*, two_forms: bool) -> Plan:
+    """What is likely to be right where nothing could be measured."""
+    many = next(name for name in kernels() if name != Rows.name)
+    few = Rows.name if two_forms and Rows.name in kernels() else many
+    return Plan(many, few, 8, {1: 1.0, 2: 1.2, 4: 1.6, 8: 2.8})
+
+
+def choose(times: Times, *, two_forms: bool) -> Plan:
+    """The plan for a model whose step takes so many microseconds. With two_forms it may keep its weights twice."""
+    whole = [name for name in times if MANY in times[name]]
+    best = {rows: min(t[rows] for t in times.values() if rows in t) for rows in ROWS}
+
+    def slowness(name: str) -> float:
+        return sum(math.log(times[name][rows] / best[rows]) for rows in ROWS)
+
+    many = few = min(whole, key=slowness)
+    if two_forms:
+        few = min(times, key=lambda name: times[name][1])
+        # A prefill, too, is then free to take what is fastest for it.
+        many = min(whole, key=lambda name: times[name][MANY])
+        if times[few][1] * CLEAR > times[many][1]:
+            few = many
+    few_rows = FEW[-1]
+    if few != many:
+        few_rows = max((r for r in FEW if times[few][r] <= CLEAR * times[many][r]), default=1)
+    costs = {rows: max(1.0, times[few][rows] / times[few][1]) for rows in FEW if rows <= few_rows}
+    return Plan(many, few, few_rows, costs)
+
+
+class _Book:
+    """What was measured on this machine, as a JSON file: (kernel, shape, rows) -> microseconds."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self._path = None if folder is None else folder / "kernels.json"
+        self._machine = f"{processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+        self._machines: dict[str, Any] = {}  # a home folder may be that of several
+        self._changed = False
+        if self._path is not None:
+            with suppress(OSError, ValueError, TypeError, RecursionError):  # what says anything else is measured over
+                self._machines = {name: dict(known) for name, known in dict(json.loads(self._path.read_text())).items()}
+        self._known = self._machines.setdefault(self._machine, {})
+
+    def has(self, shapes: Iterable[Shape]) -> bool:
+        return all(self._read(f"{out}x{width}") is not None for out, width in shapes)
+
+    def times(self, shape: Shape) -> Times:
+        key = f"{shape[0]}x{shape[1]}"
+        known = self._read(key)
+        if known is None:
+            known = _measure(shape)
+            self._known[key] = {name: {str(r): t for r, t in by_rows.items()} for name, by_rows in known.items()}
+            self._changed = True
+        return known
+
+    def _read(self, key: str) -> Times | None:
+        try:
+            entry = self._known[key]
+            times = {name: {r: float(entry[name][str(r)]) for r in kernel.rows} for name, kernel in kernels().items()}
+        except (KeyError, TypeError, ValueError):
+            return None
+        return times if all(0 < t < math.inf for by_rows in times.values() for t in by_rows.values()) else None
+
+    def save(self) -> None:
+        if self._changed and self._path is not None:
+            with suppress(OSError):  # it is only measured again
+                write_whole(self._path, json.dumps(self._machines).encode())
+
+
+def _measure(shape: Shape) -> Times:
+    out, width = shape
+    q = torch.randint(-127, 128, shape, dtype=torch.int8)
+    scale = torch.rand(out)
+    found: dict[str, dict[int, float]] = {}
+    for name, kernel in kernels().items():
+        packed, found[name] = kernel.pack(q, scale), {}
+        for rows in kernel.rows:
+            found[name][rows] = _fastest_us(partial(kernel.product, torch.randn(rows, width).to(kernel.takes), packed))
+    return found
+
+
+def _fastest_us(call: Callable[[], object]) -> float:
+    """Others on the machine only make it slower."""
+    call()
+    times: list[float] = []
+    while len(times) < REPEATS and sum(times) < PATIENCE_S:
+        started = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - started)
+    return min(times) * 1e6
+
+
+def _quiet() -> bool:
+    """Whether threads of this process run when they are asked to, and do not wait for others' turns to end."""
+    x = torch.randn(256, 256)
+    return _fastest_us(lambda: x @ x) < BUSY_US

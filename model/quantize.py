@@ -1,0 +1,187 @@
+"""int8 weights on a CPU: one scale a row of a matrix (absmax / 127), float32 between the matrices.
+
+Source of the scheme: LLM.int8() (Dettmers et al. 2022), without its outlier columns. Activations are rounded, too, to
+one scale a token, by the kernels that multiply integers (model.kernels): their sums are exact, so that a row's result
+does not depend on the rows beside it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from model.config import DecoderConfig
+from model.decoder import Decoder
+from model.kernels import Kernel, Plan, Shape, kernels, make_plan
+from model.layers import Attention, Embeddings, Factory
+
+LARGEST = 127
+PIECE = 4096  # rows
+
+
+def quantize_rows(weights: Tensor) -> tuple[Tensor, Tensor]:
+    """weights (n, width) -> int8 (n, width) and float32 scales (n,): what they are multiplied with."""
+    weights = weights.float()
+    # A row of zeros has any scale.
+    scale = weights.abs().amax(-1).clamp_min_(torch.finfo(torch.float32).tiny).div_(LARGEST)
+    return torch.round(weights / scale[:, None]).to(torch.int8), scale
+
+
+class Int8Linear(nn.Module):
+    """y = x W^T + b. `fill` quantizes rows of W as they are read, `finish` packs them for the plan's kernels."""
+
+    def __init__(self, width: int, out: int, bias: bool, plan: Plan, *, keep_rows: bool = False) -> None:
+        """keep_rows: the int8 matrix stays readable by rows, as embeddings need it."""
+        super().__init__()
+        self.width, self.out, self.plan = width, out, plan
+        self._keep_rows = keep_rows
+        self.rows = torch.empty(out, width, dtype=torch.int8)
+        self.scale = torch.empty(out)
+        self.bias = nn.Parameter(torch.zeros(out), requires_grad=False) if bias else None
+        self.few: tuple[Kernel, Any]  # with what it has packed
+        self._many: tuple[Kernel, Any]
+
+    def fill(self, first: int, weights: Tensor) -> None:
+        """Quantizes weights (n, width) into the rows from `first` on."""
+        for start in range(0, len(weights), PIECE):  # in pieces: their float32 copies take memory
+            piece = slice(first + start, first + min(start + PIECE, len(weights)))
+            self.rows[piece], self.scale[piece] = quantize_rows(weights[start : start + PIECE])
+
+    def reorder(self, order: Tensor, factors: Tensor) -> None:
+        """Before `finish`: lets the rows of the result come in another order, each multiplied by its factor."""
+        self.rows, self.scale = self.rows[order], self.scale[order] * factors
+        if self.bias is not None:
+            self.bias.data = self.bias.data[order] * factors
+
+    def finish(self) -> None:
+        """Once all is filled: packs. The plain matrix goes where no kernel works on it."""
+        packed = {name: kernels()[name].pack(self.rows, self.scale) for name in self.plan.names}
+        self.few, self._many = ((kernels()[name], packed[name]) for name in (self.plan.few, self.plan.many))
+        if not self._keep_rows and not any(kernels()[name].raw for name in packed):
+            self.rows = torch.empty(0, dtype=torch.int8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (..., width) float32 -> (..., out) float32."""
+        flat = x.reshape(-1, self.width)
+        kernel, packed = self.few if len(flat) <= self.plan.few_rows else self._many
+        y, factor = kernel.product(flat.to(kernel.takes), packed)
+        y = y.float()
+        if factor is not None:
+            y = y * factor if self.bias is None else torch.addcmul(self.bias, y, factor)
+        elif self.bias is not None:
+            y = y + self.bias
+        return y.view(*x.shape[:-1], self.out)
+
+
+class Int8Embedding(Embeddings):
+    """Rows of an int8 matrix; as a head, too, where the two are tied."""
+
+    def __init__(self, vocabulary: int, hidden: int, plan: Plan | None) -> None:
+        """plan: of the head; None for embeddings that are none."""
+        super().__init__()
+        self.hidden = hidden
+        self.matrix = Int8Linear(hidden, vocabulary, False, plan or Plan("", "", 0, {}), keep_rows=True)
+        self._is_head = plan is not None
+
+    def fill(self, first: int, weights: Tensor) -> None:
+        self.matrix.fill(first, weights)
+
+    def holds(self, weights: Tensor) -> bool:
+        """Whether these are the weights, as far as eight bits tell."""
+        rows, scale = quantize_rows(weights)
+        return torch.equal(rows, self.matrix.rows) and torch.equal(scale, self.matrix.scale)
+
+    def finish(self) -> None:
+        if self._is_head:
+            self.matrix.finish()
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """ids (...) -> (..., hidden) float32."""
+        return self.matrix.rows[ids] * self.matrix.scale[ids][..., None]
+
+    def as_head(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.matrix(x)
+        return logits
+
+
+@dataclass(frozen=True)
+class Int8Factory(Factory):
+    """Makes the modules of a decoder with int8 matrices, and attention in pairs."""
+
+    paired: ClassVar[bool] = True
+
+    plan: Plan
+    tied: bool
+
+    @property
+    def scheme(self) -> str:
+        plan = self.plan
+        return "int8 " + (plan.many if plan.few == plan.many else f"{plan.many}, {plan.few} to {plan.few_rows} rows")
+
+    @classmethod
+    def for_cpu(cls, config: DecoderConfig, measured: Path | None = None) -> Int8Factory:
+        """measured: see kernels.make_plan."""
+        plan = make_plan(step_shapes(config), measured)
+        return cls(torch.device("cpu"), torch.float32, plan, config.tie_embeddings)
+
+    def linear(self, width: int, out: int, bias: bool) -> nn.Module:
+        return Int8Linear(width, out, bias, self.plan)
+
+    def embedding(self, vocabulary: int, hidden: int) -> Embeddings:
+        return Int8Embedding(vocabulary, hidden, self.plan if self.tied else None)
+
+
+def step_shapes(config: DecoderConfig) -> Counter[Shape]:
+    """The matrices that one step multiplies with, and how often each shape occurs."""
+    hidden, inner, heads = config.hidden_size, config.intermediate_size, config.num_heads * config.head_dim
+    layer = (
+        (heads + 2 * config.num_kv_heads * config.head_dim, hidden),
+        (hidden, heads),
+        (inner * (2 if config.gated_mlp else 1), hidden),
+        (hidden, inner),
+    )
+    found: Counter[Shape] = Counter()
+    for shape in layer:
+        found[shape] += config.num_layers
+    found[config.vocab_size, hidden] += 1
+    return found
+
+
+def finish(decoder: Decoder, path: str) -> None:
+    """Packs the module at `path`, whose weights are all there; those of an attention's projection in pairs."""
+    module = decoder.get_submodule(path)
+    if path.endswith(".attention.qkv") and isinstance(module, Int8Linear):
+        module.reorder(*paired(decoder.config))
+    elif isinstance(module, Attention):
+        pair_gains(decoder.config, module.q_norm, module.k_norm)
+    if isinstance(module, Int8Linear | Int8Embedding):
+        module.finish()
+
+
+def paired(config: DecoderConfig) -> tuple[Tensor, Tensor]:
+    """(order, factors) of the rows of the fused projection, as Attention.paired says. Both (rows,).
+
+    With a norm on the queries their scale cannot be in the rows: `pair_gains` puts it into the norm's gains.
+    """
+    dim, width, heads = config.rope.dim, config.head_dim, config.num_heads
+    total = heads + 2 * config.num_kv_heads
+    order = torch.arange(total * width).view(total, width)
+    turned = order[: heads + config.num_kv_heads, :dim]
+    first, second = turned.clone().chunk(2, dim=-1)
+    turned[:, 0::2], turned[:, 1::2] = first, second
+    factors = torch.ones(total, width)
+    if not config.qk_norm:
+        factors[:heads] = width**-0.5
+    return order.flatten(), factors.flatten()
+
+
+def pair_gains(config: DecoderConfig, q_norm: Tensor, k_norm: Tensor) -> None:
+    """Puts the gains of the norms on queries (heads, D) and keys (KV heads, D) into the order of `paired`, in place."""
+    order = paired(config)[0][: config.head_dim]
+    q_norm.copy_(q_norm[:, order] * config.head_dim**-0.5)
+    k_norm.copy_(k_norm[:, order])
