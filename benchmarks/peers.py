@@ -119,6 +119,7 @@ def write_random(folder: Path, shape: dict[str, Any], dtype: str = "bfloat16") -
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copy(bundled / "tokenizer.json", folder)
     (folder / "config.json").write_text(json.dumps(config | {"dtype": dtype}))
+    (folder / "fimls.json").write_text(json.dumps({"layout": "spm"}))  # prompts that only grow, as the bundled model's
     kind = getattr(torch, dtype)
     shards: list[list[tuple[str, tuple[int, ...]]]] = [[]]
     size = 0

@@ -3,7 +3,7 @@
     python -m benchmarks.plots distribution replay.json docs/replay.svg
     python -m benchmarks.plots context replay.json docs/context.svg
 
-"distribution": the share of the keys that were answered within so many milliseconds, a curve for each side. "context":
+"distribution": the share of all keys that were answered within so many milliseconds, a curve for each side. "context":
 the median from key to answer over the length of the prompt, for sides that differ by contextTokens alone.
 """
 
@@ -23,13 +23,15 @@ INK = "#7a8490"
 Point = tuple[float, float]
 
 
-def distribution(times: Mapping[str, Sequence[float]]) -> str:
-    """Milliseconds of each side's answers -> its cumulative distribution. Raises ValueError where there are none."""
+def distribution(times: Mapping[str, Sequence[float | None]]) -> str:
+    """Milliseconds of each side's keys -> its cumulative distribution. None is a key that was superseded: it counts as
+    one that is never answered. Raises ValueError where there are no answers.
+    """
     curves: dict[str, list[Point]] = {}
     for name, values in times.items():
-        ordered = sorted(values)
+        ordered = sorted(ms for ms in values if ms is not None)
         if ordered:
-            curves[name] = [(max(1.0, ms), (n + 1) / len(ordered) * 100) for n, ms in enumerate(ordered)]
+            curves[name] = [(max(1.0, ms), (n + 1) / len(values) * 100) for n, ms in enumerate(ordered)]
     return chart(curves, "ms from key to answer", "% of the keys", y_top=100, steps=True)
 
 
@@ -111,7 +113,7 @@ def main() -> None:
     options = parser.parse_args()
     found = json.loads(options.figures.read_text())
     if options.kind == "distribution":
-        drawn = distribution({name: [ms for ms in side["ms"] if ms is not None] for name, side in found.items()})
+        drawn = distribution({name: side["ms"] for name, side in found.items()})
     else:
         drawn = over_context({name: (side["prompt p50"], side["p50"]) for name, side in found.items()})
     options.out.write_text(drawn)

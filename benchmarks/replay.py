@@ -5,8 +5,9 @@
 Sides are played the same files in turn, a file at a time; how one is written, and what options it takes, is in
 benchmarks/targets.py (`ours,engine.cacheMemory=0` is ours without the prefix cache). Every key changes the document and
 asks for a suggestion; a request that is not answered at the next key is cancelled and counts as superseded. Only behind
-the first key at a place the next one waits, three seconds at most. Latency runs from the key to the answer. A suggestion that is what the file has next may be accepted (--accept). --decode N: at
-N places of the same trace, characters a second behind the first piece of an answer, each side with its speculation.
+the first key at a place the next one waits, ten seconds at most. Latency runs from the key to the answer. A
+suggestion that is what the file has next may be accepted (--accept). --decode N: at the passages of N files, characters
+a second behind the first piece of an answer, each side with its speculation.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ KINDS: dict[Kind, str] = {
 }  # fmt: skip
 ACCEPT_S = 0.4  # to read a suggestion before it is accepted
 LEAST_ACCEPTED = 4  # characters
-LOOK_S = 3.0  # how long the first key at a place waits for its answer
+LOOK_S = 10.0  # how long the first key at a place waits for its answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -368,14 +369,13 @@ def main() -> None:
     print(f"\n{machine()}; {time.strftime('%Y-%m-%d')}; {options.model}; {len(made)} files of {which}, seed "
           f"{options.seed}\n\n{report(found)}")  # fmt: skip
     if options.json:
-        whole = {n: summary(p) | {"ms": [key.ms for key in p.keys], "keys": [asdict(key) for key in p.keys]}
+        whole = {n: summary(p) | {"ms": [key.ms for key in p.keys], "each key": [asdict(key) for key in p.keys]}
                  for n, p in found.items()}  # fmt: skip
         options.json.write_text(json.dumps(whole))
     if options.svg:
         from benchmarks.plots import distribution
 
-        times = {n: [key.ms for key in p.keys if key.ms is not None] for n, p in found.items()}
-        options.svg.write_text(distribution(times))
+        options.svg.write_text(distribution({n: [key.ms for key in p.keys] for n, p in found.items()}))
 
 
 if __name__ == "__main__":

@@ -49,13 +49,15 @@ def around_cursor(
     *,
     encoder: Encoder,
     token_budget: int,
+    suffix_budget: int | None = None,
     path: str | None = None,
     language: str = "",
     previous: CursorContext | None = None,
 ) -> CursorContext:
     """The windows before and after `offset` (code points) whose tokens together stay within `token_budget`.
 
-    Three quarters go to the prefix; what one side does not need goes to the other. Where not all of the text fits, an
+    Three quarters go to the prefix; what one side does not need goes to the other. With `suffix_budget` that is the
+    suffix's share instead, and the most it gets. Where not all of the text fits, an
     eighth is left free for what is typed. The windows begin and end at line edges, unless nothing but one overlong
     line is in reach: that is cut inside. A prefix that is cut at all begins near a multiple of some lines' length,
     after a blank line where one is near. Lone surrogates, which no tokenizer takes, become U+FFFD, one for one.
@@ -71,7 +73,7 @@ def around_cursor(
         raise ValueError(f"offset {offset} is outside the text of {len(text)} code points")
     if token_budget < 0:
         raise ValueError(f"token_budget must not be negative, got {token_budget}")
-    start, end = _Windows(text, offset, encoder, token_budget).place(previous)
+    start, end = _Windows(text, offset, encoder, token_budget, suffix_budget).place(previous)
     return CursorContext(
         prefix=without_surrogates(text[start:offset]),
         suffix=without_surrogates(text[offset:end]),
@@ -85,14 +87,18 @@ def around_cursor(
 class _Windows:
     """Where the windows around one cursor may begin and end."""
 
-    def __init__(self, text: str, offset: int, encoder: Encoder, budget: int) -> None:
+    def __init__(self, text: str, offset: int, encoder: Encoder, budget: int, suffix_budget: int | None) -> None:
         self.text, self.offset, self.budget = text, offset, budget
+        self.most_right = budget if suffix_budget is None else min(suffix_budget, budget)
+        self.share = budget - budget * 3 // 4 if suffix_budget is None else self.most_right
         # A token may cross a line's end, so only the window as a whole can be counted.
         self._tokens = cache(lambda start, end: len(encoder.encode(as_trained(text[start:end]))))
 
     def _fits_whole(self) -> bool:
         length = len(self.text)
-        return length <= self.budget * _CHARS_PER_TOKEN and self._left(0) + self._right(length) <= self.budget
+        if length > self.budget * _CHARS_PER_TOKEN or (right := self._right(length)) > self.most_right:
+            return False
+        return self._left(0) + right <= self.budget
 
     def _left(self, start: int) -> int:
         return self._tokens(start, self.offset)
@@ -112,14 +118,15 @@ class _Windows:
                 start = end = None
         if start is None and end is None and self._fits_whole():
             return whole
-        quarter, used = budget - budget * 3 // 4, budget - budget // 8
-        if end is None or self._right(end) > quarter:
+        used = budget - budget // 8
+        share = min(self.share, used)
+        if end is None or self._right(end) > share:
             # The suffix gives first, as far as it has more than its share.
-            if start is not None and (left := self._left(start)) <= used - quarter:
+            if start is not None and (left := self._left(start)) <= used - share:
                 end = self._suffix_end(used - left)
                 if left + self._right(end) >= budget // 2:
                     return start, end
-            end = self._suffix_end(quarter)
+            end = self._suffix_end(share)
         start = self._prefix_start(used - self._right(end))
         if start == 0 and end < len(self.text):
             end = self._suffix_end(used - self._left(0))
@@ -144,7 +151,10 @@ class _Windows:
         far = self.budget * _FAR
         if start is not None and (offset - start > far or (start > 0 and self._left(start) < self.budget // 4)):
             start = None
-        if end is not None and (end - offset > far or (end < len(text) and self._right(end) < self.budget // 16)):
+        if end is not None and end - offset <= far:
+            least = self.share // 4 if end < len(text) else 0
+            end = end if least <= self._right(end) <= self.most_right else None
+        else:
             end = None
         return start, end
 
@@ -164,7 +174,7 @@ class _Windows:
 
     def _suffix_end(self, budget: int) -> int:
         """Where a suffix that fits may end."""
-        offset = self.offset
+        offset, budget = self.offset, min(budget, self.most_right)
         end = min(len(self.text), offset + budget * _CHARS_PER_TOKEN)
         while end > offset:
             end = _suffix_edge(self.text, offset, end)

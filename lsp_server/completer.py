@@ -56,6 +56,7 @@ class Prompter:
     sentinels: Sentinels | None  # None: the prompt is sent as text
     context_tokens: int  # prompt and completion together
     layout: Layout | None  # None: the format's preferred one
+    suffix_tokens: int | None = None  # of the text behind the cursor, at most
     min_confidence: float = 0.0  # suggestions below are hidden
     heal_tokens: bool = False
     copying: Mapping[str, float] | None = None
@@ -72,7 +73,8 @@ class Prompter:
             if name not in FORMATS:
                 raise FormatError(f"unknown FIM format {name!r}: choose one of {', '.join(FORMATS)}")
             limit = settings.context_tokens or REMOTE_CONTEXT_TOKENS
-            return cls(FORMATS[name], ApproximateEncoder(), None, limit, layout, settings.min_confidence or 0.0)
+            confidence = settings.min_confidence or 0.0
+            return cls(FORMATS[name], ApproximateEncoder(), None, limit, layout, settings.suffix_tokens, confidence)
         folder = find_model(settings.model, to_run=not settings.remote.url)
         tokenizer = Tokenizer(folder.path / "tokenizer.json")
         sentinels = resolve(tokenizer, settings.format, folder.model_type)
@@ -86,6 +88,7 @@ class Prompter:
             sentinels,
             limit,
             layout or preferred.layout,
+            settings.suffix_tokens,
             min_confidence=confidence,
             heal_tokens=own and preferred.heal_tokens,
             copying=preferred.copying if own else None,
@@ -106,6 +109,7 @@ class Prompter:
             snapshot.offset,
             encoder=self.encoder,
             token_budget=max(0, self.context_tokens - max_tokens - header),
+            suffix_budget=self.suffix_tokens,
             path=path,
             language=snapshot.language,
             previous=previous,

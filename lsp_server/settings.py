@@ -80,6 +80,8 @@ class Settings:
     max_tokens: int = 64
     context_tokens: int | None = None
     """Tokens of a whole prompt; None takes what the model takes."""
+    suffix_tokens: int | None = None
+    """Of those behind the cursor, at most; None gives them a quarter, and what the text before it leaves free."""
     min_confidence: float | None = None
     """Suggestions that the model itself is less sure of, 0 to 1, are not shown; None takes what suits the model."""
     alternatives: int = 3
@@ -209,6 +211,7 @@ _RULES: dict[str, _Rule] = {
     "multiline": _choice("auto", "always", "never"),
     "maxTokens": _whole(1, 1024),
     "contextTokens": _whole(64),
+    "suffixTokens": _whole(0),
     "minConfidence": _real("a number from 0 to 1", lambda value: 0 <= value <= 1),
     "alternatives": _whole(1, 10),
     "attribution": _choice("show", "hide", "off"),

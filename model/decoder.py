@@ -39,8 +39,8 @@ class FewRows(Protocol):
 class Decoder(nn.Module):
     """Made with whatever is in memory for weights; model.weights fills it.
 
-    scheme: how the matrices are kept and multiplied. row_costs: what a forward pass over so many rows behind a long cache takes, as a multiple of one row's. Absent rows
-    are not worth drafting for (model.speculative).
+    scheme: how the matrices are kept and multiplied. row_costs: what a forward pass over so many rows behind a long
+    cache takes, as a multiple of one row's. Absent rows are not worth drafting for (model.speculative).
     """
 
     def __init__(self, config: DecoderConfig, factory: Factory) -> None:

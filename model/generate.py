@@ -56,7 +56,7 @@ def prefill(
         rows = 1 + len(draft) if last else 1
         step = torch.tensor([[*piece, *draft] if last else piece], device=decoder.device)
         with torch.inference_mode():
-            logits = decoder(step, cache=cache, logits_to_keep=rows, should_stop=should_stop).logits[0]
+            logits: Tensor = decoder(step, cache=cache, logits_to_keep=rows, should_stop=should_stop).logits[0]
         if last:
             return logits
 
@@ -79,7 +79,8 @@ class Stepper:
         step = self._input[:, :rows]
         with torch.inference_mode():
             step = step if self._on_cpu else step.to(self._decoder.device)
-            return self._decoder(step, cache=self._cache, logits_to_keep=rows).logits[0]
+            logits: Tensor = self._decoder(step, cache=self._cache, logits_to_keep=rows).logits[0]
+        return logits
 
     def normalize(self, logits: Tensor) -> NDArray[np.float32]:
         """Logits (vocabulary,) -> log-probabilities, in a buffer that the next call writes to again."""

@@ -221,7 +221,7 @@ def make_plan(shapes: Mapping[Shape, int], folder: Path | None = None) -> Plan:
     size = sum(out * width * count for (out, width), count in shapes.items())
     two_forms = size <= TWO_FORMS_BYTES
     book = _Book(folder)
-    if not book.has(shapes) and not _quiet():
+    if not book.has(shapes) and not quiet():
         log.info("the machine is busy: kernels are chosen by rules of thumb")
         return by_thumb(two_forms=two_forms)
     measured = {shape: book.times(shape) for shape in shapes}
@@ -304,18 +304,20 @@ class _Book:
 
 def _measure(shape: Shape) -> Times:
     out, width = shape
-    q = torch.randint(-127, 128, shape, dtype=torch.int8)
-    scale = torch.rand(out)
+    measured = min(out, PIECE)  # of a vocabulary's rows a piece tells enough
+    q = torch.randint(-127, 128, (measured, width), dtype=torch.int8)
+    scale = torch.rand(measured)
     found: dict[str, dict[int, float]] = {}
     for name, kernel in kernels().items():
         packed, found[name] = kernel.pack(q, scale), {}
         for rows in kernel.rows:
-            found[name][rows] = _fastest_us(partial(kernel.product, torch.randn(rows, width).to(kernel.takes), packed))
+            x = torch.randn(rows, width).to(kernel.takes)
+            found[name][rows] = fastest_us(partial(kernel.product, x, packed)) * out / measured
     return found
 
 
-def _fastest_us(call: Callable[[], object]) -> float:
-    """Others on the machine only make it slower."""
+def fastest_us(call: Callable[[], object]) -> float:
+    """Microseconds of a call, the least of a few: others on the machine only make it slower."""
     call()
     times: list[float] = []
     while len(times) < REPEATS and sum(times) < PATIENCE_S:
@@ -325,7 +327,7 @@ def _fastest_us(call: Callable[[], object]) -> float:
     return min(times) * 1e6
 
 
-def _quiet() -> bool:
+def quiet() -> bool:
     """Whether threads of this process run when they are asked to, and do not wait for others' turns to end."""
     x = torch.randn(256, 256)
-    return _fastest_us(lambda: x @ x) < BUSY_US
+    return fastest_us(lambda: x @ x) < BUSY_US

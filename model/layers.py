@@ -108,6 +108,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, window: int | None, scale: float | N
     if new == 1 and not windowed:
         return F.scaled_dot_product_attention(q, k, v, enable_gqa=grouped, scale=scale)
     mask = causal_mask(new, seen, window if windowed else None, q.device)
+    if grouped and q.is_cuda:  # none of the fast kernels there takes both a mask and groups
+        k, v, grouped = *(t.repeat_interleave(q.shape[1] // t.shape[1], dim=1) for t in (k, v)), False
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=grouped, scale=scale)
 
 

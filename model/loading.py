@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from model.bits import BITS, library
 from model.copying import CopyWeights
 from model.decoder import Decoder
 from model.errors import ModelError
@@ -90,15 +91,20 @@ def load_model(
     """'bundled' or a model's folder -> LoadedModel, ready to run. Raises ModelError with the remedy.
 
     device: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1"; dtype: "auto" (the fastest that the device has
-    kernels for), "float32", "float16", "bfloat16". quantization: None, "int8" (on a CPU), or "auto" (int8 where it is
-    faster: on a CPU whose dtype is left to us). measured: a folder to write down the speed of kernels in.
+    kernels for), "float32", "float16", "bfloat16". quantization: None, "int8", "int4" (on a GPU only, where both are
+    bitsandbytes' and save memory, not time), or "auto" (int8 where it is faster: on a CPU whose dtype is left to us).
+    measured: a folder to write down the speed of kernels in.
     """
     folder = find_model(name)
     tokenizer = Tokenizer(folder.path / "tokenizer.json")
     where = choose_device(device)
-    int8 = choose_int8(quantization, dtype, where)
     decoder = load_decoder(
-        folder, dtype=choose_dtype(dtype, where), device=where, int8=int8, measured=measured, progress=progress
+        folder,
+        dtype=choose_dtype(dtype, where),
+        device=where,
+        quantization=choose_quantization(quantization, dtype, where),
+        measured=measured,
+        progress=progress,
     )
     check_vocabulary(folder, tokenizer, decoder.config.vocab_size)
     return LoadedModel(folder, tokenizer, decoder)
@@ -125,15 +131,24 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def choose_int8(quantization: str | None, dtype: str, device: torch.device) -> bool:
-    """Whether the weights become int8."""
-    if quantization not in (None, "none", "auto", "int8"):
-        raise ModelError(f"The quantization {quantization!r} is unknown. Use 'auto', 'int8' or 'none'.")
-    if quantization == "int8" and device.type != "cpu":
-        raise ModelError(f"int8 weights run on a CPU, not on {device}. Set the quantization to 'none'.")
-    if quantization == "int8" and dtype not in ("auto", "float32"):
+def choose_quantization(quantization: str | None, dtype: str, device: torch.device) -> str | None:
+    """None for the weights as they are, or "int8" or "int4". Raises ModelError with the remedy."""
+    if quantization not in (None, "none", "auto", *BITS):
+        raise ModelError(f"The quantization {quantization!r} is unknown. Use 'auto', 'int8', 'int4' or 'none'.")
+    on_cpu = device.type == "cpu"
+    if quantization == "auto":
+        return "int8" if on_cpu and dtype == "auto" else None
+    if quantization not in BITS:
+        return None
+    if quantization == "int4" and on_cpu:
+        raise ModelError("int4 weights run on a CUDA device, not on a CPU. Set the quantization to 'int8'.")
+    if on_cpu and dtype not in ("auto", "float32"):
         raise ModelError(f"int8 weights go with float32, not with {dtype}. Set the dtype to 'auto'.")
-    return quantization == "int8" or (quantization == "auto" and device.type == "cpu" and dtype == "auto")
+    if device.type not in ("cpu", "cuda"):
+        raise ModelError(f"{quantization} weights do not run on {device}. Set the quantization to 'none'.")
+    if not on_cpu:
+        library()
+    return quantization
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:

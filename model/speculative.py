@@ -22,7 +22,7 @@ LONGEST_DRAFT = 15
 # What a pass over so many rows costs, in passes over one, where nobody has measured.
 ROW_COSTS = {1: 1.0, 2: 1.1, 4: 1.2, 8: 1.7, 16: 2.6}
 # How often the next token of a draft is right behind a match of 1, 2, 4, 8, 16, 32 tokens, before any was seen.
-ODDS = (0.4, 0.6, 0.75, 0.85, 0.9, 0.95)
+ODDS = (0.35, 0.6, 0.85, 0.95, 0.97, 0.97)
 RATE = 1 / 24  # how much one draft more or less changes them
 END = START - 1  # stands behind a generation
 KEPT = 8  # generations whose words are remembered

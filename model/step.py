@@ -19,11 +19,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model.decoder import Cancelled, Decoder
-from model.kernels import Rows
+from model.kernels import FEW, Rows, fastest_us, quiet
 from model.kv_cache import KVCache
 from model.layers import DecoderLayer
 from model.quantize import Int8Linear
 
+TYPICAL = 768  # positions in the cache while somebody types
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
     "gelu": F.gelu,
@@ -215,4 +216,27 @@ def add_step(decoder: Decoder) -> None:
     """Gives a decoder of int8 matrices, all of them filled, its step."""
     plan = next(module.plan for module in decoder.layers.modules() if isinstance(module, Int8Linear))
     decoder.few_rows = Step(decoder, plan.few_rows)
-    decoder.row_costs = plan.row_costs
+    decoder.row_costs = _row_costs(decoder, plan.few_rows) if quiet() else plan.row_costs
+
+
+@torch.inference_mode()
+def _row_costs(decoder: Decoder, most: int) -> dict[int, float]:
+    """See Decoder. Measured behind a cache of some length, since each row attends by itself. It also warms up."""
+    cache = decoder.new_cache()
+    most = min(most, decoder.config.max_positions)
+    room = min(TYPICAL, decoder.config.max_positions - most)
+    cache.reserve(room + most)
+    cache.keys.zero_()
+    cache.values.zero_()
+    cache.commit(room)
+    costs: dict[int, float] = {}
+    for rows in (rows for rows in FEW if rows <= most):
+        ids = torch.zeros(1, rows, dtype=torch.long)
+
+        def step(ids: Tensor = ids) -> None:
+            cache.trim(room)
+            decoder(ids, cache=cache, logits_to_keep=ids.shape[1])
+
+        costs[rows] = fastest_us(step)
+    # More rows are never cheaper: where they seem so, something else was in the way.
+    return {rows: max(costs[few] for few in costs if few <= rows) / costs[1] for rows in costs}

@@ -15,9 +15,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from model import stablelm, starcoder2
+from model.bits import BITS, BitsFactory, BitsLinear
 from model.config import DecoderConfig, WeightSlot
 from model.decoder import Decoder
 from model.errors import ModelError
+from model.graphs import add_graphs
 from model.hub import ModelFolder
 from model.layers import Factory
 from model.machine import available_memory
@@ -37,22 +39,29 @@ def load_decoder(
     *,
     dtype: torch.dtype,
     device: torch.device,
-    int8: bool = False,
+    quantization: str | None = None,
     measured: Path | None = None,
     progress: Callable[[float], None] = lambda share: None,
 ) -> Decoder:
     """Builds the decoder of a folder and fills it, file by file. Raises ModelError.
 
-    int8: with matrices as model.quantize makes them, on a CPU, in float32 between; they are quantized as they are read,
-    so that no more than one file of the checkpoint is in memory beside them. measured: the folder where the speed of
-    kernels is written down. progress is told the share of tensors loaded, 0 to 1.
+    quantization: "int8", on a CPU with matrices as model.quantize makes them, in float32 between; "int8" or "int4" on a
+    GPU as model.bits does. They are quantized as they are read, so that no more than one file of the checkpoint
+    is in memory beside them. measured: the folder where the speed of kernels is written down. progress is told the
+    share of tensors loaded, 0 to 1.
     """
     config, table = read_config(folder)
     weights = read_weights(folder)
-    check_memory(folder, table, device, 1 if int8 else dtype.itemsize)
+    bits = 8 * dtype.itemsize if quantization is None else BITS[quantization]
+    check_memory(folder, table, device, bits / 8)
     # Not by way of the meta device: what torch imports for that (sympy, its compiler) takes longer than loading.
     try:
-        decoder = _build(config, dtype, device, int8=int8, measured=measured)
+        factory = (
+            Factory(device, dtype) if quantization is None
+            else Int8Factory.for_cpu(config, measured) if device.type == "cpu"
+            else BitsFactory(device, dtype, bits)
+        )
+        decoder = Decoder(config, factory).eval().requires_grad_(False)
     except RuntimeError as error:
         first_line = str(error).splitlines()[0]
         raise ModelError(
@@ -72,12 +81,14 @@ def load_decoder(
         _check(slot, tensor, name, file)
         module = _module(slot.parameter)
         owner = decoder.get_submodule(module)
-        if isinstance(owner, Int8Linear | Int8Embedding) and slot.parameter.endswith(".weight"):
+        if isinstance(owner, Int8Linear | Int8Embedding | BitsLinear) and slot.parameter.endswith(".weight"):
             owner.fill(slot.first_row, tensor)
         else:
             _fill(parameters[slot.parameter], slot, tensor)
         left[module] -= 1
-        if int8 and not left[module]:
+        if not left[module] and isinstance(owner, BitsLinear):
+            owner.finish()
+        elif not left[module] and isinstance(factory, Int8Factory):
             finish(decoder, module)
         progress(1 - len(waiting) / len(table))
     if waiting:
@@ -87,19 +98,14 @@ def load_decoder(
             f"{folder.path}: {HEAD} differs from the embeddings, to which config.json ties it. "
             "Set tie_word_embeddings to false there, or download the model again."
         )
-    if int8:
+    if isinstance(factory, Int8Factory):
         add_step(decoder)
+    elif device.type == "cuda" and quantization is None:
+        add_graphs(decoder)
     return decoder
 
 
-def _build(
-    config: DecoderConfig, dtype: torch.dtype, device: torch.device, *, int8: bool, measured: Path | None
-) -> Decoder:
-    factory = Int8Factory.for_cpu(config, measured) if int8 else Factory(device, dtype)
-    return Decoder(config, factory).eval().requires_grad_(False)
-
-
-def check_memory(folder: ModelFolder, table: Mapping[str, WeightSlot], device: torch.device, itemsize: int) -> None:
+def check_memory(folder: ModelFolder, table: Mapping[str, WeightSlot], device: torch.device, itemsize: float) -> None:
     """Raises ModelError where the weights, of itemsize bytes each, cannot fit into what is free."""
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_memory()
     needed = sum(math.prod(slot.shape) for slot in table.values()) * itemsize

@@ -47,8 +47,10 @@ MODEL_MAY_IMPORT = {
     "probe": "kernels machine",
     "quantize": "config decoder kernels layers",
     "step": "decoder kernels kv_cache layers quantize",
-    "weights": "config decoder errors hub layers machine quantize stablelm starcoder2 step",
-    "loading": "copying decoder errors generate healing hub kv_cache sampling speculative tokenizer weights",
+    "bits": "errors layers",
+    "graphs": "decoder kv_cache layers",
+    "weights": "bits config decoder errors graphs hub layers machine quantize stablelm starcoder2 step",
+    "loading": "bits copying decoder errors generate healing hub kv_cache sampling speculative tokenizer weights",
     "gguf_file": "config errors hub weights",
     "export": "errors gguf_file hub loading tokenizer weights",
     "packed_ids": "",
@@ -74,7 +76,7 @@ ONLY_IN = {
     "tree_sitter": "fim/",
     "transformers": (),
     "accelerate": (),
-    "bitsandbytes": (),
+    "bitsandbytes": "model/bits.py",
 }
 
 

@@ -11,12 +11,13 @@ ALL: tuple[Layout, ...] = ("psm", "spm")
 UNSEEN = [(name, layout) for name in FORMATS for layout in get_args(Layout) if layout not in FORMATS[name].offered]
 
 CASES: list[tuple[str, Layout | None, dict[str, object], str]] = [
-    ("starcoder2", None, {}, "<fim_prefix>P<fim_suffix>S<fim_middle>"),
+    ("starcoder2", None, {}, "<fim_prefix><fim_suffix>S<fim_middle>P"),
+    ("starcoder2", "psm", {}, "<fim_prefix>P<fim_suffix>S<fim_middle>"),
     ("starcoder2", "spm", {}, "<fim_prefix><fim_suffix>S<fim_middle>P"),
-    ("starcoder2", None, {"path": "a.py"}, "<fim_prefix>P<fim_suffix>S<fim_middle>"),
+    ("starcoder2", "psm", {"path": "a.py"}, "<fim_prefix>P<fim_suffix>S<fim_middle>"),
     (
         "starcoder2",
-        None,
+        "psm",
         {"path": "a.py", "snippets": SNIPPETS},
         "<file_sep>b.py\nB<file_sep>c.py\nC<file_sep><fim_prefix>a.py\nP<fim_suffix>S<fim_middle>",
     ),
@@ -26,10 +27,10 @@ CASES: list[tuple[str, Layout | None, dict[str, object], str]] = [
         {"snippets": SNIPPETS[:1], "repository": "R"},
         "<repo_name>R<file_sep>b.py\nB<file_sep><fim_prefix><fim_suffix>S<fim_middle>P",
     ),
-    ("starcoder", None, {"path": "a.py", "snippets": SNIPPETS}, "<fim_prefix>P<fim_suffix>S<fim_middle>"),
-    ("santacoder", None, {}, "<fim-prefix>P<fim-suffix>S<fim-middle>"),
+    ("starcoder", "psm", {"path": "a.py", "snippets": SNIPPETS}, "<fim_prefix>P<fim_suffix>S<fim_middle>"),
+    ("santacoder", "psm", {}, "<fim-prefix>P<fim-suffix>S<fim-middle>"),
     ("stablelm2", None, {}, "<|fim_prefix|>P<|fim_suffix|>S<|fim_middle|>"),
-    ("codellama", None, {}, "<PRE> P <SUF>S <MID>"),
+    ("codellama", "psm", {}, "<PRE> P <SUF>S <MID>"),
     ("codellama", "spm", {}, "<PRE> <SUF>S <MID> P"),
     ("deepseek-coder", None, {}, "<｜fim▁begin｜>P<｜fim▁hole｜>S<｜fim▁end｜>"),
     (
@@ -89,7 +90,7 @@ class SentencePieceLike(CharacterEncoder):
 
 def test_codellama_suffix_has_no_leading_space() -> None:
     encoder = SentencePieceLike(vocabulary(FORMATS["codellama"]))
-    prompt = build_prompt(context_at("P‸\nS"), resolve(encoder, "codellama"), encoder)
+    prompt = build_prompt(context_at("P‸\nS"), resolve(encoder, "codellama"), encoder, "psm")
     assert encoder.decode(prompt.ids) == "<s>▁<PRE> P▁<SUF>\nS▁<MID>"
 
 
@@ -130,7 +131,7 @@ def test_sentinels_in_the_users_code(name: str, code: str, defused: str) -> None
 
 def test_windows_line_ends_reach_the_model_as_it_knows_line_ends() -> None:
     context = context_at("a\r\nb‸\r\nc\rd")
-    assert render_text(context, FORMATS["starcoder2"]) == "<fim_prefix>a\nb<fim_suffix>\nc\rd<fim_middle>"
+    assert render_text(context, FORMATS["starcoder2"], "psm") == "<fim_prefix>a\nb<fim_suffix>\nc\rd<fim_middle>"
 
 
 @pytest.mark.parametrize(

@@ -263,7 +263,7 @@ def test_a_run_twice_gives_the_same_as_json(place: Path, shared_home: Home, talk
 
     found = run()
     assert (found["way"], found["packages"], found["files"]) == ("the whole product", ["big", "small"], 10)
-    names = ["copy baseline", "psm", "spm"]
+    names = ["copy baseline", "spm", "psm"]
     assert [(row["task"], row["name"]) for row in found["rows"]] == [(task, name) for task in TASKS for name in names]
     assert found == run()
     assert found["rows"] != run("--seed", "1")["rows"]

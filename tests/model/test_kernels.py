@@ -153,7 +153,7 @@ def test_a_folder_that_cannot_be_written_is_no_trouble(tmp_path: Path) -> None:
 
 
 def test_a_busy_machine_is_judged_by_rules_of_thumb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernels, "_quiet", lambda: False)
+    monkeypatch.setattr(kernels, "quiet", lambda: False)
     assert make_plan(SHAPES, tmp_path) == by_thumb(two_forms=True)
     assert not list(tmp_path.iterdir())  # what was not measured is not written down
 

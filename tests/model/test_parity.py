@@ -152,7 +152,7 @@ def test_trimmed_and_forked_caches_are_fresh_ones(config: dict[str, Any], tmp_pa
             target = ids[:30] + other
             for warm in (cache, fork):
                 assert warm.length == split
-                fresh = prefill(m.decoder, warm, target, None, 512)
+                fresh = prefill(m.decoder, warm, target, None, 512)[0]
                 torch.testing.assert_close(fresh, expected, atol=1e-4, rtol=1e-4)
 
 
