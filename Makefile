@@ -32,8 +32,10 @@ $(VSIX): $(shell git ls-files editors/vscode lsp_server fim model 2>/dev/null) |
 	cd editors/vscode && npm ci --silent --no-audit --no-fund && npm run --silent package
 	@touch $@
 
+# A CUDA device, about eight minutes; its figures are left in test-output/gpu.
 gpu: $(STAMP)
 	$(PYTEST) -m gpu
+	$(BIN)/python -m benchmarks.gpu --out test-output/gpu
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

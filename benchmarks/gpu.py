@@ -31,6 +31,8 @@ from benchmarks.gpu_models import (
     cache_of,
     make_decoder,
     make_reference,
+    matrices,
+    memory_speeds,
     random_ids,
     record,
     recorder,
@@ -100,7 +102,7 @@ class Bench:
     @torch.inference_mode()
     def peaks(self) -> list[dict[str, Any]]:
         """Read bandwidth: the best of a sum, a copy (half of what it moves) and a matrix times a vector."""
-        speeds = self.memory_speeds()
+        speeds = memory_speeds(self.device, self.dtype, self.scaled(262144), self.scaled(16384))
         self.bandwidth = max(speeds.values())
         self.clear()
         found: list[dict[str, Any]] = [
@@ -111,20 +113,6 @@ class Bench:
         seconds(lambda: a @ a, self.device, 3)
         self.peak = 2 * size**3 / min(seconds(lambda: a @ a, self.device, 10) for _ in range(4))
         return [*found, {"": f"matrix product of {size}", "GB/s": None, "TFLOP/s": self.peak / 1e12}]
-
-    def memory_speeds(self) -> dict[str, float]:
-        """Bytes/s."""
-        width = self.scaled(16384)
-        big = torch.randn(self.scaled(262144), width, device=self.device, dtype=self.dtype)
-        vector, halves = torch.randn(width, device=self.device, dtype=self.dtype), big.view(2, -1)
-        runs: dict[str, Callable[[], object]] = {
-            "sum": lambda: big.view(torch.int32).sum(dtype=torch.int32),
-            "copy": lambda: halves[0].copy_(halves[1]),
-            "matrix times vector": lambda: big @ vector,
-        }
-        for run in runs.values():
-            seconds(run, self.device, 3)
-        return {name: big.nbytes / min(seconds(run, self.device, 5) for _ in range(4)) for name, run in runs.items()}
 
     @torch.inference_mode()
     def decode(self, name: str) -> list[dict[str, Any]]:
@@ -213,10 +201,10 @@ class Bench:
         decoder, total = self.decoder(name), self.scaled(4096)
         ids = random_ids(total, torch.device("cpu"), decoder.config.vocab_size).tolist()
         c, found = decoder.config, []
-        matrices = sum(p.numel() for n, p in decoder.layers.named_parameters() if p.dim() == 2 and "_norm" not in n)
+        numbers = sum(p.numel() for n, p in decoder.layers.named_parameters() if p.dim() == 2 and "_norm" not in n)
         head = c.vocab_size * c.hidden_size
         attention = 2 * c.num_layers * c.num_heads * c.head_dim * total**2  # twice two products, half of each is hidden
-        flops = 2 * (matrices * total + head) + attention
+        flops = 2 * (numbers * total + head) + attention
         for chunk in (512, 2048, 4096):
             def run(chunk: int = self.scaled(chunk)) -> None:
                 prefill(decoder, decoder.new_cache(total), ids, None, chunk)
@@ -272,7 +260,8 @@ class Bench:
             before = self.allocated()
             decoder = make_decoder(self.shapes[name], self.device, self.dtype, bits)
             gc.collect()
-            held = (self.allocated() - before) / 1e6
+            held = (self.allocated() - before) / 1e6 if self.device.type == "cuda" else None
+            counted = sum(p.nbytes for p in decoder.parameters()) + sum(m.nbytes for m in matrices(decoder))
             logits = decoder(ids[None]).logits[0].float()
             exact = logits if exact is None else exact
             if not bits:
@@ -280,7 +269,7 @@ class Bench:
             step = self.step_seconds(decoder, self.scaled(1024), self.scaled(32))
             floor = (weight_bytes(decoder) + cache_bytes(decoder, self.scaled(1024))) / self.bandwidth
             found.append({
-                "shape": name, "weights": f"{bits} bits" if bits else "bfloat16", "MB": held,
+                "shape": name, "weights": f"{bits} bits" if bits else "bfloat16", "MB": counted / 1e6, "MB taken": held,
                 "MB of the card": CARD_MB.get(name, {}).get(bits), "tokens/s": 1 / step,
                 "of bfloat16": found[0]["tokens/s"] ** -1 / step if found else 1.0, "share of the floor": floor / step,
                 "distance of logits": f"{distance(logits, exact):.1e}",
@@ -304,7 +293,6 @@ class Bench:
                  "device and weights, s": made - imported, "prefill of 512, s": first - made,
                  "in all, s": first - spawned}]  # fmt: skip
 
-    @torch.inference_mode()
     def peer(self, name: str, enough: Callable[[], bool] = lambda: False) -> list[dict[str, Any]]:
         """transformers' generate: its dynamic cache, and its fixed one with a compiled forward at two contexts."""
         ours = {row["context"]: row["ours, tokens/s"] for row in self.figures.get("decode", ()) if row["shape"] == name}
@@ -318,8 +306,7 @@ class Bench:
                 if enough():
                     break
                 ids = random_ids(length, self.device, self.shapes[name]["vocab_size"])
-                with torch.inference_mode(False), torch.no_grad():
-                    speed = reference_speed(model, ids, new, kind)
+                speed = reference_speed(model, ids, new, kind)
                 found.append({"shape": name, "cache": kind, "context": length, "transformers, tokens/s": speed,
                               "ours / theirs": ours[length] / speed if length in ours else None})
         del model

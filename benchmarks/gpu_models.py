@@ -47,6 +47,21 @@ def seconds(run: Callable[[], object], device: torch.device, times: int = 1) -> 
 
 
 @torch.inference_mode()
+def memory_speeds(device: torch.device, dtype: torch.dtype, rows: int, width: int) -> dict[str, float]:
+    """Bytes/s of passes over a matrix of such a size."""
+    big = torch.randn(rows, width, device=device, dtype=dtype)
+    vector, halves = torch.randn(width, device=device, dtype=dtype), big.view(2, -1)
+    runs: dict[str, Callable[[], object]] = {
+        "sum": lambda: big.view(torch.int32).sum(dtype=torch.int32),
+        "copy": lambda: halves[0].copy_(halves[1]),
+        "matrix times vector": lambda: big @ vector,
+    }
+    for run in runs.values():
+        seconds(run, device, 3)
+    return {name: big.nbytes / min(seconds(run, device, 5) for _ in range(4)) for name, run in runs.items()}
+
+
+@torch.inference_mode()
 def make_decoder(shape: dict[str, Any], device: torch.device, dtype: torch.dtype, bits: int = 0) -> Decoder:
     """The same weights at every precision. bits: of bitsandbytes, 8 or 4; 0 leaves floats. No graphs yet."""
     with torch.inference_mode(False):
@@ -82,10 +97,14 @@ def recorder(decoder: Decoder) -> CudaRecorder | None:
     return CudaRecorder(decoder.device) if decoder.device.type == "cuda" else None
 
 
+def matrices(decoder: Decoder) -> list[BitsLinear]:
+    """Those of few bits."""
+    return [module for module in decoder.modules() if isinstance(module, BitsLinear)]
+
+
 def weight_bytes(decoder: Decoder) -> int:
     """What a step reads: all matrices, the head among them; not the embeddings, where they are another matrix."""
-    total = sum(p.nbytes for p in decoder.parameters())
-    total += sum(m.nbytes for m in decoder.modules() if isinstance(m, BitsLinear))
+    total = sum(p.nbytes for p in decoder.parameters()) + sum(m.nbytes for m in matrices(decoder))
     tied = decoder.config.tie_embeddings
     return int(total if tied else total - sum(p.nbytes for p in decoder.embed_tokens.parameters()))
 

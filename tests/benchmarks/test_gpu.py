@@ -31,6 +31,7 @@ def parameters(config: DecoderConfig) -> int:
         return sum(p.numel() for p in Decoder(config, Factory(torch.device("meta"), torch.bfloat16)).parameters())
 
 
+@pytest.mark.slow
 def test_every_part_gives_figures(tmp_path: Path) -> None:
     pytest.importorskip("bitsandbytes")
     bench = Bench(CPU, torch.float32, {"toy": TOY}, 64)
@@ -49,12 +50,15 @@ def test_every_part_gives_figures(tmp_path: Path) -> None:
         assert row["recorded = as it is"] == "True"
     assert {row["key"] for row in found["keys"]} == {"first", "typed"}
     assert [row["weights"] for row in found["bits"]] == ["bfloat16", "8 bits", "4 bits"]
+    plain, eight, four = (row["MB"] for row in found["bits"])
+    assert plain > eight > four
     near, far = (float(row["distance of logits"]) for row in found["bits"][1:])
     assert 0 < near < far < 0.5
     assert [row["cache"] for row in found["peer"]] == ["dynamic"] * 3 + ["static"] * 2
     assert all(math.isfinite(row["ours / theirs"]) for row in found["peer"])
 
 
+@pytest.mark.slow
 def test_what_would_begin_too_late_or_cannot_run_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bench = Bench(CPU, torch.float32, {"toy": TOY}, 64)
     text = gpu.run(bench, ["prefill"], 0, tmp_path, "a toy")
