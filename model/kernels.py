@@ -50,7 +50,7 @@ class Kernel(ABC):
     name: str
     raw = False  # the packed form is the int8 matrix itself, shared between kernels
     takes = torch.float32  # what x has to be, and y then is
-    rows: tuple[int, ...] = ROWS  # for which it is worth a try
+    counts: tuple[int, ...] = ROWS  # numbers of rows for which it is worth a try
 
     @abstractmethod
     def pack(self, q: Tensor, scale: Tensor) -> Any:
@@ -61,10 +61,10 @@ class Kernel(ABC):
         """x (rows, in). Each row's result is its own: the other rows do not change a bit of it."""
 
 
-class Rows(Kernel):
+class Int8Pack(Kernel):
     """aten's weight-only product for few rows: bfloat16 activations, sums in float32. Memory-bound at one row."""
 
-    name, raw, rows, takes = "rows", True, FEW, torch.bfloat16
+    name, raw, counts, takes = "int8pack", True, FEW, torch.bfloat16
 
     def pack(self, q: Tensor, scale: Tensor) -> Any:
         return q, scale.bfloat16()
@@ -179,27 +179,22 @@ def _is_right(kernel: Kernel) -> bool:
 def kernels() -> Mapping[str, Kernel]:
     """Those that are right on this machine, by name."""
     found: dict[str, Kernel] = {}
-    for kernel in (Rows(), OneDnn(), Fbgemm(8)):
+    for kernel in (Int8Pack(), OneDnn(), Fbgemm(8)):
         if _is_right(kernel):
             found[kernel.name] = kernel
     for resort in (Fbgemm(7), Widened()):  # coarser, and slower
-        if found.keys() <= {Rows.name} and _is_right(resort):
+        if found.keys() <= {Int8Pack.name} and _is_right(resort):
             found[resort.name] = resort
     return found
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Which kernel multiplies: `few` up to few_rows rows, `many` beyond.
-
-    row_costs: what a step of so many rows takes, as a multiple of one row's, as far as all its rows have the results
-    that they would have alone (with one kernel for all: up to 16).
-    """
+    """Which kernel multiplies: `few` up to few_rows rows, `many` beyond. Up to few_rows a row comes out as it would alone."""
 
     many: str
     few: str
     few_rows: int
-    row_costs: Mapping[int, float]
 
     @property
     def names(self) -> frozenset[str]:
@@ -229,16 +224,16 @@ def make_plan(shapes: Mapping[Shape, int], folder: Path | None = None) -> Plan:
     total: dict[str, dict[int, float]] = {}
     for name, kernel in kernels().items():
         total[name] = {
-            rows: sum(count * measured[shape][name][rows] for shape, count in shapes.items()) for rows in kernel.rows
+            rows: sum(count * measured[shape][name][rows] for shape, count in shapes.items()) for rows in kernel.counts
         }
     return choose(total, two_forms=two_forms)
 
 
 def by_thumb(*, two_forms: bool) -> Plan:
     """What is likely to be right where nothing could be measured."""
-    many = next(name for name in kernels() if name != Rows.name)
-    few = Rows.name if two_forms and Rows.name in kernels() else many
-    return Plan(many, few, 8, {1: 1.0, 2: 1.2, 4: 1.6, 8: 2.8})
+    many = next(name for name in kernels() if name != Int8Pack.name)
+    few = Int8Pack.name if two_forms and Int8Pack.name in kernels() else many
+    return Plan(many, few, 8)
 
 
 def choose(times: Times, *, two_forms: bool) -> Plan:
@@ -259,8 +254,7 @@ def choose(times: Times, *, two_forms: bool) -> Plan:
     few_rows = FEW[-1]
     if few != many:
         few_rows = max((r for r in FEW if times[few][r] <= CLEAR * times[many][r]), default=1)
-    costs = {rows: max(1.0, times[few][rows] / times[few][1]) for rows in FEW if rows <= few_rows}
-    return Plan(many, few, few_rows, costs)
+    return Plan(many, few, few_rows)
 
 
 class _Book:
@@ -291,7 +285,7 @@ class _Book:
     def _read(self, key: str) -> Times | None:
         try:
             entry = self._known[key]
-            times = {name: {r: float(entry[name][str(r)]) for r in kernel.rows} for name, kernel in kernels().items()}
+            times = {name: {r: float(entry[name][str(r)]) for r in kernel.counts} for name, kernel in kernels().items()}
         except (KeyError, TypeError, ValueError):
             return None
         return times if all(0 < t < math.inf for by_rows in times.values() for t in by_rows.values()) else None
@@ -310,7 +304,7 @@ def _measure(shape: Shape) -> Times:
     found: dict[str, dict[int, float]] = {}
     for name, kernel in kernels().items():
         packed, found[name] = kernel.pack(q, scale), {}
-        for rows in kernel.rows:
+        for rows in kernel.counts:
             x = torch.randn(rows, width).to(kernel.takes)
             found[name][rows] = fastest_us(partial(kernel.product, x, packed)) * out / measured
     return found

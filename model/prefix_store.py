@@ -85,6 +85,15 @@ class Stored:
     length: int
 
 
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a file says of itself: its positions, and the checksums of its ids and blocks."""
+
+    length: int
+    ids: str
+    blocks: list[str]
+
+
 class PrefixStore:
     """The files of one model in a folder that may be shared with other processes and models. One thread uses it.
 
@@ -283,8 +292,8 @@ class PrefixStore:
         file.write(self._header(length, checksums))
         return True
 
-    def _read_header(self, file: BufferedReader) -> list[str]:
-        """The checksums; raises ValueError unless all else in the header is what this store would write."""
+    def _read_header(self, file: BufferedReader) -> Header:
+        """Raises ValueError unless all but the checksums is what this store would write."""
         size = int.from_bytes(file.read(8), "little")
         if not size <= MAX_HEADER:
             raise ValueError("its header is too long")
@@ -300,20 +309,20 @@ class PrefixStore:
             raise ValueError("it lacks checksums")
         if os.fstat(file.fileno()).st_size != 8 + size + length * (WIDTH + self._bytes_a_position):
             raise ValueError("it is cut off")
-        return [str(length), *checksums]
+        return Header(length, checksums[0], checksums[1:])
 
-    def _read_ids(self, file: BufferedReader, header: list[str]) -> bytes:
-        ids = file.read(WIDTH * int(header[0]))
-        if self._checksum(ids, b"") != header[1]:
+    def _read_ids(self, file: BufferedReader, header: Header) -> bytes:
+        ids = file.read(WIDTH * header.length)
+        if self._checksum(ids, b"") != header.ids:
             raise ValueError("its ids are damaged")
         return ids
 
     def _read_blocks(
-        self, file: BufferedReader, header: list[str], ids: bytes, length: int, cache: KVCache,
+        self, file: BufferedReader, header: Header, ids: bytes, length: int, cache: KVCache,
         should_stop: Callable[[], bool] | None,
     ) -> None:
         """Extends the cache up to `length`, reading only the blocks that it takes."""
-        checksums, held = header[2:], len(ids) // WIDTH
+        checksums, held = header.blocks, len(ids) // WIDTH
         first = cache.length // BLOCK
         file.seek(first * BLOCK * self._bytes_a_position, os.SEEK_CUR)
         buffer = bytearray(BLOCK * self._bytes_a_position)

@@ -44,10 +44,10 @@ def on_cpu() -> tuple[float, float]:
     one = many = float("inf")
     for kernel in kernels().values():
         packed = [kernel.pack(each, scale) for each in q]
-        if min(kernel.rows) == 1:
+        if min(kernel.counts) == 1:
             row = torch.randn(1, WIDTH).to(kernel.takes)
             one = min(one, best_seconds(lambda n, k=kernel, x=row, p=packed: k.product(x, p[n])))  # type: ignore[misc]
-        if max(kernel.rows) > 16:
+        if max(kernel.counts) > 16:
             rows = torch.randn(MANY, WIDTH).to(kernel.takes)
             many = min(many, best_seconds(lambda n, k=kernel, x=rows, p=packed: k.product(x, p[n])))  # type: ignore[misc]
     return one, many

@@ -40,7 +40,7 @@ class Int8Linear(nn.Module):
         super().__init__()
         self.width, self.out, self.plan = width, out, plan
         self._keep_rows = keep_rows
-        self.rows = torch.empty(out, width, dtype=torch.int8)
+        self.matrix = torch.empty(out, width, dtype=torch.int8)
         self.scale = torch.empty(out)
         self.bias = nn.Parameter(torch.zeros(out), requires_grad=False) if bias else None
         self.few: tuple[Kernel, Any]  # with what it has packed
@@ -50,20 +50,20 @@ class Int8Linear(nn.Module):
         """Quantizes weights (n, width) into the rows from `first` on."""
         for start in range(0, len(weights), PIECE):  # in pieces: their float32 copies take memory
             piece = slice(first + start, first + min(start + PIECE, len(weights)))
-            self.rows[piece], self.scale[piece] = quantize_rows(weights[start : start + PIECE])
+            self.matrix[piece], self.scale[piece] = quantize_rows(weights[start : start + PIECE])
 
     def reorder(self, order: Tensor, factors: Tensor) -> None:
         """Before `finish`: lets the rows of the result come in another order, each multiplied by its factor."""
-        self.rows, self.scale = self.rows[order], self.scale[order] * factors
+        self.matrix, self.scale = self.matrix[order], self.scale[order] * factors
         if self.bias is not None:
             self.bias.data = self.bias.data[order] * factors
 
     def finish(self) -> None:
         """Once all is filled: packs. The plain matrix goes where no kernel works on it."""
-        packed = {name: kernels()[name].pack(self.rows, self.scale) for name in self.plan.names}
+        packed = {name: kernels()[name].pack(self.matrix, self.scale) for name in self.plan.names}
         self.few, self._many = ((kernels()[name], packed[name]) for name in (self.plan.few, self.plan.many))
         if not self._keep_rows and not any(kernels()[name].raw for name in packed):
-            self.rows = torch.empty(0, dtype=torch.int8)
+            self.matrix = torch.empty(0, dtype=torch.int8)
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., width) float32 -> (..., out) float32."""
@@ -85,27 +85,27 @@ class Int8Embedding(Embeddings):
         """plan: of the head; None for embeddings that are none."""
         super().__init__()
         self.hidden = hidden
-        self.matrix = Int8Linear(hidden, vocabulary, False, plan or Plan("", "", 0, {}), keep_rows=True)
+        self.linear = Int8Linear(hidden, vocabulary, False, plan or Plan("", "", 0), keep_rows=True)
         self._is_head = plan is not None
 
     def fill(self, first: int, weights: Tensor) -> None:
-        self.matrix.fill(first, weights)
+        self.linear.fill(first, weights)
 
     def holds(self, weights: Tensor) -> bool:
         """Whether these are the weights, as far as eight bits tell."""
         rows, scale = quantize_rows(weights)
-        return torch.equal(rows, self.matrix.rows) and torch.equal(scale, self.matrix.scale)
+        return torch.equal(rows, self.linear.matrix) and torch.equal(scale, self.linear.scale)
 
     def finish(self) -> None:
         if self._is_head:
-            self.matrix.finish()
+            self.linear.finish()
 
     def forward(self, ids: Tensor) -> Tensor:
         """ids (...) -> (..., hidden) float32."""
-        return self.matrix.rows[ids] * self.matrix.scale[ids][..., None]
+        return self.linear.matrix[ids] * self.linear.scale[ids][..., None]
 
     def as_head(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.matrix(x)
+        logits: Tensor = self.linear(x)
         return logits
 
 

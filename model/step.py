@@ -12,19 +12,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from model.decoder import Cancelled, Decoder
-from model.kernels import FEW, Rows, fastest_us, quiet
+from model.kernels import FEW, fastest_us, quiet
 from model.kv_cache import KVCache
 from model.layers import DecoderLayer
 from model.quantize import Int8Linear
 
 TYPICAL = 768  # positions in the cache while somebody types
+BY_THUMB = {1: 1.0, 2: 1.2, 4: 1.6, 8: 2.8, 16: 5.0}  # row costs where nothing can be measured
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
     "gelu": F.gelu,
@@ -32,73 +33,36 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-class Matrix(Protocol):
-    """A matrix with its bias, in as few calls as its kernel allows."""
+class Matrix:
+    """A matrix with its bias, in as few calls as its kernel allows. x is (R, width), as the matrix `takes` it."""
 
-    takes: torch.dtype
-
-    def into(self, x: Tensor, out: Tensor) -> None:
-        """x (R, width) as the matrix takes it -> out (R, out) float32."""
-
-    def new(self, x: Tensor) -> Tensor:
-        """x (R, width) as the matrix takes it -> (R, out) in the same type."""
-
-    def add(self, x: Tensor, to: Tensor) -> None:
-        """Adds the product to `to` (R, out), the residual stream."""
-
-
-class Narrow:
-    """With the kernel for few rows, whose products are bfloat16."""
-
-    takes = torch.bfloat16
-
-    def __init__(self, linear: Int8Linear) -> None:
-        self._rows, self._scale = linear.few[1]
+    def __init__(self, linear: object) -> None:
+        assert isinstance(linear, Int8Linear)
+        kernel, self._packed = linear.few
+        self.takes, self._product = kernel.takes, kernel.product
         self._bias = linear.bias
-        self._narrow_bias = None if linear.bias is None else linear.bias.bfloat16()
+        self._own_bias = None if linear.bias is None else linear.bias.to(kernel.takes)
+
+    def _scaled(self, x: Tensor) -> Tensor:
+        y, factor = self._product(x, self._packed)
+        return y if factor is None else y.mul_(factor)
 
     def into(self, x: Tensor, out: Tensor) -> None:
-        y = torch._weight_int8pack_mm(x, self._rows, self._scale)
+        """The product into out (R, out) float32."""
         if self._bias is None:
-            out.copy_(y)
+            out.copy_(self._scaled(x))
         else:
-            torch.add(y, self._bias, out=out)
+            torch.add(self._scaled(x), self._bias, out=out)
 
     def new(self, x: Tensor) -> Tensor:
-        y = torch._weight_int8pack_mm(x, self._rows, self._scale)
-        return y if self._narrow_bias is None else y.add_(self._narrow_bias)
+        """The product (R, out), of the type that the matrix takes."""
+        return self._scaled(x) if self._own_bias is None else self._scaled(x).add_(self._own_bias)
 
     def add(self, x: Tensor, to: Tensor) -> None:
-        to.add_(torch._weight_int8pack_mm(x, self._rows, self._scale))
+        """Adds the product to `to` (R, out) float32, the residual stream."""
+        to.add_(self._scaled(x))
         if self._bias is not None:
             to.add_(self._bias)
-
-
-class Scaled:
-    """With any kernel whose products are float32, with or without a factor a row."""
-
-    takes = torch.float32
-
-    def __init__(self, linear: Int8Linear) -> None:
-        self._kernel, self._packed = linear.few
-        self._bias = linear.bias
-
-    def into(self, x: Tensor, out: Tensor) -> None:
-        out.copy_(self.new(x))
-
-    def new(self, x: Tensor) -> Tensor:
-        y, factor = self._kernel.product(x, self._packed)
-        if factor is None:
-            return y if self._bias is None else y.add_(self._bias)
-        return y.mul_(factor) if self._bias is None else torch.addcmul(self._bias, y, factor)
-
-    def add(self, x: Tensor, to: Tensor) -> None:
-        to.add_(self.new(x))
-
-
-def matrix(linear: object) -> Matrix:
-    assert isinstance(linear, Int8Linear)
-    return Narrow(linear) if isinstance(linear.few[0], Rows) else Scaled(linear)
 
 
 class Layer:
@@ -106,8 +70,8 @@ class Layer:
 
     def __init__(self, layer: DecoderLayer) -> None:
         attention, mlp = layer.attention, layer.mlp
-        self.qkv, self.out = matrix(attention.qkv), matrix(attention.out)
-        self.up, self.down = matrix(mlp.up), matrix(mlp.down)
+        self.qkv, self.out = Matrix(attention.qkv), Matrix(attention.out)
+        self.up, self.down = Matrix(mlp.up), Matrix(mlp.down)
         self.attention_norm = _norm(layer.attention_norm)
         self.mlp_norm = None if layer.parallel else _norm(layer.mlp_norm)
         self.gains = (attention.q_norm, attention.k_norm) if attention.config.qk_norm else None
@@ -145,7 +109,7 @@ class Step:
         self._turns = decoder.turns.pairs  # (positions, 1, dim / 2)
         self._activation = ACTIVATIONS[decoder.config.activation]
         self._last_norm = _norm(decoder.norm)
-        self._head = matrix(decoder.embed_tokens.matrix if decoder.config.tie_embeddings else decoder.head)
+        self._head = Matrix(decoder.embed_tokens.linear if decoder.config.tie_embeddings else decoder.head)
         self._takes = self._head.takes
 
     @torch.inference_mode()
@@ -216,12 +180,14 @@ def add_step(decoder: Decoder) -> None:
     """Gives a decoder of int8 matrices, all of them filled, its step."""
     plan = next(module.plan for module in decoder.layers.modules() if isinstance(module, Int8Linear))
     decoder.few_rows = Step(decoder, plan.few_rows)
-    decoder.row_costs = _row_costs(decoder, plan.few_rows) if quiet() else plan.row_costs
+    decoder.row_costs = _row_costs(decoder, plan.few_rows)
 
 
 @torch.inference_mode()
 def _row_costs(decoder: Decoder, most: int) -> dict[int, float]:
     """See Decoder. Measured behind a cache of some length, since each row attends by itself. It also warms up."""
+    if not quiet():
+        return {rows: cost for rows, cost in BY_THUMB.items() if rows <= most}
     cache = decoder.new_cache()
     most = min(most, decoder.config.max_positions)
     room = min(TYPICAL, decoder.config.max_positions - most)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -174,6 +175,21 @@ def test_what_was_recorded_for_a_cache_goes_with_it(starcoder2_folder: Path) -> 
         assert len(started) >= 10 * (count + 1)
         del cache
         gc.collect()
+
+
+def test_memory_of_a_gone_cache_comes_back_in_another(starcoder2_folder: Path) -> None:
+    """The new tensors may get the old ones' name; the old recordings are not theirs."""
+    m = load(starcoder2_folder)
+    ids = random_ids(30)
+    expected = logits_of(m, ids)
+    few = Graphs(m.decoder, lambda run: run)
+    m.decoder.few_rows = few
+    cache, gone = poisoned(m, 256), torch.zeros(1)
+    few._storages[id(cache.keys)] = weakref.ref(gone)
+    few._recorded[id(cache.keys), 1, 0, 256] = lambda: pytest.fail("a recording of another cache was started")
+    del gone
+    found = in_steps(m, cache, ids, (1,) * 30)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_few_recordings_are_kept(starcoder2_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

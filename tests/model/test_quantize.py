@@ -16,9 +16,8 @@ from tests.conftest import STABLELM, STARCODER2, write_model
 from tests.model.test_parity import CASES, LENGTH, WINDOW, logits_of, random_ids
 from tests.model.toys import load
 
-INTEGER = next(name for name in kernels.kernels() if name != "rows")  # for any number of rows
-COSTS = dict.fromkeys(kernels.FEW, 1.0)
-PLANS = {"one kernel": Plan(INTEGER, INTEGER, 16, COSTS), "two kernels": Plan(INTEGER, "rows", 8, {1: 1.0, 8: 2.0})}
+INTEGER = next(name for name in kernels.kernels() if name != "int8pack")  # for any number of rows
+PLANS = {"one kernel": Plan(INTEGER, INTEGER, 16), "two kernels": Plan(INTEGER, "int8pack", 8)}
 EXACT = INTEGER != "widened"
 
 
@@ -72,7 +71,7 @@ def test_a_row_of_a_step_comes_out_as_it_does_alone(
     logits, cached = in_steps_of(1)
     for rows in range(2, plan.few_rows + 1):
         for ours, alone in zip(in_steps_of(rows), (logits, cached), strict=True):
-            if EXACT or plan.few == "rows":
+            if EXACT or plan.few == "int8pack":
                 assert torch.equal(ours, alone)
             torch.testing.assert_close(ours, alone)
 
@@ -111,9 +110,9 @@ def test_a_packed_matrix_is_kept_once(tmp_path: Path, monkeypatch: pytest.Monkey
         raw = any(kernels.kernels()[name].raw for name in plan.names)
         for module in m.decoder.layers.modules():
             if isinstance(module, Int8Linear):
-                assert bool(module.rows.numel()) == raw
+                assert bool(module.matrix.numel()) == raw
         assert isinstance(m.decoder.embed_tokens, Int8Embedding)
-        assert m.decoder.embed_tokens.matrix.rows.numel()  # embeddings are read by rows
+        assert m.decoder.embed_tokens.linear.matrix.numel()  # embeddings are read by rows
 
 
 def test_the_shapes_of_a_step_are_those_of_the_weights(tmp_path: Path) -> None:
