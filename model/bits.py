@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from model.errors import ModelError
-from model.layers import Factory
+from model.layers import Factory, Packed
 
 BITS = {"int8": 8, "int4": 4}
 BLOCK = 64  # weights to a scale of NF4
@@ -37,7 +37,7 @@ def library() -> Any:
     return module
 
 
-class BitsLinear(nn.Module):
+class BitsLinear(Packed):
     """y = x W^T + b. `fill` collects rows of W as they are read, `finish` quantizes them on the device."""
 
     def __init__(self, width: int, out: int, bias: bool, bits: int, factory: Factory) -> None:
@@ -50,13 +50,12 @@ class BitsLinear(nn.Module):
         self._state: Any
 
     def fill(self, first: int, weights: Tensor) -> None:
-        """Keeps weights (n, width) as the rows from `first` on."""
         if self._rows is None:
             self._rows = torch.empty(self.shape, dtype=self._factory.dtype, device=weights.device)
         self._rows[first : first + len(weights)] = weights
 
     def finish(self) -> None:
-        """Once all is filled. Raises ModelError where the device has no room."""
+        """Raises ModelError where the device has no room."""
         assert self._rows is not None
         try:
             self._quantize(self._rows.to(self._factory.device))

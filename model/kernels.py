@@ -190,7 +190,7 @@ def kernels() -> Mapping[str, Kernel]:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Which kernel multiplies: `few` up to few_rows rows, `many` beyond. Up to few_rows a row comes out as it would alone."""
+    """Which kernel multiplies: `few` up to few_rows rows, each of which comes out as it would alone; `many` beyond."""
 
     many: str
     few: str

@@ -145,9 +145,21 @@ class Embedding(nn.Embedding, Embeddings):
         return torch.equal(weights.to(self.weight), self.weight)
 
 
+class Packed(nn.Module, ABC):
+    """A module that keeps its matrix in a form of its own."""
+
+    @abstractmethod
+    def fill(self, first: int, weights: Tensor) -> None:
+        """Takes weights (n, width) as the rows from `first` on."""
+
+    @abstractmethod
+    def finish(self) -> None:
+        """Once all rows are there: packs them."""
+
+
 @dataclass(frozen=True)
 class Factory:
-    """Makes a decoder's modules, with whatever is in memory for weights. model.quantize makes others."""
+    """Makes a decoder's modules, with whatever is in memory for weights. model.quantize and model.bits make others."""
 
     device: torch.device
     dtype: torch.dtype
@@ -161,6 +173,11 @@ class Factory:
     def linear(self, width: int, out: int, bias: bool) -> nn.Module:
         return Linear(width, out, bias=bias, device=self.device, dtype=self.dtype)
 
+    def qkv(self, config: DecoderConfig) -> nn.Module:
+        """The fused projection for queries, keys and values: hidden -> (H + 2K) D."""
+        rows = (config.num_heads + 2 * config.num_kv_heads) * config.head_dim
+        return self.linear(config.hidden_size, rows, config.qkv_bias)
+
     def embedding(self, vocabulary: int, hidden: int) -> Embeddings:
         return Embedding(vocabulary, hidden, device=self.device, dtype=self.dtype)
 
@@ -169,6 +186,11 @@ class Factory:
 
     def gains(self, heads: int, dim: int) -> nn.Parameter:
         return nn.Parameter(torch.ones(heads, dim, device=self.device, dtype=self.dtype))
+
+    def finish(self, module: nn.Module) -> None:
+        """Told when all weights of a module are there."""
+        if isinstance(module, Packed):
+            module.finish()
 
 
 class Attention(nn.Module):
@@ -181,8 +203,7 @@ class Attention(nn.Module):
     def __init__(self, config: DecoderConfig, factory: Factory) -> None:
         super().__init__()
         self.config, self.paired = config, factory.paired
-        rows = (config.num_heads + 2 * config.num_kv_heads) * config.head_dim
-        self.qkv = factory.linear(config.hidden_size, rows, config.qkv_bias)
+        self.qkv = factory.qkv(config)
         self.out = factory.linear(config.num_heads * config.head_dim, config.hidden_size, config.out_bias)
         if config.qk_norm:
             self.q_norm = factory.gains(config.num_heads, config.head_dim)

@@ -16,9 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from model.config import DecoderConfig
-from model.decoder import Decoder
 from model.kernels import Kernel, Plan, Shape, kernels, make_plan
-from model.layers import Attention, Embeddings, Factory
+from model.layers import Attention, Embeddings, Factory, Packed
 
 LARGEST = 127
 PIECE = 4096  # rows
@@ -32,14 +31,24 @@ def quantize_rows(weights: Tensor) -> tuple[Tensor, Tensor]:
     return torch.round(weights / scale[:, None]).to(torch.int8), scale
 
 
-class Int8Linear(nn.Module):
+class Int8Linear(Packed):
     """y = x W^T + b. `fill` quantizes rows of W as they are read, `finish` packs them for the plan's kernels."""
 
-    def __init__(self, width: int, out: int, bias: bool, plan: Plan, *, keep_rows: bool = False) -> None:
-        """keep_rows: the int8 matrix stays readable by rows, as embeddings need it."""
+    def __init__(
+        self,
+        width: int,
+        out: int,
+        bias: bool,
+        plan: Plan,
+        *,
+        keep_rows: bool = False,
+        order: tuple[Tensor, Tensor] | None = None,
+    ) -> None:
+        """keep_rows: the int8 matrix stays readable by rows, as embeddings need it. order: results come in the order of
+        these rows, each multiplied by its factor."""
         super().__init__()
         self.width, self.out, self.plan = width, out, plan
-        self._keep_rows = keep_rows
+        self._keep_rows, self._order = keep_rows, order
         self.matrix = torch.empty(out, width, dtype=torch.int8)
         self.scale = torch.empty(out)
         self.bias = nn.Parameter(torch.zeros(out), requires_grad=False) if bias else None
@@ -52,16 +61,15 @@ class Int8Linear(nn.Module):
             piece = slice(first + start, first + min(start + PIECE, len(weights)))
             self.matrix[piece], self.scale[piece] = quantize_rows(weights[start : start + PIECE])
 
-    def reorder(self, order: Tensor, factors: Tensor) -> None:
-        """Before `finish`: lets the rows of the result come in another order, each multiplied by its factor."""
-        self.matrix, self.scale = self.matrix[order], self.scale[order] * factors
-        if self.bias is not None:
-            self.bias.data = self.bias.data[order] * factors
-
     def finish(self) -> None:
-        """Once all is filled: packs. The plain matrix goes where no kernel works on it."""
+        if self._order is not None:
+            order, factors = self._order
+            self.matrix, self.scale = self.matrix[order], self.scale[order] * factors
+            if self.bias is not None:
+                self.bias.data = self.bias.data[order] * factors
         packed = {name: kernels()[name].pack(self.matrix, self.scale) for name in self.plan.names}
         self.few, self._many = ((kernels()[name], packed[name]) for name in (self.plan.few, self.plan.many))
+        # The plain matrix goes where no kernel works on it.
         if not self._keep_rows and not any(kernels()[name].raw for name in packed):
             self.matrix = torch.empty(0, dtype=torch.int8)
 
@@ -78,7 +86,7 @@ class Int8Linear(nn.Module):
         return y.view(*x.shape[:-1], self.out)
 
 
-class Int8Embedding(Embeddings):
+class Int8Embedding(Embeddings, Packed):
     """Rows of an int8 matrix; as a head, too, where the two are tied."""
 
     def __init__(self, vocabulary: int, hidden: int, plan: Plan | None) -> None:
@@ -116,7 +124,7 @@ class Int8Factory(Factory):
     paired: ClassVar[bool] = True
 
     plan: Plan
-    tied: bool
+    config: DecoderConfig
 
     @property
     def scheme(self) -> str:
@@ -127,13 +135,22 @@ class Int8Factory(Factory):
     def for_cpu(cls, config: DecoderConfig, measured: Path | None = None) -> Int8Factory:
         """measured: see kernels.make_plan."""
         plan = make_plan(step_shapes(config), measured)
-        return cls(torch.device("cpu"), torch.float32, plan, config.tie_embeddings)
+        return cls(torch.device("cpu"), torch.float32, plan, config)
 
     def linear(self, width: int, out: int, bias: bool) -> nn.Module:
         return Int8Linear(width, out, bias, self.plan)
 
+    def qkv(self, config: DecoderConfig) -> nn.Module:
+        rows = (config.num_heads + 2 * config.num_kv_heads) * config.head_dim
+        return Int8Linear(config.hidden_size, rows, config.qkv_bias, self.plan, order=paired(config))
+
+    def finish(self, module: nn.Module) -> None:
+        if isinstance(module, Attention):  # of its own it has only the gains of its norms
+            pair_gains(self.config, module.q_norm, module.k_norm)
+        super().finish(module)
+
     def embedding(self, vocabulary: int, hidden: int) -> Embeddings:
-        return Int8Embedding(vocabulary, hidden, self.plan if self.tied else None)
+        return Int8Embedding(vocabulary, hidden, self.plan if self.config.tie_embeddings else None)
 
 
 def step_shapes(config: DecoderConfig) -> Counter[Shape]:
@@ -152,19 +169,8 @@ def step_shapes(config: DecoderConfig) -> Counter[Shape]:
     return found
 
 
-def finish(decoder: Decoder, path: str) -> None:
-    """Packs the module at `path`, whose weights are all there; those of an attention's projection in pairs."""
-    module = decoder.get_submodule(path)
-    if path.endswith(".attention.qkv") and isinstance(module, Int8Linear):
-        module.reorder(*paired(decoder.config))
-    elif isinstance(module, Attention):
-        pair_gains(decoder.config, module.q_norm, module.k_norm)
-    if isinstance(module, Int8Linear | Int8Embedding):
-        module.finish()
-
-
 def paired(config: DecoderConfig) -> tuple[Tensor, Tensor]:
-    """(order, factors) of the rows of the fused projection, as Attention.paired says. Both (rows,).
+    """(order, factors) of the rows of the fused projection, as layers.Attention says of `paired`. Both (rows,).
 
     With a norm on the queries their scale cannot be in the rows: `pair_gains` puts it into the norm's gains.
     """

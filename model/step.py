@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model.decoder import Cancelled, Decoder
-from model.kernels import FEW, fastest_us, quiet
+from model.kernels import FEW, Plan, fastest_us, quiet
 from model.kv_cache import KVCache
 from model.layers import DecoderLayer
 from model.quantize import Int8Linear
@@ -176,9 +176,8 @@ class Step:
         )  # fmt: skip
 
 
-def add_step(decoder: Decoder) -> None:
+def add_step(decoder: Decoder, plan: Plan) -> None:
     """Gives a decoder of int8 matrices, all of them filled, its step."""
-    plan = next(module.plan for module in decoder.layers.modules() if isinstance(module, Int8Linear))
     decoder.few_rows = Step(decoder, plan.few_rows)
     decoder.row_costs = _row_costs(decoder, plan.few_rows)
 

@@ -15,15 +15,15 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from model import stablelm, starcoder2
-from model.bits import BITS, BitsFactory, BitsLinear
+from model.bits import BITS, BitsFactory
 from model.config import DecoderConfig, WeightSlot
 from model.decoder import Decoder
 from model.errors import ModelError
 from model.graphs import add_graphs
 from model.hub import ModelFolder
-from model.layers import Factory
+from model.layers import Factory, Packed
 from model.machine import available_memory
-from model.quantize import Int8Embedding, Int8Factory, Int8Linear, finish
+from model.quantize import Int8Factory
 from model.step import add_step
 
 FAMILIES = {"starcoder2": starcoder2, "stablelm": stablelm}
@@ -81,15 +81,13 @@ def load_decoder(
         _check(slot, tensor, name, file)
         module = _module(slot.parameter)
         owner = decoder.get_submodule(module)
-        if isinstance(owner, Int8Linear | Int8Embedding | BitsLinear) and slot.parameter.endswith(".weight"):
+        if isinstance(owner, Packed) and slot.parameter.endswith(".weight"):
             owner.fill(slot.first_row, tensor)
         else:
             _fill(parameters[slot.parameter], slot, tensor)
         left[module] -= 1
-        if not left[module] and isinstance(owner, BitsLinear):
-            owner.finish()
-        elif not left[module] and isinstance(factory, Int8Factory):
-            finish(decoder, module)
+        if not left[module]:
+            factory.finish(owner)
         progress(1 - len(waiting) / len(table))
     if waiting:
         raise ModelError(f"{folder.path} lacks the tensors {_some(waiting)}. Download the model again.")
@@ -99,7 +97,7 @@ def load_decoder(
             "Set tie_word_embeddings to false there, or download the model again."
         )
     if isinstance(factory, Int8Factory):
-        add_step(decoder)
+        add_step(decoder, factory.plan)
     elif device.type == "cuda" and quantization is None:
         add_graphs(decoder)
     return decoder
