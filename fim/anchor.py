@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from fim.context import CursorContext, as_trained
 from fim.formats import Encoder
+from fim.lines import without_closers
 
 MOST_TYPED = 128  # tokens; behind more of them the model may lose sight of what joins at the suffix
 _FIRST = MOST_TYPED // 2  # tokens that may stand behind a new anchor
@@ -28,7 +29,7 @@ def with_anchor(context: CursorContext, previous: CursorContext | None, encoder:
     def tokens(typed: int) -> int:
         return len(encoder.encode(as_trained(prefix[len(prefix) - typed :])))
 
-    if previous is not None and previous.suffix == context.suffix:
+    if previous is not None and without_closers(previous.suffix) == without_closers(context.suffix):
         kept = len(previous.prefix) - previous.typed
         typed = len(prefix) - kept
         if 0 <= typed <= _FAR and prefix[:kept] == previous.prefix[:kept] and tokens(typed) <= MOST_TYPED:

@@ -41,8 +41,8 @@ class FimFormat:
     suffix: str
     middle: str | None  # None: the answer follows the prefix directly
     end: tuple[str, ...]  # texts at which the middle ends, besides the sentinels themselves
-    # Seen in training, the preferred one first. Of both kinds spm is first: a model trained on both is as good or better
-    # with it (Bavarian et al. 2022, table 3: .616 and .622 on single lines), and while someone types it only grows.
+    # Seen in training, the preferred one first: of two spm, since a model that saw both is as good with it or better
+    # (Bavarian et al. 2022: .616 psm, .622 spm on single lines), and while someone types it only grows.
     layouts: tuple[Layout, ...]
     begin: str | None = None  # opens every prompt; remote endpoints add it themselves
     repo_name: str | None = None

@@ -19,7 +19,7 @@ from itertools import pairwise
 from fim.formats import Encoder
 
 LONGEST = 600  # characters of a piece, where there is a place to cut
-KEPT = 512  # pieces; as ids some 2 MB
+KEPT = 4096  # pieces, as ids some 16 MB: fewer than a window has would all be encoded again at every key
 _RULES = ("!-~", "A-Za-z0-9")
 _PROBE = '''#!/usr/bin/env python3
 """Words, (marks); 'quotes' and "quotes"."""

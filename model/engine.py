@@ -23,7 +23,8 @@ from model.speculative import Recent, Tally
 
 log = logging.getLogger(__name__)
 GREEDY = Sampling()
-SAVE_AFTER_S = 20.0  # without a request; only then is anything written to disk
+SAVE_AFTER_S = 20.0  # without a request; only then is anything written to disk,
+SAVE_RATE = 2**18  # and so many bytes a second over time: a gigabyte an hour
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,13 +204,15 @@ class Engine:
     ) -> None:
         self.model = model
         self.prefixes = PrefixCache(model.decoder, cache_bytes, store)
-        self.recent: Recent | None = Recent(model.decoder.row_costs)  # None: without drafts
+        # Without drafts where nobody vouches for rows that come out as they do alone: greedy stays greedy.
+        costs = model.decoder.row_costs
+        self.recent: Recent | None = Recent(costs) if costs else None
         self.queue = FairQueue()
         self.busy = False
         self.last_used = time.monotonic()
         self.served = 0
         self.passes = self.positions = 0  # of the model: how often it was run, and over how many positions in all
-        self._save_last = False
+        self._save_last, self._next_save = False, 0.0
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
 
     def start(self) -> None:
@@ -256,13 +259,14 @@ class Engine:
     def _next_job(self) -> Job | None:
         if self.prefixes.unsaved:
             with contextlib.suppress(TimeoutError):
-                return self.queue.take(SAVE_AFTER_S)
+                return self.queue.take(max(SAVE_AFTER_S, self._next_save - time.monotonic()))
             self._save(lambda: self.queue.closed or len(self.queue) > 0)
         return self.queue.take()
 
     def _save(self, should_stop: Callable[[], bool]) -> None:
         try:
-            self.prefixes.save(should_stop)
+            written = self.prefixes.save(should_stop)
+            self._next_save = time.monotonic() + written / SAVE_RATE
         except Exception:  # such as no memory for it: the next job may still be done
             log.exception("nothing was written to disk")
 

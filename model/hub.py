@@ -27,6 +27,7 @@ class Preferences:
 
     layout: Literal["psm", "spm", "anchored"] | None = None  # None: the format's own preference
     min_confidence: float = 0.0  # suggestions below are not worth showing
+    time_budget: float | None = None  # milliseconds until an answer is worth showing in part; None if unknown
     heal_tokens: bool = False  # the last piece of the prefix is spelled anew by the model: see fim.prompt
     copying: Mapping[str, float] | None = None  # weights for what follows equal tokens: model.copying
     languages: tuple[str, ...] = ()  # what it was trained on, by LSP's identifiers; () if unknown
@@ -69,13 +70,15 @@ class ModelFolder:
         path = self.path / "fimls.json"
         raw = read_json(path) if path.exists() else {}
         layout, confidence, languages = raw.get("layout"), raw.get("min_confidence", 0.0), raw.get("languages", [])
-        heal = raw.get("heal_tokens", False)
+        heal, budget = raw.get("heal_tokens", False), raw.get("time_budget")
         if layout not in (None, "psm", "spm", "anchored"):
             raise ModelError(
                 f"{path}: layout is {layout!r}. It must be 'psm', 'spm' or 'anchored'; correct or delete the file."
             )
         if not isinstance(confidence, int | float) or not 0 <= confidence <= 1:
             raise ModelError(f"{path}: min_confidence is {confidence!r}. It must be from 0 to 1; correct the file.")
+        if budget is not None and not (type(budget) in (int, float) and budget >= 0):
+            raise ModelError(f"{path}: time_budget is {budget!r}. It must be at least 0 (milliseconds); correct it.")
         if not isinstance(heal, bool):
             raise ModelError(f"{path}: heal_tokens is {heal!r}. It must be true or false; correct the file.")
         copying = raw.get("copying")
@@ -86,7 +89,7 @@ class ModelFolder:
                              f"each within ±{LARGEST_WEIGHT:,.0f}; correct or delete it.")
         if not isinstance(languages, list):
             raise ModelError(f"{path}: languages is {languages!r}. It must be a list; correct or delete the file.")
-        return Preferences(layout, float(confidence), heal, copying, tuple(map(str, languages)),
+        return Preferences(layout, float(confidence), budget, heal, copying, tuple(map(str, languages)),
                            str(raw.get("other_languages", "")))
 
     @property

@@ -7,6 +7,7 @@ import math
 import os
 import platform
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 CPUS = Path("/sys/devices/system/cpu")
@@ -28,24 +29,7 @@ def usable_cores() -> int:
 
 def cpu_quota() -> float:
     """CPUs' worth of time that the control groups of this process allow (cgroup v2 or v1); infinite without any."""
-    quota = math.inf
-    try:
-        groups = Path("/proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        return quota
-    for line in groups:
-        _, controllers, own = line.split(":", 2)
-        if controllers and "cpu" not in controllers.split(","):
-            continue
-        root = CGROUPS / controllers if controllers else CGROUPS
-        folder = root / own.lstrip("/")
-        # Limits of the groups above hold, too. In a container the own path may not be there, but the root is.
-        for at in (folder, *folder.parents):
-            with contextlib.suppress(OSError, ValueError):
-                quota = min(quota, _quota_v1(at) if controllers else _quota_v2(at))
-            if at == root:
-                break
-    return quota
+    return _least("cpu", _quota_v1, _quota_v2)
 
 
 def _quota_v2(group: Path) -> float:
@@ -56,6 +40,28 @@ def _quota_v2(group: Path) -> float:
 def _quota_v1(group: Path) -> float:
     limit = int((group / "cpu.cfs_quota_us").read_text())
     return math.inf if limit < 0 else limit / int((group / "cpu.cfs_period_us").read_text())
+
+
+def _least(controller: str, v1: Callable[[Path], float], v2: Callable[[Path], float]) -> float:
+    """The least that the control groups of this process allow; infinite without any."""
+    least = math.inf
+    try:
+        groups = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return least
+    for line in groups:
+        _, controllers, own = line.split(":", 2)
+        if controllers and controller not in controllers.split(","):
+            continue
+        root = CGROUPS / controllers if controllers else CGROUPS
+        folder = root / own.lstrip("/")
+        # Limits of the groups above hold, too. In a container the own path may not be there, but the root is.
+        for at in (folder, *folder.parents):
+            with contextlib.suppress(OSError, ValueError):
+                least = min(least, v1(at) if controllers else v2(at))
+            if at == root:
+                break
+    return least
 
 
 def processor() -> str:
@@ -81,8 +87,28 @@ def memory_bytes(process: int | str = "self") -> int | None:
 
 
 def available_memory() -> int | None:
-    """Bytes that the system could still give without swapping; None where it does not tell."""
-    return _sum_of(Path("/proc/meminfo"), "MemAvailable")
+    """Bytes that this process could still get without swapping, by the system and by its control groups.
+
+    None where the system does not tell.
+    """
+    system = _sum_of(Path("/proc/meminfo"), "MemAvailable")
+    return None if system is None else int(min(system, _least("memory", _left_v1, _left_v2)))
+
+
+def _left_v2(group: Path) -> float:
+    limit = (group / "memory.max").read_text().strip()
+    return math.inf if limit == "max" else int(limit) - int((group / "memory.current").read_text()) + _files(group)
+
+
+def _left_v1(group: Path) -> float:
+    used = int((group / "memory.usage_in_bytes").read_text())
+    return int((group / "memory.limit_in_bytes").read_text()) - used + _files(group)
+
+
+def _files(group: Path) -> int:
+    """Bytes of files in memory that the group counts as its own, and that can be dropped."""
+    entries = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+    return int(entries.get("inactive_file", 0))
 
 
 def _sum_of(file: Path, *names: str) -> int | None:
@@ -94,9 +120,15 @@ def _sum_of(file: Path, *names: str) -> int | None:
         return None
 
 
+def private_folder(path: Path) -> None:
+    """Makes a folder that is the user's alone, and so each above it that is not there yet. Raises OSError."""
+    for folder in reversed((path, *path.parents)):
+        folder.mkdir(mode=0o700, exist_ok=True)
+
+
 def write_whole(path: Path, content: bytes) -> None:
     """Writes a private file, in a private folder, whole or not at all. Raises OSError."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    private_folder(path.parent)
     handle, name = tempfile.mkstemp(dir=path.parent)  # 0600
     written = Path(name)
     try:

@@ -77,12 +77,14 @@ class PrefixCache:
     def _take(self, best: int, length: int, prompt: bytes) -> KVCache:
         """The kept sequence at `best`, cut to `length`; or a copy of so much of it, if the rest may be asked for again.
 
-        It will not where the prompt has the same text, only moved: that was an edit.
+        It will not where the prompt has the same text, only moved: that was an edit, or a jump. Then a copy is made
+        only where it costs next to nothing beside what it keeps, as in a prompt that begins with the suffix.
         """
         kept, cache = self._kept.pop(best)
         beyond, split = cache.length - length, length * WIDTH
         worth_it = beyond >= max(WORTH_KEEPING, length // COPIES_PER_COMPUTED)
-        if worth_it and not contains(prompt[split:], kept[split:][PROBE]):
+        cheap = length * COPIES_PER_COMPUTED <= beyond
+        if worth_it and (cheap or not contains(prompt[split:], kept[split:][PROBE])):
             self._kept.append((kept, cache))
             return cache.fork(length, len(prompt) // WIDTH)
         cache.trim(length)
@@ -115,12 +117,19 @@ class PrefixCache:
                 if self.nbytes > self._budget:
                     cache.shrink()
 
-    def save(self, should_stop: Callable[[], bool] = lambda: False) -> None:
-        """Writes what was costly to compute to disk, the longest first. should_stop puts it off."""
+    def save(self, should_stop: Callable[[], bool] = lambda: False) -> int:
+        """Writes what was costly to compute to disk, the longest that is not there yet. should_stop puts it off.
+
+        Returns how many bytes. One sequence at a time: of all that a busy day computes, most is asked for no more.
+        """
         if self._store is None or not self.unsaved:
-            return
+            return 0
+        written = 0
         for ids, cache in sorted(self._kept, key=lambda kept: -kept[1].length):
-            self._store.save(ids, cache, should_stop)
+            written = self._store.save(ids, cache, should_stop)
             if should_stop():
-                return
+                return written
+            if written:
+                break
         self.unsaved = False
+        return written

@@ -31,6 +31,7 @@ import torch
 from model.errors import ModelError
 from model.hub import ModelFolder
 from model.kv_cache import KVCache
+from model.machine import private_folder
 from model.packed_ids import WIDTH, common_prefix
 
 log = logging.getLogger(__name__)
@@ -111,7 +112,7 @@ class PrefixStore:
         self._seen = -1
         self._usable = self._writable = True
         try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            private_folder(folder)
             info = folder.lstat()
             if not stat.S_ISDIR(info.st_mode) or not _is_mine(info):
                 raise PermissionError(f"{folder} is not a folder of this user")
@@ -149,42 +150,48 @@ class PrefixStore:
         self.hits += cache.length > before
 
     @torch.inference_mode()
-    def save(self, ids: bytes, cache: KVCache, should_stop: Callable[[], bool] = lambda: False) -> None:
-        """Writes a cache, which holds these packed ids, if there is enough in it that no file has.
+    def save(self, ids: bytes, cache: KVCache, should_stop: Callable[[], bool] = lambda: False) -> int:
+        """Writes a cache, which holds these packed ids, if there is enough in it that no file has; returns the bytes.
 
-        should_stop, asked between blocks, leaves nothing written.
+        should_stop, asked between blocks, leaves nothing written, and nothing dropped for it.
         """
         each = self._bytes_a_position + WIDTH + 2  # and a share of the header
         ids = ids[: WIDTH * min(cache.length, self._budget // each)]
         length = len(ids) // WIDTH
         if not self._writable or length < WORTH_WRITING:
-            return
+            return 0
         known = self.find(ids)
         if known and length - known.length < WORTH_WRITING:
-            return
+            return 0
         name = f"{self._key}-{hashlib.sha256(ids).hexdigest()[:16]}{SUFFIX}"
         temporary = self._folder / f"{name}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
         try:
-            if not self._make_room(length * self._bytes_a_position + len(ids) + self._header_size(length)):
-                return
+            size = length * self._bytes_a_position + len(ids) + self._header_size(length)
+            if size > self._budget or shutil.disk_usage(self._folder).free - size < KEPT_FREE:
+                return 0
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with os.fdopen(descriptor, "wb") as file:
                 whole = self._write(file, ids, cache, should_stop)
             if whole:
+                self._make_room(size)
                 temporary.replace(self._folder / name)
+        except FileNotFoundError:  # somebody has cleared the folder away: it is made anew, for the next time
+            private_folder(self._folder)
+            return 0
         except OSError as error:
             self._give_up(error)
-            return
+            return 0
         finally:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
         if not whole:
-            return
+            return 0
         superseded = [other for other, its_ids in self._index.items() if its_ids and ids.startswith(its_ids)]
         self._index[name] = ids
         for other in superseded:
             if other != name:
                 self._forget(other)
+        return size
 
     # The folder.
 
@@ -222,11 +229,8 @@ class PrefixStore:
         with contextlib.suppress(OSError):
             (self._folder / name).unlink(missing_ok=True)
 
-    def _make_room(self, size: int) -> bool:
-        """Drops what was used least recently until a file of this size fits the budget, and what was abandoned.
-
-        False if it fits neither way.
-        """
+    def _make_room(self, size: int) -> None:
+        """Drops what was used least recently until a file of this size fits the budget, and what was abandoned."""
         files = []
         for path in self._folder.iterdir():
             with contextlib.suppress(FileNotFoundError):  # another process was faster
@@ -241,7 +245,6 @@ class PrefixStore:
                 break
             self._forget(path.name)
             total -= its_size
-        return total + size <= self._budget and shutil.disk_usage(self._folder).free - size >= KEPT_FREE
 
     def _give_up(self, error: OSError) -> None:
         """Nothing more is written by this process; that is said once."""

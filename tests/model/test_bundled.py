@@ -7,8 +7,8 @@ import json
 import pytest
 
 from fim import Shaper
-from lsp_server.completer import Prompter
 from lsp_server.documents import Snapshot
+from lsp_server.prompter import Prompter
 from lsp_server.settings import Settings
 from model import LoadedModel, load_model
 from model.copying import CopyWeights
@@ -38,9 +38,10 @@ def test_it_fits_what_ships() -> None:
 
 @pytest.mark.parametrize(("prefix", "expected", "suffix"), PREDICTABLE)
 def test_it_writes_the_plainly_predictable(bundled: LoadedModel, prefix: str, expected: str, suffix: str) -> None:
-    prompter = Prompter.for_settings(Settings())
-    context = prompter.context(Snapshot("file:///a.py", 1, "python", prefix + suffix, len(prefix)), 32, None)
-    asked, _ = prompter.request(context)
+    settings = Settings(max_tokens=32)
+    prompter = Prompter.for_settings(settings)
+    context = prompter.context(Snapshot("file:///a.py", 1, "python", prefix + suffix, len(prefix)), settings, None)
+    asked, _ = prompter.request(context, settings, "test")
     assert not isinstance(asked.prompt, str)
     tokens = bundled.generate(
         asked.prompt, max_new_tokens=12, stop_ids=asked.stop_ids, begin_with=asked.begin_with,
