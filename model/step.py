@@ -19,12 +19,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model.decoder import Cancelled, Decoder
-from model.kernels import FEW, Plan, fastest_us, quiet
+from model.kernels import FEW, Plan, fastest_us, quiet, threads
 from model.kv_cache import KVCache
 from model.layers import DecoderLayer
 from model.quantize import Int8Linear
 
 TYPICAL = 768  # positions in the cache while somebody types
+SHARED = 1.2  # one thread may take so much longer: it leaves the rest to others, and waits for nobody
 BY_THUMB = {1: 1.0, 2: 1.2, 4: 1.6, 8: 2.8, 16: 5.0}  # row costs where nothing can be measured
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
@@ -103,6 +104,8 @@ class Step:
 
     def __init__(self, decoder: Decoder, most: int) -> None:
         self.most = most
+        # To wake a second thread for each product takes longer than a small product, and on a busy machine far longer.
+        self.threads: int | None = None  # None: as many as there are
         self._config, self._embed = decoder.config, decoder.embed_tokens
         self._buffers: dict[int, Buffers] = {}
         self._layers = [Layer(cast(DecoderLayer, layer)) for layer in decoder.layers]
@@ -117,6 +120,12 @@ class Step:
         self, ids: Tensor, cache: KVCache, keep: int, should_stop: Callable[[], bool] | None
     ) -> Tensor:
         """See model.decoder.FewRows. The cache has room for the rows."""
+        if self.threads is None:
+            return self._run(ids, cache, keep, should_stop)
+        with threads(self.threads):
+            return self._run(ids, cache, keep, should_stop)
+
+    def _run(self, ids: Tensor, cache: KVCache, keep: int, should_stop: Callable[[], bool] | None) -> Tensor:
         c, takes = self._config, self._takes
         rows, start = ids.shape[0], cache.length
         end, width = start + rows, (c.hidden_size,)
@@ -178,15 +187,27 @@ class Step:
 
 def add_step(decoder: Decoder, plan: Plan) -> None:
     """Gives a decoder of int8 matrices, all of them filled, its step."""
-    decoder.few_rows = Step(decoder, plan.few_rows)
-    decoder.row_costs = _row_costs(decoder, plan.few_rows)
+    step = decoder.few_rows = Step(decoder, plan.few_rows)
+    if not quiet():
+        small = plan.few != plan.many  # as model.kernels judges it
+        step.threads = 1 if small else None
+        decoder.row_costs = {rows: cost for rows, cost in BY_THUMB.items() if rows <= plan.few_rows}
+        return
+    costs = _step_us(decoder, plan.few_rows)
+    if torch.get_num_threads() > 1:
+        step.threads = 1
+        alone = _step_us(decoder, plan.few_rows)
+        if alone[1] < SHARED * costs[1]:
+            costs = alone
+        else:
+            step.threads = None
+    # More rows are never cheaper: where they seem so, something else was in the way.
+    decoder.row_costs = {rows: max(costs[few] for few in costs if few <= rows) / costs[1] for rows in costs}
 
 
 @torch.inference_mode()
-def _row_costs(decoder: Decoder, most: int) -> dict[int, float]:
-    """See Decoder. Measured behind a cache of some length, since each row attends by itself. It also warms up."""
-    if not quiet():
-        return {rows: cost for rows, cost in BY_THUMB.items() if rows <= most}
+def _step_us(decoder: Decoder, most: int) -> dict[int, float]:
+    """Microseconds by rows, behind a cache of some length, since each row attends by itself. It also warms up."""
     cache = decoder.new_cache()
     most = min(most, decoder.config.max_positions)
     room = min(TYPICAL, decoder.config.max_positions - most)
@@ -203,5 +224,4 @@ def _row_costs(decoder: Decoder, most: int) -> dict[int, float]:
             decoder(ids, cache=cache, logits_to_keep=ids.shape[1])
 
         costs[rows] = fastest_us(step)
-    # More rows are never cheaper: where they seem so, something else was in the way.
-    return {rows: max(costs[few] for few in costs if few <= rows) / costs[1] for rows in costs}
+    return costs
