@@ -18,9 +18,9 @@ from pathlib import Path
 import torch
 
 from benchmarks.figures import machine, table
-from lsp_server.completer import Prompter
 from lsp_server.documents import Snapshot
 from lsp_server.once import CommandError
+from lsp_server.prompter import Prompter
 from lsp_server.settings import Settings
 from lsp_server.sources import read_packages
 from model import LoadedModel, load_model
@@ -67,7 +67,8 @@ def main() -> None:
     except CommandError:
         packages, where = read_packages(OWN), "this repository's files"
     rng = random.Random(options.seed)
-    prompter = Prompter.for_settings(Settings(model=options.model))
+    settings = Settings(model=options.model, max_tokens=options.tokens)
+    prompter = Prompter.for_settings(settings)
     copying = CopyWeights(**prompter.copying) if prompter.copying else None
     plain = load_model(options.model, "cpu", "float32")
     int8 = load_model(options.model, "cpu", quantization="int8")
@@ -85,7 +86,7 @@ def main() -> None:
     for _ in range(options.samples):
         _, text = rng.choice(packages[rng.choice(sorted(packages))])
         snapshot = Snapshot("file:///a.py", 1, "python", text, rng.randrange(len(text) + 1))
-        asked, _ = prompter.request(prompter.context(snapshot, options.tokens, None))
+        asked, _ = prompter.request(prompter.context(snapshot, settings, None), settings, "agreement")
         assert not isinstance(asked.prompt, str)
         ids = asked.prompt
         if len(ids) < 2:

@@ -24,7 +24,12 @@ class EditorError(Exception):
 
 
 class Editor:
-    """One window. Positions are counted in code points, so an offset needs no more than its line's start."""
+    """One window. Positions are counted in code points, so an offset needs no more than its line's start.
+
+    Beside lsp_server/client.py's EditorWindow, which is short and stands on pygls and lsprotocol: that one sends whole
+    documents and waits for each answer, and its milliseconds and imports would be measured along. This one edits by
+    ranges, cancels, accepts, and has several requests in flight.
+    """
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self.process = process
@@ -207,12 +212,16 @@ class Home:
         """What the engines here say of themselves."""
         return [status for status in await self._call("GET", "/fimls/status") if status is not None]
 
-    async def close(self) -> None:
+    async def stop(self) -> None:
+        """Ends the engines here."""
         await self._call("POST", "/fimls/stop")
         for _ in range(100):
             if not any((self.path / "run").glob("*.sock")):
                 break
             await asyncio.sleep(0.05)
+
+    async def close(self) -> None:
+        await self.stop()
         shutil.rmtree(self.path, ignore_errors=True)
 
     async def _call(self, method: str, call: str) -> list[dict[str, Any] | None]:
@@ -224,6 +233,17 @@ class Home:
             finally:
                 await client.close()
         return found
+
+
+@contextlib.asynccontextmanager
+async def own_home() -> AsyncIterator[Home]:
+    """A home for this process and all that it starts from now on; its engines end with the block."""
+    home = Home()
+    os.environ.update(home.environment)
+    try:
+        yield home
+    finally:
+        await home.close()
 
 
 @contextlib.asynccontextmanager

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-import platform
 from collections.abc import Sequence
 from pathlib import Path
+
+from model.machine import processor
 
 TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -43,12 +44,5 @@ def cpu_seconds(process: int | str) -> float:
 
 
 def machine() -> str:
-    """The processor and what it can do that matters here."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.machine()
-    facts = {k.strip(): v.strip() for k, _, v in (line.partition(":") for line in lines)}
-    sets = set(facts.get("flags", "").split())
-    known = [n for n in ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8") if n in sets]
-    return f"{facts.get('model name', platform.machine())}, {os.cpu_count()} cores, {' '.join(known) or 'no AVX2'}"
+    """The processor, with what it can do, and how many cores."""
+    return f"{processor()}, {os.cpu_count()} cores"

@@ -34,11 +34,10 @@ LOAD = {
 import sys, time
 precision, folder = sys.argv[1:]
 import torch
+from benchmarks.sides import dtype_and_quantization
 from model import load_model
-quantized = precision in ("int8", "int4")
-options = {"quantization": precision} if quantized else {"quantization": None, "dtype": precision}
 begin()
-model = load_model(folder, device="cpu", **options)
+model = load_model(folder, "cpu", *dtype_and_quantization(precision))
 loaded()
 list(model.generate([17], max_new_tokens=1))
 """,

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from benchmarks.sides import KINDS, Drafter, Transformers, arguments, common_prefix, look_up, quiet_stdout, write
+from benchmarks.sides import KINDS, Drafter, Transformers, arguments, common_prefix, quiet_stdout, write
 
 
 class Gone(Exception):
@@ -34,7 +34,7 @@ class Slot:
         self.cached: list[int] = []
         self.lock = threading.Lock()
         self.draft = draft
-        self.drafter = make_drafter(kind, draft)
+        self.drafter = llama_drafter(draft) if draft and kind == "llama" else None
 
     def answer(self, body: dict[str, Any], gone: Callable[[], bool]) -> Iterator[str]:
         """The text piece by piece; reused ids stand in `self.reused` before the first."""
@@ -52,11 +52,7 @@ class Slot:
             yield text(token)
 
 
-def make_drafter(kind: str, draft: int) -> Drafter | None:
-    if not draft:
-        return None
-    if kind != "llama":
-        return lambda ids: look_up(ids, draft)
+def llama_drafter(draft: int) -> Drafter:
     import numpy
     from llama_cpp.llama_speculative import LlamaPromptLookupDecoding
 

@@ -22,6 +22,7 @@ import torch
 
 from benchmarks.figures import machine, table
 from benchmarks.peers import STARCODER2_3B, write_random
+from benchmarks.sides import dtype_and_quantization
 from model import LoadedModel, load_model
 from model.kv_cache import KVCache
 from model.machine import usable_cores
@@ -42,8 +43,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory(prefix="fimls-") as name:
         folder = write_random(Path(name) / "model", STARCODER2_3B | {"num_hidden_layers": options.layers})
-        int8 = options.precision == "int8"
-        model = load_model(folder, "cpu", "auto" if int8 else options.precision, "int8" if int8 else None)
+        model = load_model(folder, "cpu", *dtype_and_quantization(options.precision))
         figures, size = measure(model, Path(name) / "prefixes", options.tokens, options.repeats)
     prefill = statistics.median(figures["prefill"])
     rows = [[side, 1000 * statistics.median(seconds), f"{statistics.median(seconds) / prefill:.1%}"]

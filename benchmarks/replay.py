@@ -30,10 +30,10 @@ from benchmarks.figures import machine, percentile, table
 from benchmarks.peers import Exports, write_random
 from benchmarks.targets import WINDOW, Answer, Side, Target, memory, parse_side, passes, running, used
 from benchmarks.typing_traces import MOST, Passage, Session, enough, sessions, sources
-from lsp_server.completer import Prompter, question_at
 from lsp_server.documents import Snapshot
 from lsp_server.engines import CompletionRequest, EngineUnavailable, HttpClient
 from lsp_server.once import CommandError
+from lsp_server.prompter import Prompter
 from lsp_server.settings import RemoteSettings
 from model.machine import usable_cores
 
@@ -230,7 +230,7 @@ async def decoded(side: Side, client: HttpClient, session: Session, number: int)
         before = (whole[:place] + passage.text[: len(passage.text) // 2])[-WINDOW:]
         uri = "file:///" + session.path
         snapshot = Snapshot(uri, 1, session.language, before + whole[place:][:WINDOW], len(before))
-        request = question_at(snapshot, prompter, settings, path=session.path, client="replay").request
+        request, _ = prompter.request(prompter.context(snapshot, settings, session.path), settings, "replay")
         await answer_rate(client, request)
         if rate := await answer_rate(client, request):
             rates.append(rate)

@@ -16,9 +16,9 @@ import tempfile
 import time
 from pathlib import Path
 
+from benchmarks.editor import own_home
 from benchmarks.peers import write_random
 from lsp_server.client import EditorWindow
-from lsp_server.once import engine_statuses, stop_engines
 from model.tokenizer import Tokenizer
 
 POSITIONS, PROMPT_TOKENS = 16_384, 4_000
@@ -37,7 +37,7 @@ async def main(seconds: float) -> None:
         folder = write_random(Path(name) / "long", {"max_position_embeddings": POSITIONS}, "float32")
         tokenizer, rng = Tokenizer(folder / "tokenizer.json"), random.Random(0)
         settings = {"model": str(folder), "contextTokens": PROMPT_TOKENS + 80, "maxTokens": 1}
-        async with EditorWindow(folder, settings) as window:
+        async with own_home() as home, EditorWindow(folder, settings) as window:
             assert await window.wait_until_ready(), window.messages
             waits: list[float] = []
             prefills: list[float] = []
@@ -61,8 +61,7 @@ async def main(seconds: float) -> None:
                     await asyncio.sleep(0.005)
 
             await asyncio.gather(prefill(), ping())
-            (status,) = [s for s in await engine_statuses() if s["model"] == str(folder)]
-        await stop_engines()
+            (status,) = await home.statuses()
     waits.sort()
     print(f"{len(prefills)} prefills of {PROMPT_TOKENS} tokens, median {statistics.median(prefills):.0f} ms each "
           f"(engine: {status['served']} requests, {status['device']} {status['dtype']})")

@@ -12,7 +12,6 @@ import argparse
 import codecs
 import contextlib
 import ctypes
-import inspect
 import json
 import os
 import sys
@@ -43,8 +42,13 @@ class Side(Protocol):
         """What turns ids into text, one after another."""
 
 
+def dtype_and_quantization(precision: str) -> tuple[str, str | None]:
+    """What load_model takes for one word of ours: a dtype, or int8 or int4."""
+    return ("auto", precision) if precision in ("int8", "int4") else (precision, None)
+
+
 class Ours:
-    """This project's decoder, through load_model. precision: a dtype, or a quantization where load_model has that."""
+    """This project's decoder, through load_model."""
 
     def __init__(self, model: str, threads: int, precision: str) -> None:
         import torch
@@ -53,11 +57,7 @@ class Ours:
 
         torch.set_num_threads(threads)
         torch.set_grad_enabled(False)
-        options: dict[str, Any] = {"dtype": precision}
-        if "quantization" in inspect.signature(load_model).parameters:
-            quantized = precision in ("int8", "int4")
-            options = {"quantization": precision} if quantized else options | {"quantization": None}
-        self._torch, self._model = torch, load_model(model, device="cpu", **options)
+        self._torch, self._model = torch, load_model(model, "cpu", *dtype_and_quantization(precision))
         self._cache = self._model.decoder.new_cache()
         self.vocabulary = self._model.decoder.config.vocab_size
         self.positions = self._model.decoder.config.max_positions
@@ -217,16 +217,6 @@ def growing(decode: Callable[[list[int]], str]) -> Callable[[int], str]:
 
 def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
     return next((n for n, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
-
-
-def look_up(ids: Sequence[int], most: int, longest: int = 2) -> list[int]:
-    """What followed the last ids where they stand first: the rule of llama_cpp's LlamaPromptLookupDecoding."""
-    for size in range(min(longest, len(ids) - 1), 0, -1):
-        end = list(ids[-size:])
-        for at in range(len(ids) - size):
-            if ids[at] == end[0] and list(ids[at : at + size]) == end:
-                return list(ids[at + size : at + size + most])
-    return []
 
 
 Drafter = Callable[[list[int]], Sequence[int]]

@@ -2,9 +2,10 @@
 
     python -m benchmarks.startup [--repeats 5]
 
-Per repeat: no engine is running; a window opens; `initialize` is answered; a document is open at once and is asked
-about until a suggestion comes. "cold" counts the engine's start; "warm" is a second window on the same engine, and
-then single suggestions there with a new prefix (a jump) and a grown one (typing). Memory is RssAnon + VmSwap.
+In folders of its own, whose caches a first round fills that does not count. Per repeat: no engine is running; a window
+opens; `initialize` is answered; a document is open at once and is asked about until a suggestion comes. "engine
+running" is a second window on the same engine; then single suggestions there with a new prefix (a jump) and a grown one
+(typing). Memory is RssAnon + VmSwap.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import statistics
+import tempfile
 import time
 from pathlib import Path
 
+from benchmarks.editor import Home, own_home
 from lsp_server.client import EditorWindow
-from lsp_server.once import engine_statuses, stop_engines
 from model.machine import memory_bytes
 
 TEXT = (Path(__file__).parent.parent / "model" / "kv_cache.py").read_text()
@@ -25,16 +27,8 @@ LINES = TEXT.splitlines()
 PLACES = [(n, len(line) - 12) for n, line in enumerate(LINES) if len(line) > 40 and "=" in line[: len(line) - 12]]
 
 
-async def until_stopped() -> None:
-    await stop_engines()
-    while await engine_statuses():
-        await asyncio.sleep(0.05)
-        await stop_engines()
-
-
-async def first_suggestion(window: EditorWindow) -> float:
+async def first_suggestion(window: EditorWindow, path: Path) -> float:
     """Milliseconds from the process's start to the first suggestion, asking every 10 ms as an editor might."""
-    path = Path("/tmp/startup.py")
     while True:
         for line, column in PLACES:
             window.put(path, "python", "\n".join([*LINES[:line], LINES[line][:column], *LINES[line + 1 :]]))
@@ -56,26 +50,36 @@ async def suggestions(window: EditorWindow, path: Path) -> tuple[list[float], li
     return jumped, typed
 
 
-async def main(repeats: int) -> None:
+async def one_round(home: Home, folder: Path) -> tuple[dict[str, list[float]], list[str]]:
+    """Figures by their names, and the heavy packages that the engine has loaded."""
     rows: dict[str, list[float]] = {}
-    for _ in range(repeats):
-        await until_stopped()
-        async with EditorWindow(Path("/tmp")) as cold:
-            rows.setdefault("initialize", []).append(cold.initialize_ms)
-            rows.setdefault("first suggestion, engine not running", []).append(await first_suggestion(cold))
-            async with EditorWindow(Path("/tmp")) as warm:
-                rows.setdefault("first suggestion, engine running", []).append(await first_suggestion(warm))
-                jumped, typed = await suggestions(warm, Path("/tmp/suggestions.py"))
-                rows.setdefault("suggestion after a jump", []).extend(jumped)
-                rows.setdefault("suggestion after a typed key", []).extend(typed)
-            rows.setdefault("memory of fimls lsp, MB", []).append((memory_bytes(cold.process_id) or 0) / 1e6)
-            (status,) = await engine_statuses()
-            rows.setdefault("memory of fimls engine, MB", []).append(status["memory_bytes"] / 1e6)
-    await until_stopped()
-    print(f"engine loaded: {', '.join(status['packages'])}")
-    for name, values in rows.items():
-        print(f"{name:40} median {statistics.median(values):7.1f}   min {min(values):7.1f}   max {max(values):7.1f}   "
-              f"of {len(values)}{'' if 'MB' in name else '   (ms)'}")
+    await home.stop()
+    async with EditorWindow(folder) as cold:
+        rows["initialize"] = [cold.initialize_ms]
+        rows["first suggestion, engine not running"] = [await first_suggestion(cold, folder / "startup.py")]
+        async with EditorWindow(folder) as warm:
+            rows["first suggestion, engine running"] = [await first_suggestion(warm, folder / "startup.py")]
+            jumped, typed = await suggestions(warm, folder / "suggestions.py")
+            rows |= {"suggestion after a jump": jumped, "suggestion after a typed key": typed}
+        rows["memory of fimls lsp, MB"] = [(memory_bytes(cold.process_id) or 0) / 1e6]
+        (status,) = await home.statuses()
+        rows["memory of fimls engine, MB"] = [status["memory_bytes"] / 1e6]
+    return rows, status["packages"]
+
+
+async def main(repeats: int) -> None:
+    found: dict[str, list[float]] = {}
+    packages: list[str] = []
+    async with own_home() as home:
+        with tempfile.TemporaryDirectory(prefix="fimls-") as name:
+            for number in range(repeats + 1):
+                rows, packages = await one_round(home, Path(name))
+                for row, values in rows.items() if number else ():
+                    found.setdefault(row, []).extend(values)
+    print(f"engine loaded: {', '.join(packages)}")
+    for row, values in found.items():
+        print(f"{row:40} median {statistics.median(values):7.1f}   min {min(values):7.1f}   max {max(values):7.1f}   "
+              f"of {len(values)}{'' if 'MB' in row else '   (ms)'}")
 
 
 if __name__ == "__main__":

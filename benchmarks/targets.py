@@ -7,7 +7,6 @@ A side is written KIND[:PRECISION][,OPTION=VALUE...]: `ours`, `ours,contextToken
 
 from __future__ import annotations
 
-import ast
 import asyncio
 import contextlib
 import json
@@ -23,12 +22,14 @@ import aiohttp
 from benchmarks.editor import Editor, Home, position, window
 from benchmarks.figures import cpu_seconds
 from benchmarks.peers import Exports, process
-from lsp_server.completer import Prompter, complete
+from benchmarks.sides import dtype_and_quantization
+from lsp_server.completer import Place, complete
 from lsp_server.documents import Snapshot
 from lsp_server.engines import EngineUnavailable, HttpClient, RemoteEngine
 from lsp_server.evaluate import with_setting
 from lsp_server.local_engine import local_client
 from lsp_server.once import CommandError
+from lsp_server.prompter import Prompter
 from lsp_server.settings import RemoteSettings, Settings
 from model.machine import memory_bytes
 
@@ -88,10 +89,8 @@ def parse_side(text: str, model: str) -> Side:
     precision = precision or {"ours": "", "llama": "q8_0", "transformers": "float32"}[kind]
     settings, options, draft, front = Settings(model=model), {"model": model}, 0, False
     if kind == "ours" and precision:
-        whole = precision not in ("int8", "int4")
-        pairs += [f"engine.dtype={precision}", "engine.quantization=none"] if whole else [
-            f"engine.quantization={precision}"
-        ]
+        dtype, quantization = dtype_and_quantization(precision)
+        pairs += [f"engine.dtype={dtype}", f"engine.quantization={quantization or 'none'}"]
     for pair in pairs:
         key, _, value = pair.partition("=")
         if key == "draft" and kind != "ours":
@@ -140,9 +139,7 @@ class Ours:
         if traces:
             trace = traces[-1]
             answer.prompt, answer.decoded = trace["prompt_tokens"], trace["generated_tokens"]
-            reused = trace.get("reused_tokens")
-            answer.prefilled = trace.get("prefilled_tokens", None if reused is None else answer.prompt - reused)
-            answer.passes = trace.get("forward_passes")
+            answer.prefilled, answer.passes = trace["prefilled_tokens"], trace["forward_passes"]
 
     def accepted(self, answer: Answer) -> None:
         if answer.item is not None:
@@ -191,18 +188,15 @@ class Thin:
         language, text = self._texts[path]
         start = max(0, at - WINDOW)
         snapshot = Snapshot(path.as_uri(), 1, language, text[start : at + WINDOW], at - start, start)
-        most = min(self._settings.max_tokens, self._prompter.context_tokens // 2)
-        context = self._prompter.context(snapshot, most, path.name, self._contexts.get(path))
+        place = Place(snapshot, path.name, self._prompter, self._engine, self._settings, "replay")
+        context = self._prompter.context(snapshot, self._settings, path.name, self._contexts.get(path))
         self._contexts[path] = context
         with contextlib.suppress(EngineUnavailable):
-            done = await complete(snapshot, self._prompter, self._engine, self._settings, path=path.name,
-                                  client="replay", context=context)  # fmt: skip
+            done = await complete(place, context=context)
             answer.ms = (time.perf_counter() - answer.asked) * 1000
             found, trace = done.suggestion, done.trace
             answer.text, answer.insertion = found.text, found.replace == (0, 0)
-            answer.prompt, answer.decoded = trace.prompt_tokens, None
-            if trace.reused_tokens is not None:
-                answer.prefilled = trace.prompt_tokens - trace.reused_tokens
+            answer.prompt, answer.prefilled = trace.prompt_tokens, trace.prefilled_tokens
 
     def accepted(self, answer: Answer) -> None:
         pass
@@ -223,8 +217,8 @@ def parse_trace(line: str) -> dict[str, Any] | None:
     if not found:
         return None
     try:
-        value = ast.literal_eval("{" + rest)
-    except (ValueError, SyntaxError):
+        value = json.loads("{" + rest)
+    except ValueError:
         return None
     return value if isinstance(value, dict) and "prompt_tokens" in value else None
 
@@ -273,5 +267,4 @@ def memory(target: Target) -> int:
 async def passes(target: Target) -> int | None:
     """Forward passes so far; None where nobody counts."""
     status = await target.client().call("GET", "/fimls/status") if isinstance(target, Ours) else None
-    count = (status or {}).get("forward_passes")
-    return count["calls"] if isinstance(count, dict) else count
+    return status["forward_passes"]["calls"] if status else None

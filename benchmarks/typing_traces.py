@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lsp_server.once import LANGUAGES
+from lsp_server.once import language_of
 from lsp_server.sources import HELD_OUT, Packages, read_packages
 
 KEY_S, JITTER = 0.12, 0.35  # seconds from key to key, and their spread as a share
@@ -131,8 +131,7 @@ def session(path: str, text: str, rng: random.Random, passages: int, longest: in
         start = starts[first] + len(line) - len(line.lstrip())  # the editor has indented already
         written = text[start : starts[end]].rstrip()
         made.append(Passage(start, written, tuple(strokes(written, rng))))
-    suffix = Path(path).suffix
-    return Session(path, LANGUAGES.get(suffix, suffix[1:]), text, tuple(made))
+    return Session(path, language_of(Path(path)), text, tuple(made))
 
 
 def strokes(text: str, rng: random.Random) -> Iterator[Stroke]:

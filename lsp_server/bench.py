@@ -13,19 +13,18 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import Sequence
+from contextlib import aclosing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from lsp_server.client import EditorWindow
-from lsp_server.completer import Prompter, question_at
 from lsp_server.demo import SAMPLE, places
 from lsp_server.documents import Snapshot
 from lsp_server.engines import CompletionRequest, Engine
-from lsp_server.local_engine import make_engine
-from lsp_server.once import LANGUAGES, CommandError, read_source
+from lsp_server.once import CommandError, language_of, read_source, ready_engine
+from lsp_server.prompter import Prompter
 from lsp_server.settings import Settings
 
 REPEATS, TRIAL_TOKENS, MOST_TOKENS = 3, 64, 2048
@@ -100,20 +99,6 @@ def recommendation(found: Sequence[Estimate]) -> str:
     return "Of the larger models none is fast enough here; the one that ships with fimls is the choice."
 
 
-@asynccontextmanager
-async def ready_engine(settings: Settings) -> AsyncGenerator[Engine]:
-    """An engine that answers. Raises CommandError."""
-    engine = make_engine(settings)
-    try:
-        engine.start()
-        state = await engine.wait_until_settled()
-        if state.name != "ready":
-            raise CommandError(state.message or "the engine is not ready; try again")
-        yield engine
-    finally:
-        await engine.close()
-
-
 async def first_piece_s(engine: Engine, request: CompletionRequest) -> float:
     started = time.perf_counter()
     async with aclosing(engine.complete(request)) as pieces:
@@ -145,7 +130,7 @@ async def decode_per_s(
     """Tokens a second behind the first piece of an answer, drafts included; None where nothing was said."""
     rates = []
     for snapshot in cursors:
-        request = question_at(snapshot, prompter, settings, path=None, client="bench").request
+        request, _ = prompter.request(prompter.context(snapshot, settings, None), settings, "bench")
         times, counts = [], []
         async with aclosing(engine.complete(request)) as pieces:
             async for piece in pieces:
@@ -166,7 +151,7 @@ async def typed(path: Path, text: str, settings: Settings, seed: int) -> tuple[l
     jumps: list[float] = []
     keys: list[float] = []
     suggestions = 0
-    language = LANGUAGES.get(path.suffix, path.suffix[1:])
+    language = language_of(path)
     async with EditorWindow(path.parent, {"model": settings.model}) as window:
         if not await window.wait_until_ready():
             raise CommandError("; ".join(window.messages) or "the model did not load in time")
@@ -191,8 +176,7 @@ async def measure(file: Path | None, settings: Settings, seed: int = 0) -> Measu
     prompter = Prompter.for_settings(settings)
     lines = text.splitlines(keepends=True)
     starts = [(sum(map(len, lines[:line])) + column) for line, column in places(text.splitlines(), seed)[:JUMPS]]
-    language = LANGUAGES.get(path.suffix, path.suffix[1:])
-    cursors = [Snapshot(path.as_uri(), 1, language, text, start) for start in starts]
+    cursors = [Snapshot(path.as_uri(), 1, language_of(path), text, start) for start in starts]
     async with ready_engine(settings) as engine:
         tokens, prefill = await prefill_per_s(engine, prompter, text)
         decode = await decode_per_s(engine, prompter, replace(settings, temperature=0.0), cursors)

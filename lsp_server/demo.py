@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from lsp_server.client import EditorWindow
-from lsp_server.once import LANGUAGES, CommandError, read_source
+from lsp_server.once import CommandError, language_of, read_source
 
 SAMPLE = Path(__file__).with_name("settings.py")
 SHOWN, ASKED = 3, 40
@@ -85,7 +85,7 @@ def places(lines: list[str], seed: int) -> list[tuple[int, int]]:
 async def ask_at(window: EditorWindow, path: Path, lines: list[str], line: int, column: int) -> Scene:
     """Takes the rest of the line away and asks for it."""
     text = "\n".join([*lines[:line], lines[line][:column], *lines[line + 1 :]]) + "\n"
-    window.put(path, LANGUAGES.get(path.suffix, path.suffix[1:]), text)
+    window.put(path, language_of(path), text)
     started = time.perf_counter()
     suggestion = await window.ask(path, line, column)
     return Scene(line, column, suggestion, lines[line][column:], (time.perf_counter() - started) * 1000)

@@ -34,11 +34,11 @@ from rich.progress import Progress
 from fim import CursorContext, Layout
 from fim.samples import TASKS, Sample, Task, draw
 from fim.scoring import Share, copy_baseline, is_same, parses, similarity
-from lsp_server.completer import CHARACTERS_PER_TOKEN, Prompter, complete, most_tokens
+from lsp_server.completer import Place, complete
 from lsp_server.documents import Snapshot
 from lsp_server.engines import Engine
-from lsp_server.local_engine import make_engine
-from lsp_server.once import LANGUAGES, CommandError
+from lsp_server.once import CommandError, language_of, ready_engine
+from lsp_server.prompter import CHARACTERS_PER_TOKEN, Prompter
 from lsp_server.settings import Settings, from_environment, parse, variable
 from lsp_server.sources import Packages, read_packages
 
@@ -147,7 +147,7 @@ def line_up(variants: dict[str, Settings], plan: Plan) -> list[Contestant]:
             prompter = replace(prompter, heal_tokens=False, copying=None)
         for layout in plan.layouts or base.format.layouts:
             asks = replace(prompter, layout=layout)
-            asks.request(CursorContext("", ""))  # raises where the format has no such layout
+            asks.request(CursorContext("", ""), settings, "eval")  # raises where the format has no such layout
             found.append(Contestant(f"{layout} {name}".rstrip(), settings, asks, layout, threshold))
     return found
 
@@ -164,7 +164,9 @@ async def evaluate(
     except ValueError as error:
         raise CommandError(f"{error} in these files; name a folder with more code") from None
     async with AsyncExitStack() as stack:
-        engines = [await _ready_engine(one.settings, stack) for one in contestants]  # a process for each model only
+        engines = [  # a process for each model only
+            await stack.enter_async_context(ready_engine(one.settings)) for one in contestants
+        ]
         for task in plan.tasks:
             if plan.baseline:
                 started = time.perf_counter()
@@ -178,17 +180,6 @@ async def evaluate(
                         guesses.append(guess)
                         step(f"{task} {one.name}")
                 yield score(task, one.name, samples[task], guesses, time.perf_counter() - started, one)
-
-
-async def _ready_engine(settings: Settings, stack: AsyncExitStack) -> Engine:
-    """An engine that answers, to be let go of with the stack."""
-    engine = make_engine(settings)
-    stack.push_async_callback(engine.close)
-    engine.start()
-    state = await engine.wait_until_settled()
-    if state.name != "ready":
-        raise CommandError(state.message or "the engine is not ready; try again")
-    return engine
 
 
 async def _in_order(asks: Iterable[Callable[[], Coroutine[Any, Any, Guess]]]) -> AsyncGenerator[Guess]:
@@ -208,8 +199,7 @@ async def _in_order(asks: Iterable[Callable[[], Coroutine[Any, Any, Guess]]]) ->
 
 
 def _snapshot(sample: Sample) -> Snapshot:
-    suffix = PurePosixPath(sample.path).suffix
-    language = LANGUAGES.get(suffix, suffix[1:])
+    language = language_of(PurePosixPath(sample.path))
     return Snapshot("file:///" + sample.path, 1, language, sample.prefix + sample.suffix, len(sample.prefix))
 
 
@@ -217,21 +207,20 @@ def context_of(sample: Sample, prompter: Prompter, settings: Settings, path: str
     """The context at the cursor, as of someone who has typed there since the anchor was set: the end of the prefix, as
     many characters as 0 to 64 tokens have, drawn by the place alone. Only the layout "anchored" has it in the prompt.
     """
-    now, most = _snapshot(sample), most_tokens(prompter, settings)
+    now = _snapshot(sample)
     typed = Random(f"{sample.path} {now.offset}").randint(0, MOST_TYPED * CHARACTERS_PER_TOKEN)
     start = max(0, now.offset - typed)
     earlier = replace(now, text=now.text[:start] + sample.suffix, offset=start)
-    previous = prompter.context(earlier, most, path) if prompter.layout == "anchored" else None
-    return prompter.context(now, most, path, previous)
+    previous = prompter.context(earlier, settings, path) if prompter.layout == "anchored" else None
+    return prompter.context(now, settings, path, previous)
 
 
 async def ask_product(sample: Sample, task: Task, one: Contestant, engine: Engine) -> Guess:
     """What a user would be shown, or would be if the model were sure enough. Raises EngineUnavailable."""
     settings = replace(one.settings, multiline="never") if task in ONE_LINE else one.settings
     context = context_of(sample, one.prompter, settings, sample.path)
-    done = await complete(
-        _snapshot(sample), one.prompter, engine, settings, path=sample.path, client="eval", context=context
-    )
+    place = Place(_snapshot(sample), sample.path, one.prompter, engine, settings, "eval")
+    done = await complete(place, context=context)
     found = done.suggestion
     return Guess(found.text, found.replace[1], found.confidence, found.hidden)
 
@@ -239,10 +228,7 @@ async def ask_product(sample: Sample, task: Task, one: Contestant, engine: Engin
 async def ask_bare(sample: Sample, task: Task, one: Contestant, engine: Engine) -> Guess:
     """What the model writes between prefix and suffix. Raises EngineUnavailable."""
     settings, one_line = one.settings, task in ONE_LINE
-    max_tokens = most_tokens(one.prompter, settings)
-    prompt, _ = one.prompter.request(context_of(sample, one.prompter, settings, None))
-    request = replace(prompt, max_tokens=max_tokens, temperature=settings.temperature, top_p=settings.top_p,
-                      seed=settings.seed, client="eval")  # fmt: skip
+    request, _ = one.prompter.request(context_of(sample, one.prompter, settings, None), settings, "eval")
     text = ""
     async with aclosing(engine.complete(request)) as pieces:
         async for piece in pieces:

@@ -22,10 +22,10 @@ from lsp_server.engines import (
     Piece,
     RemoteEngine,
 )
+from lsp_server.folders import cache_folder, runtime_folder
 from lsp_server.log import engine_log
-from lsp_server.quick_types import cache_folder
 from lsp_server.settings import EngineSettings, Settings
-from lsp_server.spawn import dismiss, runtime_folder, start_engine, use_spare
+from lsp_server.spawn import dismiss, start_engine, use_spare
 from model.hub import ModelFolder, find_model
 
 logger = logging.getLogger(__name__)

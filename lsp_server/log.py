@@ -1,24 +1,15 @@
-"""The log folder, and what goes there: lines about what happened, never the user's text."""
+"""What goes to the log folder: lines about what happened, never the user's text."""
 
 from __future__ import annotations
 
 import logging
-import os
 import traceback
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
-import platformdirs
+from lsp_server.folders import log_folder
 
 MAX_BYTES = 2**20
-
-
-def log_folder() -> Path:
-    """platformdirs' log folder, or FIMLS_LOG_DIR. Raises OSError where it cannot be made."""
-    chosen = os.environ.get("FIMLS_LOG_DIR")
-    folder = Path(chosen) if chosen else platformdirs.user_log_path("fimls", appauthor=False)
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return folder
 
 
 def log_error(logger: logging.Logger, error: BaseException) -> None:

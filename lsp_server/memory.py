@@ -1,4 +1,4 @@
-"""The last answers by their questions: what was asked before is not asked again.
+"""What the model wrote, by what it was asked: what was asked before is not asked again.
 
 An answer is decided by the prompt's ids, the way they are sampled, and the rules by which it is read: all of that is
 its key. So that going back to a text gives the prompt of then, also the context that was made at a text is kept.
@@ -13,10 +13,8 @@ from hashlib import blake2b
 from typing import Generic, TypeVar
 
 from fim import CursorContext
-from lsp_server.completer import Prompter, Question, most_tokens, question_at
-from lsp_server.documents import Snapshot
+from lsp_server.completer import Place, Question, question_at
 from lsp_server.generation import Generation
-from lsp_server.settings import Settings
 
 KEPT = 64  # of all documents
 T = TypeVar("T")
@@ -48,7 +46,7 @@ class Newest(Generic[T]):
         return len(self._values)
 
 
-class Answers:
+class Memory:
     """What was asked, and answered in full."""
 
     def __init__(self) -> None:
@@ -56,33 +54,22 @@ class Answers:
         self._contexts = Newest[CursorContext](KEPT)  # by digests of texts, which may be long
         self._last: dict[str, CursorContext] = {}
 
-    def question(
-        self,
-        snapshot: Snapshot,
-        prompter: Prompter,
-        settings: Settings,
-        *,
-        path: str | None,
-        client: str,
-        here: bool = True,
-    ) -> Question:
+    def question(self, place: Place, *, here: bool = True) -> Question:
         """As question_at; at a text of before with its context. here: the cursor is there, or is it only a guess?"""
-        place = place_of(snapshot, path, most_tokens(prompter, settings))
-        context = self._contexts.get(snapshot.uri, place)
-        last = self._last.get(snapshot.uri)
-        question = question_at(snapshot, prompter, settings, path=path, client=client, context=context, previous=last)
-        self._contexts.put(snapshot.uri, place, question.context)
+        uri, key = place.snapshot.uri, context_key(place)
+        question = question_at(place, context=self._contexts.get(uri, key), previous=self._last.get(uri))
+        self._contexts.put(uri, key, question.context)
         if here:
-            self._last[snapshot.uri] = question.context
+            self._last[uri] = question.context
         return question
 
     def find(self, question: Question) -> Generation | None:
-        return self._answers.get(question.snapshot.uri, key_of(question))
+        return self._answers.get(question.place.snapshot.uri, answer_key(question))
 
     def keep(self, question: Question, generation: Generation) -> None:
         """Remembers the answer if it is whole."""
         if generation.whole:
-            self._answers.put(question.snapshot.uri, key_of(question), generation)
+            self._answers.put(question.place.snapshot.uri, answer_key(question), generation)
 
     def forget(self, uri: str | None = None) -> None:
         """One document's, or all."""
@@ -94,16 +81,17 @@ class Answers:
             self._last.pop(uri, None)
 
 
-def key_of(question: Question) -> bytes:
+def answer_key(question: Question) -> bytes:
     """What decides the answer, as a digest. Who asks, and how sure the answer has to be, does not."""
     request, shaper = replace(question.request, client="", idle=False), question.shaper
     rules = replace(shaper, min_confidence=0.0, known=frozenset())
     return digest(repr((request, rules, sorted(shaper.known))))
 
 
-def place_of(snapshot: Snapshot, path: str | None, max_tokens: int) -> bytes:
+def context_key(place: Place) -> bytes:
     """What decides the context, as a digest."""
-    about = (snapshot.window_start, snapshot.offset, snapshot.language, path, max_tokens)
+    snapshot, most = place.snapshot, place.prompter.most_tokens(place.settings)
+    about = (snapshot.window_start, snapshot.offset, snapshot.language, place.path, most)
     return digest(f"{about}\n{snapshot.text}")
 
 

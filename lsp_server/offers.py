@@ -76,7 +76,7 @@ class Offers:
         self._offers.append(offer)
         return offer
 
-    def going_on(self, snapshot: Snapshot) -> tuple[Offer, Suggestion] | None:
+    def rest_at(self, snapshot: Snapshot) -> tuple[Offer, Suggestion] | None:
         """The newest offer whose text goes on at the cursor, and the rest of it."""
         for offer in self._likely():
             taken = snapshot.offset - offer.snapshot.offset

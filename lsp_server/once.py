@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import re
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from dataclasses import asdict
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from lsp_server import __version__
-from lsp_server.completer import Prompter, complete
+from lsp_server.completer import Place, complete
 from lsp_server.documents import Document
+from lsp_server.engines import Engine
+from lsp_server.folders import runtime_folder
 from lsp_server.local_engine import local_client, make_engine
+from lsp_server.prompter import Prompter
 from lsp_server.settings import Settings
-from lsp_server.spawn import runtime_folder
 from model.hub import find_model
 
 PRECISIONS = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}  # bytes a weight
@@ -25,6 +29,11 @@ LANGUAGES = {  # LSP's identifiers where they are not the suffix itself
 
 class CommandError(Exception):
     """What the user of a command should read instead of a traceback."""
+
+
+def language_of(path: PurePath) -> str:
+    """LSP's identifier of a file's language, by its suffix."""
+    return LANGUAGES.get(path.suffix, path.suffix[1:])
 
 
 def read_source(path: Path) -> str:
@@ -54,8 +63,7 @@ def parse_place(place: str) -> tuple[Path, int, int]:
 
 def document_at(path: Path, line: int, column: int) -> Document:
     """The file as a document, after a look that the position is in it. Raises CommandError."""
-    document = Document(path.absolute().as_uri(), 1, LANGUAGES.get(path.suffix, path.suffix[1:]),
-                        read_source(path), "utf-32")  # fmt: skip
+    document = Document(path.absolute().as_uri(), 1, language_of(path), read_source(path), "utf-32")
     if line >= document.line_count:
         raise CommandError(f"line {line + 1} is beyond the end of {path}, which has {document.line_count} lines")
     length = document.offset_to_position(document.position_to_offset(line, 2**31))[1]
@@ -64,21 +72,28 @@ def document_at(path: Path, line: int, column: int) -> Document:
     return document
 
 
-async def complete_at(place: str, settings: Settings) -> dict[str, Any]:
-    """text, range (1-based, columns in code points), attribution (fim.attribution.Match) or None, model, timings."""
-    path, line, column = parse_place(place)
-    document = document_at(path, line, column)
-    prompter = Prompter.for_settings(settings)
+@asynccontextmanager
+async def ready_engine(settings: Settings) -> AsyncGenerator[Engine]:
+    """An engine that answers. Raises CommandError."""
     engine = make_engine(settings)
     try:
         engine.start()
         state = await engine.wait_until_settled()
         if state.name != "ready":
             raise CommandError(state.message or "the engine is not ready; try again")
-        snapshot = document.snapshot(line, column)
-        found = await complete(snapshot, prompter, engine, settings, path=path.name, client="cli")
+        yield engine
     finally:
         await engine.close()
+
+
+async def complete_at(place: str, settings: Settings) -> dict[str, Any]:
+    """text, range (1-based, columns in code points), attribution (fim.attribution.Match) or None, model, timings."""
+    path, line, column = parse_place(place)
+    document = document_at(path, line, column)
+    prompter = Prompter.for_settings(settings)
+    async with ready_engine(settings) as engine:
+        snapshot = document.snapshot(line, column)
+        found = await complete(Place(snapshot, path.name, prompter, engine, settings, "cli"))
     cursor, suggestion = snapshot.window_start + snapshot.offset, found.suggestion
     start, end = (document.offset_to_position(cursor + o) for o in suggestion.replace)
     return {
@@ -95,15 +110,8 @@ def _one_based(position: tuple[int, int]) -> dict[str, int]:
 
 
 async def start_engine(settings: Settings) -> str:
-    engine = make_engine(settings)
-    try:
-        engine.start()
-        state = await engine.wait_until_settled()
-    finally:
-        await engine.close()
-    if state.name != "ready":
-        raise CommandError(state.message or "the engine is not ready; try again")
-    return f"the engine for {settings.model} is ready (fimls {__version__})"
+    async with ready_engine(settings):
+        return f"the engine for {settings.model} is ready (fimls {__version__})"
 
 
 async def engine_statuses() -> list[dict[str, Any]]:

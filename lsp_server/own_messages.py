@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from pygls.exceptions import JsonRpcInvalidParams
 
 from lsp_server import __version__
-from lsp_server.log import log_folder
+from lsp_server.folders import log_folder
 
 if TYPE_CHECKING:
     from lsp_server.server import FimlsServer
@@ -45,7 +45,7 @@ def add_own_messages(server: FimlsServer) -> None:
         line, character = (position.get(name) if isinstance(position, dict) else None for name in ("line", "character"))
         if uri is not None and type(line) is int and type(character) is int:
             place = uri, line, character
-            server.suggestions.asking.focused(lambda: server.documents.snapshot(*place), server.relative_path(uri))
+            server.suggestions.focused(lambda: server.documents.snapshot(*place), server.relative_path(uri))
 
     @server.feature("textDocument/didShowCompletion")
     def did_show(params: Any) -> None:

@@ -19,6 +19,8 @@ from pathlib import Path
 from types import CodeType
 from typing import Any
 
+from lsp_server.folders import cache_folder
+
 CHECKSUM_BYTES = 32
 
 
@@ -27,15 +29,6 @@ def import_types() -> None:
     path = cache_file()
     with compiled_code(path):
         import lsprotocol.types  # noqa: F401
-
-
-def cache_folder() -> Path:
-    """platformdirs' cache folder, or FIMLS_CACHE_DIR."""
-    if chosen := os.environ.get("FIMLS_CACHE_DIR"):
-        return Path(chosen)
-    import platformdirs
-
-    return platformdirs.user_cache_path("fimls", appauthor=False)
 
 
 def cache_file() -> Path:

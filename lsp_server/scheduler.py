@@ -1,11 +1,15 @@
-"""Latest wins: per document at most one request is being worked on."""
+"""Latest wins: per document at most one request is being worked on. And work that nobody waits for."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
+from lsp_server.log import log_error
+
+logger = logging.getLogger(__name__)
 T = TypeVar("T")
 CLOSE_S = 1.0
 
@@ -49,3 +53,21 @@ class Scheduler:
             self.drop(key)
         if tasks:
             await asyncio.wait(tasks, timeout=CLOSE_S)
+
+
+class Background:
+    """Tasks that nobody waits for; what goes wrong in one is logged."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log_error(logger, error)

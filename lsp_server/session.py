@@ -8,9 +8,9 @@ import os
 import subprocess
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from lsp_server.log import log_error
 from lsp_server.scheduler import Scheduler
@@ -19,10 +19,11 @@ from lsp_server.spawn import dismiss
 from lsp_server.status import Status
 
 if TYPE_CHECKING:  # loaded after `initialize` is answered
-    from lsp_server.completer import Prompter
     from lsp_server.engines import Engine, EngineState
+    from lsp_server.prompter import Prompter
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 START_POLL_S = 0.02
 
 
@@ -97,7 +98,7 @@ class Session:
                 self.engine = make_engine(self.settings, spare=self._spare, on_state=self._engine_changed)
             if self.settings.enabled:
                 self.engine.start()
-            from lsp_server.completer import Prompter
+            from lsp_server.prompter import Prompter
 
             self.prompter = await asyncio.to_thread(Prompter.for_settings, self.settings)
         except FileNotFoundError as error:
@@ -145,6 +146,26 @@ class Session:
             if not wait or (await self.engine.wait_until_settled()).name != "ready":
                 return None
         return self.prompter, self.engine
+
+    async def tried(self, work: Coroutine[Any, Any, T]) -> T | None:
+        """The work's result; None where the engine or the settings allow of none: the status tells."""
+        from fim import FormatError
+        from lsp_server.engines import EngineUnavailable
+
+        try:
+            result = await work
+        except EngineUnavailable as error:
+            logger.info("no suggestion: %s", error.message)
+            if error.refused:
+                self.report(str(error), quoted=True)
+            else:  # it may pass: in the status, but no message
+                self.problem = str(error)
+            return None
+        except FormatError as error:
+            self.report(str(error))
+            return None
+        self.problem = None
+        return result
 
     @contextmanager
     def working(self) -> Iterator[None]:

@@ -5,18 +5,15 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import stat
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO
 
+from lsp_server.folders import runtime_folder
 from lsp_server.log import engine_log
-
-MAX_SOCKET_PATH = 100  # bytes; the system's limit is 104 to 108
 
 
 def start_engine(arguments: list[str]) -> subprocess.Popen[bytes]:
@@ -78,27 +75,6 @@ def open_log() -> BinaryIO:
         return engine_log().open("ab")
     except OSError:
         return Path(os.devnull).open("ab")
-
-
-def runtime_folder() -> Path:
-    """A folder that only this user can enter, short enough for a socket's path. Raises OSError."""
-    if chosen := os.environ.get("FIMLS_RUNTIME_DIR"):
-        folder = Path(chosen)
-    elif session := os.environ.get("XDG_RUNTIME_DIR"):
-        folder = Path(session) / "fimls"
-    else:
-        import platformdirs
-
-        folder = platformdirs.user_cache_path("fimls", appauthor=False) / "run"
-    if len(os.fsencode(folder)) > MAX_SOCKET_PATH - len("/123456789012.sock"):
-        folder = Path(tempfile.gettempdir()) / f"fimls-{os.getuid()}"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    info = folder.stat()
-    if info.st_uid != os.getuid() or not stat.S_ISDIR(folder.lstat().st_mode):
-        raise PermissionError(f"{folder} belongs to someone else; set FIMLS_RUNTIME_DIR to a folder of your own")
-    if stat.S_IMODE(info.st_mode) & 0o077:
-        folder.chmod(0o700)
-    return folder
 
 
 def is_alive(pid: int) -> bool:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from lsp_server.documents import Snapshot
-from lsp_server.scheduler import Scheduler
+from lsp_server.scheduler import Background, Scheduler
 from lsp_server.session import Session
 from lsp_server.settings import Settings
 from lsp_server.usage import UsageFile
@@ -16,8 +18,10 @@ from lsp_server.usage import UsageFile
 if TYPE_CHECKING:  # loaded after `initialize` is answered
     from fim import Kind, Suggestion, Target
     from lsp_server.asking import Asking, Made
-    from lsp_server.completer import Completion
+    from lsp_server.completer import Completion, Place
+    from lsp_server.engines import Engine
     from lsp_server.offers import Offers
+    from lsp_server.prompter import Prompter
 
 logger = logging.getLogger(__name__)
 SAVE_S = 2.0  # counts are written so long after they changed
@@ -46,7 +50,7 @@ class Reason:
     """Why the last answer was what it was."""
 
     completion: Completion
-    going_on: bool = False  # it was the rest of this one
+    is_rest: bool = False  # it was the rest of this one
 
 
 class FillError(Exception):
@@ -59,26 +63,28 @@ class Suggestions:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._scheduler: Scheduler = session.scheduler
-        self._offers: Offers | None = None
         self._asking: Asking | None = None
+        self._background = Background()
+        self._focusing: asyncio.Task[None] | None = None
         self._reasons: dict[str, Reason] = {}  # by document, the latest behind
         self._usage, self._saving = UsageFile(), False
 
     @property
     def offers(self) -> Offers:
-        if self._offers is None:
-            from lsp_server.offers import Offers
-
-            self._offers = Offers()
-        return self._offers
+        return self.asking.offers
 
     @property
     def asking(self) -> Asking:
         if self._asking is None:
             from lsp_server.asking import Asking
 
-            self._asking = Asking(self._session, self.offers)
+            self._asking = Asking(self._background)
         return self._asking
+
+    def _place(self, snapshot: Snapshot, path: str | None, ready: tuple[Prompter, Engine]) -> Place:
+        from lsp_server.completer import Place
+
+        return Place(snapshot, path, *ready, self._session.settings, self._session.client)
 
     # ---- suggestions ----
 
@@ -94,7 +100,7 @@ class Suggestions:
             with self._session.working():
                 found = await self._scheduler.latest(snapshot.uri, self._answers(snapshot, path, invoked))
         except asyncio.CancelledError:
-            self.asking.end(snapshot.uri)
+            self.asking.unfinished.end(snapshot.uri)
             raise
         self.offers.answered([answer.id for answer in found or ()])
         self._save_soon()
@@ -104,32 +110,32 @@ class Suggestions:
         ready = await self._session.ready(wait=invoked)
         if ready is None:
             return []
-        current, engine = ready
         self._session.tell_of_language(snapshot.language)
-        settings, offers, model = self._session.settings, self.offers, self._session.model_name
-        asking = self.asking
-        asking.made_by(current)
+        place, asking, model = self._place(snapshot, path, ready), self.asking, self._session.model_name
+        prompter, settings = place.prompter, place.settings
+        asking.made_by(prompter)
         found: list[Answer] = []
-        if (going_on := await asking.going_on(snapshot, whole=invoked)) is not None:
-            offer, rest = going_on
+        known = await asking.unfinished.rest_at(snapshot, whole=invoked, patience_s=settings.patience)
+        if known is not None:
+            offer, rest = known
             if offer.completion is not None:
-                self._keep_reason(snapshot.uri, Reason(offer.completion, going_on=True))
+                self._keep_reason(snapshot.uri, Reason(offer.completion, is_rest=True))
             if not invoked:
-                asking.look_ahead(offer, current, engine, path)
+                asking.look_ahead(offer, place)
                 return [Answer(offer.id, rest, model)]
             found.append(Answer(offer.id, rest, model))
         wanted, patience = (settings.alternatives, MOST_ALIKE) if invoked else (1, 1)
-        prompter = replace(current, min_confidence=0.0) if invoked else current
+        asked = replace(place, prompter=replace(prompter, min_confidence=0.0)) if invoked else place
         made: list[Made] = []
         number = len(found)  # what goes on was the model's first choice
         while len(found) + len(made) < wanted and patience:
-            drawn = settings if number == 0 else drawing(settings, number)
-            one = await asking.tried(asking.one(snapshot, prompter, engine, drawn, path, cut=not invoked))
+            drawn = asked if number == 0 else replace(asked, settings=drawing(settings, number))
+            one = await self._session.tried(asking.one(drawn, cut=not invoked))
             if one is None:
                 break
             done = one.completion
-            logger.info("%s", done.trace.to_json())
-            if current is not self._session.prompter:  # by settings of the past: once more
+            logger.info("%s", json.dumps(done.trace.to_json()))
+            if prompter is not self._session.prompter:  # by settings of the past: once more
                 one.end()
                 return await self._answers(snapshot, path, invoked)
             if number == 0:
@@ -140,14 +146,34 @@ class Suggestions:
             else:
                 patience -= 1
             number += 1
-        added = [offers.add(snapshot, one.completion.suggestion, one.completion) for one in reversed(made)]
+        added = [asking.offers.add(snapshot, one.completion.suggestion, one.completion) for one in reversed(made)]
         found += [Answer(offer.id, offer.suggestion, model) for offer in reversed(added)]
         if found:
-            offers.choose(found[0].id)
+            asking.offers.choose(found[0].id)
         if made:
-            asking.go_on(made[0], added[-1], lambda done: self._keep_reason(snapshot.uri, Reason(done)))
-            asking.look_ahead(added[-1], current, engine, path)
+            if (goes_on := made[0].rest) is not None:
+                asking.unfinished.let_finish(
+                    *goes_on, added[-1], lambda done: self._keep_reason(snapshot.uri, Reason(done))
+                )
+            asking.look_ahead(added[-1], place)
         return found
+
+    def focused(self, look: Callable[[], Snapshot | None], path: str | None) -> None:
+        """The cursor stands where `look` sees it: in idle time the engine reads the prompt that a request would have.
+
+        Where the model is still loading, that is afterwards.
+        """
+        if self._focusing is not None:
+            self._focusing.cancel()
+        self._focusing = self._background.start(self._prefill(look, path))
+
+    async def _prefill(self, look: Callable[[], Snapshot | None], path: str | None) -> None:
+        session = self._session
+        if session.engine is not None and session.engine.state.name == "failed":
+            return  # only somebody who asks for something has it started again
+        ready, snapshot = await session.ready(wait=True), look()
+        if ready is not None and snapshot is not None and session.answers(snapshot.language, invoked=False):
+            self.asking.prefill(self._place(snapshot, path, ready))
 
     # ---- edits ----
 
@@ -174,8 +200,7 @@ class Suggestions:
         ready = await self._session.ready(wait=True)
         if ready is None:
             raise FillError(self._session.status().message)
-        prompter, engine = ready
-        text, start = snapshot.text, target.start
+        prompter, text, start = ready[0], snapshot.text, target.start
         around = replace(
             snapshot,
             text=text[:start] + target.lead + target.tail + text[target.end :],
@@ -185,12 +210,11 @@ class Suggestions:
         if kind == "selection" and prompter.count(text[start : target.end]) > most:
             raise FillError("The selection is longer than the model can write at once; select less.")
         room = max(settings.max_tokens, LEAST_FILL_TOKENS, target.end - start)  # a token has a character at least
-        settings, client = replace(settings, max_tokens=room), self._session.client
-        asked = complete(around, prompter, engine, settings, path=path, client=client, target=target)
-        done = await self.asking.tried(asked)
+        place = replace(self._place(around, path, ready), settings=replace(settings, max_tokens=room))
+        done = await self._session.tried(complete(place, target=target))
         if done is None:
             raise FillError(self._session.problem or "The engine gave no answer; try again.")
-        logger.info("%s", done.trace.to_json())
+        logger.info("%s", json.dumps(done.trace.to_json()))
         self._keep_reason(snapshot.uri, Reason(done))
         words = done.suggestion.text
         if done.broke_off:  # half a line is no use
@@ -204,7 +228,7 @@ class Suggestions:
     @property
     def watching(self) -> bool:
         """Whether `edited` wants to know."""
-        return self._offers is not None
+        return self._asking is not None
 
     def edited(self, snapshot: Snapshot) -> None:
         """A document has changed; the cursor of the snapshot is where."""
@@ -221,8 +245,6 @@ class Suggestions:
         """A document was closed."""
         self.drop(uri)
         self._reasons.pop(uri, None)
-        if self._offers is not None:
-            self._offers.close(uri)
         if self._asking is not None:
             self._asking.forget(uri)
 
@@ -235,7 +257,7 @@ class Suggestions:
         from lsp_server.why import explain
 
         reason = self._reasons[uri]
-        return explain(reason.completion, where=self._session.where, going_on=reason.going_on)
+        return explain(reason.completion, where=self._session.where, is_rest=reason.is_rest)
 
     def _keep_reason(self, uri: str, reason: Reason) -> None:
         self._reasons.pop(uri, None)
@@ -243,6 +265,8 @@ class Suggestions:
 
     def stop(self) -> None:
         """Ends what goes on in the background."""
+        if self._focusing is not None:
+            self._focusing.cancel()
         if self._asking is not None:
             self._asking.stop()
 
@@ -256,9 +280,9 @@ class Suggestions:
         self._saving = False
         if closed:
             self.stop()
-        if self._offers is not None:
+        if self._asking is not None:
             client, model = self._session.client_name, self._session.model_name
-            self._usage.write(self._offers.counts, client=client, model=model, closed=closed)
+            self._usage.write(self.offers.counts, client=client, model=model, closed=closed)
 
 
 def drawing(settings: Settings, number: int) -> Settings:

@@ -12,8 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import platformdirs
-
+from lsp_server.folders import state_folder
 from lsp_server.spawn import is_alive
 
 logger = logging.getLogger(__name__)
@@ -61,10 +60,7 @@ class SessionUsage:
 
 
 def usage_folder() -> Path:
-    """platformdirs' state folder, or FIMLS_STATE_DIR."""
-    chosen = os.environ.get("FIMLS_STATE_DIR")
-    state = Path(chosen) if chosen else platformdirs.user_state_path("fimls", appauthor=False)
-    return state / "sessions"
+    return state_folder() / "sessions"
 
 
 class UsageFile:

@@ -26,14 +26,14 @@ REASONS = {
 KINDS = {"line": "rest of a line", "block": "block of lines", "span": "text between two others"}
 
 
-def explain(completion: Completion, *, where: str, going_on: bool) -> str:
-    """Markdown. where: the model's place, "on this machine"; going_on: the rest of an earlier answer was shown."""
+def explain(completion: Completion, *, where: str, is_rest: bool) -> str:
+    """Markdown. where: the model's place, "on this machine"; is_rest: the rest of an earlier answer was shown."""
     trace, suggestion, context = completion.trace, completion.suggestion, completion.context
     verdict = "Nothing was shown." if suggestion.hidden else "This was suggested:"
     parts = ["# Why this suggestion?", verdict]
     if not suggestion.hidden:
         parts.append(fenced(suggestion.text))
-    if going_on:
+    if is_rest:
         parts.append("The last answer was the rest of this one, without asking the model again.")
     elif trace.from_memory:
         parts.append("The model had been asked the same before, and was not asked again.")

@@ -17,7 +17,7 @@ from benchmarks.editor import position
 from benchmarks.figures import cpu_seconds, percentile, shown, table
 from benchmarks.plots import distribution, nice, over_context, ticks
 from benchmarks.replay import Key, Played, report, summary
-from benchmarks.sides import common_prefix, growing, look_up, prefill, write
+from benchmarks.sides import common_prefix, dtype_and_quantization, growing, prefill, write
 from benchmarks.targets import parse_side, parse_trace
 from benchmarks.throughput import jobs
 from benchmarks.throughput import report as throughput_report
@@ -106,9 +106,15 @@ def test_a_request_that_nobody_waits_for_ends() -> None:
     assert list(write(side, cached, [5, 6], 9, gone=lambda: next(looks))) == [7, 8]
 
 
-def test_look_up_takes_what_followed_the_same_two_ids() -> None:
-    assert look_up([1, 2, 3, 4, 9, 1, 2], 2) == [3, 4]
-    assert look_up([1, 2, 3], 5) == [] and look_up([7, 7], 5) == [7]
+def test_a_precision_is_a_dtype_or_a_quantization() -> None:
+    assert dtype_and_quantization("int8") == ("auto", "int8") and dtype_and_quantization("float16") == ("float16", None)
+    engine = parse_side("ours:int4", "bundled").settings.engine
+    assert (engine.dtype, engine.quantization) == ("auto", "int4")
+    engine = parse_side("ours:float32", "bundled").settings.engine
+    assert (engine.dtype, engine.quantization) == ("float32", "none")
+
+
+def test_a_common_prefix_ends_where_two_differ() -> None:
     assert common_prefix([1, 2, 3], [1, 2, 4]) == 2 and common_prefix([], [1]) == 0 and common_prefix([1], [1, 2]) == 1
 
 
@@ -145,9 +151,9 @@ def test_a_side_that_is_none_is_refused(text: str) -> None:
 
 def test_traces_are_read_off_the_servers_log() -> None:
     start = "2026-11-21 10:00:00,000 17 INFO lsp_server.suggestions: "
-    trace = Trace("shown", prompt_tokens=9, reused_tokens=7, reasons=("end of line",)).to_json()
-    assert parse_trace(start + str(trace)) == trace
-    for other in (start + "no suggestion: gone", start + "{'prompt_tokens':", "nothing", start + "{'a': 1}"):
+    line = json.dumps(Trace("shown", prompt_tokens=9, reused_tokens=7, reasons=("end of line",)).to_json())
+    assert parse_trace(start + line) == json.loads(line)
+    for other in (start + "no suggestion: gone", start + '{"prompt_tokens":', "nothing", start + '{"a": 1}'):
         assert parse_trace(other) is None
 
 

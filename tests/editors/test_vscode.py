@@ -3,33 +3,19 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.editors.canned_server import ANSWERS
-from tests.editors.vscode import QUIET, Code, canned, heard, start, wait_for
+from tests.editors.vscode import Code, canned, heard, wait_for
 
 pytestmark = pytest.mark.editors
 FIB = ANSWERS["def fib(n):"][0]
 MONEY = ANSWERS["money = "][0]
 TOTAL = ANSWERS["total = "][0]
 _names = (f"file{n}.py" for n in itertools.count())
-
-
-@pytest.fixture(scope="module")
-def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("vscode") / "heard.jsonl"
-
-
-@pytest.fixture(scope="module")
-def code(log: Path) -> Iterator[Code]:
-    with start({"fimls.serverCommand": canned(log)}, QUIET) as code:
-        code.wait_state("ready")
-        code.press("Control+b")  # the side bar
-        yield code
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.editors.vscode import QUIET, SIZE, Code, canned, heard, start, wait_for
+from tests.editors.vscode import SIZE, Code, heard, wait_for
 
 pytestmark = pytest.mark.editors
 TEXT = "# é 🎉\ndef answer():\n    x = 1\n    return x\n\nprint(answer())\n"
@@ -25,19 +24,6 @@ if __name__ == "__main__":
     print(answer("life and everything"))
 """
 _names = (f"edit{n}.py" for n in itertools.count())
-
-
-@pytest.fixture(scope="module")
-def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("vscode") / "heard.jsonl"
-
-
-@pytest.fixture(scope="module")
-def code(log: Path) -> Iterator[Code]:
-    with start({"fimls.serverCommand": canned(log)}, QUIET) as code:
-        code.wait_state("ready")
-        code.press("Control+b")
-        yield code
 
 
 def open_and_select(code: Code, text: str = TEXT) -> Path:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -12,31 +11,18 @@ import pytest
 from playwright.sync_api import Error
 
 from tests.editors.canned_server import ANSWERS
-from tests.editors.vscode import QUIET, Code, canned, heard, start, tidy, wait_for
+from tests.editors.vscode import Code, canned, heard, tidy, wait_for
 
 pytestmark = pytest.mark.editors
 TOTAL = ANSWERS["total = "][0]
 _names = (f"state{n}.py" for n in itertools.count())
 
 
-@pytest.fixture(scope="module")
-def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("vscode") / "heard.jsonl"
-
-
-@pytest.fixture(scope="module")
-def running(log: Path) -> Iterator[Code]:
-    with start({"fimls.serverCommand": canned(log)}, QUIET) as code:
-        code.wait_state("ready")
-        code.press("Control+b")
-        yield code
-
-
 @pytest.fixture
-def code(running: Code) -> Code:
-    running.press("Escape")
-    running.command("Notifications: Clear All Notifications")
-    return running
+def code(code: Code) -> Code:
+    code.press("Escape")
+    code.command("Notifications: Clear All Notifications")
+    return code
 
 
 def test_ready_and_its_menu(code: Code) -> None:

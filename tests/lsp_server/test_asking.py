@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,10 @@ import pytest
 
 from lsp_server import local_engine
 from lsp_server.engines import CompletionRequest, EngineState, EngineUnavailable, Piece
-from lsp_server.settings import Settings
+from lsp_server.prompter import Prompter
+from lsp_server.settings import RemoteSettings, Settings
+from model.errors import ModelError
+from model.hub import ModelFolder
 from tests.lsp_server.helpers import URI, Home, RpcError, Window, until, window_in_process
 
 BODY = "def f():\n    "  # the cursor at its end asks for a block
@@ -447,7 +452,7 @@ async def shown_whole(engine: Played, window: Window) -> Stream:
     (await engine.stream(0)).finish("a = 1")
     assert texts(await items) == ["a = 1"]
     ahead = await engine.stream(1)
-    assert ahead.request.idle and "    a = 1<fim_suffix>" in ahead.request.prompt
+    assert ahead.request.idle and str(ahead.request.prompt).endswith("\n    a = 1")
     return ahead
 
 
@@ -519,7 +524,7 @@ async def test_behind_an_answer_that_was_cut_nothing_is_asked_yet(engine: Played
         await settle()
         assert await typist.types("a") == [" = 1\n    b = 2"]
         ahead = await engine.stream(1)
-        assert ahead.request.idle and "    b = 2<fim_suffix>" in ahead.request.prompt
+        assert ahead.request.idle and str(ahead.request.prompt).endswith("\n    b = 2")
 
 
 @pytest.mark.asyncio
@@ -624,7 +629,21 @@ async def passes_beyond(home: Home, positions: int) -> bool:
     return status is not None and status["forward_passes"]["positions"] > positions
 
 
-def test_the_budget_suits_the_model() -> None:
-    from lsp_server.asking import budget_s
+def test_the_budget_suits_the_model(talkative_folder: Path) -> None:
+    elsewhere = RemoteSettings("http://engine")
+    for settings, budget in [
+        (Settings(), 100),
+        (Settings(time_budget=0.0), 0),
+        (Settings(model=str(talkative_folder)), 300),
+        (Settings(remote=elsewhere), 300),
+        (Settings(remote=replace(elsewhere, format="starcoder2")), 300),
+        (Settings(remote=replace(elsewhere, format="starcoder2"), time_budget=7.0), 7),
+    ]:
+        assert Prompter.for_settings(settings).time_budget == budget
 
-    assert [budget_s(Settings(**given)) for given in ({}, {"model": "/m"}, {"time_budget": 0.0})] == [0.1, 0.3, 0.0]
+
+@pytest.mark.parametrize("budget", [-1, "100", True, float("nan")])
+def test_a_budget_that_is_none_is_refused(tmp_path: Path, budget: object) -> None:
+    (tmp_path / "fimls.json").write_text(json.dumps({"time_budget": budget}))
+    with pytest.raises(ModelError, match="time_budget is"):
+        _ = ModelFolder(tmp_path, {}).preferences

@@ -89,7 +89,7 @@ async def test_such_suggestions_can_be_hidden(folder: Path, caplog: pytest.LogCa
 
         async def asked() -> bool:
             assert await window.ask(20, 12)[1] == []
-            return "'attributed'" in caplog.text
+            return '"attributed"' in caplog.text
 
         await until(asked)
     assert "two 1.0 (BSD-3-Clause)" in caplog.text

@@ -254,12 +254,12 @@ def fault_in(monkeypatch: pytest.MonkeyPatch, place: str) -> None:
         "documents:Documents.snapshot",
         "server:FimlsServer.relative_path",
         "suggestions:Suggestions.suggest",
-        "offers:Offers.going_on",
-        "completer:Prompter.context",
-        "completer:around_cursor",
-        "completer:render_text",
+        "offers:Offers.rest_at",
+        "prompter:Prompter.context",
+        "prompter:around_cursor",
+        "prompter:render_text",
         "completer:Shaper.at",
-        "completer:CompletionRequest",
+        "prompter:CompletionRequest",
         "engines:RemoteEngine.complete",
         "engines:HttpClient.stream",
         "engines:_piece",
@@ -328,7 +328,7 @@ async def test_a_fault_in_the_mirror_gives_no_suggestion_for_a_stale_text(
 async def test_a_fault_while_loading_is_reported_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    fault_in(monkeypatch, "completer:Prompter.for_settings")
+    fault_in(monkeypatch, "prompter:Prompter.for_settings")
     async with window_in_process({"remote.url": "http://127.0.0.1:9", "remote.format": "starcoder2"}) as window:
         window.open("x = ")
         await until(lambda: window.shown)

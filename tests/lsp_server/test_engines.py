@@ -17,9 +17,10 @@ from typing import Any
 
 import pytest
 
-from lsp_server.completer import Prompter, complete
+from lsp_server.completer import Place, complete
 from lsp_server.documents import Document
 from lsp_server.engines import CompletionRequest, EngineUnavailable, Piece, RemoteEngine
+from lsp_server.prompter import Prompter
 from lsp_server.settings import RemoteSettings, Settings
 from model import load_model
 from tests.lsp_server.helpers import Answer, Endpoint, answers_with, chunk, says, sends, talks, until
@@ -83,7 +84,7 @@ async def test_the_whole_pipeline_runs_on_a_remote_engine(
     prompter, engine = Prompter.for_settings(settings), RemoteEngine(remote)
     snapshot = Document("file:///a.py", 1, "python", "x = 1\n", "utf-16").snapshot(0, 4)
     try:
-        done = await complete(snapshot, prompter, engine, settings, path="a.py", client="test")
+        done = await complete(Place(snapshot, "a.py", prompter, engine, settings, "test"))
     finally:
         await engine.close()
     assert re.fullmatch("[a-z]{8}", done.suggestion.text)

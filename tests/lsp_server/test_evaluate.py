@@ -19,6 +19,7 @@ from fim import FormatError
 from fim.samples import TASKS, draw
 from fim.scoring import Share
 from lsp_server import evaluate as module
+from lsp_server import once
 from lsp_server.cli import app
 from lsp_server.engines import CompletionRequest, EngineState, EngineUnavailable, Piece
 from lsp_server.evaluate import Guess, Plan, Row, evaluate, line_up, with_setting
@@ -123,7 +124,7 @@ def model(tmp_path: Path) -> Settings:
 async def rows_of(
     engine: FakeEngine, monkeypatch: pytest.MonkeyPatch, settings: Settings, plan: Plan, packages: Packages = ONE
 ) -> list[Row]:
-    monkeypatch.setattr(module, "make_engine", lambda settings: engine)
+    monkeypatch.setattr(once, "make_engine", lambda settings: engine)
     return [row async for row in evaluate(packages, line_up({"": settings}, plan), plan)]
 
 

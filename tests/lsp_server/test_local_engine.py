@@ -9,7 +9,6 @@ import socket
 import stat
 import subprocess
 import sys
-import tempfile
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
@@ -22,7 +21,7 @@ from lsp_server import __version__, local_engine
 from lsp_server.engines import CompletionRequest, EngineState, EngineUnavailable
 from lsp_server.local_engine import LocalEngine
 from lsp_server.settings import EngineSettings
-from lsp_server.spawn import open_log, runtime_folder
+from lsp_server.spawn import open_log
 from model.hub import find_model
 from tests.lsp_server.helpers import Home, front_folder, until
 
@@ -316,46 +315,6 @@ async def test_an_engine_that_keeps_dying_is_started_after_growing_pauses(
 # ---- folders ----
 
 
-@pytest.mark.parametrize(
-    ("environment", "expected"),
-    [
-        ({"FIMLS_RUNTIME_DIR": "{}/mine", "XDG_RUNTIME_DIR": "{}/xdg"}, "mine"),
-        ({"XDG_RUNTIME_DIR": "{}/xdg"}, "xdg/fimls"),
-        ({"XDG_CACHE_HOME": "{}/cache"}, "cache/fimls/run"),
-        ({"FIMLS_RUNTIME_DIR": "{}/" + "long/" * 20, "TMPDIR": "{}"}, f"fimls-{os.getuid()}"),
-    ],
-    ids=["chosen", "session", "cache", "too long"],
-)
-def test_the_runtime_folder_is_private_and_short(
-    home: Home, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], expected: str
-) -> None:
-    for name in ("FIMLS_RUNTIME_DIR", "XDG_RUNTIME_DIR", "XDG_CACHE_HOME"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value.format(home.path))
-    monkeypatch.setattr(tempfile, "tempdir", None)  # a choice that was made before
-    assert runtime_folder() == home.path / expected
-    assert stat.S_IMODE(runtime_folder().stat().st_mode) == 0o700
-
-
-def test_a_runtime_folder_that_others_can_enter_is_closed(home: Home) -> None:
-    home.runtime.mkdir(mode=0o755)
-    assert stat.S_IMODE(runtime_folder().stat().st_mode) == 0o700
-
-
-def test_a_runtime_folder_of_someone_else_is_refused(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    owner = os.getuid()
-    monkeypatch.setattr(os, "getuid", lambda: owner + 1)
-    with pytest.raises(PermissionError, match="belongs to someone else; set FIMLS_RUNTIME_DIR to a folder of your own"):
-        runtime_folder()
-
-
-def test_a_runtime_folder_that_leads_elsewhere_is_refused(home: Home) -> None:
-    home.runtime.symlink_to("/tmp")
-    with pytest.raises(PermissionError, match="FIMLS_RUNTIME_DIR"):
-        runtime_folder()
-
-
 def test_without_a_log_folder_there_is_still_an_engine(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FIMLS_LOG_DIR", "/dev/null/nowhere")
     with open_log() as log:
@@ -368,9 +327,9 @@ def test_without_a_log_folder_there_is_still_an_engine(home: Home, monkeypatch: 
 def test_the_language_server_never_loads_torch_or_transformers(talkative_folder: Path) -> None:
     script = f"""
 import sys
-import lsp_server.server, lsp_server.session, lsp_server.completer, lsp_server.local_engine, lsp_server.engines
+import lsp_server.server, lsp_server.session, lsp_server.asking, lsp_server.local_engine, lsp_server.engines
 from lsp_server.settings import Settings
-lsp_server.completer.Prompter.for_settings(Settings(model={str(talkative_folder)!r}))
+lsp_server.prompter.Prompter.for_settings(Settings(model={str(talkative_folder)!r}))
 print(sorted({{"torch", "transformers", "accelerate", "bitsandbytes", "numpy", "typer"}} & set(sys.modules)))
 """
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout == "[]\n"

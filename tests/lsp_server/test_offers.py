@@ -50,7 +50,7 @@ def offered(marked: str, text: str, replaced: int = 0) -> Offers:
     ],
 )
 def test_the_rest_goes_on_where_its_beginning_stands(text: str, replaced: int, now: str, rest: str | None) -> None:
-    found = offered("x = ▮)", text, replaced).going_on(at(now))
+    found = offered("x = ▮)", text, replaced).rest_at(at(now))
     assert (found[1].text if found else None) == rest
     if found:
         assert found[1].replace == (0, replaced)
@@ -62,7 +62,7 @@ def test_taking_a_part_and_then_the_rest_is_taking_the_whole(
 ) -> None:
     replaced = min(replaced, len(suffix))
     taken = data.draw(st.integers(0, len(text)))
-    found = offered(f"{prefix}▮{suffix}", text, replaced).going_on(at(f"{prefix}{text[:taken]}▮{suffix}"))
+    found = offered(f"{prefix}▮{suffix}", text, replaced).rest_at(at(f"{prefix}{text[:taken]}▮{suffix}"))
     assert (found is not None) == bool(text[taken:].strip())
     if found is not None:
         accepted = prefix + text[:taken] + found[1].text + suffix[found[1].replace[1] :]
@@ -71,21 +71,21 @@ def test_taking_a_part_and_then_the_rest_is_taking_the_whole(
 
 def test_another_document_or_a_closed_one_has_no_offer() -> None:
     offers = offered("▮", "one")
-    assert offers.going_on(at("▮", "file:///b.py")) is None
-    assert offers.going_on(at("▮")) is not None
+    assert offers.rest_at(at("▮", "file:///b.py")) is None
+    assert offers.rest_at(at("▮")) is not None
     offers.close("file:///a.py")
-    assert offers.going_on(at("▮")) is None
+    assert offers.rest_at(at("▮")) is None
 
 
 def test_the_newest_offer_goes_first_and_old_ones_are_let_go() -> None:
     offers = offered("▮", "old")
     offers.add(at("▮"), suggests("new"))
-    found = offers.going_on(at("▮"))
+    found = offers.rest_at(at("▮"))
     assert found is not None and found[1].text == "new"
-    assert offers.going_on(at("o▮")) is not None
+    assert offers.rest_at(at("o▮")) is not None
     for number in range(KEPT):
         offers.add(at("z▮"), suggests(f"more{number}"))
-    assert offers.going_on(at("o▮")) is None
+    assert offers.rest_at(at("o▮")) is None
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_what_became_of_it_shows_in_the_edits(edits: list[str], counts: tuple[in
 
 def test_what_the_client_says_is_counted_once_beside_what_the_edits_show() -> None:
     offers = offered("▮", "one two")
-    (offer,) = (found[0] for found in [offers.going_on(at("▮"))] if found)
+    (offer,) = (found[0] for found in [offers.rest_at(at("▮"))] if found)
     for _ in range(2):
         offers.shown(offer.id)
     offers.changed(at("one ▮"))
@@ -142,10 +142,10 @@ def test_where_the_client_tells_what_it_shows_an_answer_alone_is_not_shown() -> 
 def test_of_alternatives_the_first_goes_on_unless_the_user_has_turned_to_another() -> None:
     offers = Offers()
     third, _, best = (offers.add(at("▮"), suggests(text)) for text in ("foo three", "foo two", "foo one"))
-    found = offers.going_on(at("foo ▮"))
+    found = offers.rest_at(at("foo ▮"))
     assert found is not None and found[0] is best
     offers.shown(third.id)
-    found = offers.going_on(at("foo ▮"))
+    found = offers.rest_at(at("foo ▮"))
     assert found is not None and found[0] is third
 
 
@@ -154,7 +154,7 @@ def test_what_was_offered_at_a_place_keeps_its_id() -> None:
     first = offers.add(at("▮"), suggests("one"))
     offers.add(at("▮"), suggests("two"))
     assert offers.add(at("▮"), suggests("one")) is first
-    found = offers.going_on(at("▮"))
+    found = offers.rest_at(at("▮"))
     assert found is not None and found[0] is first
 
 

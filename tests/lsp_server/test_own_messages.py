@@ -342,7 +342,7 @@ async def test_why_tells_the_prompt_the_times_and_the_filters() -> None:
         await window.suggestion(0, 4)
         text = (await window.request("fimls/why", {"textDocument": {"uri": URI}}))["markdown"]
         assert text.startswith("# Why this suggestion?")
-        for part in ("cut at the end of the line", "`````text\nanswer ```` of mine\n`````", "<fim_prefix>x = ",
+        for part in ("cut at the end of the line", "`````text\nanswer ```` of mine\n`````", "<fim_middle>x = ",
                      "next line", "| confidence | 90%"):  # fmt: skip
             assert part in text, part
         assert await window.request("fimls/why", {}) == {"markdown": text}

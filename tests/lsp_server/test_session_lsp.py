@@ -17,7 +17,7 @@ from aiohttp import web
 from lsprotocol import types as lsp
 from pytest_lsp import LanguageClient, make_test_lsp_client
 
-from lsp_server.completer import Prompter
+from lsp_server.prompter import Prompter
 from lsp_server.scheduler import Scheduler
 from lsp_server.settings import Settings
 from tests.lsp_server.helpers import (

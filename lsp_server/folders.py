@@ -1,0 +1,66 @@
+"""Where fimls keeps what is not the user's: sockets, logs, counts, and what a cache may lose.
+
+Each is platformdirs' place unless a variable names another. platformdirs is imported only where it is asked: this
+module is among the first that `fimls lsp` loads.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import tempfile
+from pathlib import Path
+
+MAX_SOCKET_PATH = 100  # bytes; the system's limit is 104 to 108
+
+
+def cache_folder() -> Path:
+    """Compiled code, computed prompts, and how fast kernels are; FIMLS_CACHE_DIR."""
+    if chosen := os.environ.get("FIMLS_CACHE_DIR"):
+        return Path(chosen)
+    import platformdirs
+
+    return platformdirs.user_cache_path("fimls", appauthor=False)
+
+
+def state_folder() -> Path:
+    """The counts of sessions; FIMLS_STATE_DIR."""
+    if chosen := os.environ.get("FIMLS_STATE_DIR"):
+        return Path(chosen)
+    import platformdirs
+
+    return platformdirs.user_state_path("fimls", appauthor=False)
+
+
+def log_folder() -> Path:
+    """The logs, which is made; FIMLS_LOG_DIR. Raises OSError where it cannot be made."""
+    if chosen := os.environ.get("FIMLS_LOG_DIR"):
+        folder = Path(chosen)
+    else:
+        import platformdirs
+
+        folder = platformdirs.user_log_path("fimls", appauthor=False)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder
+
+
+def runtime_folder() -> Path:
+    """The sockets, which is made; FIMLS_RUNTIME_DIR. Only this user can enter it, and it is short enough for a
+    socket's path. Raises OSError."""
+    if chosen := os.environ.get("FIMLS_RUNTIME_DIR"):
+        folder = Path(chosen)
+    elif session := os.environ.get("XDG_RUNTIME_DIR"):
+        folder = Path(session) / "fimls"
+    else:
+        import platformdirs
+
+        folder = platformdirs.user_cache_path("fimls", appauthor=False) / "run"
+    if len(os.fsencode(folder)) > MAX_SOCKET_PATH - len("/123456789012.sock"):
+        folder = Path(tempfile.gettempdir()) / f"fimls-{os.getuid()}"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    info = folder.stat()
+    if info.st_uid != os.getuid() or not stat.S_ISDIR(folder.lstat().st_mode):
+        raise PermissionError(f"{folder} belongs to someone else; set FIMLS_RUNTIME_DIR to a folder of your own")
+    if stat.S_IMODE(info.st_mode) & 0o077:
+        folder.chmod(0o700)
+    return folder
