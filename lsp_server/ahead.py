@@ -21,6 +21,7 @@ FIRST_S = 0.02  # the answer that it comes behind is sent first, and a fast key 
 class Expected:
     """What will be asked when an offer is accepted; without one, where the cursor stands: that prompt is only read."""
 
+    uri: str
     offer: Offer | None = None
     begun: tuple[Question, Generation] | None = None
 
@@ -37,13 +38,13 @@ class Ahead:
     def prefill(self, place: Place) -> None:
         """The cursor stands there now: has the prompt read that a request would have."""
         if may_idle(place.engine):
-            self._start(Expected(), place)
+            self._start(Expected(place.snapshot.uri), place)
 
     def answer_behind(self, offer: Offer, place: Place) -> None:
         """The offer is shown whole: asks as if it were accepted."""
         this = (offer.id, offer.suggestion.text)
         if may_idle(place.engine) and this != self._offered_last:
-            self._start(Expected(offer), replace(place, snapshot=accepted(offer)))
+            self._start(Expected(place.snapshot.uri, offer), replace(place, snapshot=accepted(offer)))
             self._offered_last = this
 
     def take(self, question: Question) -> Generation | None:
@@ -56,12 +57,20 @@ class Ahead:
             return None
         expected.begun = None
         self.end()
+        generation.wait_for(True)
         return generation
 
     def edited(self, now: Snapshot) -> None:
         """Ends what the text has departed from."""
-        offer = self._expected.offer if self._expected is not None else None
-        if offer is not None and offer.snapshot.uri == now.uri and offer.stands(now) is None:
+        expected = self._expected
+        if expected is None or expected.uri != now.uri:
+            return
+        if expected.offer is None or expected.offer.stands(now) is None:
+            self.end()
+
+    def forget(self, uri: str) -> None:
+        """A document was closed."""
+        if self._expected is not None and self._expected.uri == uri:
             self.end()
 
     def end(self) -> None:

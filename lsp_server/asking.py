@@ -56,14 +56,14 @@ class Asking:
             return Made(await finish(question, known, from_memory=True))
         limits = (place.prompter.time_budget / 1000, place.settings.patience) if cut else (math.inf, math.inf)
         begun, goes_on = self._ahead.take(question), False
-        generation = begin(question) if begun is None else begun
+        generation = self._begin(question) if begun is None else begun
         try:
             try:
                 state = await wait_for_lines(question, generation, *limits)
             except EngineUnavailable:
                 if begun is None:
                     raise
-                generation = begin(question)  # what was begun in idle time had to make way for others
+                generation = self._begin(question)  # what was begun in idle time had to make way for others
                 state = await wait_for_lines(question, generation, *limits)
             done = await finish(question, generation, state)
             self._memory.keep(question, generation)
@@ -73,10 +73,16 @@ class Asking:
             if not goes_on:
                 generation.end()
 
+    def _begin(self, question: Question) -> Generation:
+        """What goes on for other documents would be in the way."""
+        self.unfinished.end_all()
+        return begin(question)
+
     def prefill(self, place: Place) -> None:
         """The cursor stands there: in idle time the engine reads the prompt that a request would have."""
         self.made_by(place.prompter)
-        self._ahead.prefill(place)
+        if not self.unfinished.leads_to(place.snapshot):  # or it would end that, which a request takes up
+            self._ahead.prefill(place)
 
     def look_ahead(self, offer: Offer, place: Place) -> None:
         """Asks in idle time what comes behind an offer that is shown whole."""
@@ -92,6 +98,7 @@ class Asking:
         """A document was closed."""
         self.offers.close(uri)
         self.unfinished.end(uri)
+        self._ahead.forget(uri)
         self._memory.forget(uri)
 
     def stop(self) -> None:

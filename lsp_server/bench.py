@@ -146,8 +146,6 @@ async def typed(path: Path, text: str, settings: Settings, seed: int) -> tuple[l
     """Milliseconds to the answer at the first key of a place and at each of the next, and how many were suggestions."""
     lines = text.splitlines()
     found = places(lines, seed)[:: max(1, len(places(lines, seed)) // JUMPS)][:JUMPS]
-    if not found:
-        raise CommandError(f"there are no lines of code in {path} to type; name another file")
     jumps: list[float] = []
     keys: list[float] = []
     suggestions = 0
@@ -176,6 +174,8 @@ async def measure(file: Path | None, settings: Settings, seed: int = 0) -> Measu
     prompter = Prompter.for_settings(settings)
     lines = text.splitlines(keepends=True)
     starts = [(sum(map(len, lines[:line])) + column) for line, column in places(text.splitlines(), seed)[:JUMPS]]
+    if not starts:
+        raise CommandError(f"there are no lines of code in {path} to type; name another file")
     cursors = [Snapshot(path.as_uri(), 1, language_of(path), text, start) for start in starts]
     async with ready_engine(settings) as engine:
         tokens, prefill = await prefill_per_s(engine, prompter, text)

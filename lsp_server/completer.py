@@ -141,18 +141,19 @@ def begin(question: Question) -> Generation:
     place = question.place
     if place.settings.attribution != "off":  # at first it takes some ten milliseconds, and the engine at least as many
         asyncio.get_running_loop().run_in_executor(None, read_attribution, place.prompter.attribution)
-    return Generation(place.engine.complete(question.request), question.shaper.done)
+    return Generation(place.engine, question.request, question.shaper.done)
 
 
 State = Literal["whole", "cut", "late"]
 
 
 async def wait_for_lines(question: Question, generation: Generation, budget_s: float, patience_s: float) -> State:
-    """Waits for the whole answer; when the budget is spent, only for whole lines that pass the filters.
+    """Waits for the whole answer; when the budget is spent, or patience, only for whole lines that pass the filters.
 
     "late" when there are none after so much patience. Both times run from when the question was made. Raises what the
     generation does.
     """
+    budget_s = min(budget_s, patience_s)
     while generation.running:
         spent = question.clock.ms() / 1000
         if spent >= budget_s and not shape_lines(question, generation).hidden:
@@ -203,7 +204,8 @@ async def finish(
         forward_passes=0 if from_memory else generation.passes,
         context_ms=question.context_ms,
         prompt_ms=question.prompt_ms,
-        first_token_ms=None if first_at is None or from_memory else (first_at - clock.started) * 1000,
+        # Of an answer that was begun in idle time the first token may have been there before the question.
+        first_token_ms=None if first_at is None or from_memory else max(0.0, (first_at - clock.started) * 1000),
         total_ms=clock.ms(),
         cut=state == "cut",
         lines=suggestion.text.count("\n") + 1 if suggestion.text else 0,

@@ -46,7 +46,7 @@ class Piece:
     """Some text of an answer. logprobs: of its tokens, natural logarithms.
 
     Where the engine tells: reused_tokens, of the prompt, come with the first piece or the last; passes, how often the
-    model was run, with the last; ended: somebody else ended it there.
+    model was run, with the last; ended: somebody else ended it there; id: the engine's name for the answer.
     """
 
     text: str
@@ -54,6 +54,7 @@ class Piece:
     reused_tokens: int | None = None
     passes: int | None = None
     ended: bool = False
+    id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +96,9 @@ class Engine(Protocol):
     async def prefill(self, request: CompletionRequest) -> None:
         """Has the prompt read in idle time, where there is any; cancelling the caller ends it."""
 
+    async def prioritize(self, id: str, *, idle: bool) -> None:
+        """Says of an answer that is being written whether nobody waits for it, where the engine has idle time."""
+
     async def close(self) -> None:
         """Lets go of the engine, which may live on for other windows."""
 
@@ -124,21 +128,24 @@ class HttpClient:
             )
         return self._session
 
-    async def call(self, method: str, path: str, timeout_s: float = CONNECT_TIMEOUT_S) -> dict[str, Any] | None:
+    async def call(
+        self, method: str, path: str, timeout_s: float = CONNECT_TIMEOUT_S, body: dict[str, Any] | None = None
+    ) -> dict[str, Any] | None:
         """One small JSON call; None when nobody answers in time or the answer is no JSON object."""
         try:
             async with self._get_session().request(
-                method, self._base_url + path, timeout=aiohttp.ClientTimeout(total=timeout_s)
+                method, self._base_url + path, json=body, timeout=aiohttp.ClientTimeout(total=timeout_s)
             ) as response:
-                body = await response.json()
-                return body if isinstance(body, dict) else None
+                answer = await response.json()
+                return answer if isinstance(answer, dict) else None
         except NO_ANSWER:
             return None
 
     async def prefill(self, request: CompletionRequest) -> None:
         """To our own engine: reads the prompt in idle time. That it does not come about is no matter."""
         prompt = request.prompt if isinstance(request.prompt, str) else list(request.prompt)
-        body = {"prompt": prompt, "user": request.client, "priority": "idle"}
+        stop_ids = list(request.stop_ids)  # the engine's drafts are looked up by them, too: as the request's will be
+        body = {"prompt": prompt, "stop_token_ids": stop_ids, "user": request.client, "priority": "idle"}
         with contextlib.suppress(*NO_ANSWER):
             async with self._get_session().post(self._base_url + "/fimls/prefill", json=body) as response:
                 await response.read()
@@ -216,6 +223,7 @@ def _piece(data: bytes) -> Piece:
             reused_tokens=details.get("cached_tokens"),
             passes=(body.get("fimls") or {}).get("passes"),
             ended=choices[0].get("finish_reason") == "cancelled",
+            id=str(body.get("id") or ""),
         )
     except (ValueError, TypeError, AttributeError, LookupError):
         raise EngineUnavailable("the endpoint's answer is not in the completions dialect") from None
@@ -258,6 +266,9 @@ class RemoteEngine:
             await pieces.aclose()
 
     async def prefill(self, request: CompletionRequest) -> None:
+        pass
+
+    async def prioritize(self, id: str, *, idle: bool) -> None:
         pass
 
     async def close(self) -> None:

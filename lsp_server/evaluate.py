@@ -11,6 +11,8 @@ With the layout "anchored" the anchor is set as for someone who has typed the la
 with it at every cursor the prompts would nearly be those of psm.
 
 The samples depend on the files and the seed alone, so all rows of a table and of later ones are about the same places.
+The engine keeps no prompts, unless --set says so: what is computed behind a kept part may differ by a rounding, and
+what is kept depends on the pace.
 """
 
 from __future__ import annotations
@@ -290,6 +292,7 @@ async def show(
     """
     chosen_layouts = choose(layouts, get_args(Layout), "layout") if layouts else None
     plan = Plan(choose(tasks, TASKS, "task"), samples, chosen_layouts, bare, baseline, seed)
+    settings = replace(settings, engine=replace(settings.engine, cache_memory=0, cache_disk=0))
     for pair in pairs:
         settings = with_setting(settings, pair)
     contestants = line_up({"": settings} | {pair: with_setting(settings, pair) for pair in versus}, plan)

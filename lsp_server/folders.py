@@ -40,7 +40,7 @@ def log_folder() -> Path:
         import platformdirs
 
         folder = platformdirs.user_log_path("fimls", appauthor=False)
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_private(folder)
     return folder
 
 
@@ -57,10 +57,16 @@ def runtime_folder() -> Path:
         folder = platformdirs.user_cache_path("fimls", appauthor=False) / "run"
     if len(os.fsencode(folder)) > MAX_SOCKET_PATH - len("/123456789012.sock"):
         folder = Path(tempfile.gettempdir()) / f"fimls-{os.getuid()}"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_private(folder)
     info = folder.stat()
     if info.st_uid != os.getuid() or not stat.S_ISDIR(folder.lstat().st_mode):
         raise PermissionError(f"{folder} belongs to someone else; set FIMLS_RUNTIME_DIR to a folder of your own")
     if stat.S_IMODE(info.st_mode) & 0o077:
         folder.chmod(0o700)
     return folder
+
+
+def make_private(folder: Path) -> None:
+    """Makes a folder that is the user's alone, and so each above it that is not there yet. Raises OSError."""
+    for level in reversed((folder, *folder.parents)):  # mkdir's own `parents` would let others into those
+        level.mkdir(mode=0o700, exist_ok=True)

@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 
-from lsp_server.engines import EngineUnavailable, Piece
+from lsp_server.engines import CompletionRequest, Engine, EngineUnavailable, Piece
 
 
 class Bell:
@@ -31,7 +31,10 @@ class Generation:
     and when, its text is the same.
     """
 
-    def __init__(self, pieces: AsyncGenerator[Piece], done: Callable[[str], bool]) -> None:
+    def __init__(self, engine: Engine, request: CompletionRequest, done: Callable[[str], bool]) -> None:
+        self._engine, self._id = engine, ""
+        self._idle = self._told_idle = request.idle
+        self._telling: asyncio.Task[None] | None = None
         self.text = ""
         self.logprobs: list[float] = []
         self.reused: int | None = None
@@ -41,7 +44,7 @@ class Generation:
         self.error: Exception | None = None
         self._marks: list[tuple[int, int]] = []  # behind each piece: characters and log-probabilities so far
         self._bell = Bell()
-        self._task = asyncio.ensure_future(self._read(pieces, done))
+        self._task = asyncio.ensure_future(self._read(engine.complete(request), done))
         self._task.add_done_callback(lambda _: self._bell.ring())
 
     @property
@@ -73,6 +76,17 @@ class Generation:
             await self.more()
         await self.more()
 
+    def wait_for(self, waited: bool) -> None:
+        """Tells the engine, soon, whether somebody waits for what is being written. Before it has begun: nothing."""
+        self._idle = not waited
+        if self._id and (self._telling is None or self._telling.done()):
+            self._telling = asyncio.ensure_future(self._tell())
+
+    async def _tell(self) -> None:
+        while self.running and self._told_idle != self._idle:  # one at a time: the last word is the last to come
+            self._told_idle = self._idle
+            await self._engine.prioritize(self._id, idle=self._idle)
+
     def end(self) -> None:
         self._task.cancel()
 
@@ -96,6 +110,7 @@ class Generation:
     def _take(self, piece: Piece) -> None:
         if self.first_at is None and (piece.text or piece.logprobs):  # the first piece may only tell of the cache
             self.first_at = time.perf_counter()
+        self._id = piece.id or self._id
         self.text += piece.text
         self.logprobs += piece.logprobs
         self._marks.append((len(self.text), len(self.logprobs)))

@@ -42,9 +42,6 @@ class Newest(Generic[T]):
         for known in [known for known in self._values if uri is None or known[0] == uri]:
             del self._values[known]
 
-    def __len__(self) -> int:
-        return len(self._values)
-
 
 class Memory:
     """What was asked, and answered in full."""

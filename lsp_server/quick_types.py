@@ -19,7 +19,7 @@ from pathlib import Path
 from types import CodeType
 from typing import Any
 
-from lsp_server.folders import cache_folder
+from lsp_server.folders import cache_folder, make_private
 
 CHECKSUM_BYTES = 32
 
@@ -79,7 +79,7 @@ def read(path: Path) -> dict[bytes, CodeType]:
 def write(path: Path, code: dict[bytes, CodeType]) -> None:
     """Replaces the file as a whole, so that another window never reads half of one. Raises OSError."""
     body = marshal.dumps(code)
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_private(path.parent)
     descriptor, partial = tempfile.mkstemp(dir=path.parent)  # mode 0600
     with os.fdopen(descriptor, "wb") as sink:
         sink.write(hashlib.sha256(body).digest() + body)

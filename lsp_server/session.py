@@ -132,13 +132,18 @@ class Session:
             return state.progress
         return None
 
-    async def ready(self, *, wait: bool) -> tuple[Prompter, Engine] | None:
-        """What answers a request; None where it cannot be answered now or, with wait, when the model has loaded."""
-        while wait and (self._loading is None or not self._loading.done()):
+    async def settled(self) -> None:
+        """Waits until the client's settings are there and taken; the engine may still be loading."""
+        while self._loading is None or not self._loading.done():
             if self._loading is None:  # the client has not said yet that it is initialized
                 await asyncio.sleep(START_POLL_S)
             else:  # changed settings begin it anew
                 await asyncio.wait({self._loading})
+
+    async def ready(self, *, wait: bool) -> tuple[Prompter, Engine] | None:
+        """What answers a request; None where it cannot be answered now or, with wait, when the model has loaded."""
+        if wait:
+            await self.settled()
         if self.prompter is None or self.engine is None:
             return None
         if self.engine.state.name != "ready":

@@ -171,8 +171,16 @@ class Suggestions:
         session = self._session
         if session.engine is not None and session.engine.state.name == "failed":
             return  # only somebody who asks for something has it started again
-        ready, snapshot = await session.ready(wait=True), look()
-        if ready is not None and snapshot is not None and session.answers(snapshot.language, invoked=False):
+
+        def wanted() -> Snapshot | None:
+            snapshot = look()
+            return snapshot if snapshot is not None and session.answers(snapshot.language, invoked=False) else None
+
+        await session.settled()
+        if wanted() is None:
+            return  # before `ready`, which starts an engine
+        ready = await session.ready(wait=True)
+        if ready is not None and (snapshot := wanted()) is not None:
             self.asking.prefill(self._place(snapshot, path, ready))
 
     # ---- edits ----
@@ -211,6 +219,7 @@ class Suggestions:
             raise FillError("The selection is longer than the model can write at once; select less.")
         room = max(settings.max_tokens, LEAST_FILL_TOKENS, target.end - start)  # a token has a character at least
         place = replace(self._place(around, path, ready), settings=replace(settings, max_tokens=room))
+        self.asking.unfinished.end_all()  # it would be in the way
         done = await self._session.tried(complete(place, target=target))
         if done is None:
             raise FillError(self._session.problem or "The engine gave no answer; try again.")

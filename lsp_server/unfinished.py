@@ -55,9 +55,11 @@ class Unfinished:
     def let_finish(
         self, question: Question, generation: Generation, offer: Offer, grown: Callable[[Completion], None]
     ) -> None:
-        """Takes the generation over. The offer becomes longer, line by line; `grown` hears of it."""
+        """Takes the generation over, which makes way for other requests from now on. The offer becomes longer, line by
+        line; `grown` hears of it."""
         uri = question.place.snapshot.uri
         self.end(uri)
+        generation.wait_for(False)
         item = self._growing[uri] = Growing(question, generation, offer)
         # The generation ends also where the task never begins.
         self._background.start(self._grow(item, grown)).add_done_callback(lambda _: generation.end())
@@ -74,8 +76,10 @@ class Unfinished:
                     continue
                 lines = item.generation.lines
                 done = await finish(item.question, item.generation, "cut" if running else "whole")
+                if self._growing.get(uri) is not item:  # such as a document's that was closed meanwhile
+                    return
                 # The filters may have come to know better: then what is shown stays as it is.
-                if self._growing.get(uri) is item and done.suggestion.text.startswith(item.offer.suggestion.text):
+                if done.suggestion.text.startswith(item.offer.suggestion.text):
                     item.offer.suggestion, item.offer.completion = done.suggestion, done
                     grown(done)
                 item.grown.ring()
@@ -105,9 +109,18 @@ class Unfinished:
             left = deadline - time.monotonic()
             if left <= 0 or found is not None:
                 break
-            await item.grown.wait(left)
+            item.generation.wait_for(True)
+            try:
+                await item.grown.wait(left)
+            finally:
+                item.generation.wait_for(False)
         self.end(snapshot.uri)
         return self._offers.rest_at(snapshot)
+
+    def leads_to(self, snapshot: Snapshot) -> bool:
+        """Whether an answer is being written that goes on at the cursor."""
+        item = self._growing.get(snapshot.uri)
+        return item is not None and item.follows(snapshot, to_cursor=True)
 
     def has(self, offer: Offer) -> bool:
         item = self._growing.get(offer.snapshot.uri)

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lsp_server.folders import state_folder
+from lsp_server.folders import make_private, state_folder
 from lsp_server.spawn import is_alive
 
 logger = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ class UsageFile:
         partial = ""
         try:
             folder = usage_folder()
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_private(folder)
             if not self._written:
                 for old in sorted(folder.glob("*.json"))[: 1 - KEPT]:
                     old.unlink(missing_ok=True)

@@ -51,9 +51,7 @@ def parse_request(body: Mapping[str, Any], model: LoadedModel, *, prefill_only: 
     if not isinstance(begin_with, str) or not begin_with.isascii() or len(begin_with) > 100:
         raise BadRequest("begin_with must be an ASCII text of at most 100 characters.")
     copying = body.get("copying")  # ours: see model.copying
-    priority = body.get("priority")  # ours
-    if priority not in (None, "idle"):
-        raise BadRequest('priority must be "idle" where it is given.')
+    idle = is_idle(body)
     if not isinstance(stop, list) or not all(isinstance(s, str) for s in stop):
         raise BadRequest("stop must be a text or a list of texts.")
     if not isinstance(stop_ids, list) or not all(type(i) is int for i in stop_ids):
@@ -78,8 +76,16 @@ def parse_request(body: Mapping[str, Any], model: LoadedModel, *, prefill_only: 
         client=str(body.get("user") or ""),
         begin_with=begin_with,
         copying=weights,
-        idle=priority == "idle",
+        idle=idle,
     )
+
+
+def is_idle(body: Mapping[str, Any]) -> bool:
+    """Whether nobody waits for it, by the field `priority`, which is ours. Raises BadRequest."""
+    priority = body.get("priority")
+    if priority not in (None, "idle"):
+        raise BadRequest('priority must be "idle" where it is given.')
+    return priority == "idle"
 
 
 class Answer:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from model.copying import CopyWeights
-from model.generate import PREFILL_CHUNK, Token
+from model.generate import Token, prefill_chunk
 from model.loading import LoadedModel
 from model.prefix_cache import BYTE_BUDGET, PrefixCache
 from model.prefix_store import PrefixStore
@@ -85,10 +85,16 @@ Event = Started | Token | Finished | Failed
 
 @dataclass(slots=True)
 class Job:
+    """idle: as the request says, until FairQueue.prioritize says otherwise."""
+
     request: Request
     emit: Callable[[Event], None]
+    idle: bool = field(init=False)
     submitted: float = field(default_factory=time.monotonic)
     _cancelled: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        self.idle = self.request.idle
 
     def cancel(self) -> None:
         """Stops the job within a layer of its prefill or a token; if it has not begun, it never will."""
@@ -109,7 +115,7 @@ class FairQueue:
     def __init__(self) -> None:
         self._waiting: OrderedDict[str, deque[Job]] = OrderedDict()
         self._idle: OrderedDict[str, Job] = OrderedDict()
-        self._running: Job | None = None  # of the idle ones, the last that was taken
+        self._running: Job | None = None  # the last that was taken
         self._changed = threading.Condition()
         self._closed = False
 
@@ -118,9 +124,9 @@ class FairQueue:
         with self._changed:
             client, replaced = job.request.client, None
             running = self._running
-            if running is not None and (not job.request.idle or running.request.client == client):
+            if running is not None and running.idle and (not job.idle or running.request.client == client):
                 running.cancel()
-            if job.request.idle:
+            if job.idle:
                 replaced = self._idle.pop(client, None)
                 self._idle[client] = job
             else:
@@ -139,12 +145,20 @@ class FairQueue:
                 while self._waiting or self._idle:
                     job = self._next()
                     if not job.cancelled:
-                        self._running = job if job.request.idle else None
+                        self._running = job
                         return job
                 if self._closed:
                     return None
                 if not self._changed.wait(patience_s):
                     raise TimeoutError
+
+    def prioritize(self, job: Job, *, idle: bool) -> None:
+        """Says of a job that runs whether somebody waits for it; of another it is too late, or too early, to say so."""
+        with self._changed:
+            if self._running is job:
+                job.idle = idle
+                if idle and self._waiting:
+                    job.cancel()
 
     def _next(self) -> Job:
         if not self._waiting:
@@ -300,7 +314,7 @@ class Engine:
         generated = len(ids) - len(request.ids)
         by_itself = stopped or generated < request.max_new_tokens
         prefilled = min(lease.cache.length, len(request.ids)) - reused
-        passes = -(-prefilled // PREFILL_CHUNK) + tally.passes
+        passes = -(-prefilled // prefill_chunk(self.model.decoder)) + tally.passes
         self.passes += passes
         self.positions += prefilled + tally.passes + tally.drafted
         self.prefixes.give_back(lease, ids)

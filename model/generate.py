@@ -19,8 +19,6 @@ from model.matches import Matches
 from model.sampling import Sampler, Sampling
 from model.speculative import LONGEST_DRAFT, Drafter, Tally
 
-PREFILL_CHUNK = 512  # positions between two commits: what a cancelled prefill may lose
-
 
 class TextStream(Protocol):
     def push(self, token_id: int) -> str: ...
@@ -59,6 +57,14 @@ def prefill(
             logits: Tensor = decoder(step, cache=cache, logits_to_keep=rows, should_stop=should_stop).logits[0]
         if last:
             return logits
+
+
+def prefill_chunk(decoder: Decoder) -> int:
+    """Positions between two commits of a prefill: what a cancelled one may lose, some seconds of a large model's work
+    on a CPU. Otherwise it is faster with more at once."""
+    c = decoder.config
+    large = c.num_layers * c.hidden_size * (2 * c.hidden_size + 2 * c.intermediate_size) > 2**29
+    return 128 if large and decoder.device.type == "cpu" else 512
 
 
 class Stepper:
@@ -105,7 +111,7 @@ def generate(
     copying: CopyWeights | None = None,
     drafter: Drafter | None = None,
     tally: Tally | None = None,
-    chunk: int = PREFILL_CHUNK,
+    chunk: int | None = None,
 ) -> Iterator[Token]:
     """Continues ids, whose first cache.length are in the cache already, until a stop id, the limit, or should_stop.
 
@@ -123,6 +129,7 @@ def generate(
     max_new_tokens = min(max_new_tokens, decoder.config.max_positions - len(ids) + 1)
     cache.reserve(min(len(ids) + max_new_tokens, decoder.config.max_positions))
     tally = Tally() if tally is None else tally
+    chunk = chunk or prefill_chunk(decoder)
     rows = (len(ids) - cache.length - 1) % chunk + 1
     draft = drafter.propose(max_new_tokens - 1, rows) if drafter else []
     try:

@@ -8,6 +8,7 @@ POST /v1/completions   prompt as token ids (or as text, in which sentinels count
 GET  /v1/models
 GET  /fimls/status     state of the engine, for attaching and for `fimls engine status`
 POST /fimls/prefill    fills the cache for a prompt, generates nothing
+POST /fimls/priority   whether anybody waits for a streamed answer that is being written: its id, and "idle" or null
 POST /fimls/stop
 """
 
@@ -60,6 +61,7 @@ class EngineProcess:
     failure: str | None = None
     started: float = field(default_factory=time.monotonic)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    jobs: dict[str, Job] = field(default_factory=dict)  # by their answers' ids
     told_to: bool = False  # by a front, for good or for another version: nothing more is written
 
     @property
@@ -111,6 +113,7 @@ def make_app(process: EngineProcess) -> web.Application:
     app.router.add_post("/v1/completions", completions)
     app.router.add_get("/fimls/status", status)
     app.router.add_post("/fimls/prefill", completions)
+    app.router.add_post("/fimls/priority", prioritize)
     app.router.add_post("/fimls/stop", stop)
     return app
 
@@ -191,30 +194,47 @@ async def completions(request: web.Request) -> web.StreamResponse:
         return problem(503, process.failure or "The model is loading.")
     from model.dialect import Answer, parse_request
 
-    try:
-        body = await request.json()
-    except (ValueError, RecursionError, LookupError):  # the latter two: bottomless nesting, an unknown charset
-        raise BadRequest("The body is not JSON.") from None
-    if not isinstance(body, dict):
-        raise BadRequest("The body is not a JSON object.")
+    body = await json_object(request)
     wanted = parse_request(body, process.engine.model, prefill_only=request.path == "/fimls/prefill")
     answer = Answer(process.options.model, logprobs=body.get("logprobs") not in (None, False))
     if not body.get("stream"):
-        async for event in run(process.engine, wanted):
+        async for event in run(process, wanted, answer.id):
             answer.add(event)
         status, whole = answer.whole()
         return web.json_response(whole, status=status)
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"})
     await response.prepare(request)
     with contextlib.suppress(ConnectionError):  # the client has gone: an ordinary way to end a request
-        async with contextlib.aclosing(run(process.engine, wanted)) as events:
+        async with contextlib.aclosing(run(process, wanted, answer.id)) as events:
             async for event in events:
                 await response.write(b"data: " + json.dumps(answer.chunk(event)).encode() + b"\n\n")
         await response.write(b"data: [DONE]\n\n")
     return response
 
 
-async def run(engine: Engine, request: Request) -> AsyncGenerator[Event]:
+async def json_object(request: web.Request) -> dict[str, Any]:
+    """Raises BadRequest."""
+    try:
+        body = await request.json()
+    except (ValueError, RecursionError, LookupError):  # the latter two: bottomless nesting, an unknown charset
+        raise BadRequest("The body is not JSON.") from None
+    if not isinstance(body, dict):
+        raise BadRequest("The body is not a JSON object.")
+    return body
+
+
+async def prioritize(request: web.Request) -> web.Response:
+    """That the answer has ended meanwhile is no error."""
+    from model.dialect import is_idle
+
+    process, body = request.app[PROCESS], await json_object(request)
+    idle, job = is_idle(body), process.jobs.get(str(body.get("id")))
+    if process.engine is not None and job is not None:
+        process.engine.queue.prioritize(job, idle=idle)
+    return web.json_response({"known": job is not None})
+
+
+async def run(process: EngineProcess, request: Request, name: str) -> AsyncGenerator[Event]:
     """The events of one request. Leaving early, as when the client has gone, cancels it."""
     from model.engine import Failed, Finished
 
@@ -225,7 +245,8 @@ async def run(engine: Engine, request: Request) -> AsyncGenerator[Event]:
         with contextlib.suppress(RuntimeError):  # the loop has closed: the process is going
             loop.call_soon_threadsafe(events.put_nowait, event)
 
-    job: Job = engine.submit(request, emit)
+    assert process.engine is not None
+    job = process.jobs[name] = process.engine.submit(request, emit)
     try:
         while True:
             event = await events.get()
@@ -233,6 +254,7 @@ async def run(engine: Engine, request: Request) -> AsyncGenerator[Event]:
             if isinstance(event, Finished | Failed):
                 return
     finally:
+        del process.jobs[name]
         job.cancel()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,13 +13,14 @@ from typing import Any
 
 import pytest
 
+from lsp_server import ahead as asked_ahead
 from lsp_server import local_engine
 from lsp_server.engines import CompletionRequest, EngineState, EngineUnavailable, Piece
 from lsp_server.prompter import Prompter
 from lsp_server.settings import RemoteSettings, Settings
 from model.errors import ModelError
 from model.hub import ModelFolder
-from tests.lsp_server.helpers import URI, Home, RpcError, Window, until, window_in_process
+from tests.lsp_server.helpers import INLINE, URI, Home, RpcError, Window, until, window_in_process
 
 BODY = "def f():\n    "  # the cursor at its end asks for a block
 END = (1, 4)
@@ -29,13 +31,14 @@ PATIENT = {"remote.url": "http://engine", "remote.format": "starcoder2", "altern
 class Stream:
     """One answer, said piece by piece by the test."""
 
-    def __init__(self, request: CompletionRequest) -> None:
-        self.request, self.closed = request, False
+    def __init__(self, request: CompletionRequest, name: str) -> None:
+        self.request, self.closed, self.name = request, False, name
+        self.told: list[bool] = []  # each time, whether it is idle from then on
         self.pieces: asyncio.Queue[Piece | Exception | None] = asyncio.Queue()
 
     def say(self, *texts: str) -> None:
         for text in texts:
-            self.pieces.put_nowait(Piece(text, (-0.1,)))
+            self.pieces.put_nowait(Piece(text, (-0.1,), id=self.name))
 
     def finish(self, *texts: str) -> None:
         self.say(*texts)
@@ -49,16 +52,18 @@ class Played:
     state = EngineState("ready")
 
     def __init__(self) -> None:
+        self.starts = 0
         self.asked: list[Stream] = []
         self.prefilled: list[CompletionRequest] = []
 
-    def start(self) -> None: ...
+    def start(self) -> None:
+        self.starts += 1
 
     async def wait_until_settled(self) -> EngineState:
         return self.state
 
     async def complete(self, request: CompletionRequest) -> AsyncGenerator[Piece]:
-        stream = Stream(request)
+        stream = Stream(request, str(len(self.asked)))
         self.asked.append(stream)
         try:
             while (piece := await stream.pieces.get()) is not None:
@@ -70,6 +75,9 @@ class Played:
 
     async def prefill(self, request: CompletionRequest) -> None:
         self.prefilled.append(request)
+
+    async def prioritize(self, id: str, *, idle: bool) -> None:
+        self.asked[int(id)].told.append(idle)
 
     async def close(self) -> None: ...
 
@@ -234,6 +242,14 @@ async def test_patience_ends(engine: Played) -> None:
         assert texts(await items) == ["a = 1"]
 
 
+@pytest.mark.asyncio
+async def test_patience_that_is_shorter_than_the_budget_gets_the_whole_lines(engine: Played) -> None:
+    async with window_at(timeBudget=HOURS, patience=0.05) as window:
+        _, items = window.ask(*END)
+        (await engine.stream(0)).say("a = 1\n", "    b")
+        assert texts(await items) == ["a = 1"]
+
+
 # ---- what goes on behind it ----
 
 
@@ -369,6 +385,35 @@ async def test_a_request_that_supersedes_one_that_waits_is_served_by_the_same_an
 
 
 @pytest.mark.asyncio
+async def test_what_goes_on_makes_way_unless_somebody_waits_for_it(engine: Played) -> None:
+    async with window_at(timeBudget=0) as window:
+        typist, stream = Typist(window), await cut(engine, window)
+        await until(lambda: stream.told == [True])
+        typist.to(BODY + "a = 1")
+        _, items = typist.ask()
+        await until(lambda: stream.told == [True, False])
+        stream.say(" = 2\n", "    c")
+        assert texts(await items) == ["\n    b = 2"]
+        await until(lambda: stream.told == [True, False, True])
+        window.notify("textDocument/didFocus", {"textDocument": {"uri": URI}, "position": Typist.place(typist.text)})
+        await window_is_ready(window)
+        await settle()
+        assert engine.prefilled == []  # it would end what goes on there
+
+
+@pytest.mark.asyncio
+async def test_it_ends_when_the_engine_is_asked_for_another_document(engine: Played) -> None:
+    async with window_at(timeBudget=0) as window:
+        stream = await cut(engine, window)
+        window.open("y = ", "file:///other.py")
+        _, items = window.ask(0, 4, "file:///other.py")
+        other = await engine.stream(1)
+        await until(lambda: stream.closed)
+        other.finish("2")
+        assert texts(await items) == ["2"]
+
+
+@pytest.mark.asyncio
 async def test_what_was_shown_counts_as_accepted_though_there_is_more_by_now(engine: Played) -> None:
     async with window_at(timeBudget=0) as window:
         typist, stream = Typist(window), await cut(engine, window)
@@ -479,9 +524,12 @@ async def test_what_has_begun_to_come_is_taken_up(engine: Played) -> None:
         typist.to(BODY + "a = 1")
         _, items = typist.ask()
         await settle()
+        assert ahead.told == [False]  # no idle work any more
         ahead.finish(" 2")
         assert texts(await items) == [" + 2"]
         assert len(engine.waited_for) == 1
+        why = (await window.request("fimls/why", {}))["markdown"]
+        assert re.search(r"first token after\W+0 ms", why)
 
 
 @pytest.mark.asyncio
@@ -512,6 +560,59 @@ async def test_it_ends_when_something_else_is_typed(engine: Played) -> None:
         assert not ahead.closed
         typist.to(BODY + "ax")
         await until(lambda: ahead.closed)
+
+
+@pytest.mark.asyncio
+async def test_it_ends_with_its_document(engine: Played) -> None:
+    async with window_at() as window:
+        ahead = await shown_whole(engine, window)
+        ahead.say(" + 2")
+        await settle()
+        window.close_document()
+        await until(lambda: ahead.closed)
+        window.open(BODY + "a = 1")
+        _, items = window.ask(1, 9)
+        await until(lambda: len(engine.waited_for) == 2)  # it was not kept
+        engine.waited_for[1].finish(" + 3")
+        assert texts(await items) == [" + 3"]
+
+
+@pytest.mark.asyncio
+async def test_an_edit_ends_the_prefill_of_the_text_before(engine: Played, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(asked_ahead, "FIRST_S", 0.2)
+    place = {"textDocument": {"uri": URI}, "position": {"line": 0, "character": 4}}
+    async with window_at("x = ") as window:
+        window.notify("textDocument/didFocus", place)
+        await window_is_ready(window)
+        await settle()
+        window.change(2, "y = ")
+        await asyncio.sleep(0.3)
+        assert engine.prefilled == []
+        window.notify("textDocument/didFocus", place)
+        (read,) = await until(lambda: engine.prefilled)
+        assert "y = " in str(read.prompt)
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("off", ["enabled", "late", "language", "snooze"])
+async def test_where_nothing_is_suggested_nothing_is_started_or_read(engine: Played, off: str) -> None:
+    engine.state = EngineState("absent")
+    settings = {"enabled": {"enabled": False}, "language": {"disabledLanguages": ["python"]}}.get(off, {})
+    pulls = INLINE | {"workspace": {"configuration": True}} if off == "late" else INLINE
+    async with window_in_process(PATIENT | settings, pulls, {"enabled": False} if off == "late" else None) as window:
+        window.open("x = ")
+        if off == "snooze":
+            await window.request("fimls/snooze", {"minutes": 5})
+        line = {"textDocument": {"uri": URI}, "position": {"line": 0, "character": 4}}
+        window.notify("textDocument/didFocus", line)
+        await window_is_ready(window)
+        await asyncio.sleep(0.2)
+        # The session itself has its engine started where the settings allow.
+        assert engine.starts == (0 if off in ("enabled", "late") else 1)
+        engine.state = EngineState("ready")
+        window.notify("textDocument/didFocus", line)
+        await asyncio.sleep(0.1)
+        assert engine.prefilled == []
 
 
 @pytest.mark.asyncio

@@ -72,6 +72,10 @@ def test_the_table_can_be_read(home: Home, short: None, tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_measured_is_refused(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "empty.py").write_text("")
+    empty = CliRunner().invoke(app, ["bench", str(tmp_path / "empty.py")])
+    assert (empty.exit_code, empty.stdout) == (2, "") and "there are no lines of code" in empty.stderr
+    assert home.engines() == []
     missing = CliRunner().invoke(app, ["bench", str(tmp_path / "no.py")])
     assert (missing.exit_code, missing.stdout) == (2, "") and "there is no file" in missing.stderr
     monkeypatch.setenv("FIMLS_REMOTE_URL", "http://127.0.0.1:1")

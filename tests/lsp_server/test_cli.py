@@ -104,6 +104,7 @@ def test_truncated_weights_are_reported_by_the_engine(
 def test_a_completion_as_json(talkative_folder: Path, tmp_path: Path, environment: dict[str, str]) -> None:
     text = "# 😀é\nx = 'unfinished\n"
     (tmp_path / "a.py").write_text(text)
+    environment = environment | {"FIMLS_TEMPERATURE": "1"}  # at 0 it may go round in loops, which are hidden
     done = fimls(environment, "complete", "a.py:2:6", "--model", str(talkative_folder), "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout)

@@ -15,11 +15,14 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from lsp_server.completer import Place, complete
 from lsp_server.documents import Document
-from lsp_server.engines import CompletionRequest, EngineUnavailable, Piece, RemoteEngine
+from lsp_server.engines import CompletionRequest, EngineUnavailable, HttpClient, Piece, RemoteEngine
 from lsp_server.prompter import Prompter
 from lsp_server.settings import RemoteSettings, Settings
 from model import load_model
@@ -256,6 +259,24 @@ async def test_an_endpoint_is_asked_in_its_own_dialect() -> None:
         "stream": True, "logprobs": 1, "stop": ["\n"],
     }  # fmt: skip
     assert endpoint.bodies == [plain, plain | {"stop_token_ids": [1, 2], "user": "window"}]
+
+
+@pytest.mark.asyncio
+async def test_a_prefill_says_what_the_request_will_say() -> None:
+    """The engine looks its drafts up by the ids that end an answer, too."""
+    bodies: list[dict[str, Any]] = []
+
+    async def take(request: web.Request) -> web.Response:
+        bodies.append(await request.json())
+        return web.json_response({})
+
+    app = web.Application()
+    app.router.add_post("/fimls/prefill", take)
+    async with TestServer(app) as server:
+        client = HttpClient(str(server.make_url("")), aiohttp.TCPConnector, model="m", extensions=True)
+        await client.prefill(CompletionRequest((5, 6), max_tokens=3, stop_ids=(1, 2), client="window", idle=True))
+        await client.close()
+    assert bodies == [{"prompt": [5, 6], "stop_token_ids": [1, 2], "user": "window", "priority": "idle"}]
 
 
 # ---- TLS ----

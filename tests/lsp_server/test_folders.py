@@ -32,6 +32,14 @@ def test_the_start_of_a_window_does_not_wait_for_platformdirs(home: Home) -> Non
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout == "False\n"
 
 
+def test_each_folder_that_is_made_is_private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FIMLS_LOG_DIR", str(tmp_path / "a" / "b" / "log"))
+    tmp_path.chmod(0o755)
+    folder = log_folder()
+    modes = [stat.S_IMODE(level.stat().st_mode) for level in (tmp_path, *list(folder.parents)[1::-1], folder)]
+    assert modes == [0o755, 0o700, 0o700, 0o700]
+
+
 @pytest.mark.parametrize(
     ("environment", "expected"),
     [

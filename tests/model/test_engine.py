@@ -205,6 +205,37 @@ def test_idle_work_that_runs_ends_for_whoever_asks(client: str, idle: bool, ends
     assert not later.cancelled  # somebody waits for it
 
 
+def test_of_a_job_that_runs_it_can_be_said_whether_somebody_waits() -> None:
+    queue = FairQueue()
+
+    def job(client: str = "a", *, idle: bool = False) -> Job:
+        made = Job(Request((1,), 1, client=client, idle=idle), print)
+        queue.put(made)
+        return made
+
+    left = job()
+    assert queue.take() is left
+    queue.prioritize(left, idle=True)
+    assert not left.cancelled  # nobody wants the engine
+    job("b", idle=True)
+    assert not left.cancelled
+    asked = job("b")
+    assert left.cancelled and queue.take() is asked
+    behind = job("c")
+    queue.prioritize(asked, idle=True)
+    assert asked.cancelled  # somebody waited for its end already
+    assert queue.take() is behind
+    begun = queue.take()
+    assert begun is not None and begun.idle
+    queue.prioritize(begun, idle=False)
+    job("b", idle=True)
+    job("c")
+    assert not begun.cancelled
+    queue.prioritize(left, idle=False)  # it has ended
+    queue.prioritize(begun, idle=True)
+    assert begun.cancelled
+
+
 def test_what_idle_work_has_read_stays_when_somebody_asks(engine: Engine, parrot: Parrot) -> None:
     asked: list[Answer] = []
     computed = 0
