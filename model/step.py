@@ -188,13 +188,13 @@ class Step:
 def add_step(decoder: Decoder, plan: Plan) -> None:
     """Gives a decoder of int8 matrices, all of them filled, its step."""
     step = decoder.few_rows = Step(decoder, plan.few_rows)
+    small = plan.few != plan.many  # as model.kernels judges it: what a large one reads keeps all threads at work
     if not quiet():
-        small = plan.few != plan.many  # as model.kernels judges it
         step.threads = 1 if small else None
         decoder.row_costs = {rows: cost for rows, cost in BY_THUMB.items() if rows <= plan.few_rows}
         return
     costs = _step_us(decoder, plan.few_rows)
-    if torch.get_num_threads() > 1:
+    if small and torch.get_num_threads() > 1:
         step.threads = 1
         alone = _step_us(decoder, plan.few_rows)
         if alone[1] < SHARED * costs[1]:
