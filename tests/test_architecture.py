@@ -2,10 +2,7 @@
 
 `fim` is text and token ids, `model` is token ids and weights; neither knows the other or the editor. `lsp_server`
 joins them, and of `model` it sees only what loads no torch. Inside `model` a file may import what the table below gives
-it and no more: shapes first (config), then what holds and moves tensors (kv_cache, layers, decoder), then what makes
-tokens of them (sampling, generate), what reads a folder (hub, tokenizer, the families, weights), the one door
-(loading), and behind it what writes a model for other programs (gguf_file, export) and the process that answers
-(prefix_cache, engine, dialect, serve). A new edge is a decision: it belongs here.
+it and no more. A new edge is a decision: it belongs here.
 """
 
 from __future__ import annotations
