@@ -79,6 +79,7 @@ def main() -> None:
         again = Asked(engine, ids).wait()
         rows.append([done.reason, pauses[-1], done.prefilled, again.reused, again.prefilled, again.prefill_s])
     engine.close(save=False)
+    engine.join(10.0)
     print(f"{machine()}; {options.layers} layers, {model.decoder.scheme}, prompts of {options.ids} ids\n")
     print(table(["first", "idle after, ms", "prefilled", "again: reused", "prefilled", "s"], rows))
     print(f"\nidle after {statistics.median(pauses):.0f} ms (median)")

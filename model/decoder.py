@@ -40,7 +40,8 @@ class Decoder(nn.Module):
     """Made with whatever is in memory for weights; model.weights fills it.
 
     scheme: how the matrices are kept and multiplied. row_costs: what a forward pass over so many rows behind a long
-    cache takes, as a multiple of one row's. Absent rows are not worth drafting for (model.speculative).
+    cache takes, as a multiple of one row's. Absent rows are not worth drafting for (model.speculative). prefill_chunk:
+    positions between two commits of a prefill, which is what a cancelled one may lose.
     """
 
     def __init__(self, config: DecoderConfig, factory: Factory) -> None:
@@ -53,6 +54,7 @@ class Decoder(nn.Module):
             self.head = factory.linear(config.hidden_size, config.vocab_size, False)
         self.few_rows: FewRows | None = None  # another way for a few rows behind a cache, where there is a faster one
         self.row_costs: Mapping[int, float] | None = None
+        self.prefill_chunk = 512
         self._turns: Turns | None = None
 
     @property

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from model.copying import CopyWeights
-from model.generate import Token, prefill_chunk
+from model.generate import Token
 from model.loading import LoadedModel
 from model.prefix_cache import BYTE_BUDGET, PrefixCache
 from model.prefix_store import PrefixStore
@@ -314,7 +314,7 @@ class Engine:
         generated = len(ids) - len(request.ids)
         by_itself = stopped or generated < request.max_new_tokens
         prefilled = min(lease.cache.length, len(request.ids)) - reused
-        passes = -(-prefilled // prefill_chunk(self.model.decoder)) + tally.passes
+        passes = -(-prefilled // self.model.decoder.prefill_chunk) + tally.passes
         self.passes += passes
         self.positions += prefilled + tally.passes + tally.drafted
         self.prefixes.give_back(lease, ids)

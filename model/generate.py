@@ -59,14 +59,6 @@ def prefill(
             return logits
 
 
-def prefill_chunk(decoder: Decoder) -> int:
-    """Positions between two commits of a prefill: what a cancelled one may lose, some seconds of a large model's work
-    on a CPU. Otherwise it is faster with more at once."""
-    c = decoder.config
-    large = c.num_layers * c.hidden_size * (2 * c.hidden_size + 2 * c.intermediate_size) > 2**29
-    return 128 if large and decoder.device.type == "cpu" else 512
-
-
 class Stepper:
     """Passes over a few rows, with as little between them as can be."""
 
@@ -129,7 +121,7 @@ def generate(
     max_new_tokens = min(max_new_tokens, decoder.config.max_positions - len(ids) + 1)
     cache.reserve(min(len(ids) + max_new_tokens, decoder.config.max_positions))
     tally = Tally() if tally is None else tally
-    chunk = chunk or prefill_chunk(decoder)
+    chunk = chunk or decoder.prefill_chunk
     rows = (len(ids) - cache.length - 1) % chunk + 1
     draft = drafter.propose(max_new_tokens - 1, rows) if drafter else []
     try:

@@ -190,11 +190,15 @@ def kernels() -> Mapping[str, Kernel]:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Which kernel multiplies: `few` up to few_rows rows, each of which comes out as it would alone; `many` beyond."""
+    """Which kernel multiplies: `few` up to few_rows rows, each of which comes out as it would alone; `many` beyond.
+
+    piece: how many rows of a long prefill cost as little each as more of them would.
+    """
 
     many: str
     few: str
     few_rows: int
+    piece: int = MANY
 
     @property
     def names(self) -> frozenset[str]:
@@ -254,7 +258,8 @@ def choose(times: Times, *, two_forms: bool) -> Plan:
     few_rows = FEW[-1]
     if few != many:
         few_rows = max((r for r in FEW if times[few][r] <= CLEAR * times[many][r]), default=1)
-    return Plan(many, few, few_rows)
+    enough = times[many][FEW[-1]] / FEW[-1] <= CLEAR * times[many][MANY] / MANY
+    return Plan(many, few, few_rows, 2 * FEW[-1] if enough else MANY)
 
 
 class _Book:

@@ -189,6 +189,8 @@ def add_step(decoder: Decoder, plan: Plan) -> None:
     """Gives a decoder of int8 matrices, all of them filled, its step."""
     step = decoder.few_rows = Step(decoder, plan.few_rows)
     small = plan.few != plan.many  # as model.kernels judges it: what a large one reads keeps all threads at work
+    if not small:  # whose prefill takes long, and may be cancelled
+        decoder.prefill_chunk = plan.piece
     if not quiet():
         step.threads = 1 if small else None
         decoder.row_costs = {rows: cost for rows, cost in BY_THUMB.items() if rows <= plan.few_rows}

@@ -98,6 +98,13 @@ def test_large_weights_are_kept_once() -> None:
     assert plan.few_rows == FEW[-1]
 
 
+def test_a_prefill_goes_in_pieces_that_cost_no_more() -> None:
+    bound_by_sums = times(whole=(5, 5, 6, 8, 15, 118))
+    bound_by_memory = times(whole=(5, 5, 5, 5, 6, 20))
+    assert choose(bound_by_sums, two_forms=False).piece == 32
+    assert choose(bound_by_memory, two_forms=False).piece == MANY
+
+
 def test_a_second_form_has_to_be_clearly_faster() -> None:
     plan = choose(times(rows=(4.5, 5, 8, 9, 9), whole=(5, 5, 5, 5, 6, 40)), two_forms=True)
     assert plan.few == plan.many == "whole"

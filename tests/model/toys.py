@@ -72,6 +72,7 @@ class Parrot:
     config: DecoderConfig = field(default_factory=toy_config)
     on_layer: Callable[[], None] = lambda: None
     device: torch.device = CPU
+    prefill_chunk: int = 512
     row_costs: Mapping[int, float] | None = None
 
     def new_cache(self, capacity: int = 0) -> KVCache:
