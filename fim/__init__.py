@@ -18,6 +18,7 @@ from fim.anchor import with_anchor
 from fim.attribution import Attribution, AttributionError, Match
 from fim.context import CursorContext, Snippet, around_cursor, without_surrogates
 from fim.formats import FORMATS, MODEL_TYPES, Encoder, FimFormat, FormatError, Layout, Sentinels, resolve
+from fim.lines import without_closers
 from fim.pieces import PieceEncoder
 from fim.postprocess import Extent, Multiline, Reason, Shaper, Suggestion, extent_at
 from fim.prompt import Prompt, Span, build_prompt, render_text
@@ -54,5 +55,6 @@ __all__ = [
     "target_at",
     "targets_at",
     "with_anchor",
+    "without_closers",
     "without_surrogates",
 ]

@@ -6,7 +6,6 @@ from typing import Literal
 
 from fim.context import CursorContext, as_trained
 from fim.formats import Encoder, FimFormat, FormatError, Layout, Sentinels
-from fim.lines import without_closers
 
 Span = tuple[int, int]  # (start, stop)
 
@@ -162,7 +161,7 @@ def _infill(context: CursorContext, family: FimFormat, layout: Layout, *, named:
     path = context.path + "\n" if named and family.path_in_prefix and context.path else ""
     anchor = len(context.prefix) - (context.typed if layout == "anchored" else 0)
     prefix = [_Piece("sentinel", family.prefix), _Piece("prefix", path + context.prefix[:anchor])]
-    suffix = [_Piece("sentinel", family.suffix), _Piece("suffix", without_closers(context.suffix))]
+    suffix = [_Piece("sentinel", family.suffix), _Piece("suffix", context.suffix)]
     middle = [_Piece("sentinel", family.middle)] if family.middle else []
     if layout == "psm":
         return prefix + suffix + middle

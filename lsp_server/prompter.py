@@ -20,6 +20,7 @@ from fim import (
     render_text,
     resolve,
     with_anchor,
+    without_closers,
     without_surrogates,
 )
 from lsp_server.documents import Snapshot
@@ -130,6 +131,7 @@ class Prompter:
             seed=settings.seed,
             client=client,
         )
+        context = replace(context, suffix=without_closers(context.suffix))
         if self.sentinels is None:
             text = render_text(context, self.format, self.layout)
             return replace(asked, prompt=text), self.layout or self.format.layouts[0]

@@ -13,7 +13,6 @@ import fim
 from fim import CursorContext, Encoder, Layout, PieceEncoder, around_cursor, build_prompt, resolve, with_anchor
 from fim.anchor import MOST_TYPED
 from fim.context import as_trained, without_surrogates
-from fim.lines import without_closers
 from model.hub import BUNDLED
 from model.tokenizer import Tokenizer
 from tests.fim.test_formats import vocabulary
@@ -73,7 +72,7 @@ class Typist:
                 self.encoder.decode(prompt.ids[slice(*part)]) for part in (prompt.prefix, prompt.typed, prompt.suffix)
             ]
             assert told[0] + told[1] + prompt.begin_with == as_trained(context.prefix)
-            assert told[2] == as_trained(without_closers(context.suffix))
+            assert told[2] == as_trained(context.suffix)
         self.context, self.ids, self.asked = context, prompt.ids, self.asked + 1
         if before is None:
             return None
@@ -255,20 +254,6 @@ def test_the_anchor() -> None:
     assert at("a\n" + "b" * MOST_TYPED, "\nd", first).typed == MOST_TYPED
     assert at("a\n" + "b" * MOST_TYPED + "\nc", "\nd", first).typed == 1  # too much
     assert at("a\n" + "b" * 999, "\nd").typed == MOST_TYPED // 2
-
-
-@pytest.mark.parametrize("heal", [False, True])
-def test_brackets_that_an_editor_closes_leave_the_suffix_alone(heal: bool) -> None:
-    def ids(before: str, behind: str) -> tuple[int, ...]:
-        context = CursorContext("def f(a):\n    return " + before, behind + "\n\nx = 1\n")
-        return build_prompt(context, SENTINELS, ENCODER, "spm", heal=heal).ids
-
-    plain = ids("g", "")
-    for before, behind in (("g(", ")"), ("g([", "])"), ('g(["', '"])'), ("g(", "):")):
-        grown = ids(before, behind)
-        common = next((i for i, (a, b) in enumerate(zip(plain, grown, strict=False)) if a != b), len(plain))
-        assert len(plain) - common <= 1
-    assert ids("g", "") != ids("g", ".x")
 
 
 SPECIALS = vocabulary(fim.FORMATS["starcoder2"])
