@@ -117,7 +117,7 @@ async def with_answer(text: str, document: str, lisp: str, server: str = "eglot-
 
 def is_of_here(prompts: list[str]) -> bool:
     """Whether the text was split exactly at the cursor."""
-    return f"{PREFIX}<fim_suffix>{SUFFIX}<fim_middle>" in prompts[-1]
+    return f"<fim_suffix>{SUFFIX}<fim_middle>{PREFIX}" in prompts[-1]
 
 
 ASKS_BARE = """

@@ -112,4 +112,4 @@ async def test_helix_inserts_the_suggestion(home: Home, before: str, typed: str,
             terminal.close()
         prompt = endpoint.bodies[-1]["prompt"]
     assert (work / "code.py").read_text(encoding="utf-8") == before + typed + said + after
-    assert f"{before}{typed}<fim_suffix>{after}<fim_middle>" in prompt
+    assert f"<fim_suffix>{after}<fim_middle>{before}{typed}" in prompt
