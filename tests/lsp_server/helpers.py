@@ -95,8 +95,19 @@ class Home:
         gone = self._all_gone_after(signal.SIGTERM)
         if not gone:
             self._all_gone_after(signal.SIGKILL)
-        shutil.rmtree(self.path)
+        self._remove()
         assert gone, "an engine had to be killed"
+
+    def _remove(self) -> None:
+        """Also while a server that an editor has started, and that is just ending, writes what it has counted."""
+        deadline = time.monotonic() + PATIENCE_S / 4
+        while self.path.exists():
+            try:
+                shutil.rmtree(self.path)
+            except OSError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.05)
 
     def _all_gone_after(self, sign: signal.Signals) -> bool:
         for pid in self.engines():
