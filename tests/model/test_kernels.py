@@ -16,6 +16,12 @@ from model.kernels import FEW, MANY, ROWS, Kernel, Plan, by_thumb, choose, make_
 SHAPES = {(96, 64): 2, (64, 96): 1}
 
 
+@pytest.fixture(autouse=True)
+def at_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever else the machine does: what is measured is not looked at here."""
+    monkeypatch.setattr(kernels, "quiet", lambda: True)
+
+
 def weights(out: int = 96, width: int = 64) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(3)
     q = torch.randint(-127, 128, (out, width), generator=generator, dtype=torch.int8)
