@@ -19,7 +19,8 @@ from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from benchmarks.sides import KINDS, Drafter, Transformers, arguments, common_prefix, quiet_stdout, write
+from benchmarks.sides import KINDS, Drafter, Transformers, arguments, quiet_stdout, write
+from model.matches import common_prefix
 
 
 class Gone(Exception):

@@ -3,7 +3,8 @@
     PYTHON -m benchmarks.sides KIND MODEL --threads 2 [--precision int8]
 
 Jobs come as JSON lines on stdin, {"job": "prefill", "tokens": 512}, and answers go to stdout, {"seconds": 0.1}. This
-file runs under the peers' interpreter too, which has neither torch nor this project installed: imports stay inside.
+file runs under the peers' interpreter too, which has neither torch nor this project installed: imports stay inside, but
+for what needs the standard library alone.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
+
+from model.matches import common_prefix
 
 PIECE = 512  # positions between two looks at whether anybody still waits
 
@@ -213,10 +216,6 @@ def growing(decode: Callable[[list[int]], str]) -> Callable[[int], str]:
         return fresh
 
     return push
-
-
-def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
-    return next((n for n, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
 Drafter = Callable[[list[int]], Sequence[int]]

@@ -12,8 +12,9 @@ Invariants:
   sampling), decoder, layers; on a CPU with int8 weights then step, quantize, kernels; on a GPU graphs, bits.
 - Families differ by explicit fields of DecoderConfig, never by looking at a model's name.
 - A warm cache gives what a cold one gives: in floats as far as sums in another order do, in int8 as far as
-  benchmarks/RESULTS.md tells. Drafts change nothing where a row does not depend on those beside it, and nobody drafts
-  elsewhere. Weights come from safetensors only; code in a model folder is never run.
+  benchmarks/RESULTS.md tells. Drafts change nothing where a row does not depend on those beside it; on CUDA, where it
+  does in the last bits, they may decide a tie (model/graphs.py); elsewhere nobody drafts. Weights come from safetensors only; code in a model folder is
+  never run.
 """
 
 from __future__ import annotations

@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from model.copying import CopyWeights
 from model.generate import Token
 from model.loading import LoadedModel
-from model.prefix_cache import BYTE_BUDGET, PrefixCache
+from model.options import CACHE_BYTES
+from model.prefix_cache import PrefixCache
 from model.prefix_store import PrefixStore
 from model.sampling import Sampling
 from model.speculative import Recent, Tally
@@ -214,7 +215,7 @@ class Engine:
     """Runs requests one at a time on a loaded model."""
 
     def __init__(
-        self, model: LoadedModel, *, cache_bytes: int = BYTE_BUDGET, store: PrefixStore | None = None
+        self, model: LoadedModel, *, cache_bytes: int = CACHE_BYTES, store: PrefixStore | None = None
     ) -> None:
         self.model = model
         self.prefixes = PrefixCache(model.decoder, cache_bytes, store)

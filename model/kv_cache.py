@@ -21,35 +21,25 @@ class KVCache:
         self.config = config
         self.length = 0
         shape = (config.num_layers, config.num_kv_heads, capacity, config.head_dim)
-        self._keys = torch.empty(shape, dtype=dtype, device=device)
-        self._values = torch.empty(shape, dtype=dtype, device=device)
+        self.keys = torch.empty(shape, dtype=dtype, device=device)
+        self.values = torch.empty(shape, dtype=dtype, device=device)
 
     @property
     def dtype(self) -> torch.dtype:
-        return self._keys.dtype
+        return self.keys.dtype
 
     @property
     def device(self) -> torch.device:
-        return self._keys.device
-
-    @property
-    def keys(self) -> Tensor:
-        """(layers, kv_heads, capacity, head_dim)"""
-        return self._keys
-
-    @property
-    def values(self) -> Tensor:
-        """(layers, kv_heads, capacity, head_dim)"""
-        return self._values
+        return self.keys.device
 
     @property
     def capacity(self) -> int:
-        return self._keys.shape[2]
+        return self.keys.shape[2]
 
     @property
     def nbytes(self) -> int:
         """What it takes up: capacity, not length."""
-        return 2 * self._keys.nbytes
+        return 2 * self.keys.nbytes
 
     def reserve(self, positions: int) -> None:
         """Makes room for `positions` in all. What is cached stays.
@@ -71,12 +61,15 @@ class KVCache:
         return self.nbytes * (self.capacity - self.length) // max(1, self.capacity)
 
     def _resize(self, capacity: int) -> None:
-        layers, kv_heads, _, head_dim = self._keys.shape
-        for name in ("_keys", "_values"):
-            old = getattr(self, name)
-            new = old.new_empty((layers, kv_heads, capacity, head_dim))
+        layers, kv_heads, _, head_dim = self.keys.shape
+        shape = layers, kv_heads, capacity, head_dim
+
+        def moved(old: Tensor) -> Tensor:
+            new = old.new_empty(shape)
             new[:, :, : self.length] = old[:, :, : self.length]
-            setattr(self, name, new)
+            return new
+
+        self.keys, self.values = moved(self.keys), moved(self.values)
 
     def append(self, layer: int, keys: Tensor, values: Tensor, first: int = 0) -> tuple[Tensor, Tensor]:
         """Writes a layer's new keys and values, each (kv_heads, n, head_dim), behind `length`.
@@ -84,9 +77,9 @@ class KVCache:
         Returns all keys and values from position `first` on, each (1, kv_heads, length + n - first, head_dim).
         """
         end = self.length + keys.shape[1]
-        self._keys[layer, :, self.length : end] = keys
-        self._values[layer, :, self.length : end] = values
-        return self._keys[layer : layer + 1, :, first:end], self._values[layer : layer + 1, :, first:end]
+        self.keys[layer, :, self.length : end] = keys
+        self.values[layer, :, self.length : end] = values
+        return self.keys[layer : layer + 1, :, first:end], self.values[layer : layer + 1, :, first:end]
 
     def commit(self, positions: int) -> None:
         """Counts positions that every layer has appended."""
@@ -103,20 +96,20 @@ class KVCache:
         capacity = min(max(length, room) + GROWTH, max(self.capacity, self.config.max_positions))
         copy = KVCache(self.config, dtype=self.dtype, device=self.device, capacity=capacity)
         copy.length = min(length, self.length)
-        copy._keys[:, :, : copy.length] = self._keys[:, :, : copy.length]
-        copy._values[:, :, : copy.length] = self._values[:, :, : copy.length]
+        copy.keys[:, :, : copy.length] = self.keys[:, :, : copy.length]
+        copy.values[:, :, : copy.length] = self.values[:, :, : copy.length]
         return copy
 
     def copy_out(self, start: int, block: Tensor) -> None:
         """Copies positions `start` and following into block (2, layers, kv_heads, n, head_dim): keys, then values."""
         end = start + block.shape[3]
-        block[0] = self._keys[:, :, start:end]
-        block[1] = self._values[:, :, start:end]
+        block[0] = self.keys[:, :, start:end]
+        block[1] = self.values[:, :, start:end]
 
     def extend(self, block: Tensor) -> None:
         """Adds the positions of such a block behind `length`."""
         end = self.length + block.shape[3]
         self.reserve(end)
-        self._keys[:, :, self.length : end] = block[0]
-        self._values[:, :, self.length : end] = block[1]
+        self.keys[:, :, self.length : end] = block[0]
+        self.values[:, :, self.length : end] = block[1]
         self.length = end

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -175,8 +177,7 @@ class Factory:
 
     def qkv(self, config: DecoderConfig) -> nn.Module:
         """The fused projection for queries, keys and values: hidden -> (H + 2K) D."""
-        rows = (config.num_heads + 2 * config.num_kv_heads) * config.head_dim
-        return self.linear(config.hidden_size, rows, config.qkv_bias)
+        return self.linear(config.hidden_size, config.qkv_size, config.qkv_bias)
 
     def embedding(self, vocabulary: int, hidden: int) -> Embeddings:
         return Embedding(vocabulary, hidden, device=self.device, dtype=self.dtype)
@@ -232,12 +233,19 @@ class Attention(nn.Module):
         return out
 
 
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu_tanh": partial(F.gelu, approximate="tanh"),
+    "gelu": F.gelu,
+    "silu": F.silu,
+}
+
+
 class MLP(nn.Module):
     """down(act(up(x))), or gated (SwiGLU, Shazeer 2020): down(act(gate(x)) * up(x)), gate and up fused."""
 
     def __init__(self, config: DecoderConfig, factory: Factory) -> None:
         super().__init__()
-        self.gated, self.activation = config.gated_mlp, config.activation
+        self.gated, self.activation = config.gated_mlp, ACTIVATIONS[config.activation]
         rows = config.intermediate_size * (2 if config.gated_mlp else 1)
         self.up = factory.linear(config.hidden_size, rows, config.mlp_bias)
         self.down = factory.linear(config.intermediate_size, config.hidden_size, config.mlp_bias)
@@ -245,10 +253,7 @@ class MLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.up(x)
         gate, factor = x.chunk(2, dim=-1) if self.gated else (x, None)
-        if self.activation == "silu":
-            gate = F.silu(gate)
-        else:
-            gate = F.gelu(gate, approximate="tanh" if self.activation == "gelu_tanh" else "none")
+        gate = self.activation(gate)
         out: Tensor = self.down(gate if factor is None else gate * factor)
         return out
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 
 CACHE_BYTES = 512 * 2**20
 
@@ -29,15 +29,10 @@ def parse_options(argv: list[str]) -> Options:
     parser = argparse.ArgumentParser(prog="fimls engine")
     parser.add_argument("--model", default="bundled")
     parser.add_argument("--listen", required=True, help="unix:PATH or tcp:HOST:PORT")
-    parser.add_argument("--version", default="")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--dtype", default="auto")
-    parser.add_argument("--quantization", default="auto")
-    parser.add_argument("--threads", type=int, default=0)
-    parser.add_argument("--idle-timeout", type=float, default=900.0)
-    parser.add_argument("--cache-bytes", type=int, default=CACHE_BYTES)
-    parser.add_argument("--cache-dir", default="")
-    parser.add_argument("--disk-bytes", type=int, default=0)
+    for option in fields(Options):
+        if option.default is not MISSING:
+            flag = "--" + option.name.replace("_", "-")
+            parser.add_argument(flag, type=type(option.default), default=option.default)
     options = Options(**vars(parser.parse_args(argv)))
     kind, _, where = options.listen.partition(":")
     if kind not in ("unix", "tcp") or (kind == "tcp" and not where.rpartition(":")[2].isdigit()):

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from model.decoder import Decoder
 from model.kv_cache import GROWTH, KVCache
+from model.options import CACHE_BYTES
 from model.packed_ids import WIDTH, common_prefix, contains, pack
 from model.prefix_store import WORTH_READING, PrefixStore
 
-BYTE_BUDGET = 512 * 2**20
 # A prompt that leaves a sequence gets a copy of what they share, rather than the sequence itself, if that loses so many
 # positions: more than a suggestion that was not accepted.
 WORTH_KEEPING = 128
@@ -35,7 +35,7 @@ class PrefixCache:
     there is no hash that could be wrong.
     """
 
-    def __init__(self, decoder: Decoder, byte_budget: int = BYTE_BUDGET, store: PrefixStore | None = None) -> None:
+    def __init__(self, decoder: Decoder, byte_budget: int = CACHE_BYTES, store: PrefixStore | None = None) -> None:
         self._decoder, self._budget, self._store = decoder, byte_budget, store
         self._kept: list[tuple[bytes, KVCache]] = []  # most recently used last; packed ids, as many as are cached
         self.unsaved = False  # something was given back since the last `save`

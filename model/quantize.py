@@ -141,8 +141,7 @@ class Int8Factory(Factory):
         return Int8Linear(width, out, bias, self.plan)
 
     def qkv(self, config: DecoderConfig) -> nn.Module:
-        rows = (config.num_heads + 2 * config.num_kv_heads) * config.head_dim
-        return Int8Linear(config.hidden_size, rows, config.qkv_bias, self.plan, order=paired(config))
+        return Int8Linear(config.hidden_size, config.qkv_size, config.qkv_bias, self.plan, order=paired(config))
 
     def finish(self, module: nn.Module) -> None:
         if isinstance(module, Attention):  # of its own it has only the gains of its norms
@@ -157,7 +156,7 @@ def step_shapes(config: DecoderConfig) -> Counter[Shape]:
     """The matrices that one step multiplies with, and how often each shape occurs."""
     hidden, inner, heads = config.hidden_size, config.intermediate_size, config.num_heads * config.head_dim
     layer = (
-        (heads + 2 * config.num_kv_heads * config.head_dim, hidden),
+        (config.qkv_size, hidden),
         (hidden, heads),
         (inner * (2 if config.gated_mlp else 1), hidden),
         (hidden, inner),

@@ -15,23 +15,17 @@ from dataclasses import dataclass
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from model.decoder import Cancelled, Decoder
 from model.kernels import FEW, Plan, fastest_us, quiet, threads
 from model.kv_cache import KVCache
-from model.layers import DecoderLayer
+from model.layers import ACTIVATIONS, DecoderLayer
 from model.quantize import Int8Linear
 
 TYPICAL = 768  # positions in the cache while somebody types
 SHARED = 1.2  # one thread may take so much longer: it leaves the rest to others, and waits for nobody
 BY_THUMB = {1: 1.0, 2: 1.2, 4: 1.6, 8: 2.8, 16: 5.0}  # row costs where nothing can be measured
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
-    "gelu": F.gelu,
-    "silu": F.silu,
-}
 
 
 class Matrix:

@@ -52,8 +52,8 @@ MODEL_MAY_IMPORT = {
     "export": "errors gguf_file hub loading tokenizer weights",
     "packed_ids": "",
     "prefix_store": "errors hub kv_cache machine packed_ids",
-    "prefix_cache": "decoder kv_cache packed_ids prefix_store",
-    "engine": "copying generate loading prefix_cache prefix_store sampling speculative",
+    "prefix_cache": "decoder kv_cache options packed_ids prefix_store",
+    "engine": "copying generate loading options prefix_cache prefix_store sampling speculative",
     "dialect": "copying engine errors generate loading sampling",
     "serve": "dialect engine errors loading machine options prefix_store",
 }
