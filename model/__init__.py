@@ -13,8 +13,8 @@ Invariants:
 - Families differ by explicit fields of DecoderConfig, never by looking at a model's name.
 - A warm cache gives what a cold one gives: in floats as far as sums in another order do, in int8 as far as
   benchmarks/RESULTS.md tells. Drafts change nothing where a row does not depend on those beside it; on CUDA, where it
-  does in the last bits, they may decide a tie (model/graphs.py); elsewhere nobody drafts. Weights come from safetensors only; code in a model folder is
-  never run.
+  does in the last bits, they may decide a tie (model/graphs.py); elsewhere nobody drafts.
+- Weights come from safetensors only; code in a model folder is never run.
 """
 
 from __future__ import annotations
