@@ -10,7 +10,7 @@ from lsp_server.completer import Place, Question, begin
 from lsp_server.documents import Snapshot
 from lsp_server.engines import Engine, EngineUnavailable
 from lsp_server.generation import Generation
-from lsp_server.memory import Memory, answer_key
+from lsp_server.memory import Memory
 from lsp_server.offers import Offer
 from lsp_server.scheduler import Background
 
@@ -53,7 +53,7 @@ class Ahead:
         if expected is None or expected.begun is None:
             return None
         asked, generation = expected.begun
-        if not (generation.text and generation.running and answer_key(asked) == answer_key(question)):
+        if not (generation.text and generation.running and asked.key == question.key):
             return None
         expected.begun = None
         self.end()
@@ -88,7 +88,7 @@ class Ahead:
         try:
             question = self._memory.question(place, here=expected.offer is None)
             idle = replace(question, request=replace(question.request, idle=True))
-            if self._memory.find(question) is not None:
+            if self._memory.find(idle) is not None:
                 pass
             elif expected.offer is None:
                 await place.engine.prefill(idle.request)

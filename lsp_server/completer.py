@@ -10,8 +10,10 @@ import asyncio
 import logging
 import threading
 import time
-from dataclasses import dataclass, field
-from functools import lru_cache
+from array import array
+from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache
+from hashlib import blake2b
 from pathlib import Path
 from typing import Literal
 
@@ -78,7 +80,11 @@ def _read_attribution(path: Path) -> Attribution | None:
     return None
 
 
-@dataclass(frozen=True, slots=True)
+def digest(text: str, more: bytes = b"") -> bytes:
+    return blake2b(text.encode("utf-8", "surrogatepass") + more, digest_size=16).digest()
+
+
+@dataclass(frozen=True)  # without slots, so that its key is computed once
 class Question:
     """What the engine is asked at a cursor, and how its answer is read."""
 
@@ -90,6 +96,15 @@ class Question:
     clock: Clock
     context_ms: float
     prompt_ms: float
+
+    @cached_property
+    def key(self) -> bytes:
+        """What decides the answer, as a digest. Who asks, and how sure the answer has to be, does not."""
+        request, ids = replace(self.request, client="", idle=False), b""
+        if not isinstance(request.prompt, str):  # thousands of ids, whose repr takes ten times as long
+            request, ids = replace(request, prompt=()), array("I", request.prompt).tobytes()
+        rules, known = replace(self.shaper, min_confidence=0.0, known=frozenset()), sorted(self.shaper.known)
+        return digest(repr((request, rules, known)), ids)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import logging
 import uuid
 from collections.abc import Sequence
 from contextlib import suppress
@@ -14,14 +15,16 @@ from cattrs.errors import BaseValidationError
 from lsprotocol import types as lsp
 from pygls.exceptions import JsonRpcException, JsonRpcInvalidParams
 
+from lsp_server.conversions import plain, to_position
 from lsp_server.documents import Snapshot
-from lsp_server.log import log_error
+from lsp_server.log import log_error, quietly
 from lsp_server.suggestions import FillError
 
 if TYPE_CHECKING:
     from fim import Kind, Target
     from lsp_server.server import FimlsServer
 
+logger = logging.getLogger(__name__)
 COMMAND = "fimls.fill"
 ACTION = "refactor.rewrite.fimls"
 TITLES = {"selection": "Write {} anew", "body": "Complete {}", "docstring": "Write {}"}
@@ -40,8 +43,6 @@ class Request:
 
 
 def add_edits(server: FimlsServer) -> None:
-    from lsp_server.server import logger, plain, quietly, to_position
-
     def snapshot_of(uri: str, where: lsp.Range) -> tuple[Snapshot, int] | None:
         """The document with the cursor at the range's start, and where the range ends in that text."""
         snapshot = server.documents.snapshot(uri, where.start.line, where.start.character)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import logging
 import traceback
+from collections.abc import Coroutine
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
+from typing import Any, TypeVar
 
 from lsp_server.folders import log_folder
 
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
 MAX_BYTES = 2**20
 
 
@@ -16,6 +20,15 @@ def log_error(logger: logging.Logger, error: BaseException) -> None:
     """One line: what kind of error, and where. Its text stays out, since it may hold the user's."""
     frames = traceback.extract_tb(error.__traceback__)[-1:]
     logger.error("%s at %s", type(error).__name__, ", ".join(f"{f.filename}:{f.lineno}" for f in frames) or "?")
+
+
+async def quietly(work: Coroutine[Any, Any, T]) -> T | None:
+    """Runs what nobody waits for or what must not fail: an error is one line in the log."""
+    try:
+        return await work
+    except Exception as error:
+        log_error(logger, error)
+        return None
 
 
 def engine_log() -> Path:

@@ -8,12 +8,10 @@ Documents have their answers for themselves, and lose them when they are closed.
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import replace
-from hashlib import blake2b
 from typing import Generic, TypeVar
 
 from fim import CursorContext
-from lsp_server.completer import Place, Question, question_at
+from lsp_server.completer import Place, Question, digest, question_at
 from lsp_server.generation import Generation
 
 KEPT = 64  # of all documents
@@ -61,12 +59,12 @@ class Memory:
         return question
 
     def find(self, question: Question) -> Generation | None:
-        return self._answers.get(question.place.snapshot.uri, answer_key(question))
+        return self._answers.get(question.place.snapshot.uri, question.key)
 
     def keep(self, question: Question, generation: Generation) -> None:
         """Remembers the answer if it is whole."""
         if generation.whole:
-            self._answers.put(question.place.snapshot.uri, answer_key(question), generation)
+            self._answers.put(question.place.snapshot.uri, question.key, generation)
 
     def forget(self, uri: str | None = None) -> None:
         """One document's, or all."""
@@ -78,19 +76,8 @@ class Memory:
             self._last.pop(uri, None)
 
 
-def answer_key(question: Question) -> bytes:
-    """What decides the answer, as a digest. Who asks, and how sure the answer has to be, does not."""
-    request, shaper = replace(question.request, client="", idle=False), question.shaper
-    rules = replace(shaper, min_confidence=0.0, known=frozenset())
-    return digest(repr((request, rules, sorted(shaper.known))))
-
-
 def context_key(place: Place) -> bytes:
     """What decides the context, as a digest."""
     snapshot, most = place.snapshot, place.prompter.most_tokens(place.settings)
     about = (snapshot.window_start, snapshot.offset, snapshot.language, place.path, most)
     return digest(f"{about}\n{snapshot.text}")
-
-
-def digest(text: str) -> bytes:
-    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from pygls.exceptions import JsonRpcInvalidParams
 
 from lsp_server import __version__
+from lsp_server.conversions import ACCEPTED, plain
 from lsp_server.folders import log_folder
 
 if TYPE_CHECKING:
@@ -16,8 +17,6 @@ MAX_SNOOZE_MINUTES = 24 * 60
 
 
 def add_own_messages(server: FimlsServer) -> None:
-    from lsp_server.server import ACCEPTED, plain
-
     def document_of(params: Any) -> str | None:
         """The URI of the textDocument of such parameters; None where there is none."""
         value = plain(params)

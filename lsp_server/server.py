@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import subprocess
 import sys
 import uuid
-from collections.abc import Coroutine, Generator, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, TypeVar
-from urllib.parse import unquote, urlsplit
+from typing import Any
 
 from lsprotocol import types as lsp
 from pygls.lsp.server import LanguageServer
@@ -22,8 +19,9 @@ from pygls.protocol.json_rpc import RPCMessage, RPCRequest
 from pygls.protocol.language_server import lsp_method
 
 from lsp_server import __version__
-from lsp_server.documents import Change, Documents, Encoding, Position
-from lsp_server.log import log_error
+from lsp_server.conversions import accepted_command, plain, to_change, to_encoding, to_path, to_position
+from lsp_server.documents import Documents
+from lsp_server.log import log_error, quietly
 from lsp_server.session import Session
 from lsp_server.settings import SECTION
 from lsp_server.spawn import is_alive
@@ -31,10 +29,8 @@ from lsp_server.status import Status
 from lsp_server.suggestions import Answer, Suggestions
 
 logger = logging.getLogger(__name__)
-T = TypeVar("T")
 PARENT_POLL_S = 0.5
 STATUS_DELAY_S = 0.05
-ACCEPTED = "fimls.didAccept"
 SETTINGS_WAIT_S = 2.0  # how long the engine's start waits for a client that was asked for its settings
 
 
@@ -256,15 +252,6 @@ class FimlsServer(LanguageServer):
         self._progress = asyncio.ensure_future(quietly(report()))
 
 
-async def quietly(work: Coroutine[Any, Any, T]) -> T | None:
-    """Runs what nobody waits for or what must not fail: an error is one line in the log."""
-    try:
-        return await work
-    except Exception as error:
-        log_error(logger, error)
-        return None
-
-
 def make_server(spare: subprocess.Popen[bytes] | None = None) -> FimlsServer:
     server = FimlsServer(spare)
 
@@ -328,48 +315,6 @@ def make_server(spare: subprocess.Popen[bytes] | None = None) -> FimlsServer:
     add_edits(server)
     add_own_messages(server)
     return server
-
-
-def accepted_command(answer: Answer) -> lsp.Command:
-    """What a client runs when all of a suggestion was accepted; the second argument says whose text it repeats."""
-    match = answer.suggestion.match
-    arguments = [answer.id] if match is None else [answer.id, str(match)]
-    return lsp.Command("Accepted", ACCEPTED, arguments=arguments)
-
-
-def plain(value: Any) -> Any:
-    """JSON that pygls has made objects of, as dictionaries again."""
-    if isinstance(value, tuple) and hasattr(value, "_asdict"):
-        return {key: plain(item) for key, item in value._asdict().items()}
-    return [plain(item) for item in value] if isinstance(value, list) else value
-
-
-def to_change(event: lsp.TextDocumentContentChangeEvent) -> Change:
-    if isinstance(event, lsp.TextDocumentContentChangePartial):
-        start, end = event.range.start, event.range.end
-        return Change(event.text, (start.line, start.character), (end.line, end.character))
-    return Change(event.text)
-
-
-def to_position(position: Position) -> lsp.Position:
-    return lsp.Position(*position)
-
-
-def to_encoding(kind: str) -> Encoding:
-    encodings: dict[str, Encoding] = {"utf-8": "utf-8", "utf-16": "utf-16", "utf-32": "utf-32"}
-    return encodings[getattr(kind, "value", kind)]
-
-
-def to_path(uri: str) -> Path | None:
-    """The path of a file: URI; None for any other document (untitled, notebook cells, remote)."""
-    try:
-        parts = urlsplit(uri)
-    except ValueError:  # "file://["
-        return None
-    if parts.scheme != "file" or parts.netloc not in ("", "localhost"):
-        return None
-    path = unquote(parts.path)
-    return Path(path.removeprefix("/") if os.name == "nt" else path)
 
 
 async def run(

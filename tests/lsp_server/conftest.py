@@ -1,4 +1,4 @@
-"""Homes: folders for sockets and logs, and no engine that outlives a test."""
+"""Homes: folders for sockets and logs, and no engine that outlives a test; or an engine that a test plays."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from lsp_server import local_engine
 from tests.lsp_server.helpers import Home
+from tests.lsp_server.played import Played
 
 
 @pytest.fixture(autouse=True)
@@ -35,3 +37,10 @@ def shared_home() -> Iterator[Home]:
     home = Home()
     yield home
     home.close()
+
+
+@pytest.fixture
+def engine(monkeypatch: pytest.MonkeyPatch) -> Played:
+    played = Played()
+    monkeypatch.setattr(local_engine, "make_engine", lambda *_, **__: played)
+    return played

@@ -1,7 +1,8 @@
-"""What the tests of this room share: a loaded toy model and two tokenizers."""
+"""What the tests of this room share: toy models and two tokenizers."""
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,12 @@ settings.load_profile("no deadline")
 def talkative(talkative_folder: Path) -> LoadedModel:
     """Random weights and real arithmetic; writes lower-case letters without an end."""
     return load(talkative_folder)
+
+
+@pytest.fixture
+def folder(starcoder2_folder: Path, tmp_path: Path) -> Path:
+    """A whole model, tied, to be changed or broken."""
+    return shutil.copytree(starcoder2_folder, tmp_path / "toy")
 
 
 @pytest.fixture(scope="session")
