@@ -35,7 +35,7 @@ MANY = 128  # rows of a piece of a prefill; more behave alike
 ROWS = (*FEW, MANY)
 REPEATS, PATIENCE_S = 7, 0.05  # fewer repeats of what takes long
 BUSY_US = 3000.0  # for a product of 256 x 256 matrices, which takes 50 to 300 on a machine at rest
-TWO_FORMS_BYTES = 256 * 2**20  # weights above this are kept in one form only
+SMALL_BYTES = 256 * 2**20  # weights above this are kept in one form only
 CLEAR = 1.2  # a second form has to be so much faster
 SMALLEST = 1e-20  # divides a row of zeros
 PIECE = 8192  # oneDNN takes three times as long for 49,152 rows of weights at once as for six times 8,192
@@ -192,13 +192,15 @@ def kernels() -> Mapping[str, Kernel]:
 class Plan:
     """Which kernel multiplies: `few` up to few_rows rows, each of which comes out as it would alone; `many` beyond.
 
-    piece: how many rows of a long prefill cost as little each as more of them would.
+    piece: how many rows of a long prefill cost as little each as more of them would. small: the weights are few enough
+    to be kept in several forms, the plain one among them.
     """
 
     many: str
     few: str
     few_rows: int
     piece: int = MANY
+    small: bool = False
 
     @property
     def names(self) -> frozenset[str]:
@@ -218,30 +220,31 @@ def make_plan(shapes: Mapping[Shape, int], folder: Path | None = None) -> Plan:
     or trouble with it, only means measuring. A machine too busy for that is judged by rules of thumb, for this time.
     """
     size = sum(out * width * count for (out, width), count in shapes.items())
-    two_forms = size <= TWO_FORMS_BYTES
-    book = _Book(folder)
-    if not book.has(shapes) and not quiet():
+    small = size <= SMALL_BYTES
+    book = Book(folder)
+    wanted = {name: kernel.counts for name, kernel in kernels().items()}
+    try:
+        measured = {shape: book.times(f"{shape[0]}x{shape[1]}", wanted, partial(_measure, shape)) for shape in shapes}
+    except Busy:
         log.info("the machine is busy: kernels are chosen by rules of thumb")
-        return by_thumb(two_forms=two_forms)
-    measured = {shape: book.times(shape) for shape in shapes}
-    book.save()
+        return by_thumb(small=small)
     total: dict[str, dict[int, float]] = {}
     for name, kernel in kernels().items():
         total[name] = {
             rows: sum(count * measured[shape][name][rows] for shape, count in shapes.items()) for rows in kernel.counts
         }
-    return choose(total, two_forms=two_forms)
+    return choose(total, small=small)
 
 
-def by_thumb(*, two_forms: bool) -> Plan:
+def by_thumb(*, small: bool) -> Plan:
     """What is likely to be right where nothing could be measured."""
     many = next(name for name in kernels() if name != Int8Pack.name)
-    few = Int8Pack.name if two_forms and Int8Pack.name in kernels() else many
-    return Plan(many, few, 8)
+    few = Int8Pack.name if small and Int8Pack.name in kernels() else many
+    return Plan(many, few, 8, small=small)
 
 
-def choose(times: Times, *, two_forms: bool) -> Plan:
-    """The plan for a model whose step takes so many microseconds. With two_forms it may keep its weights twice."""
+def choose(times: Times, *, small: bool) -> Plan:
+    """The plan for a model whose step takes so many microseconds. A small one may keep its weights twice."""
     whole = [name for name in times if MANY in times[name]]
     best = {rows: min(t[rows] for t in times.values() if rows in t) for rows in ROWS}
 
@@ -249,7 +252,7 @@ def choose(times: Times, *, two_forms: bool) -> Plan:
         return sum(math.log(times[name][rows] / best[rows]) for rows in ROWS)
 
     many = few = min(whole, key=slowness)
-    if two_forms:
+    if small:
         few = min(times, key=lambda name: times[name][1])
         # A prefill, too, is then free to take what is fastest for it.
         many = min(whole, key=lambda name: times[name][MANY])
@@ -259,46 +262,45 @@ def choose(times: Times, *, two_forms: bool) -> Plan:
     if few != many:
         few_rows = max((r for r in FEW if times[few][r] <= CLEAR * times[many][r]), default=1)
     enough = times[many][FEW[-1]] / FEW[-1] <= CLEAR * times[many][MANY] / MANY
-    return Plan(many, few, few_rows, 2 * FEW[-1] if enough else MANY)
+    return Plan(many, few, few_rows, 2 * FEW[-1] if enough else MANY, small)
 
 
-class _Book:
-    """What was measured on this machine, as a JSON file: (kernel, shape, rows) -> microseconds."""
+class Busy(Exception):
+    """Threads of this process wait for others' turns to end: what is measured now is not true tomorrow."""
+
+
+class Book:
+    """What was measured on this machine, as a JSON file: (what, how, rows) -> microseconds."""
 
     def __init__(self, folder: Path | None) -> None:
         self._path = None if folder is None else folder / "kernels.json"
         self._machine = f"{processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
         self._machines: dict[str, Any] = {}  # a home folder may be that of several
-        self._changed = False
         if self._path is not None:
             with suppress(OSError, ValueError, TypeError, RecursionError):  # what says anything else is measured over
                 self._machines = {name: dict(known) for name, known in dict(json.loads(self._path.read_text())).items()}
         self._known = self._machines.setdefault(self._machine, {})
 
-    def has(self, shapes: Iterable[Shape]) -> bool:
-        return all(self._read(f"{out}x{width}") is not None for out, width in shapes)
-
-    def times(self, shape: Shape) -> Times:
-        key = f"{shape[0]}x{shape[1]}"
-        known = self._read(key)
+    def times(self, what: str, wanted: Mapping[str, Iterable[int]], measure: Callable[[], Times]) -> Times:
+        """What is written down, or what `measure` says, by the ways and rows that are wanted. Raises Busy."""
+        known = self._read(what, wanted)
         if known is None:
-            known = _measure(shape)
-            self._known[key] = {name: {str(r): t for r, t in by_rows.items()} for name, by_rows in known.items()}
-            self._changed = True
+            if not quiet():
+                raise Busy
+            known = measure()
+            self._known[what] = {how: {str(r): t for r, t in by_rows.items()} for how, by_rows in known.items()}
+            if self._path is not None:
+                with suppress(OSError):  # it is only measured again
+                    write_whole(self._path, json.dumps(self._machines).encode())
         return known
 
-    def _read(self, key: str) -> Times | None:
+    def _read(self, what: str, wanted: Mapping[str, Iterable[int]]) -> Times | None:
         try:
-            entry = self._known[key]
-            times = {name: {r: float(entry[name][str(r)]) for r in kernel.counts} for name, kernel in kernels().items()}
+            entry = self._known[what]
+            times = {how: {r: float(entry[how][str(r)]) for r in counts} for how, counts in wanted.items()}
         except (KeyError, TypeError, ValueError):
             return None
         return times if all(0 < t < math.inf for by_rows in times.values() for t in by_rows.values()) else None
-
-    def save(self) -> None:
-        if self._changed and self._path is not None:
-            with suppress(OSError):  # it is only measured again
-                write_whole(self._path, json.dumps(self._machines).encode())
 
 
 def _measure(shape: Shape) -> Times:

@@ -6,6 +6,7 @@ import contextlib
 import math
 import os
 import platform
+import stat
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -124,6 +125,27 @@ def private_folder(path: Path) -> None:
     """Makes a folder that is the user's alone, and so each above it that is not there yet. Raises OSError."""
     for folder in reversed((path, *path.parents)):
         folder.mkdir(mode=0o700, exist_ok=True)
+
+
+def own_folder(path: Path) -> None:
+    """Makes a folder, or takes one, that is now the user's alone. Raises OSError where it is somebody else's."""
+    private_folder(path)
+    info = path.lstat()
+    if not stat.S_ISDIR(info.st_mode) or not is_mine(info):
+        raise PermissionError(f"{path} is not a folder of this user")
+    if stat.S_IMODE(info.st_mode) & 0o077:
+        path.chmod(0o700)
+
+
+def is_private(folder: Path) -> bool:
+    """Whether nobody else can have written there. Raises OSError where nothing is."""
+    info = folder.lstat()
+    mine = stat.S_ISDIR(info.st_mode) and is_mine(info)
+    return mine and (os.name == "nt" or not stat.S_IMODE(info.st_mode) & 0o022)
+
+
+def is_mine(info: os.stat_result) -> bool:
+    return not hasattr(os, "getuid") or info.st_uid == os.getuid()
 
 
 def write_whole(path: Path, content: bytes) -> None:

@@ -31,7 +31,7 @@ import torch
 from model.errors import ModelError
 from model.hub import ModelFolder
 from model.kv_cache import KVCache
-from model.machine import private_folder
+from model.machine import is_mine, own_folder, private_folder
 from model.packed_ids import WIDTH, common_prefix
 
 log = logging.getLogger(__name__)
@@ -112,12 +112,7 @@ class PrefixStore:
         self._seen = -1
         self._usable = self._writable = True
         try:
-            private_folder(folder)
-            info = folder.lstat()
-            if not stat.S_ISDIR(info.st_mode) or not _is_mine(info):
-                raise PermissionError(f"{folder} is not a folder of this user")
-            if stat.S_IMODE(info.st_mode) & 0o077:
-                folder.chmod(0o700)
+            own_folder(folder)
         except OSError as error:
             self._give_up(error)
             self._usable = False
@@ -356,11 +351,7 @@ def _open_private(path: Path) -> BufferedReader:
     flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     file = os.fdopen(os.open(path, flags), "rb")
     info = os.fstat(file.fileno())
-    if not stat.S_ISREG(info.st_mode) or not _is_mine(info) or (os.name != "nt" and stat.S_IMODE(info.st_mode) & 0o077):
+    if not stat.S_ISREG(info.st_mode) or not is_mine(info) or (os.name != "nt" and stat.S_IMODE(info.st_mode) & 0o077):
         file.close()
         raise PermissionError(f"{path} is not a private file of this user")
     return file
-
-
-def _is_mine(info: os.stat_result) -> bool:
-    return not hasattr(os, "getuid") or info.st_uid == os.getuid()

@@ -69,9 +69,15 @@ class Int8Linear(Packed):
                 self.bias.data = self.bias.data[order] * factors
         packed = {name: kernels()[name].pack(self.matrix, self.scale) for name in self.plan.names}
         self.few, self._many = ((kernels()[name], packed[name]) for name in (self.plan.few, self.plan.many))
-        # The plain matrix goes where no kernel works on it.
-        if not self._keep_rows and not any(kernels()[name].raw for name in packed):
+        # The plain matrix goes where nothing works on it.
+        if not (self._keep_rows or self.plan.small or any(kernels()[name].raw for name in packed)):
             self.matrix = torch.empty(0, dtype=torch.int8)
+
+    def move(self, matrix: Tensor) -> None:
+        """Lets go of its plain matrix for an equal one, which somebody else has, too."""
+        self.matrix = matrix
+        forms = (self.few, self._many)
+        self.few, self._many = ((k, k.pack(matrix, self.scale) if k.raw else packed) for k, packed in forms)
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., width) float32 -> (..., out) float32."""

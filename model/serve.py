@@ -34,7 +34,7 @@ from aiohttp import web
 from filelock import FileLock, Timeout
 
 from model.errors import BadRequest, ModelError
-from model.machine import memory_bytes, usable_cores
+from model.machine import memory_bytes
 from model.options import Options, parse_options
 
 if TYPE_CHECKING:  # torch is loaded on a thread of its own, after the socket answers
@@ -69,30 +69,14 @@ class EngineProcess:
         return "failed" if self.failure else "ready" if self.engine else "loading"
 
     def load(self) -> None:
-        """Runs on a thread: imports torch, loads the model, runs it once so that the first request finds it warm."""
+        """Runs on a thread: imports torch, loads the model."""
         try:
-            import torch
-
-            from model.engine import Engine
-            from model.loading import load_model
-            from model.prefix_store import open_store
-
-            torch.set_num_threads(self.options.threads or usable_cores())
+            from model.assembly import assemble
 
             def report(share: float) -> None:
                 self.progress = share
 
-            options, kept = self.options, Path(self.options.cache_dir) if self.options.cache_dir else None
-            model = load_model(
-                options.model, options.device, options.dtype, options.quantization, measured=kept, progress=report
-            )
-            list(model.generate([0] * 8, max_new_tokens=2))
-            decoder = model.decoder
-            store = open_store(
-                kept and kept / "prefixes", options.disk_bytes, model.folder, decoder.new_cache(),
-                options.version, decoder.scheme,
-            )  # fmt: skip
-            engine = Engine(model, cache_bytes=options.cache_bytes, store=store)
+            engine = assemble(self.options, report)
             engine.start()
             self.engine = engine
             log.info("ready after %.2f s", time.monotonic() - self.started)
@@ -160,6 +144,7 @@ async def status(request: web.Request) -> web.Response:
         "device": str(engine.model.decoder.device) if engine else None,
         "dtype": str(engine.model.decoder.dtype).removeprefix("torch.") if engine else None,
         "weights": engine.model.decoder.scheme if engine else None,
+        "settled": engine.settled if engine else False,
         "busy": engine.busy if engine else False,
         "waiting": len(engine.queue) if engine else 0,
         "served": engine.served if engine else 0,

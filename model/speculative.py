@@ -43,11 +43,14 @@ class Recent:
 
     def __init__(self, costs: Mapping[int, float] | None = None) -> None:
         """costs: of a pass by its rows, in passes over one row."""
-        self.costs = row_costs(costs or ROW_COSTS)
+        self.use(costs or ROW_COSTS)
         self.odds = list(ODDS)
         self._said: deque[list[int]] = deque(maxlen=KEPT)
         self._prompt: Index | None = None  # the last one's, with what was said behind it
         self._others: Index | None = None  # of all that is kept
+
+    def use(self, costs: Mapping[int, float]) -> None:
+        self.costs = row_costs(costs)
 
     def begin(self, ids: Sequence[int], never: Collection[int]) -> Matches:
         """The matches of a prompt in itself and in what was said. Most of the last prompt's index serves again."""

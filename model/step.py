@@ -10,15 +10,16 @@ Shapes: R rows, H heads, K key/value heads, G = H / K, D head dimension, S posit
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import cast
 
 import torch
 from torch import Tensor
 
 from model.decoder import Cancelled, Decoder
-from model.kernels import FEW, Plan, fastest_us, quiet, threads
+from model.kernels import FEW, Book, Busy, Plan, Times, fastest_us, threads
 from model.kv_cache import KVCache
 from model.layers import ACTIVATIONS, DecoderLayer
 from model.quantize import Int8Linear
@@ -179,40 +180,62 @@ class Step:
         )  # fmt: skip
 
 
-def add_step(decoder: Decoder, plan: Plan) -> None:
-    """Gives a decoder of int8 matrices, all of them filled, its step."""
+def add_step(decoder: Decoder, plan: Plan, measured: Path | None = None) -> None:
+    """Gives a decoder of int8 matrices, all of them filled, its step. measured: see kernels.make_plan."""
     step = decoder.few_rows = Step(decoder, plan.few_rows)
-    small = plan.few != plan.many  # as model.kernels judges it: what a large one reads keeps all threads at work
-    if not small:  # whose prefill takes long, and may be cancelled
+    if not plan.small:  # whose prefill takes long, and may be cancelled
         decoder.prefill_chunk = plan.piece
-    if not quiet():
-        step.threads = 1 if small else None
+    ways: dict[str, int | None] = {"all threads": None}
+    if plan.small and torch.get_num_threads() > 1:  # what a large one reads keeps all threads at work
+        ways["one thread"] = 1
+
+    def measure() -> Times:
+        found = {}
+        for way, step.threads in ways.items():
+            found[way] = step_us(decoder, plan.few_rows)
+        return found
+
+    try:
+        name = f"step {plan.few} {plan.many} {shape_of(decoder)}"
+        times = Book(measured).times(name, dict.fromkeys(ways, step_rows(decoder, plan.few_rows)), measure)
+    except Busy:
+        step.threads = 1 if plan.small else None
         decoder.row_costs = {rows: cost for rows, cost in BY_THUMB.items() if rows <= plan.few_rows}
         return
-    costs = _step_us(decoder, plan.few_rows)
-    if small and torch.get_num_threads() > 1:
-        step.threads = 1
-        alone = _step_us(decoder, plan.few_rows)
-        if alone[1] < SHARED * costs[1]:
-            costs = alone
-        else:
-            step.threads = None
-    # More rows are never cheaper: where they seem so, something else was in the way.
-    decoder.row_costs = {rows: max(costs[few] for few in costs if few <= rows) / costs[1] for rows in costs}
+    alone, together = times.get("one thread"), times["all threads"]
+    step.threads = 1 if alone and alone[1] < SHARED * together[1] else None
+    decoder.row_costs = relative(alone if alone and step.threads else together)
+
+
+def relative(times: Mapping[int, float]) -> dict[int, float]:
+    """What so many rows cost, in those of one. More are never cheaper: where they seem so, something was in the way."""
+    return {rows: max(times[few] for few in times if few <= rows) / times[1] for rows in times}
+
+
+def shape_of(decoder: Decoder) -> str:
+    """What the time of a step depends on, for model.kernels' book."""
+    c = decoder.config
+    layer = (c.hidden_size, c.intermediate_size, c.num_heads, c.num_kv_heads)
+    return "x".join(map(str, (c.num_layers, *layer, c.vocab_size, c.max_positions)))
+
+
+def step_rows(decoder: Decoder, most: int) -> list[int]:
+    """For how many rows a step is measured."""
+    return [rows for rows in FEW if rows <= min(most, decoder.config.max_positions)]
 
 
 @torch.inference_mode()
-def _step_us(decoder: Decoder, most: int) -> dict[int, float]:
-    """Microseconds by rows, behind a cache of some length, since each row attends by itself. It also warms up."""
+def step_us(decoder: Decoder, most: int) -> dict[int, float]:
+    """Microseconds by rows, behind a cache of some length, since each row attends by itself."""
     cache = decoder.new_cache()
-    most = min(most, decoder.config.max_positions)
-    room = min(TYPICAL, decoder.config.max_positions - most)
-    cache.reserve(room + most)
+    counts = step_rows(decoder, most)
+    room = min(TYPICAL, decoder.config.max_positions - counts[-1])
+    cache.reserve(room + counts[-1])
     cache.keys.zero_()
     cache.values.zero_()
     cache.commit(room)
     costs: dict[int, float] = {}
-    for rows in (rows for rows in FEW if rows <= most):
+    for rows in counts:
         ids = torch.zeros(1, rows, dtype=torch.long)
 
         def step(ids: Tensor = ids) -> None:

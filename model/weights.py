@@ -97,7 +97,7 @@ def load_decoder(
             "Set tie_word_embeddings to false there, or download the model again."
         )
     if isinstance(factory, Int8Factory):
-        add_step(decoder, factory.plan)
+        add_step(decoder, factory.plan, measured)
     elif device.type == "cuda" and quantization is None:
         add_graphs(decoder)
     return decoder

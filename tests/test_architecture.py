@@ -41,9 +41,12 @@ MODEL_MAY_IMPORT = {
     "machine": "",
     "options": "",
     "kernels": "machine",
+    "machine_code": "compiled_step machine",
+    "compiled_step": "",
     "probe": "kernels machine",
     "quantize": "config kernels layers",
     "step": "decoder kernels kv_cache layers quantize",
+    "compiled": "compiled_step decoder kernels kv_cache layers machine_code quantize step",
     "bits": "errors layers",
     "graphs": "decoder kv_cache layers",
     "weights": "bits config decoder errors graphs hub layers machine quantize stablelm starcoder2 step",
@@ -55,7 +58,8 @@ MODEL_MAY_IMPORT = {
     "prefix_cache": "decoder kv_cache options packed_ids prefix_store",
     "engine": "copying generate loading options prefix_cache prefix_store sampling speculative",
     "dialect": "copying engine errors generate loading sampling",
-    "serve": "dialect engine errors loading machine options prefix_store",
+    "assembly": "compiled engine loading machine options prefix_store",
+    "serve": "assembly dialect engine errors machine options",
 }
 LSP_SERVER_MAY_IMPORT_OF_MODEL = {"model.hub", "model.tokenizer", "model.errors"}
 # Packages that only these files may import: everything else works without them.
@@ -70,6 +74,7 @@ ONLY_IN = {
     "aiohttp": ("lsp_server/", "model/serve.py"),
     "filelock": ("lsp_server/", "model/serve.py"),
     "gguf": "model/gguf_file.py",
+    "numba": "model/compiled_step.py",
     "tree_sitter": "fim/",
     "transformers": (),
     "accelerate": (),

@@ -66,6 +66,7 @@ class Home:
             "FIMLS_LOG_DIR": str(self.logs),
             "FIMLS_STATE_DIR": str(self.path / "state"),
             "FIMLS_CACHE_DIR": str(self.path / "cache"),
+            "NUMBA_DISABLE_JIT": "1",  # each home would compile for itself: tests/model/test_machine_code.py does
         }
 
     def engines(self) -> list[int]:

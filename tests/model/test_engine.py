@@ -35,6 +35,19 @@ def text_of(events: list[Event]) -> str:
     return "".join(e.text if isinstance(e, Token) else e.rest if isinstance(e, Finished) else "" for e in events)
 
 
+def held(engine: Engine) -> tuple[Answer, threading.Event]:
+    """An answer at whose first event the engine stays until it is told to go on."""
+    go, busy = threading.Event(), threading.Event()
+
+    def hold(job: Job, event: Event) -> None:
+        busy.set()
+        assert go.wait(60)
+
+    answer = Answer(engine, Request(PROMPT, max_new_tokens=2), hold)
+    assert busy.wait(60)
+    return answer, go
+
+
 def end_of(events: list[Event]) -> Finished:
     assert isinstance(events[-1], Finished)
     return events[-1]
@@ -143,14 +156,7 @@ def test_clients_take_turns_and_cancelled_jobs_are_passed_over() -> None:
 
 
 def test_a_job_that_was_cancelled_while_it_waited_never_starts(engine: Engine) -> None:
-    go, busy = threading.Event(), threading.Event()
-
-    def hold(job: Job, event: Event) -> None:
-        busy.set()
-        assert go.wait(60)
-
-    first = Answer(engine, Request(PROMPT, max_new_tokens=2), hold)
-    assert busy.wait(60)
+    first, go = held(engine)
     second, third = (Answer(engine, Request(PROMPT, max_new_tokens=2), lambda *_: None) for _ in range(2))
     assert (engine.busy, engine.idle_s, len(engine.queue)) == (True, 0.0, 2)
     second.job.cancel()
@@ -257,14 +263,7 @@ def test_what_idle_work_has_read_stays_when_somebody_asks(engine: Engine, parrot
 
 
 def test_idle_work_that_never_ran_ends_when_newer_takes_its_place(engine: Engine) -> None:
-    go, busy = threading.Event(), threading.Event()
-
-    def hold(job: Job, event: Event) -> None:
-        busy.set()
-        assert go.wait(60)
-
-    first = Answer(engine, Request(PROMPT, max_new_tokens=2), hold)
-    assert busy.wait(60)
+    first, go = held(engine)
     older, newer = (Answer(engine, Request(PROMPT, 0, client="a", idle=True), lambda *_: None) for _ in range(2))
     (end,) = older.wait()
     assert isinstance(end, Finished) and (end.reason, end.prefilled) == ("cancelled", 0)
@@ -363,3 +362,51 @@ def test_an_engine_knows_what_it_has_served_and_that_it_is_busy(engine: Engine) 
     for _ in range(3):
         ask(engine, Request(PROMPT, max_new_tokens=0), look)
     assert seen == [(n, True, 0.0) for n in (0, 0, 1, 1, 2, 2)]
+
+
+# What is done while nobody asks.
+
+
+def test_a_chore_is_done_between_requests_until_it_is_done(
+    parrot: Parrot, byte_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("model.engine.CHORE_AFTER_S", 0.01)
+    parrot.row_costs = {1: 1.0, 2: 1.5}
+    left, tried, done = 3, threading.Event(), threading.Event()
+
+    def chore() -> bool:
+        nonlocal left
+        tried.set()
+        assert not engine.busy
+        left -= 1
+        if not left:
+            parrot.row_costs = {1: 1.0, 2: 9.0}
+            done.set()
+        return not left
+
+    with running(parrot.as_model(byte_tokenizer), chore) as engine:
+        assert tried.wait(60)
+        assert text_of(ask(engine, Request(PROMPT, max_new_tokens=4))) == "abcd"
+        assert done.wait(60)
+        assert text_of(ask(engine, Request(PROMPT, max_new_tokens=4))) == "abcd"
+        assert engine.settled
+        assert engine.recent is not None
+        assert engine.recent.costs == [0.0, 1.0, 9.0]
+        assert left == 0
+
+
+def test_a_chore_that_fails_harms_nobody(
+    parrot: Parrot, byte_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("model.engine.CHORE_AFTER_S", 0.01)
+    failed = threading.Event()
+
+    def chore() -> bool:
+        failed.set()
+        raise MemoryError
+
+    with running(parrot.as_model(byte_tokenizer), chore) as engine:
+        assert not engine.settled
+        assert failed.wait(60)
+        assert text_of(ask(engine, Request(PROMPT, max_new_tokens=4))) == "abcd"
+        assert engine.settled

@@ -93,13 +93,13 @@ def times(**one_row_to_many: tuple[float, ...]) -> dict[str, Mapping[int, float]
 
 def test_the_plan_takes_what_is_fastest_for_few_and_for_many_rows() -> None:
     measured = times(rows=(1, 1.1, 2, 4, 8), whole=(5, 5, 5, 5, 6, 40), other=(4, 6, 8, 9, 9, 60))
-    plan = choose(measured, two_forms=True)
+    plan = choose(measured, small=True)
     assert (plan.many, plan.few, plan.few_rows) == ("whole", "rows", 8)
 
 
 def test_large_weights_are_kept_once() -> None:
     measured = times(rows=(1, 1.1, 2, 4, 8), whole=(5, 5, 5, 5, 6, 40), other=(4, 6, 8, 9, 9, 60))
-    plan = choose(measured, two_forms=False)
+    plan = choose(measured, small=False)
     assert plan.many == plan.few == "whole"
     assert plan.few_rows == FEW[-1]
 
@@ -107,18 +107,18 @@ def test_large_weights_are_kept_once() -> None:
 def test_a_prefill_goes_in_pieces_that_cost_no_more() -> None:
     bound_by_sums = times(whole=(5, 5, 6, 8, 15, 118))
     bound_by_memory = times(whole=(5, 5, 5, 5, 6, 20))
-    assert choose(bound_by_sums, two_forms=False).piece == 32
-    assert choose(bound_by_memory, two_forms=False).piece == MANY
+    assert choose(bound_by_sums, small=False).piece == 32
+    assert choose(bound_by_memory, small=False).piece == MANY
 
 
 def test_a_second_form_has_to_be_clearly_faster() -> None:
-    plan = choose(times(rows=(4.5, 5, 8, 9, 9), whole=(5, 5, 5, 5, 6, 40)), two_forms=True)
+    plan = choose(times(rows=(4.5, 5, 8, 9, 9), whole=(5, 5, 5, 5, 6, 40)), small=True)
     assert plan.few == plan.many == "whole"
 
 
 def test_what_was_measured_is_not_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = make_plan(SHAPES, tmp_path)
-    monkeypatch.setattr(kernels, "_measure", None)
+    monkeypatch.setattr(kernels, "_measure", lambda shape: pytest.fail("measured again"))
     assert make_plan(SHAPES, tmp_path) == first
     assert (tmp_path / "kernels.json").stat().st_mode & 0o777 == 0o600
 
@@ -165,12 +165,12 @@ def test_a_folder_that_cannot_be_written_is_no_trouble(tmp_path: Path) -> None:
 
 def test_a_busy_machine_is_judged_by_rules_of_thumb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "quiet", lambda: False)
-    assert make_plan(SHAPES, tmp_path) == by_thumb(two_forms=True)
+    assert make_plan(SHAPES, tmp_path) == by_thumb(small=True)
     assert not list(tmp_path.iterdir())  # what was not measured is not written down
 
 
 def test_rules_of_thumb_name_kernels_that_are_here() -> None:
-    for two_forms in (False, True):
-        plan = by_thumb(two_forms=two_forms)
+    for small in (False, True):
+        plan = by_thumb(small=small)
         assert plan.names <= kernels.kernels().keys()
         assert kernels.kernels()[plan.many].counts[-1] == MANY

@@ -12,6 +12,7 @@ from model import LoadedModel, kernels, load_model, weights
 from model.errors import ModelError
 from model.kernels import Plan
 from model.quantize import Int8Embedding, Int8Linear, quantize_rows, step_shapes
+from model.step import BY_THUMB, Step
 from tests.conftest import STABLELM, STARCODER2, write_model
 from tests.model.test_parity import CASES, LENGTH, WINDOW, logits_of, random_ids
 from tests.model.toys import load
@@ -122,6 +123,31 @@ def test_the_shapes_of_a_step_are_those_of_the_weights(tmp_path: Path) -> None:
         counted = sum(out * width * n for (out, width), n in step_shapes(m.decoder.config).items())
         head = m.decoder.embed_tokens.weight.numel() if m.decoder.config.tie_embeddings else 0
         assert counted == sum(p.numel() for p in linears) + head
+
+
+def test_what_a_step_costs_is_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "quiet", lambda: True)
+    folder = write_model(tmp_path / "model", STARCODER2)
+    first = load_model(folder, "cpu", quantization="int8", measured=tmp_path).decoder
+    assert first.row_costs is not None
+    assert first.row_costs[1] == 1
+    assert list(first.row_costs.values()) == sorted(first.row_costs.values())
+    monkeypatch.setattr("model.step.step_us", lambda *_: pytest.fail("measured again"))
+    again = load_model(folder, "cpu", quantization="int8", measured=tmp_path).decoder
+    assert again.row_costs == first.row_costs
+    assert isinstance(first.few_rows, Step)
+    assert isinstance(again.few_rows, Step)
+    assert again.few_rows.threads == first.few_rows.threads
+
+
+def test_what_a_step_costs_is_guessed_on_a_busy_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "quiet", lambda: False)
+    folder = write_model(tmp_path / "model", STARCODER2)
+    decoder = load_model(folder, "cpu", quantization="int8", measured=tmp_path).decoder
+    assert isinstance(decoder.few_rows, Step)
+    assert decoder.few_rows.threads == 1
+    assert decoder.row_costs == {rows: cost for rows, cost in BY_THUMB.items() if rows <= decoder.few_rows.most}
+    assert not (tmp_path / "kernels.json").exists()
 
 
 def test_quantization_is_left_to_us_or_asked_for(tmp_path: Path) -> None:

@@ -111,8 +111,8 @@ class Parrot:
 
 
 @contextlib.contextmanager
-def running(model: LoadedModel) -> Iterator[Engine]:
-    engine = Engine(model)
+def running(model: LoadedModel, chore: Callable[[], bool] | None = None) -> Iterator[Engine]:
+    engine = Engine(model, chore=chore)
     engine.start()
     try:
         yield engine

@@ -1,0 +1,198 @@
+"""The compiled step: close to the floats, each row as it is alone, and put in place only where it helps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from model import LoadedModel, compiled, load_model, machine_code
+from model.compiled import CompiledStep, Upgrade, add_compiled_step, upgrade_for
+from model.decoder import Cancelled
+from model.kernels import Busy, Plan
+from model.quantize import Int8Linear
+from tests.conftest import STABLELM, STARCODER2, write_model
+from tests.model.test_parity import CASES, LENGTH, WINDOW, logits_of, random_ids
+from tests.model.test_quantize import INTEGER, distance
+from tests.model.toys import load
+
+FAMILIES = {
+    "starcoder2": STARCODER2,
+    "window": STARCODER2 | {"sliding_window": WINDOW},
+    "untied": STARCODER2 | {"tie_word_embeddings": False, "hidden_act": "gelu"},
+    "stablelm": STABLELM | {"qk_layernorm": True},
+}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def code(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Compiled once for all of these tests, and not into the folder of this file."""
+    machine_code.use(tmp_path_factory.mktemp("code"))
+
+
+def load_small(folder: Path, monkeypatch: pytest.MonkeyPatch) -> LoadedModel:
+    monkeypatch.setattr("model.quantize.make_plan", lambda shapes, folder: Plan(INTEGER, INTEGER, 16, small=True))
+    return load_model(folder, "cpu", quantization="int8")
+
+
+def load_compiled(folder: Path, monkeypatch: pytest.MonkeyPatch) -> LoadedModel:
+    m = load_small(folder, monkeypatch)
+    m.decoder.few_rows = CompiledStep(m.decoder)
+    return m
+
+
+@torch.inference_mode()
+def in_steps(m: LoadedModel, ids: list[int], start: int, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits of all ids behind the first `start`, and the cache."""
+    cache = m.decoder.new_cache()
+    if start:
+        m.decoder(torch.tensor([ids[:start]]), cache=cache)
+    logits = [m.decoder(torch.tensor([ids[i : i + rows]]), cache=cache).logits[0] for i in range(start, len(ids), rows)]
+    return torch.cat(logits), torch.stack((cache.keys[:, :, : len(ids)], cache.values[:, :, : len(ids)]))
+
+
+@pytest.mark.parametrize("config", CASES)
+def test_it_is_close_to_float32(config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, ids = write_model(tmp_path, config), random_ids(LENGTH)
+    expected = logits_of(load(folder), ids)
+    m = load_compiled(folder, monkeypatch)
+    assert distance(in_steps(m, ids, 0, 5)[0], expected) < 0.06  # only weights are rounded: half of what int8 may
+    assert distance(in_steps(m, ids, 20, 1)[0], expected[20:]) < 0.12  # behind a prefill, which rounds activations
+
+
+@pytest.mark.parametrize("config", FAMILIES.values(), ids=FAMILIES)
+def test_a_row_comes_out_as_it_does_alone(
+    config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bit for bit, in logits and cache: speculative decoding then says what plain decoding says."""
+    m = load_compiled(write_model(tmp_path, config), monkeypatch)
+    alone = in_steps(m, random_ids(LENGTH), 0, 1)
+    for rows in (2, 3, 7, 16):
+        for ours, expected in zip(in_steps(m, random_ids(LENGTH), 0, rows), alone, strict=True):
+            assert torch.equal(ours, expected)
+
+
+def test_the_largest_values_do_not_overflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of equal weights, the widest there are: every product has the largest size, and the same sign."""
+    m = load_compiled(write_model(tmp_path, STARCODER2), monkeypatch)
+    from model.compiled_step import Matrices, np, product
+
+    for width in (512, 513, 12288, 49152):
+        matrices = Matrices(
+            np.full((1, 2, width), -127, np.int8), np.ones((1, 2), np.float32), np.zeros((1, 2), np.float32)
+        )
+        x, out = np.full((1, width), 3.0, np.float32), np.empty((1, 2), np.float32)
+        product(x, matrices, 0, np.empty(width, np.int16), out, False)
+        assert out == pytest.approx(-127 * 3.0 * width, rel=1e-3)
+    assert m.decoder.few_rows is not None
+
+
+def test_matrices_are_kept_once_and_serve_prefills_as_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    m, ids = load_small(write_model(tmp_path, STARCODER2), monkeypatch), random_ids(LENGTH)
+    before = logits_of(m, ids)
+    CompiledStep(m.decoder)
+    assert torch.equal(logits_of(m, ids), before)
+    matrices = [module.matrix for module in m.decoder.layers.modules() if isinstance(module, Int8Linear)]
+    assert len(matrices) == 8
+    assert len({matrix.untyped_storage().data_ptr() for matrix in matrices}) == 4
+
+
+def test_it_can_be_cancelled_and_takes_no_ids_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    m = load_compiled(write_model(tmp_path, STARCODER2), monkeypatch)
+    cache = m.decoder.new_cache()
+    with pytest.raises(Cancelled):
+        m.decoder(torch.tensor([[5]]), cache=cache, should_stop=lambda: True)
+    for wrong in (-1, STARCODER2["vocab_size"]):
+        with pytest.raises(IndexError, match="vocabulary"):
+            m.decoder(torch.tensor([[5, wrong]]), cache=cache)
+    assert cache.length == 0
+
+
+@pytest.mark.parametrize(("us", "better"), [(50.0, True), (200.0, False)])
+def test_it_is_used_where_it_is_faster(
+    us: float, better: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    m = load_small(write_model(tmp_path, STARCODER2), monkeypatch)
+    decoder, before, costs = m.decoder, m.decoder.few_rows, m.decoder.row_costs
+
+    def measured(_: object, most: int) -> dict[int, float]:
+        one = us if isinstance(decoder.few_rows, CompiledStep) else 100.0
+        return {rows: one * rows for rows in (1, 2, 4, 8, 16) if rows <= most}
+
+    monkeypatch.setattr(compiled, "step_us", measured)
+    monkeypatch.setattr("model.kernels.quiet", lambda: True)
+    add_compiled_step(decoder, tmp_path)
+    assert isinstance(decoder.few_rows, CompiledStep) == better
+    assert better or (decoder.few_rows, decoder.row_costs) == (before, costs)
+    assert not better or decoder.row_costs == {1: 1, 2: 2, 4: 4, 8: 8, 16: 16}
+    # What was measured is remembered.
+    monkeypatch.setattr(compiled, "step_us", None)
+    decoder.few_rows = before
+    add_compiled_step(decoder, tmp_path)
+    assert isinstance(decoder.few_rows, CompiledStep) == better
+
+
+def test_on_a_busy_machine_it_is_used_unmeasured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    m = load_small(write_model(tmp_path, STARCODER2), monkeypatch)
+
+    def refuse(*_: object) -> None:
+        raise Busy
+
+    monkeypatch.setattr("model.kernels.Book.times", refuse)
+    add_compiled_step(m.decoder)
+    assert isinstance(m.decoder.few_rows, CompiledStep)
+    assert m.decoder.row_costs == compiled.BY_THUMB
+
+
+class Maker:
+    """A process that compiles."""
+
+    returncode: int | None = None
+
+    def poll(self) -> int | None:
+        return self.returncode
+
+
+def test_an_upgrade_waits_for_the_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    m, maker, whole, added = load_small(write_model(tmp_path, STARCODER2), monkeypatch), Maker(), False, []
+    monkeypatch.setattr(compiled, "start", lambda folder: maker)
+    monkeypatch.setattr(compiled, "is_whole", lambda folder: whole)
+    monkeypatch.setattr(compiled, "use", lambda folder: None)
+    monkeypatch.setattr(compiled, "add_compiled_step", lambda *rest: added.append(rest))
+    upgrade = upgrade_for(m.decoder, tmp_path)
+    assert upgrade is not None
+    assert not upgrade()
+    assert not upgrade()
+    maker.returncode, whole = 0, True
+    assert upgrade()
+    assert added == [(m.decoder, tmp_path)]
+    # Compiling that fails is not tried again.
+    whole, maker.returncode = False, 1  # at once
+    upgrade = Upgrade(m.decoder, tmp_path)
+    assert not upgrade()
+    assert upgrade()
+    assert len(added) == 1
+
+
+def test_without_numba_nothing_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    m = load_small(write_model(tmp_path, STARCODER2), monkeypatch)
+    before = m.decoder.few_rows
+    monkeypatch.setenv("NUMBA_DISABLE_JIT", "1")
+    assert Upgrade(m.decoder, tmp_path)()
+    monkeypatch.setenv("NUMBA_DISABLE_JIT", "0")
+
+    def missing(name: str) -> str:
+        raise machine_code.PackageNotFoundError(name)
+
+    monkeypatch.setattr(machine_code, "version", missing)
+    assert Upgrade(m.decoder, tmp_path)()
+    assert m.decoder.few_rows is before
+
+
+def test_models_with_one_form_of_their_weights_are_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_model(tmp_path, STARCODER2)
+    assert upgrade_for(load(folder).decoder, tmp_path) is None
+    monkeypatch.setattr("model.quantize.make_plan", lambda shapes, folder: Plan(INTEGER, INTEGER, 16))
+    assert upgrade_for(load_model(folder, "cpu", quantization="int8").decoder, tmp_path) is None
