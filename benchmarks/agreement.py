@@ -19,11 +19,13 @@ import torch
 
 from benchmarks.figures import machine, table
 from lsp_server.documents import Snapshot
+from lsp_server.folders import cache_folder
 from lsp_server.once import CommandError
 from lsp_server.prompter import Prompter
 from lsp_server.settings import Settings
 from lsp_server.sources import read_packages
 from model import LoadedModel, load_model
+from model.compiled import upgrade_now
 from model.copying import CopyWeights
 from model.generate import Token
 from model.kv_cache import KVCache
@@ -72,6 +74,7 @@ def main() -> None:
     copying = CopyWeights(**prompter.copying) if prompter.copying else None
     plain = load_model(options.model, "cpu", "float32")
     int8 = load_model(options.model, "cpu", quantization="int8")
+    upgrade_now(int8.decoder, cache_folder())
     tally = Tally()
     recent = Recent(int8.decoder.row_costs)
 

@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
+from lsp_server.folders import cache_folder
 from model.matches import common_prefix
 
 PIECE = 512  # positions between two looks at whether anybody still waits
@@ -57,10 +58,12 @@ class Ours:
         import torch
 
         from model import load_model
+        from model.compiled import upgrade_now
 
         torch.set_num_threads(threads)
         torch.set_grad_enabled(False)
         self._torch, self._model = torch, load_model(model, "cpu", *dtype_and_quantization(precision))
+        upgrade_now(self._model.decoder, cache_folder())
         self._cache = self._model.decoder.new_cache()
         self.vocabulary = self._model.decoder.config.vocab_size
         self.positions = self._model.decoder.config.max_positions

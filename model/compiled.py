@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import subprocess
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -63,6 +64,13 @@ def upgrade_for(decoder: Decoder, cache: Path | None) -> Upgrade | None:
     projection = cast(DecoderLayer, decoder.layers[0]).attention.qkv
     small = isinstance(projection, Int8Linear) and projection.plan.small
     return Upgrade(decoder, cache) if small and cache else None
+
+
+def upgrade_now(decoder: Decoder, cache: Path) -> None:
+    """For those who can wait: a benchmark, say."""
+    upgrade = upgrade_for(decoder, cache)
+    while upgrade is not None and not upgrade():
+        time.sleep(0.1)
 
 
 def add_compiled_step(decoder: Decoder, measured: Path | None = None) -> None:
@@ -128,8 +136,11 @@ class CompiledStep:
         if should_stop is not None and should_stop():
             raise Cancelled
         numbers, logits = ids.numpy(), np.empty((keep, self._vocabulary), np.float32)
-        if not 0 <= numbers.min() <= numbers.max() < self._vocabulary:  # nothing behind this looks
+        # Nothing behind this looks where it reads and writes.
+        if not 0 <= numbers.min() <= numbers.max() < self._vocabulary:
             raise IndexError("a token id is not in the vocabulary")
+        if cache.length + len(numbers) > cache.capacity:
+            raise IndexError("the cache has no room for the rows")
         self._run(
             numbers, cache.length, self._shape, self._weights, cache.keys.numpy(), cache.values.numpy(), logits
         )

@@ -141,7 +141,7 @@ def test_the_syntax_tree_is_read_right() -> None:
     found = {(i.file, i.name, i.at_load) for i in all_imports()}
     assert ("model/weights.py", "model.stablelm", True) in found  # from model import stablelm, starcoder2
     assert ("model/serve.py", "model.engine", True) in found  # under TYPE_CHECKING
-    assert ("model/serve.py", "model.loading", False) in found  # in a method
+    assert ("model/serve.py", "model.assembly", False) in found  # in a method
     assert len(found) > 100
 
 
