@@ -63,7 +63,7 @@ class Suggestion:
 
     text: str  # "" when hidden
     replace: tuple[int, int]  # (start, end) in code points from the cursor; (0, 0) is a pure insertion
-    confidence: float  # 0..1, the geometric mean of the tokens' probabilities
+    confidence: float  # 0..1; see Shaper.shape
     reasons: tuple[Reason, ...]  # the filters that fired, in their order
     hidden: bool
     match: Match | None = None  # where its text, or the text that it continues, also stands
@@ -100,6 +100,10 @@ def extent_at(context: CursorContext, *, multiline: Multiline = "auto") -> Exten
     # `f(|)` asks for arguments, `{|}` for a body.
     opens = before.rstrip().endswith("{") if after.strip() else opens_block(before)
     return "block" if opens else "line"
+
+
+def _confidence(logprob: float) -> float:
+    return 0.0 if math.isnan(logprob) else math.exp(min(logprob, 0.0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,12 +171,15 @@ class Shaper:
         shaper = cls.at(context, format, max_lines=max_lines)
         return replace(shaper, extent=extent, least_columns=least_columns, closing=closing, fixed=True)
 
-    def done(self, text: str) -> bool:
-        """Whether more tokens after `text`, the whole answer so far, are pointless."""
-        return self._stop(_plain(text)) is not None
+    def done(self, text: str, logprob: float = 0.0) -> bool:
+        """Whether more tokens after `text`, the whole answer so far, are pointless.
 
-    def shape(self, text: str, mean_logprob: float = 0.0) -> Suggestion:
-        """The suggestion made of an answer whose tokens have this mean (natural) log-probability."""
+        logprob: as in `shape`, where no later token can make the answer surer; else 0.
+        """
+        return _confidence(logprob) < self.min_confidence or self._stop(_plain(text)) is not None
+
+    def shape(self, text: str, logprob: float = 0.0) -> Suggestion:
+        """The suggestion made of an answer; its confidence is the exponential of logprob, the answer's a token."""
         text = _plain(text)
         reasons: list[Reason] = []
         # When the stream is over, its last line is a whole one.
@@ -186,7 +193,7 @@ class Shaper:
         # Blanks before what remains of the line part two words; at the line's end they are litter.
         if not self.after[replaced:].strip():
             text = text.rstrip()
-        confidence = 0.0 if math.isnan(mean_logprob) else math.exp(min(mean_logprob, 0.0))
+        confidence = _confidence(logprob)
         hidden = not text.strip() or confidence < self.min_confidence
         if hidden:
             reasons.append("unsure" if text.strip() else "blank")

@@ -99,11 +99,11 @@ class Question:
 
     @cached_property
     def key(self) -> bytes:
-        """What decides the answer, as a digest. Who asks, and how sure the answer has to be, does not."""
+        """What decides the answer, as a digest: not who asks. (An answer ends when it is not sure enough.)"""
         request, ids = replace(self.request, client="", idle=False), b""
         if not isinstance(request.prompt, str):  # thousands of ids, whose repr takes ten times as long
             request, ids = replace(request, prompt=()), array("I", request.prompt).tobytes()
-        rules, known = replace(self.shaper, min_confidence=0.0, known=frozenset()), sorted(self.shaper.known)
+        rules, known = replace(self.shaper, known=frozenset()), sorted(self.shaper.known)
         return digest(repr((request, rules, known)), ids)
 
 
@@ -183,7 +183,7 @@ async def wait_for_lines(question: Question, generation: Generation, budget_s: f
 def shape_lines(question: Question, generation: Generation) -> Suggestion:
     """The suggestion, should nothing come behind the lines that are whole."""
     lines = generation.lines
-    return question.shaper.shape(lines, generation.mean_logprob(len(lines)))
+    return question.shaper.shape(lines, generation.logprob(len(lines)))
 
 
 async def finish(
@@ -194,7 +194,7 @@ async def finish(
     snapshot, prompter, packages = place.snapshot, place.prompter, place.settings.attribution
     generated = len(generation.logprobs)
     if state == "whole":
-        suggestion = shaper.shape(generation.text, generation.mean_logprob())
+        suggestion = shaper.shape(generation.text, generation.logprob())
     else:
         suggestion = shape_lines(question, generation) if state == "cut" else shaper.shape("")
     answer, shaped_ms, match = generation.text if state == "whole" else generation.lines, clock.ms(), None

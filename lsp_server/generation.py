@@ -9,6 +9,8 @@ from contextlib import aclosing
 
 from lsp_server.engines import CompletionRequest, Engine, EngineUnavailable, Piece
 
+SETTLED = 4  # tokens, from which on doubt can only grow
+
 
 class Bell:
     """Wakes all who wait, each time that there is something new."""
@@ -31,12 +33,13 @@ class Generation:
     and when, its text is the same.
     """
 
-    def __init__(self, engine: Engine, request: CompletionRequest, done: Callable[[str], bool]) -> None:
+    def __init__(self, engine: Engine, request: CompletionRequest, done: Callable[[str, float], bool]) -> None:
         self._engine, self._id = engine, ""
         self._idle = self._told_idle = request.idle
         self._telling: asyncio.Task[None] | None = None
         self.text = ""
         self.logprobs: list[float] = []
+        self._total, self._sure = 0.0, list[float]()  # behind each token
         self.reused: int | None = None
         self.passes: int | None = None
         self.first_at: float | None = None  # by time.perf_counter
@@ -56,12 +59,17 @@ class Generation:
         """Its whole lines, without the last one's end."""
         return self.text[: max(0, self.text.rfind("\n"))]
 
-    def mean_logprob(self, length: int | None = None) -> float:
-        """Of the tokens that its first characters are made of, or of all."""
-        count = len(self.logprobs)
+    def logprob(self, length: int | None = None) -> float:
+        """How sure the model was of the tokens that its first characters are made of, or of all; 0 is certain.
+
+        It is the mean log-probability of that beginning of them of which it is least, among those of SETTLED tokens or
+        more: an answer is as sure as its least sure beginning, and what was in doubt stays so. (Against the mean over
+        all, more of what is shown is right: benchmarks/RESULTS.md.)
+        """
+        count = len(self._sure)
         if length is not None:
             count = next((tokens for characters, tokens in self._marks if characters >= length), count)
-        return sum(self.logprobs[:count]) / count if count else 0.0
+        return self._sure[count - 1] if count else 0.0
 
     async def more(self, timeout: float | None = None) -> None:
         """Waits until there is more of it or an end. Raises what went wrong, EngineUnavailable above all."""
@@ -94,14 +102,14 @@ class Generation:
         """Waits until the engine has been told."""
         await asyncio.wait({self._task})
 
-    async def _read(self, pieces: AsyncGenerator[Piece], done: Callable[[str], bool]) -> None:
+    async def _read(self, pieces: AsyncGenerator[Piece], done: Callable[[str, float], bool]) -> None:
         try:
             async with aclosing(pieces):
                 async for piece in pieces:
                     self._take(piece)
                     if piece.ended:
                         raise EngineUnavailable("somebody else went first")
-                    if done(self.text):
+                    if done(self.text, self.logprob() if len(self._sure) >= SETTLED else 0.0):
                         break
             self.whole = True
         except Exception as error:
@@ -112,7 +120,12 @@ class Generation:
             self.first_at = time.perf_counter()
         self._id = piece.id or self._id
         self.text += piece.text
-        self.logprobs += piece.logprobs
+        for logprob in piece.logprobs:
+            self.logprobs.append(logprob)
+            self._total += logprob
+            mean = self._total / len(self.logprobs)
+            settled = len(self.logprobs) > SETTLED and mean >= self._sure[-1]
+            self._sure.append(self._sure[-1] if settled else mean)
         self._marks.append((len(self.text), len(self.logprobs)))
         self.reused = piece.reused_tokens if piece.reused_tokens is not None else self.reused
         self.passes = piece.passes if piece.passes is not None else self.passes

@@ -52,7 +52,7 @@ def explain(completion: Completion, *, where: str, is_rest: bool) -> str:
     first = "–" if trace.first_token_ms is None else f"{trace.first_token_ms:.0f} ms"
     passes = "unknown" if trace.forward_passes is None else str(trace.forward_passes)
     rows = {
-        "confidence": f"{suggestion.confidence:.0%} (geometric mean of the tokens' probabilities)",
+        "confidence": f"{suggestion.confidence:.0%} (the least geometric mean of its first tokens' probabilities)",
         "kind": KINDS.get(trace.extent, trace.extent),
         "tokens of the prompt that were cached": cached,
         "tokens written": str(trace.generated_tokens),

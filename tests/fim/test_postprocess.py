@@ -163,10 +163,10 @@ def test_multiline_setting() -> None:
 
 
 @pytest.mark.parametrize(
-    ("mean_logprob", "confidence"), [(0.0, 1.0), (-0.6931471805599453, 0.5), (1e-9, 1.0), (float("nan"), 0.0)]
+    ("logprob", "confidence"), [(0.0, 1.0), (-0.6931471805599453, 0.5), (1e-9, 1.0), (float("nan"), 0.0)]
 )
-def test_confidence(mean_logprob: float, confidence: float) -> None:
-    found = Shaper.at(context_at("x = ‸")).shape("1", mean_logprob)
+def test_confidence(logprob: float, confidence: float) -> None:
+    found = Shaper.at(context_at("x = ‸")).shape("1", logprob)
     assert found.confidence == pytest.approx(confidence)
 
 
@@ -262,8 +262,8 @@ def test_a_suggestion_is_sound(prefix: str, suffix: str, answer: str, multiline:
         assert "\u200b" not in found.text
 
 
-@pytest.mark.parametrize(("mean_logprob", "hidden"), [(-0.5, False), (-0.7, True)])
-def test_what_the_model_is_not_sure_of_is_hidden(mean_logprob: float, hidden: bool) -> None:
-    found = Shaper.at(context_at("x = ‸"), min_confidence=0.55).shape("1", mean_logprob)
+@pytest.mark.parametrize(("logprob", "hidden"), [(-0.5, False), (-0.7, True)])
+def test_what_the_model_is_not_sure_of_is_hidden(logprob: float, hidden: bool) -> None:
+    found = Shaper.at(context_at("x = ‸"), min_confidence=0.55).shape("1", logprob)
     assert (found.hidden, found.text) == (hidden, "" if hidden else "1")
     assert found.reasons == (("unsure",) if hidden else ())

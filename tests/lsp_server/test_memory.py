@@ -65,7 +65,7 @@ SHAPER = {
     "extent": "span", "before": "y", "after": "y", "below": "y", "crlf": True, "known": frozenset("\ufeff"),
     "sentinels": ("<end>",), "max_lines": 9, "min_confidence": 0.5, "least_columns": 9, "closing": "}", "fixed": True,
 }  # fmt: skip
-DECIDES_NOTHING = {"client", "idle", "min_confidence"}
+DECIDES_NOTHING = {"client", "idle"}
 
 
 def asked(prompt: tuple[int, ...] | str = (1, 2, 3)) -> Question:
