@@ -212,10 +212,10 @@ class Home:
         """What the engines here say of themselves."""
         return [status for status in await self._call("GET", "/fimls/status") if status is not None]
 
-    async def settle(self) -> None:
+    async def until_upgraded(self) -> None:
         """Until the engines here have become as fast as they get."""
         async with asyncio.timeout(READY_TIMEOUT_S):
-            while not all(status["settled"] for status in await self.statuses()):
+            while not all(status["upgraded"] for status in await self.statuses()):
                 await asyncio.sleep(0.2)
 
     async def stop(self) -> None:
@@ -259,7 +259,7 @@ async def window(folder: Path, settings: dict[str, Any]) -> AsyncIterator[tuple[
     try:
         editor = await Editor.open(folder, settings, home.environment)
         try:
-            await home.settle()
+            await home.until_upgraded()
             yield editor, home
         finally:
             await editor.close()

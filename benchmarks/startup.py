@@ -59,7 +59,7 @@ async def one_round(home: Home, folder: Path) -> tuple[dict[str, list[float]], l
         rows["first suggestion, engine not running"] = [await first_suggestion(cold, folder / "startup.py")]
         async with EditorWindow(folder) as warm:
             rows["first suggestion, engine running"] = [await first_suggestion(warm, folder / "startup.py")]
-            await home.settle()
+            await home.until_upgraded()
             jumped, typed = await suggestions(warm, folder / "suggestions.py")
             rows |= {"suggestion after a jump": jumped, "suggestion after a typed key": typed}
         rows["memory of fimls lsp, MB"] = [(memory_bytes(cold.process_id) or 0) / 1e6]

@@ -8,9 +8,9 @@
 Invariants:
 - `import model`, `model.hub` and `model.tokenizer` load no torch: the language server, which has none, uses them.
 - Imports run one way: who may import whom is the table in tests/test_architecture.py. A request is read in the order
-  serve (assembly), dialect, engine, prefix_cache (prefix_store), loading, generate (matches, speculative, copying,
-  healing, sampling), decoder, layers; on a CPU with int8 weights then compiled (machine_code, compiled_step) or step,
-  quantize, kernels; on a GPU graphs, bits.
+  serve (engine_loading), dialect, engine, prefix_cache (prefix_store), loading, generate (matches, speculative,
+  copying, healing, sampling), decoder, layers; on a CPU with int8 weights then step, quantize, kernels, and once there
+  is machine code for it compiled (machine_code, compiled_step); on a GPU graphs, bits.
 - Families differ by explicit fields of DecoderConfig, never by looking at a model's name.
 - A warm cache gives what a cold one gives: in floats as far as sums in another order do, in int8 as far as
   benchmarks/RESULTS.md tells. Drafts change nothing where a row does not depend on those beside it; on CUDA, where it

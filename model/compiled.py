@@ -6,9 +6,8 @@ Until then, and where numba is not installed, model.step does the work.
 from __future__ import annotations
 
 import logging
-import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -16,11 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from model import machine_code
 from model.decoder import Cancelled, Decoder
-from model.kernels import FEW, Book, Busy, Times
+from model.kernels import FEW, Book, Busy
 from model.kv_cache import KVCache
 from model.layers import DecoderLayer
-from model.machine_code import code_folder, is_whole, start, use
 from model.quantize import Int8Embedding, Int8Linear
 from model.step import relative, shape_of, step_rows, step_us
 
@@ -32,67 +31,60 @@ log = logging.getLogger(__name__)
 BY_THUMB = {1: 1.0, 2: 1.8, 4: 3.2, 8: 6.0, 16: 12.0}  # row costs where nothing can be measured
 
 
-class Upgrade:
-    """Brings a decoder its compiled step; to be called now and then until it says that there is nothing more to do.
+def upgrade(decoder: Decoder, cache_dir: Path) -> Iterator[None]:
+    """Gives a small decoder of int8 weights its compiled step; to be gone on with now and then, until it ends.
 
     Not at once: to load machine code takes half a second, and to make it, in a process beside this one, some more.
+    cache_dir is for the code, and for what was measured.
     """
-
-    def __init__(self, decoder: Decoder, cache: Path) -> None:
-        """cache: where to keep machine code, and what was measured."""
-        self._decoder, self._cache, self._folder = decoder, cache, code_folder(cache)
-        self._maker: subprocess.Popen[bytes] | None = None
-
-    def __call__(self) -> bool:
-        if self._folder is None:
-            return True
-        if self._maker is not None and self._maker.poll() is None:
-            return False
-        if is_whole(self._folder):
-            use(self._folder)
-            add_compiled_step(self._decoder, self._cache)
-            return True
-        if self._maker is None:
-            self._maker = start(self._folder)
-            return False
-        log.warning("nothing was compiled (exit status %s)", self._maker.returncode)
-        return True
+    folder = machine_code.code_folder(cache_dir)
+    if folder is None or not is_small(decoder):
+        return
+    if not machine_code.is_intact(folder):
+        with machine_code.start(folder) as compiler:
+            while compiler.poll() is None:
+                yield
+        if not machine_code.is_intact(folder):
+            log.warning("nothing was compiled (exit status %s)", compiler.returncode)
+            return
+    machine_code.use(folder)
+    add_compiled_step(decoder, cache_dir)
 
 
-def upgrade_for(decoder: Decoder, cache: Path | None) -> Upgrade | None:
-    """None for a decoder that needs its threads, or is not of int8 weights, and where nothing may be kept."""
+def is_small(decoder: Decoder) -> bool:
+    """Whether its weights are int8 and small, as model.kernels' Plan says."""
     projection = cast(DecoderLayer, decoder.layers[0]).attention.qkv
-    small = isinstance(projection, Int8Linear) and projection.plan.small
-    return Upgrade(decoder, cache) if small and cache else None
+    return isinstance(projection, Int8Linear) and projection.plan.small
 
 
-def upgrade_now(decoder: Decoder, cache: Path) -> None:
+def upgrade_now(decoder: Decoder, cache_dir: Path) -> None:
     """For those who can wait: a benchmark, say."""
-    upgrade = upgrade_for(decoder, cache)
-    while upgrade is not None and not upgrade():
+    for _ in upgrade(decoder, cache_dir):
         time.sleep(0.1)
 
 
 def add_compiled_step(decoder: Decoder, measured: Path | None = None) -> None:
     """Puts it in the step's place where it is faster. measured: see kernels.make_plan. Raises whatever numba raises."""
-    before, compiled = decoder.few_rows, CompiledStep(decoder)
+    compiled = CompiledStep(decoder)
+    before = decoder.few_rows
+    ways = {"torch": before, "compiled": compiled}
 
-    def measure() -> Times:
-        found = {}
-        for way, decoder.few_rows, most in (("torch", before, 1), ("compiled", compiled, compiled.most)):
-            found[way] = step_us(decoder, most)
-        return found
+    def measure(way: str, rows: Sequence[int]) -> dict[int, float]:
+        decoder.few_rows = ways[way]
+        return step_us(decoder, rows)
 
-    wanted = {"torch": [1], "compiled": step_rows(decoder, compiled.most)}
+    wanted, costs = {"torch": [1], "compiled": step_rows(decoder, compiled.most)}, None
     try:
         times = Book(measured).times(f"compiled {shape_of(decoder)}", wanted, measure)
+        if times["compiled"][1] < times["torch"][1]:
+            costs = relative(times["compiled"])
     except Busy:
-        decoder.few_rows, decoder.row_costs = compiled, BY_THUMB
-        return
-    if times["compiled"][1] < times["torch"][1]:
-        decoder.few_rows, decoder.row_costs = compiled, relative(times["compiled"])
-    else:
+        costs = BY_THUMB
+    finally:
         decoder.few_rows = before
+    if costs is not None:
+        compiled.share()
+        decoder.few_rows, decoder.row_costs = compiled, costs
 
 
 class CompiledStep:
@@ -101,11 +93,12 @@ class CompiledStep:
     most = FEW[-1]
 
     def __init__(self, decoder: Decoder) -> None:
-        """Raises ImportError without numba, and whatever numba raises."""
-        from model import compiled_step as code
+        """Raises whatever numba raises."""
+        from model import compiled_step as code  # only now: numba takes half a second to load, and looks where code is
 
         c, layers = decoder.config, [cast(DecoderLayer, layer) for layer in decoder.layers]
-        self._run, self._vocabulary = code.run, c.vocab_size
+        self._run, self._vocabulary = code.forward, c.vocab_size
+        self._shared: list[tuple[Int8Linear, Tensor]] = []
         gains = [
             torch.cat((layer.attention.q_norm, layer.attention.k_norm)) if c.qk_norm else torch.empty(0, c.head_dim)
             for layer in layers
@@ -113,17 +106,17 @@ class CompiledStep:
         embed = decoder.embed_tokens
         assert isinstance(embed, Int8Embedding)
         self._weights = code.Weights(
-            qkv=_matrices([layer.attention.qkv for layer in layers]),
-            out=_matrices([layer.attention.out for layer in layers]),
-            up=_matrices([layer.mlp.up for layer in layers]),
-            down=_matrices([layer.mlp.down for layer in layers]),
+            qkv=self._matrices([layer.attention.qkv for layer in layers]),
+            out=self._matrices([layer.attention.out for layer in layers]),
+            up=self._matrices([layer.mlp.up for layer in layers]),
+            down=self._matrices([layer.mlp.down for layer in layers]),
             attention_norm=_norms([layer.attention_norm for layer in layers]),
             mlp_norm=_norms([layer.attention_norm if layer.parallel else layer.mlp_norm for layer in layers]),
             gains=torch.stack(gains).numpy(),
             turns=torch.view_as_real(decoder.turns.pairs[:, 0]).contiguous().numpy(),
             last_norm=_norms([decoder.norm])[0],
-            embed=_matrices([embed.linear]),
-            head=_matrices([embed.linear if c.tie_embeddings else decoder.head]),
+            embed=self._matrices([embed.linear]),
+            head=self._matrices([embed.linear if c.tie_embeddings else decoder.head]),
         )
         self._shape = code.Shape(
             c.num_heads, c.sliding_window or 0, code.ACTIVATIONS[c.activation], c.gated_mlp, c.parallel_residual,
@@ -133,7 +126,7 @@ class CompiledStep:
     def __call__(
         self, ids: Tensor, cache: KVCache, keep: int, should_stop: Callable[[], bool] | None
     ) -> Tensor:
-        if should_stop is not None and should_stop():
+        if should_stop is not None and should_stop():  # once: a small model's step is short
             raise Cancelled
         numbers, logits = ids.numpy(), np.empty((keep, self._vocabulary), np.float32)
         # Nothing behind this looks where it reads and writes.
@@ -147,21 +140,24 @@ class CompiledStep:
         cache.commit(len(numbers))
         return torch.from_numpy(logits)
 
+    def share(self) -> None:
+        """The decoder's matrices become views of those in here, so that nothing is kept twice."""
+        for linear, rows in self._shared:
+            linear.share(rows)
+        self._shared.clear()
 
-def _matrices(modules: Sequence[nn.Module]) -> Matrices:
-    """Side by side, which they stay in: nothing is kept twice."""
-    from model.compiled_step import Matrices
+    def _matrices(self, modules: Sequence[nn.Module]) -> Matrices:
+        from model.compiled_step import Matrices
 
-    linears = [cast(Int8Linear, module) for module in modules]
-    weights = linears[0].matrix[None]
-    if len(linears) > 1:
-        weights = torch.stack([linear.matrix for linear in linears])
-        for linear, rows in zip(linears, weights, strict=True):
-            linear.move(rows)
-    biases = [torch.zeros(linear.out) if linear.bias is None else linear.bias for linear in linears]
-    return Matrices(
-        weights.numpy(), torch.stack([linear.scale for linear in linears]).numpy(), torch.stack(biases).numpy()
-    )
+        linears = [cast(Int8Linear, module) for module in modules]
+        weights = linears[0].matrix[None]
+        if len(linears) > 1:
+            weights = torch.stack([linear.matrix for linear in linears])
+            self._shared += zip(linears, weights, strict=True)
+        biases = [torch.zeros(linear.out) if linear.bias is None else linear.bias for linear in linears]
+        return Matrices(
+            weights.numpy(), torch.stack([linear.scale for linear in linears]).numpy(), torch.stack(biases).numpy()
+        )
 
 
 def _norms(modules: Sequence[nn.LayerNorm]) -> Floats:

@@ -26,10 +26,11 @@ Floats = NDArray[np.float32]
 njit = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz", "arcp"})
 f32, i32, i16 = np.float32, np.int32, np.int16
 
-ACTIVATIONS = {"gelu_tanh": 0, "gelu": 1, "silu": 2}
+GELU_TANH, GELU, SILU = 0, 1, 2
+ACTIVATIONS = {"gelu_tanh": GELU_TANH, "gelu": GELU, "silu": SILU}
 LOG2_E, LN2_HIGH, LN2_LOW = f32(math.log2(math.e)), f32(0.693359375), f32(math.log(2) - 0.693359375)
 ROOT_HALF = f32(math.sqrt(0.5))
-GELU = f32(2 * math.sqrt(2 / math.pi)), f32(0.044715)
+TWICE_ROOT_2_PI, CUBIC = f32(2 * math.sqrt(2 / math.pi)), f32(0.044715)
 
 
 class Matrices(NamedTuple):
@@ -71,7 +72,7 @@ class Shape(NamedTuple):
 
 
 @njit
-def run(ids: Any, start: int, shape: Shape, w: Weights, keys: Any, values: Any, logits: Any) -> None:
+def forward(ids: Any, start: int, shape: Shape, w: Weights, keys: Any, values: Any, logits: Any) -> None:
     """A pass over ids (R,) at positions from `start` on.
 
     Writes the keys and values (L, K, capacity, D) of those positions, and logits (kept, vocabulary) of the last rows.
@@ -89,10 +90,9 @@ def run(ids: Any, start: int, shape: Shape, w: Weights, keys: Any, values: Any, 
     attended = np.empty((rows, heads, dim), f32)
     upper = np.empty((rows, w.up.weights.shape[1]), f32)
     scores = np.empty((group, start + rows), f32)
-    rounded = np.empty(rows * max(hidden, inner, heads * dim), i16)
     for layer in range(len(keys)):
         norm(x, w.attention_norm[layer], eps, normed)
-        product(normed, w.qkv, layer, rounded, qkv.reshape(rows, -1), False)
+        product(normed, w.qkv, layer, qkv.reshape(rows, -1), False)
         for r in range(rows):
             for head in range(heads + kv_heads):
                 if w.gains.shape[1]:
@@ -108,33 +108,31 @@ def run(ids: Any, start: int, shape: Shape, w: Weights, keys: Any, values: Any, 
                 seen_keys, seen_values = keys[layer, head, first:stop], values[layer, head, first:stop]
                 own = slice(head * group, (head + 1) * group)
                 attend(qkv[r, own], seen_keys, seen_values, scores, attended[r, own])
-        product(attended.reshape(rows, -1), w.out, layer, rounded, x, True)
+        product(attended.reshape(rows, -1), w.out, layer, x, True)
         if not shape.parallel:
             norm(x, w.mlp_norm[layer], eps, normed)
-        product(normed, w.up, layer, rounded, upper, False)
+        product(normed, w.up, layer, upper, False)
         for r in range(rows):
             activate(upper[r, :inner], shape.activation)
+        narrow = upper
         if shape.gated:
             narrow = np.empty((rows, inner), f32)
             for r in range(rows):
                 for j in range(inner):
                     narrow[r, j] = upper[r, j] * upper[r, inner + j]
-            product(narrow, w.down, layer, rounded, x, True)
-        else:
-            product(upper, w.down, layer, rounded, x, True)
+        product(narrow, w.down, layer, x, True)
     kept = len(logits)
     norm(x[rows - kept :], w.last_norm, eps, normed[:kept])
-    product(normed[:kept], w.head, 0, rounded, logits, False)
+    product(normed[:kept], w.head, 0, logits, False)
 
 
 @njit
-def product(x: Any, matrices: Matrices, layer: int, rounded: Any, out: Any, add: bool) -> None:
-    """x (R, width) times a layer's matrix into out (R, out), or added to it. rounded: scratch for R x width numbers."""
+def product(x: Any, matrices: Matrices, layer: int, out: Any, add: bool) -> None:
+    """x (R, width) times a layer's matrix into out (R, out), or added to it."""
     rows, width = x.shape
     # As fine as 32 bits can sum: 16 bits for 512 numbers, 11 for 12,288.
     largest = f32(min(32767, (2**31 - 1) // (127 * width)))
-    whole = rounded[: rows * width].reshape(rows, width)
-    steps = np.empty(rows, f32)
+    whole, steps = np.empty((rows, width), i16), np.empty(rows, f32)
     for r in range(rows):
         row, into, most = x[r], whole[r], f32(1e-20)
         for j in range(width):
@@ -247,10 +245,10 @@ def rotate(x: Any, turns: Any) -> None:
 @njit
 def activate(x: Any, activation: int) -> None:
     """In place."""
-    if activation == 0:  # x * (1 + tanh(t)) / 2 is x * sigmoid(2t)
+    if activation == GELU_TANH:  # x * (1 + tanh(t)) / 2 is x * sigmoid(2t)
         for j in range(len(x)):
-            x[j] = x[j] / (f32(1) + exp(-GELU[0] * (x[j] + GELU[1] * x[j] * x[j] * x[j])))
-    elif activation == 1:
+            x[j] = x[j] / (f32(1) + exp(-TWICE_ROOT_2_PI * (x[j] + CUBIC * x[j] * x[j] * x[j])))
+    elif activation == GELU:
         for j in range(len(x)):
             x[j] = f32(0.5) * x[j] * (f32(1) + f32(math.erf(x[j] * ROOT_HALF)))
     else:
@@ -260,7 +258,10 @@ def activate(x: Any, activation: int) -> None:
 
 @njit
 def exp(x: Any) -> Any:
-    """In float32, to 2e-7 of its value (Cephes' polynomial): unlike the library's, it can be vectorized."""
+    """In float32, to 2e-7 of its value (Cephes' polynomial): unlike the library's, it can be vectorized.
+
+    Not below e^-64: a softmax would make denormal numbers of less, which are slow.
+    """
     x = min(max(x, f32(-64)), f32(88))
     n = np.floor(x * LOG2_E + f32(0.5))
     f = x - n * LN2_HIGH - n * LN2_LOW
@@ -270,11 +271,15 @@ def exp(x: Any) -> Any:
     p = p * f + f32(4.1665795894e-2)
     p = p * f + f32(1.6666665459e-1)
     p = p * f + f32(5.0000001201e-1)
-    return (p * f * f + f + f32(1)) * i32((i32(n) + i32(127)) << i32(23)).view(f32)
+    power = i32((i32(n) + i32(127)) << i32(23)).view(f32)  # 2**n, by its bits
+    return (p * f * f + f + f32(1)) * power
 
 
 def toy() -> tuple[Any, ...]:
-    """Arguments of `run` for the smallest model there is."""
+    """Arguments of `forward` for the smallest model there is, of the types that model.compiled passes.
+
+    Other types would have the engine compile once more: numba compiles for types.
+    """
 
     def matrices(out: int, width: int) -> Matrices:
         return Matrices(np.ones((1, out, width), np.int8), np.ones((1, out), f32), np.zeros((1, out), f32))

@@ -39,9 +39,9 @@ class FewRows(Protocol):
 class Decoder(nn.Module):
     """Made with whatever is in memory for weights; model.weights fills it.
 
-    scheme: how the matrices are kept and multiplied. row_costs: what a forward pass over so many rows behind a long
-    cache takes, as a multiple of one row's. Absent rows are not worth drafting for (model.speculative). prefill_chunk:
-    positions between two commits of a prefill, which is what a cancelled one may lose.
+    scheme: how the matrices are kept, and multiplied at first. row_costs: what a forward pass over so many rows behind
+    a long cache takes, as a multiple of one row's. Absent rows are not worth drafting for (model.speculative).
+    prefill_chunk: positions between two commits of a prefill, which is what a cancelled one may lose.
     """
 
     def __init__(self, config: DecoderConfig, factory: Factory) -> None:

@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from model.copying import CopyWeights
@@ -24,8 +24,8 @@ from model.speculative import Recent, Tally
 
 log = logging.getLogger(__name__)
 GREEDY = Sampling()
+UPGRADE_AFTER_S = 1.0  # without a request; only then does the decoder become faster
 SAVE_AFTER_S = 20.0  # without a request; only then is anything written to disk,
-CHORE_AFTER_S = 1.0  # without a request; only then is anything done for the requests to come
 SAVE_RATE = 2**18  # and so many bytes a second over time: a gigabyte an hour
 
 
@@ -221,9 +221,9 @@ class Engine:
         *,
         cache_bytes: int = CACHE_BYTES,
         store: PrefixStore | None = None,
-        chore: Callable[[], bool] | None = None,
+        upgrade: Iterator[None] | None = None,
     ) -> None:
-        """chore: called while nobody asks for anything, until it says that it is done; it may improve the decoder."""
+        """upgrade: goes on while nobody asks for anything, until it ends; it may change the decoder."""
         self.model = model
         self.prefixes = PrefixCache(model.decoder, cache_bytes, store)
         # Without drafts where nobody vouches for rows that come out as they do alone: greedy stays greedy.
@@ -234,7 +234,7 @@ class Engine:
         self.last_used = time.monotonic()
         self.served = 0
         self.passes = self.positions = 0  # of the model: how often it was run, and over how many positions in all
-        self._chore = chore
+        self._upgrade = upgrade
         self._save_last, self._next_save = False, 0.0
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
 
@@ -280,31 +280,32 @@ class Engine:
             self._save(lambda: False)
 
     @property
-    def settled(self) -> bool:
-        """Whether there is no chore left, and the model as fast as it gets."""
-        return self._chore is None
+    def upgraded(self) -> bool:
+        """Whether the decoder is as fast as it gets."""
+        return self._upgrade is None
 
     def _next_job(self) -> Job | None:
-        while self._chore is not None:
+        while self._upgrade is not None:
             with contextlib.suppress(TimeoutError):
-                return self.queue.take(CHORE_AFTER_S)
-            self._do_chore(self._chore)
+                return self.queue.take(UPGRADE_AFTER_S)
+            self._go_on_upgrading(self._upgrade)
         if self.prefixes.unsaved:
             with contextlib.suppress(TimeoutError):
                 return self.queue.take(max(SAVE_AFTER_S, self._next_save - time.monotonic()))
             self._save(lambda: self.queue.closed or len(self.queue) > 0)
         return self.queue.take()
 
-    def _do_chore(self, chore: Callable[[], bool]) -> None:
+    def _go_on_upgrading(self, upgrade: Iterator[None]) -> None:
         try:
-            if not chore():
-                return
+            return next(upgrade)
+        except StopIteration:
+            costs = self.model.decoder.row_costs
+            if self.recent is not None and costs:
+                self.recent.use(costs)
         except Exception:  # such as no memory for it: everything works as it did
-            log.exception("a chore failed")
-        costs = self.model.decoder.row_costs
-        if self.recent is not None and costs:
-            self.recent.use(costs)
-        self._chore = None
+            log.exception("an upgrade failed")
+        self._upgrade = None
+        return None
 
     def _save(self, should_stop: Callable[[], bool]) -> None:
         try:

@@ -15,7 +15,7 @@ import math
 import time
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache, partial
@@ -193,7 +193,7 @@ class Plan:
     """Which kernel multiplies: `few` up to few_rows rows, each of which comes out as it would alone; `many` beyond.
 
     piece: how many rows of a long prefill cost as little each as more of them would. small: the weights are few enough
-    to be kept in several forms, the plain one among them.
+    to be kept in several forms, the plain one among them, for a step on one thread, or one that is compiled.
     """
 
     many: str
@@ -210,7 +210,9 @@ class Plan:
 Shape = tuple[int, int]
 """out, in"""
 Times = Mapping[str, Mapping[int, float]]
-"""kernel -> rows -> microseconds"""
+"""way -> rows -> microseconds"""
+Measure = Callable[[str, Sequence[int]], Mapping[int, float]]
+"""A way, and numbers of rows -> the microseconds of each."""
 
 
 def make_plan(shapes: Mapping[Shape, int], folder: Path | None = None) -> Plan:
@@ -281,20 +283,20 @@ class Book:
                 self._machines = {name: dict(known) for name, known in dict(json.loads(self._path.read_text())).items()}
         self._known = self._machines.setdefault(self._machine, {})
 
-    def times(self, what: str, wanted: Mapping[str, Iterable[int]], measure: Callable[[], Times]) -> Times:
-        """What is written down, or what `measure` says, by the ways and rows that are wanted. Raises Busy."""
+    def times(self, what: str, wanted: Mapping[str, Sequence[int]], measure: Measure) -> Times:
+        """What `measure` says of each way and its numbers of rows, or what is written down of them. Raises Busy."""
         known = self._read(what, wanted)
         if known is None:
             if not quiet():
                 raise Busy
-            known = measure()
+            known = {way: measure(way, rows) for way, rows in wanted.items()}
             self._known[what] = {how: {str(r): t for r, t in by_rows.items()} for how, by_rows in known.items()}
             if self._path is not None:
                 with suppress(OSError):  # it is only measured again
                     write_whole(self._path, json.dumps(self._machines).encode())
         return known
 
-    def _read(self, what: str, wanted: Mapping[str, Iterable[int]]) -> Times | None:
+    def _read(self, what: str, wanted: Mapping[str, Sequence[int]]) -> Times | None:
         try:
             entry = self._known[what]
             times = {how: {r: float(entry[how][str(r)]) for r in counts} for how, counts in wanted.items()}
@@ -303,22 +305,19 @@ class Book:
         return times if all(0 < t < math.inf for by_rows in times.values() for t in by_rows.values()) else None
 
 
-def _measure(shape: Shape) -> Times:
+def _measure(shape: Shape, name: str, counts: Sequence[int]) -> dict[int, float]:
     out, width = shape
     measured = min(out, PIECE)  # of a vocabulary's rows a piece tells enough
+    kernel = kernels()[name]
     q = torch.randint(-127, 128, (measured, width), dtype=torch.int8)
-    scale = torch.rand(measured)
-    found: dict[str, dict[int, float]] = {}
-    for name, kernel in kernels().items():
-        packed, found[name] = kernel.pack(q, scale), {}
-        for rows in kernel.counts:
-            x = torch.randn(rows, width).to(kernel.takes)
-            product = partial(kernel.product, x, packed)
-            times = [fastest_us(product)]
-            if rows != MANY:  # a step has one thread where that is faster
-                with threads(1):
-                    times.append(fastest_us(product))
-            found[name][rows] = min(times) * out / measured
+    packed, found = kernel.pack(q, torch.rand(measured)), {}
+    for rows in counts:
+        product = partial(kernel.product, torch.randn(rows, width).to(kernel.takes), packed)
+        times = [fastest_us(product)]
+        if rows != MANY:  # a step has one thread where that is faster
+            with threads(1):
+                times.append(fastest_us(product))
+        found[rows] = min(times) * out / measured
     return found
 
 

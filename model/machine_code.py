@@ -2,7 +2,7 @@
 
 To compile takes seconds and memory, so a process of its own does it, once for each version of the source, numba and
 CPU. What is kept is run as a program, so the folder has to be the user's alone, and its files as they were written:
-each is in the seal, which is written last. Any doubt is a miss.
+their checksum is written last. Any doubt is a miss.
 
     python -m model.machine_code FOLDER     compiles into FOLDER; ends early when its input is closed
 """
@@ -24,13 +24,13 @@ from pathlib import Path
 from model.machine import is_private, own_folder, processor
 
 SOURCE = Path(__file__).with_name("compiled_step.py")
-SEAL = "seal"
+CHECKSUM = "sha256"
 KEPT_S = 30 * 86400.0  # code of other versions, or of other machines with the same home
 
 
 def code_folder(cache: Path) -> Path | None:
     """Where the code for this machine is, or will be, in a folder for caches; None without numba, or with it off."""
-    if os.environ.get("NUMBA_DISABLE_JIT", "0") != "0":
+    if os.environ.get("NUMBA_DISABLE_JIT", "0") != "0":  # the functions are then plain Python, and hours slow
         return None
     try:
         versions = f"{version('numba')} {version('llvmlite')} {version('numpy')} {sys.version}"
@@ -42,11 +42,11 @@ def code_folder(cache: Path) -> Path | None:
     return cache / "compiled" / key
 
 
-def is_whole(folder: Path) -> bool:
-    """Whether there is code in it that nobody but this user, by `make`, can have written."""
+def is_intact(folder: Path) -> bool:
+    """Whether its files are as `make` wrote them, in folders that only this user can write to."""
     try:
         private = is_private(folder.parent) and is_private(folder)
-        return private and (folder / SEAL).read_text() == _digest(folder)
+        return private and (folder / CHECKSUM).read_text() == _checksum(folder)
     except OSError:
         return False
 
@@ -66,11 +66,11 @@ def make(folder: Path) -> None:
     written = Path(tempfile.mkdtemp(dir=folder.parent))
     try:
         use(written)
-        from model.compiled_step import run, toy
+        from model.compiled_step import forward, toy
 
-        run(*toy())
-        (written / SEAL).write_text(_digest(written))
-        if not is_whole(folder):
+        forward(*toy())
+        (written / CHECKSUM).write_text(_checksum(written))
+        if not is_intact(folder):
             shutil.rmtree(folder, ignore_errors=True)
             written.rename(folder)
     finally:
@@ -84,10 +84,10 @@ def use(folder: Path) -> None:
         os.utime(folder)
 
 
-def _digest(folder: Path) -> str:
+def _checksum(folder: Path) -> str:
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.name != SEAL:
+        if path.is_file() and path.name != CHECKSUM:
             content = path.read_bytes()
             digest.update(f"{path.relative_to(folder)} {len(content)}\n".encode() + content)
     return digest.hexdigest()

@@ -73,8 +73,8 @@ class Int8Linear(Packed):
         if not (self._keep_rows or self.plan.small or any(kernels()[name].raw for name in packed)):
             self.matrix = torch.empty(0, dtype=torch.int8)
 
-    def move(self, matrix: Tensor) -> None:
-        """Lets go of its plain matrix for an equal one, which somebody else has, too."""
+    def share(self, matrix: Tensor) -> None:
+        """Takes an equal matrix in place of its own, which is then free."""
         self.matrix = matrix
         forms = (self.few, self._many)
         self.few, self._many = ((k, k.pack(matrix, self.scale) if k.raw else packed) for k, packed in forms)

@@ -71,12 +71,12 @@ class EngineProcess:
     def load(self) -> None:
         """Runs on a thread: imports torch, loads the model."""
         try:
-            from model.assembly import assemble
+            from model.engine_loading import load_engine
 
             def report(share: float) -> None:
                 self.progress = share
 
-            engine = assemble(self.options, report)
+            engine = load_engine(self.options, report)
             engine.start()
             self.engine = engine
             log.info("ready after %.2f s", time.monotonic() - self.started)
@@ -144,7 +144,7 @@ async def status(request: web.Request) -> web.Response:
         "device": str(engine.model.decoder.device) if engine else None,
         "dtype": str(engine.model.decoder.dtype).removeprefix("torch.") if engine else None,
         "weights": engine.model.decoder.scheme if engine else None,
-        "settled": engine.settled if engine else False,
+        "upgraded": engine.upgraded if engine else False,
         "busy": engine.busy if engine else False,
         "waiting": len(engine.queue) if engine else 0,
         "served": engine.served if engine else 0,

@@ -10,7 +10,7 @@ Shapes: R rows, H heads, K key/value heads, G = H / K, D head dimension, S posit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from model.decoder import Cancelled, Decoder
-from model.kernels import FEW, Book, Busy, Plan, Times, fastest_us, threads
+from model.kernels import FEW, Book, Busy, Plan, fastest_us, threads
 from model.kv_cache import KVCache
 from model.layers import ACTIVATIONS, DecoderLayer
 from model.quantize import Int8Linear
@@ -189,22 +189,21 @@ def add_step(decoder: Decoder, plan: Plan, measured: Path | None = None) -> None
     if plan.small and torch.get_num_threads() > 1:  # what a large one reads keeps all threads at work
         ways["one thread"] = 1
 
-    def measure() -> Times:
-        found = {}
-        for way, step.threads in ways.items():
-            found[way] = step_us(decoder, plan.few_rows)
-        return found
+    def measure(way: str, rows: Sequence[int]) -> dict[int, float]:
+        step.threads = ways[way]
+        return step_us(decoder, rows)
 
+    name = f"step {plan.few} {plan.many} {shape_of(decoder)}"
     try:
-        name = f"step {plan.few} {plan.many} {shape_of(decoder)}"
         times = Book(measured).times(name, dict.fromkeys(ways, step_rows(decoder, plan.few_rows)), measure)
     except Busy:
         step.threads = 1 if plan.small else None
         decoder.row_costs = {rows: cost for rows, cost in BY_THUMB.items() if rows <= plan.few_rows}
         return
-    alone, together = times.get("one thread"), times["all threads"]
-    step.threads = 1 if alone and alone[1] < SHARED * together[1] else None
-    decoder.row_costs = relative(alone if alone and step.threads else together)
+    best = "all threads"
+    if "one thread" in times and times["one thread"][1] < SHARED * times[best][1]:
+        best = "one thread"
+    step.threads, decoder.row_costs = ways[best], relative(times[best])
 
 
 def relative(times: Mapping[int, float]) -> dict[int, float]:
@@ -225,12 +224,11 @@ def step_rows(decoder: Decoder, most: int) -> list[int]:
 
 
 @torch.inference_mode()
-def step_us(decoder: Decoder, most: int) -> dict[int, float]:
+def step_us(decoder: Decoder, counts: Sequence[int]) -> dict[int, float]:
     """Microseconds by rows, behind a cache of some length, since each row attends by itself."""
     cache = decoder.new_cache()
-    counts = step_rows(decoder, most)
-    room = min(TYPICAL, decoder.config.max_positions - counts[-1])
-    cache.reserve(room + counts[-1])
+    room = min(TYPICAL, decoder.config.max_positions - max(counts))
+    cache.reserve(room + max(counts))
     cache.keys.zero_()
     cache.values.zero_()
     cache.commit(room)

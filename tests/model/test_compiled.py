@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from model import LoadedModel, compiled, load_model, machine_code
-from model.compiled import CompiledStep, Upgrade, add_compiled_step, upgrade_for
+from model.compiled import CompiledStep, add_compiled_step, upgrade
 from model.decoder import Cancelled
 from model.kernels import Busy, Plan
 from model.quantize import Int8Linear
@@ -74,25 +76,24 @@ def test_a_row_comes_out_as_it_does_alone(
             assert torch.equal(ours, expected)
 
 
-def test_the_largest_values_do_not_overflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_largest_values_do_not_overflow() -> None:
     """Rows of equal weights, the widest there are: every product has the largest size, and the same sign."""
-    m = load_compiled(write_model(tmp_path, STARCODER2), monkeypatch)
-    from model.compiled_step import Matrices, np, product
+    from model.compiled_step import Matrices, product
 
     for width in (512, 513, 12288, 49152):
         matrices = Matrices(
             np.full((1, 2, width), -127, np.int8), np.ones((1, 2), np.float32), np.zeros((1, 2), np.float32)
         )
         x, out = np.full((1, width), 3.0, np.float32), np.empty((1, 2), np.float32)
-        product(x, matrices, 0, np.empty(width, np.int16), out, False)
+        product(x, matrices, 0, out, False)
         assert out == pytest.approx(-127 * 3.0 * width, rel=1e-3)
-    assert m.decoder.few_rows is not None
 
 
 def test_matrices_are_kept_once_and_serve_prefills_as_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     m, ids = load_small(write_model(tmp_path, STARCODER2), monkeypatch), random_ids(LENGTH)
     before = logits_of(m, ids)
-    CompiledStep(m.decoder)
+    step = CompiledStep(m.decoder)
+    step.share()
     assert torch.equal(logits_of(m, ids), before)
     matrices = [module.matrix for module in m.decoder.layers.modules() if isinstance(module, Int8Linear)]
     assert len(matrices) == 8
@@ -117,9 +118,9 @@ def test_it_is_used_where_it_is_faster(
     m = load_small(write_model(tmp_path, STARCODER2), monkeypatch)
     decoder, before, costs = m.decoder, m.decoder.few_rows, m.decoder.row_costs
 
-    def measured(_: object, most: int) -> dict[int, float]:
+    def measured(_: object, counts: Sequence[int]) -> dict[int, float]:
         one = us if isinstance(decoder.few_rows, CompiledStep) else 100.0
-        return {rows: one * rows for rows in (1, 2, 4, 8, 16) if rows <= most}
+        return {rows: one * rows for rows in counts}
 
     monkeypatch.setattr(compiled, "step_us", measured)
     monkeypatch.setattr("model.kernels.quiet", lambda: True)
@@ -146,53 +147,85 @@ def test_on_a_busy_machine_it_is_used_unmeasured(tmp_path: Path, monkeypatch: py
     assert m.decoder.row_costs == compiled.BY_THUMB
 
 
-class Maker:
-    """A process that compiles."""
+class Compiler:
+    """A process that compiles until it is told to end."""
 
     returncode: int | None = None
+
+    def __enter__(self) -> Compiler:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self.returncode is not None, "it was not waited for"
 
     def poll(self) -> int | None:
         return self.returncode
 
 
-def test_an_upgrade_waits_for_the_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    m, maker, whole, added = load_small(write_model(tmp_path, STARCODER2), monkeypatch), Maker(), False, []
-    monkeypatch.setattr(compiled, "start", lambda folder: maker)
-    monkeypatch.setattr(compiled, "is_whole", lambda folder: whole)
-    monkeypatch.setattr(compiled, "use", lambda folder: None)
+@pytest.mark.parametrize(("status", "intact"), [(0, True), (1, False), (0, False)])
+def test_an_upgrade_waits_for_the_code(
+    status: int, intact: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    m, compiler, added = load_small(write_model(tmp_path, STARCODER2), monkeypatch), Compiler(), []
+    monkeypatch.setattr(machine_code, "start", lambda folder: compiler)
+    monkeypatch.setattr(machine_code, "is_intact", lambda folder: compiler.returncode is not None and intact)
+    monkeypatch.setattr(machine_code, "use", lambda folder: None)
     monkeypatch.setattr(compiled, "add_compiled_step", lambda *rest: added.append(rest))
-    upgrade = upgrade_for(m.decoder, tmp_path)
-    assert upgrade is not None
-    assert not upgrade()
-    assert not upgrade()
-    maker.returncode, whole = 0, True
-    assert upgrade()
-    assert added == [(m.decoder, tmp_path)]
-    # Compiling that fails is not tried again.
-    whole, maker.returncode = False, 1  # at once
-    upgrade = Upgrade(m.decoder, tmp_path)
-    assert not upgrade()
-    assert upgrade()
-    assert len(added) == 1
+    steps = upgrade(m.decoder, tmp_path)
+    for _ in range(3):
+        next(steps)
+    compiler.returncode = status
+    assert list(steps) == []
+    assert added == [(m.decoder, tmp_path)] * intact
 
 
 def test_without_numba_nothing_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     m = load_small(write_model(tmp_path, STARCODER2), monkeypatch)
     before = m.decoder.few_rows
     monkeypatch.setenv("NUMBA_DISABLE_JIT", "1")
-    assert Upgrade(m.decoder, tmp_path)()
+    assert list(upgrade(m.decoder, tmp_path)) == []
     monkeypatch.setenv("NUMBA_DISABLE_JIT", "0")
 
     def missing(name: str) -> str:
         raise machine_code.PackageNotFoundError(name)
 
     monkeypatch.setattr(machine_code, "version", missing)
-    assert Upgrade(m.decoder, tmp_path)()
+    assert list(upgrade(m.decoder, tmp_path)) == []
     assert m.decoder.few_rows is before
 
 
 def test_models_with_one_form_of_their_weights_are_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_model(tmp_path, STARCODER2)
-    assert upgrade_for(load(folder).decoder, tmp_path) is None
+    monkeypatch.setattr(machine_code, "start", lambda folder: pytest.fail("compiled"))
+    assert list(upgrade(load(folder).decoder, tmp_path)) == []
     monkeypatch.setattr("model.quantize.make_plan", lambda shapes, folder: Plan(INTEGER, INTEGER, 16))
-    assert upgrade_for(load_model(folder, "cpu", quantization="int8").decoder, tmp_path) is None
+    assert list(upgrade(load_model(folder, "cpu", quantization="int8").decoder, tmp_path)) == []
+
+
+def test_a_measurement_that_fails_leaves_the_step_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    m = load_small(write_model(tmp_path, STARCODER2), monkeypatch)
+    before, costs = m.decoder.few_rows, m.decoder.row_costs
+
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("model.kernels.quiet", lambda: True)
+    monkeypatch.setattr(compiled, "step_us", fail)
+    with pytest.raises(MemoryError):
+        add_compiled_step(m.decoder)
+    assert (m.decoder.few_rows, m.decoder.row_costs) == (before, costs)
+
+
+@pytest.mark.parametrize("config", FAMILIES.values(), ids=FAMILIES)
+def test_every_family_runs_what_was_compiled_for_the_toy(
+    config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the engine would compile, for seconds and into a folder that is then in doubt."""
+    m = load_compiled(write_model(tmp_path, config), monkeypatch)
+    from model.compiled_step import forward, toy
+
+    forward(*toy())
+    before = list(forward.signatures)
+    in_steps(m, random_ids(LENGTH), 3, 4)
+    assert forward.signatures == before
+    assert len(before) == 1

@@ -367,46 +367,44 @@ def test_an_engine_knows_what_it_has_served_and_that_it_is_busy(engine: Engine) 
 # What is done while nobody asks.
 
 
-def test_a_chore_is_done_between_requests_until_it_is_done(
+def test_an_upgrade_goes_on_between_requests_until_it_ends(
     parrot: Parrot, byte_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("model.engine.CHORE_AFTER_S", 0.01)
+    monkeypatch.setattr("model.engine.UPGRADE_AFTER_S", 0.01)
     parrot.row_costs = {1: 1.0, 2: 1.5}
-    left, tried, done = 3, threading.Event(), threading.Event()
+    begun, ended = threading.Event(), threading.Event()
 
-    def chore() -> bool:
-        nonlocal left
-        tried.set()
-        assert not engine.busy
-        left -= 1
-        if not left:
-            parrot.row_costs = {1: 1.0, 2: 9.0}
-            done.set()
-        return not left
+    def upgrade() -> Iterator[None]:
+        for _ in range(3):
+            begun.set()
+            assert not engine.busy
+            yield
+        parrot.row_costs = {1: 1.0, 2: 9.0}
+        ended.set()
 
-    with running(parrot.as_model(byte_tokenizer), chore) as engine:
-        assert tried.wait(60)
+    with running(parrot.as_model(byte_tokenizer), upgrade()) as engine:
+        assert begun.wait(60)
         assert text_of(ask(engine, Request(PROMPT, max_new_tokens=4))) == "abcd"
-        assert done.wait(60)
+        assert ended.wait(60)
         assert text_of(ask(engine, Request(PROMPT, max_new_tokens=4))) == "abcd"
-        assert engine.settled
+        assert engine.upgraded
         assert engine.recent is not None
         assert engine.recent.costs == [0.0, 1.0, 9.0]
-        assert left == 0
 
 
-def test_a_chore_that_fails_harms_nobody(
+def test_an_upgrade_that_fails_harms_nobody(
     parrot: Parrot, byte_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("model.engine.CHORE_AFTER_S", 0.01)
+    monkeypatch.setattr("model.engine.UPGRADE_AFTER_S", 0.01)
     failed = threading.Event()
 
-    def chore() -> bool:
+    def upgrade() -> Iterator[None]:
+        yield
         failed.set()
         raise MemoryError
 
-    with running(parrot.as_model(byte_tokenizer), chore) as engine:
-        assert not engine.settled
+    with running(parrot.as_model(byte_tokenizer), upgrade()) as engine:
+        assert not engine.upgraded
         assert failed.wait(60)
         assert text_of(ask(engine, Request(PROMPT, max_new_tokens=4))) == "abcd"
-        assert engine.settled
+        assert engine.upgraded

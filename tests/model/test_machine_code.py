@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from model import machine_code
-from model.machine_code import SEAL, code_folder, is_whole, make, start
+from model.machine_code import CHECKSUM, code_folder, is_intact, make, start
 from tests.conftest import ROOT
 
 
@@ -19,7 +20,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with code, made as an engine has it made."""
     folder = code_folder(tmp_path_factory.mktemp("cache"))
     assert folder is not None
-    assert not is_whole(folder)
+    assert not is_intact(folder)
     process = start(folder)
     status = process.wait(240)
     with process:  # closes its input
@@ -28,7 +29,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_code_is_made_once_and_read_after_that(made: Path) -> None:
-    assert is_whole(made)
+    assert is_intact(made)
     assert {path.name for path in made.parent.iterdir()} == {made.name}
     assert made.stat().st_mode & 0o777 == 0o700
     before = sorted(made.rglob("*"))
@@ -37,45 +38,46 @@ import sys
 from pathlib import Path
 from model.machine_code import use
 use(Path({str(made)!r}))
-from model.compiled_step import run, toy
-run(*toy())
-print(sum(run.stats.cache_hits.values()), sum(run.stats.cache_misses.values()), "torch" in sys.modules)
+from model.compiled_step import forward, toy
+forward(*toy())
+stats = forward.stats
+print(sum(stats.cache_hits.values()), sum(stats.cache_misses.values()), "torch" in sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["1", "0", "False"]
     assert sorted(made.rglob("*")) == before
-    assert is_whole(made)
+    assert is_intact(made)
 
 
 def test_what_is_in_doubt_is_not_run(made: Path) -> None:
-    seal, code = made / SEAL, next(made.rglob("*.nbc"))
+    checksum, code = made / CHECKSUM, next(made.rglob("*.nbc"))
     good = code.read_bytes()
     for bad in (b"", good[:-1], good + b"\0", b"garbage"):
         code.write_bytes(bad)
-        assert not is_whole(made)
+        assert not is_intact(made)
     code.write_bytes(good)
     (made / "more.nbc").write_bytes(b"")
-    assert not is_whole(made)
+    assert not is_intact(made)
     (made / "more.nbc").unlink()
-    sealed = seal.read_text()
-    seal.unlink()
-    assert not is_whole(made)
-    seal.write_text(sealed)
-    assert is_whole(made)
+    sum_of_all = checksum.read_text()
+    checksum.unlink()
+    assert not is_intact(made)
+    checksum.write_text(sum_of_all)
+    assert is_intact(made)
 
 
 def test_a_folder_that_others_can_write_to_is_not_believed(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for folder in (made, made.parent):
         folder.chmod(0o777)
-        assert not is_whole(made)
+        assert not is_intact(made)
         folder.chmod(0o700)
-    assert is_whole(made)
+    assert is_intact(made)
     link = made.with_name("link")
     link.symlink_to(made)
-    assert not is_whole(link)
+    assert not is_intact(link)
     link.unlink()
     monkeypatch.setattr("model.machine.is_mine", lambda info: False)
-    assert not is_whole(made)
+    assert not is_intact(made)
 
 
 def test_other_sources_versions_and_machines_have_code_of_their_own(
@@ -102,15 +104,13 @@ def test_a_maker_ends_with_the_process_that_waits_for_it(tmp_path: Path) -> None
 
 
 def test_code_that_nobody_used_for_long_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import os
-
     parent = tmp_path / "compiled"
     for name, days in (("old", 40), ("young", 20)):
         (parent / name).mkdir(parents=True)
         os.utime(parent / name, (time.time() - days * 86400,) * 2)
     monkeypatch.setattr("model.compiled_step.toy", tuple)
-    monkeypatch.setattr("model.compiled_step.run", lambda: None)
+    monkeypatch.setattr("model.compiled_step.forward", lambda: None)
     monkeypatch.setattr(machine_code, "use", lambda folder: None)
     make(parent / "new")
     assert {path.name for path in parent.iterdir()} == {"young", "new"}
-    assert is_whole(parent / "new")
+    assert is_intact(parent / "new")

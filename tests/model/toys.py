@@ -111,8 +111,8 @@ class Parrot:
 
 
 @contextlib.contextmanager
-def running(model: LoadedModel, chore: Callable[[], bool] | None = None) -> Iterator[Engine]:
-    engine = Engine(model, chore=chore)
+def running(model: LoadedModel, upgrade: Iterator[None] | None = None) -> Iterator[Engine]:
+    engine = Engine(model, upgrade=upgrade)
     engine.start()
     try:
         yield engine
