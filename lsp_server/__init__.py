@@ -2,7 +2,8 @@
 joins fim and model.
 
 One request, from key press to ghost text (read the files in this order):
-- server.py: the message comes in (conversions.py: LSP's values to ours). documents.py: the text at the cursor (Snapshot).
+- server.py: the message comes in (conversions.py: LSP's values to ours). documents.py: the text at the cursor
+  (Snapshot).
 - suggestions.py: whether it is answered at all; scheduler.py: latest wins.
 - unfinished.py and offers.py: is the cursor in an earlier suggestion? Then its rest is the answer.
 - asking.py: one answer of the engine (Place). memory.py: is it known? ahead.py: was it begun in idle time?
