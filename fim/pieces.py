@@ -12,6 +12,7 @@ SentencePiece put a blank in front of each piece) texts stay whole.
 from __future__ import annotations
 
 import re
+from array import array
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import pairwise
@@ -19,7 +20,7 @@ from itertools import pairwise
 from fim.formats import Encoder
 
 LONGEST = 600  # characters of a piece, where there is a place to cut
-KEPT = 4096  # pieces, as ids some 16 MB: fewer than a window has would all be encoded again at every key
+KEPT = 4096  # pieces, some 5 MB: fewer than a window has would all be encoded again at every key
 _RULES = ("!-~", "A-Za-z0-9")
 _PROBE = '''#!/usr/bin/env python3
 """Words, (marks); 'quotes' and "quotes"."""
@@ -57,7 +58,7 @@ class PieceEncoder:
             if _holds(encoder, place):
                 self._place = place
                 break
-        self._ids = lru_cache(KEPT)(lambda piece: tuple(encoder.encode(piece)))
+        self._ids = lru_cache(KEPT)(lambda piece: array("I", encoder.encode(piece)))
 
     @property
     def cuts(self) -> bool:

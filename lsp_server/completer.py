@@ -195,6 +195,8 @@ async def finish(
     generated = len(generation.logprobs)
     if state == "whole":
         suggestion = shaper.shape(generation.text, generation.logprob())
+        if "unsure" in suggestion.reasons:  # the lines before the doubt may be good
+            suggestion = max(suggestion, shape_lines(question, generation), key=lambda found: not found.hidden)
     else:
         suggestion = shape_lines(question, generation) if state == "cut" else shaper.shape("")
     answer, shaped_ms, match = generation.text if state == "whole" else generation.lines, clock.ms(), None

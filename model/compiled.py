@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+PATIENCE_S = 600.0  # for compiling, which takes ten on a machine at rest
 BY_THUMB = {1: 1.0, 2: 1.8, 4: 3.2, 8: 6.0, 16: 12.0}  # row costs where nothing can be measured
 
 
@@ -41,14 +42,20 @@ def upgrade(decoder: Decoder, cache_dir: Path) -> Iterator[None]:
     if folder is None or not is_small(decoder):
         return
     if not machine_code.is_intact(folder):
+        late = time.monotonic() + PATIENCE_S
         with machine_code.start(folder) as compiler:
             while compiler.poll() is None:
+                if time.monotonic() > late:
+                    compiler.kill()
                 yield
         if not machine_code.is_intact(folder):
             log.warning("nothing was compiled (exit status %s)", compiler.returncode)
             return
     machine_code.use(folder)
-    add_compiled_step(decoder, cache_dir)
+    yield  # to whoever has asked meanwhile: each of these takes some tenths of a second
+    machine_code.load()
+    yield
+    add_compiled_step(decoder, Book(cache_dir), folder.name)
 
 
 def is_small(decoder: Decoder) -> bool:
@@ -63,8 +70,8 @@ def upgrade_now(decoder: Decoder, cache_dir: Path) -> None:
         time.sleep(0.1)
 
 
-def add_compiled_step(decoder: Decoder, measured: Path | None = None) -> None:
-    """Puts it in the step's place where it is faster. measured: see kernels.make_plan. Raises whatever numba raises."""
+def add_compiled_step(decoder: Decoder, book: Book, version: str) -> None:
+    """Puts it in the step's place where it is faster. version: of its code. Raises whatever numba raises."""
     compiled = CompiledStep(decoder)
     before = decoder.few_rows
     ways = {"torch": before, "compiled": compiled}
@@ -75,7 +82,7 @@ def add_compiled_step(decoder: Decoder, measured: Path | None = None) -> None:
 
     wanted, costs = {"torch": [1], "compiled": step_rows(decoder, compiled.most)}, None
     try:
-        times = Book(measured).times(f"compiled {shape_of(decoder)}", wanted, measure)
+        times = book.times(f"compiled {version} {shape_of(decoder)}", wanted, measure)
         if times["compiled"][1] < times["torch"][1]:
             costs = relative(times["compiled"])
     except Busy:
@@ -94,7 +101,7 @@ class CompiledStep:
 
     def __init__(self, decoder: Decoder) -> None:
         """Raises whatever numba raises."""
-        from model import compiled_step as code  # only now: numba takes half a second to load, and looks where code is
+        from model import compiled_step as code  # see machine_code.use
 
         c, layers = decoder.config, [cast(DecoderLayer, layer) for layer in decoder.layers]
         self._run, self._vocabulary = code.forward, c.vocab_size

@@ -134,10 +134,11 @@ def product(x: Any, matrices: Matrices, layer: int, out: Any, add: bool) -> None
     largest = f32(min(32767, (2**31 - 1) // (127 * width)))
     whole, steps = np.empty((rows, width), i16), np.empty(rows, f32)
     for r in range(rows):
-        row, into, most = x[r], whole[r], f32(1e-20)
+        row, into, most, doubt = x[r], whole[r], f32(1e-20), f32(0)
         for j in range(width):
             most = max(most, abs(row[j]))
-        steps[r] = most / largest
+            doubt += row[j] * f32(0)  # NaN for NaN and infinities, which whole numbers do not have
+        steps[r] = most / largest + doubt
         inverse = largest / most
         for j in range(width):
             into[j] = i16(i32(np.rint(row[j] * inverse)))

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from model.copying import CopyWeights
 from model.generate import Token
 from model.loading import LoadedModel
+from model.machine import give_back_memory
 from model.options import CACHE_BYTES
 from model.prefix_cache import PrefixCache
 from model.prefix_store import PrefixStore
@@ -25,6 +26,7 @@ from model.speculative import Recent, Tally
 log = logging.getLogger(__name__)
 GREEDY = Sampling()
 UPGRADE_AFTER_S = 1.0  # without a request; only then does the decoder become faster
+TIDY_AFTER_S = 2.0  # without a request; only then is free memory given back
 SAVE_AFTER_S = 20.0  # without a request; only then is anything written to disk,
 SAVE_RATE = 2**18  # and so many bytes a second over time: a gigabyte an hour
 
@@ -289,6 +291,9 @@ class Engine:
             with contextlib.suppress(TimeoutError):
                 return self.queue.take(UPGRADE_AFTER_S)
             self._go_on_upgrading(self._upgrade)
+        with contextlib.suppress(TimeoutError):
+            return self.queue.take(TIDY_AFTER_S)
+        give_back_memory()
         if self.prefixes.unsaved:
             with contextlib.suppress(TimeoutError):
                 return self.queue.take(max(SAVE_AFTER_S, self._next_save - time.monotonic()))

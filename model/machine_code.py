@@ -15,38 +15,39 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from model.machine import is_private, own_folder, processor
+from model.machine import is_private, own_folder
 
 SOURCE = Path(__file__).with_name("compiled_step.py")
 CHECKSUM = "sha256"
 KEPT_S = 30 * 86400.0  # code of other versions, or of other machines with the same home
 
 
-def code_folder(cache: Path) -> Path | None:
-    """Where the code for this machine is, or will be, in a folder for caches; None without numba, or with it off."""
+def code_folder(cache_dir: Path) -> Path | None:
+    """Where the code for this machine is, or will be; None without numba, or with it off."""
     if os.environ.get("NUMBA_DISABLE_JIT", "0") != "0":  # the functions are then plain Python, and hours slow
         return None
     try:
         versions = f"{version('numba')} {version('llvmlite')} {version('numpy')} {sys.version}"
-    except PackageNotFoundError:
+        from llvmlite import binding
+    except (PackageNotFoundError, ImportError):
         return None
-    # numba looks at the source's path and time, too, and would compile again: that belongs to the name.
+    # All by which numba itself finds what it has compiled: it may not find this folder's code to be another's.
+    chosen = [os.environ.get(name, "") for name in ("NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES")]
+    cpu = f"{binding.get_host_cpu_name()} {binding.get_host_cpu_features().flatten()} {chosen}"
     source = f"{SOURCE} {SOURCE.stat().st_mtime_ns}".encode() + SOURCE.read_bytes()
-    key = hashlib.sha256(f"{processor()} {versions}".encode() + source).hexdigest()[:16]
-    return cache / "compiled" / key
+    return cache_dir / "compiled" / hashlib.sha256(f"{cpu} {versions}".encode() + source).hexdigest()[:16]
 
 
 def is_intact(folder: Path) -> bool:
     """Whether its files are as `make` wrote them, in folders that only this user can write to."""
     try:
-        private = is_private(folder.parent) and is_private(folder)
-        return private and (folder / CHECKSUM).read_text() == _checksum(folder)
+        private = all(is_private(level) for level in (folder.parent.parent, folder.parent, folder))
+        return private and (folder / CHECKSUM).read_bytes() == _checksum(folder)
     except OSError:
         return False
 
@@ -57,49 +58,65 @@ def start(folder: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
 
 
-def make(folder: Path) -> None:
-    """Compiles; the folder appears as a whole. What nobody has used for long goes. Raises OSError."""
+def make(folder: Path, written: Path) -> None:
+    """Compiles into `written`, and gives it the folder's name. What nobody has used for long goes. Raises OSError."""
     own_folder(folder.parent)
     for other in folder.parent.iterdir():
-        if other != folder and time.time() - other.stat().st_mtime > KEPT_S:
-            shutil.rmtree(other, ignore_errors=True)
-    written = Path(tempfile.mkdtemp(dir=folder.parent))
+        with contextlib.suppress(OSError):  # somebody else tidies up, too
+            if time.time() - other.stat().st_mtime > KEPT_S:
+                shutil.rmtree(other)
+    own_folder(written)
     try:
         use(written)
-        from model.compiled_step import forward, toy
-
-        forward(*toy())
-        (written / CHECKSUM).write_text(_checksum(written))
-        if not is_intact(folder):
-            shutil.rmtree(folder, ignore_errors=True)
+        load()
+        (written / CHECKSUM).write_bytes(_checksum(written))
+        try:
             written.rename(folder)
+        except OSError:  # there is one already
+            if not is_intact(folder):
+                shutil.rmtree(folder)
+                written.rename(folder)
     finally:
         shutil.rmtree(written, ignore_errors=True)
 
 
 def use(folder: Path) -> None:
-    """Has numba read and write code there; to be called before model.compiled_step is imported."""
+    """Imports model.compiled_step, so that numba keeps its code there. Raises OSError where it does not."""
     os.environ["NUMBA_CACHE_DIR"] = str(folder)
     with contextlib.suppress(OSError):
         os.utime(folder)
+    from model import compiled_step
+
+    if not Path(str(compiled_step.forward.stats.cache_path)).is_relative_to(folder):
+        raise OSError(f"numba keeps no code in {folder}")
 
 
-def _checksum(folder: Path) -> str:
+def load() -> None:
+    """Loads what was compiled, or compiles."""
+    from model import compiled_step
+
+    compiled_step.forward(*compiled_step.toy())
+
+
+def _checksum(folder: Path) -> bytes:
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path.name != CHECKSUM:
             content = path.read_bytes()
             digest.update(f"{path.relative_to(folder)} {len(content)}\n".encode() + content)
-    return digest.hexdigest()
+    return digest.digest()
 
 
-def _end_with_input() -> None:
+def _end_with_input(written: Path) -> None:
     os.read(0, 1)
+    shutil.rmtree(written, ignore_errors=True)
     os._exit(1)
 
 
 if __name__ == "__main__":
-    threading.Thread(target=_end_with_input, daemon=True).start()
-    with contextlib.suppress(OSError):
+    wanted = Path(sys.argv[1])
+    here = wanted.with_name(f"{wanted.name}-{os.getpid()}")
+    threading.Thread(target=_end_with_input, args=(here,), daemon=True).start()
+    if hasattr(os, "nice"):  # not on Windows
         os.nice(19)
-    make(Path(sys.argv[1]))
+    make(wanted, here)

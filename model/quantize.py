@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from model.config import DecoderConfig
-from model.kernels import Kernel, Plan, Shape, kernels, make_plan
+from model.kernels import Kernel, Plan, Shape, kernels, make_plan, piece_rows
 from model.layers import Attention, Embeddings, Factory, Packed
+from model.machine import give_back_memory
 
 LARGEST = 127
-PIECE = 4096  # rows
 
 
 def quantize_rows(weights: Tensor) -> tuple[Tensor, Tensor]:
@@ -57,9 +57,10 @@ class Int8Linear(Packed):
 
     def fill(self, first: int, weights: Tensor) -> None:
         """Quantizes weights (n, width) into the rows from `first` on."""
-        for start in range(0, len(weights), PIECE):  # in pieces: their float32 copies take memory
-            piece = slice(first + start, first + min(start + PIECE, len(weights)))
-            self.matrix[piece], self.scale[piece] = quantize_rows(weights[start : start + PIECE])
+        rows = piece_rows(self.width)
+        for start in range(0, len(weights), rows):
+            piece = slice(first + start, first + min(start + rows, len(weights)))
+            self.matrix[piece], self.scale[piece] = quantize_rows(weights[start : start + rows])
 
     def finish(self) -> None:
         if self._order is not None:
@@ -72,6 +73,7 @@ class Int8Linear(Packed):
         # The plain matrix goes where nothing works on it.
         if not (self._keep_rows or self.plan.small or any(kernels()[name].raw for name in packed)):
             self.matrix = torch.empty(0, dtype=torch.int8)
+            give_back_memory()  # packing leaves as much in the heap as half of what it packs
 
     def share(self, matrix: Tensor) -> None:
         """Takes an equal matrix in place of its own, which is then free."""

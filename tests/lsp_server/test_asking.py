@@ -91,6 +91,16 @@ async def test_an_answer_ends_when_it_can_no_longer_be_sure_enough(engine: Playe
         assert await engine.answers(1, "2\n", typist.ask(invoked=True)) == ["2"]
 
 
+async def test_the_lines_before_a_doubt_are_shown(engine: Played) -> None:
+    async with typist_at(timeBudget=HOURS, minConfidence=0.5) as typist:
+        items = typist.ask()
+        stream = await engine.stream(0)
+        for text, logprob in (("a = 1", -0.1), ("\n", -0.1), ("    b", -0.1), (" = 2\n", -0.1), ("    c", -9.0)):
+            stream.pieces.put_nowait(Piece(text, (logprob,)))
+        assert await items == ["a = 1\n    b = 2"]
+        await until(lambda: stream.closed)
+
+
 @pytest.mark.parametrize(
     ("logprobs", "sure"),
     [

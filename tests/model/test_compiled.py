@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +17,7 @@ import torch
 from model import LoadedModel, compiled, load_model, machine_code
 from model.compiled import CompiledStep, add_compiled_step, upgrade
 from model.decoder import Cancelled
-from model.kernels import Busy, Plan
+from model.kernels import Book, Busy, Plan
 from model.quantize import Int8Linear
 from tests.conftest import STABLELM, STARCODER2, write_model
 from tests.model.test_parity import CASES, LENGTH, WINDOW, logits_of, random_ids
@@ -30,7 +34,7 @@ FAMILIES = {
 
 @pytest.fixture(scope="session", autouse=True)
 def code(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Compiled once for all of these tests, and not into the folder of this file."""
+    """Compiled once for all of these tests, and not beside the source."""
     machine_code.use(tmp_path_factory.mktemp("code"))
 
 
@@ -111,6 +115,15 @@ def test_it_can_be_cancelled_and_takes_no_ids_that_are_none(tmp_path: Path, monk
     assert cache.length == 0
 
 
+def test_numbers_that_are_none_are_passed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A broken checkpoint does not write text with an air of confidence."""
+    for broken in (float("nan"), float("inf")):
+        m = load_small(write_model(tmp_path, STARCODER2), monkeypatch)
+        m.decoder.norm.weight[3] = broken
+        m.decoder.few_rows = CompiledStep(m.decoder)
+        assert in_steps(m, random_ids(3), 0, 1)[0].isnan().all()
+
+
 @pytest.mark.parametrize(("us", "better"), [(50.0, True), (200.0, False)])
 def test_it_is_used_where_it_is_faster(
     us: float, better: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -124,14 +137,14 @@ def test_it_is_used_where_it_is_faster(
 
     monkeypatch.setattr(compiled, "step_us", measured)
     monkeypatch.setattr("model.kernels.quiet", lambda: True)
-    add_compiled_step(decoder, tmp_path)
+    add_compiled_step(decoder, Book(tmp_path), "1")
     assert isinstance(decoder.few_rows, CompiledStep) == better
     assert better or (decoder.few_rows, decoder.row_costs) == (before, costs)
     assert not better or decoder.row_costs == {1: 1, 2: 2, 4: 4, 8: 8, 16: 16}
     # What was measured is remembered.
     monkeypatch.setattr(compiled, "step_us", None)
     decoder.few_rows = before
-    add_compiled_step(decoder, tmp_path)
+    add_compiled_step(decoder, Book(tmp_path), "1")
     assert isinstance(decoder.few_rows, CompiledStep) == better
 
 
@@ -142,7 +155,7 @@ def test_on_a_busy_machine_it_is_used_unmeasured(tmp_path: Path, monkeypatch: py
         raise Busy
 
     monkeypatch.setattr("model.kernels.Book.times", refuse)
-    add_compiled_step(m.decoder)
+    add_compiled_step(m.decoder, Book(None), "1")
     assert isinstance(m.decoder.few_rows, CompiledStep)
     assert m.decoder.row_costs == compiled.BY_THUMB
 
@@ -170,13 +183,24 @@ def test_an_upgrade_waits_for_the_code(
     monkeypatch.setattr(machine_code, "start", lambda folder: compiler)
     monkeypatch.setattr(machine_code, "is_intact", lambda folder: compiler.returncode is not None and intact)
     monkeypatch.setattr(machine_code, "use", lambda folder: None)
-    monkeypatch.setattr(compiled, "add_compiled_step", lambda *rest: added.append(rest))
+    monkeypatch.setattr(machine_code, "load", lambda: None)
+    monkeypatch.setattr(compiled, "add_compiled_step", lambda decoder, book, version: added.append(decoder))
     steps = upgrade(m.decoder, tmp_path)
     for _ in range(3):
         next(steps)
     compiler.returncode = status
-    assert list(steps) == []
-    assert added == [(m.decoder, tmp_path)] * intact
+    assert len(list(steps)) == 2 * intact  # in between, whoever has asked has his turn
+    assert added == [m.decoder] * intact
+
+
+def test_a_compiler_that_does_not_end_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    m = load_small(write_model(tmp_path, STARCODER2), monkeypatch)
+    compiler = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    monkeypatch.setattr(machine_code, "start", lambda folder: compiler)
+    monkeypatch.setattr(compiled, "PATIENCE_S", 0.2)
+    for _ in upgrade(m.decoder, tmp_path):
+        time.sleep(0.05)
+    assert compiler.returncode == -signal.SIGKILL
 
 
 def test_without_numba_nothing_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,7 +236,7 @@ def test_a_measurement_that_fails_leaves_the_step_as_it_was(tmp_path: Path, monk
     monkeypatch.setattr("model.kernels.quiet", lambda: True)
     monkeypatch.setattr(compiled, "step_us", fail)
     with pytest.raises(MemoryError):
-        add_compiled_step(m.decoder)
+        add_compiled_step(m.decoder, Book(None), "1")
     assert (m.decoder.few_rows, m.decoder.row_costs) == (before, costs)
 
 

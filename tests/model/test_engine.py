@@ -408,3 +408,12 @@ def test_an_upgrade_that_fails_harms_nobody(
         assert failed.wait(60)
         assert text_of(ask(engine, Request(PROMPT, max_new_tokens=4))) == "abcd"
         assert engine.upgraded
+
+
+def test_free_memory_is_given_back_when_nobody_asks(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    given_back = threading.Event()
+    monkeypatch.setattr("model.engine.TIDY_AFTER_S", 0.01)
+    monkeypatch.setattr("model.engine.give_back_memory", given_back.set)
+    ask(engine, Request(PROMPT, max_new_tokens=4))
+    assert given_back.wait(60)
+    assert text_of(ask(engine, Request(PROMPT, max_new_tokens=4))) == "abcd"

@@ -59,15 +59,15 @@ def test_what_is_in_doubt_is_not_run(made: Path) -> None:
     (made / "more.nbc").write_bytes(b"")
     assert not is_intact(made)
     (made / "more.nbc").unlink()
-    sum_of_all = checksum.read_text()
+    sum_of_all = checksum.read_bytes()
     checksum.unlink()
     assert not is_intact(made)
-    checksum.write_text(sum_of_all)
+    checksum.write_bytes(sum_of_all)
     assert is_intact(made)
 
 
 def test_a_folder_that_others_can_write_to_is_not_believed(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for folder in (made, made.parent):
+    for folder in (made, made.parent, made.parent.parent):
         folder.chmod(0o777)
         assert not is_intact(made)
         folder.chmod(0o700)
@@ -86,7 +86,7 @@ def test_other_sources_versions_and_machines_have_code_of_their_own(
     found = {code_folder(tmp_path)}
     monkeypatch.setattr(machine_code, "version", lambda name: "0.0.0")
     found.add(code_folder(tmp_path))
-    monkeypatch.setattr(machine_code, "processor", lambda: "PDP-11")
+    monkeypatch.setenv("NUMBA_CPU_NAME", "pdp11")
     found.add(code_folder(tmp_path))
     source = tmp_path / "compiled_step.py"
     source.write_text("pass")
@@ -100,7 +100,7 @@ def test_a_maker_ends_with_the_process_that_waits_for_it(tmp_path: Path) -> None
     with start(folder) as process:  # closes its input, and waits
         pass
     assert process.returncode == 1
-    assert not folder.exists()
+    assert not folder.parent.exists() or not list(folder.parent.iterdir())
 
 
 def test_code_that_nobody_used_for_long_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,9 +108,35 @@ def test_code_that_nobody_used_for_long_goes(tmp_path: Path, monkeypatch: pytest
     for name, days in (("old", 40), ("young", 20)):
         (parent / name).mkdir(parents=True)
         os.utime(parent / name, (time.time() - days * 86400,) * 2)
-    monkeypatch.setattr("model.compiled_step.toy", tuple)
-    monkeypatch.setattr("model.compiled_step.forward", lambda: None)
     monkeypatch.setattr(machine_code, "use", lambda folder: None)
-    make(parent / "new")
+    monkeypatch.setattr(machine_code, "load", lambda: None)
+    make(parent / "new", parent / "new-1")
     assert {path.name for path in parent.iterdir()} == {"young", "new"}
     assert is_intact(parent / "new")
+
+
+def test_a_maker_that_comes_second_leaves_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine_code, "use", lambda folder: None)
+    monkeypatch.setattr(machine_code, "load", lambda: None)
+    folder = tmp_path / "compiled" / "key"
+    make(folder, folder.with_name("first"))
+    before = folder.stat().st_ino
+    make(folder, folder.with_name("second"))
+    assert (folder.stat().st_ino, is_intact(folder)) == (before, True)
+    (folder / "more.nbc").write_bytes(b"")  # unless it is in doubt
+    make(folder, folder.with_name("third"))
+    assert is_intact(folder)
+    assert folder.stat().st_ino != before
+    assert [path.name for path in folder.parent.iterdir()] == ["key"]
+
+
+def test_code_is_not_run_from_where_numba_likes_it_better(tmp_path: Path) -> None:
+    """numba takes another folder, silently, where it cannot write into the one that it is told."""
+    script = f"""
+from pathlib import Path
+from model.machine_code import use
+use(Path({str(tmp_path / "file" / "below")!r}))
+"""
+    (tmp_path / "file").write_text("")
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert "numba keeps no code in" in done.stderr
