@@ -38,8 +38,7 @@ def upgrade(decoder: Decoder, cache_dir: Path) -> Iterator[None]:
     Not at once: to load machine code takes half a second, and to make it, in a process beside this one, some more.
     cache_dir is for the code, and for what was measured.
     """
-    folder = machine_code.code_folder(cache_dir)
-    if folder is None or not is_small(decoder):
+    if not is_small(decoder) or (folder := machine_code.code_folder(cache_dir)) is None:
         return
     if not machine_code.is_intact(folder):
         late = time.monotonic() + PATIENCE_S
