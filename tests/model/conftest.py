@@ -10,6 +10,7 @@ import torch
 from hypothesis import settings
 
 from model import LoadedModel, Tokenizer
+from model.machine_code import code_folder, is_intact, start
 from tests.conftest import SENTINELS, write_tokenizer
 from tests.model.toys import load
 
@@ -22,6 +23,19 @@ settings.load_profile("no deadline")
 def talkative(talkative_folder: Path) -> LoadedModel:
     """Random weights and real arithmetic; writes lower-case letters without an end."""
     return load(talkative_folder)
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with machine code, made as an engine has it made, by a process that compiles."""
+    made = code_folder(tmp_path_factory.mktemp("cache"))
+    assert made is not None
+    assert not is_intact(made)
+    process = start(made)
+    status = process.wait(240)
+    with process:  # closes its input
+        assert status == 0
+    return made
 
 
 @pytest.fixture

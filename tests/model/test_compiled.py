@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -33,9 +34,9 @@ FAMILIES = {
 
 
 @pytest.fixture(scope="session", autouse=True)
-def code(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Compiled once for all of these tests, and not beside the source."""
-    machine_code.use(tmp_path_factory.mktemp("code"))
+def code(made: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A copy, for what a test compiles beyond that."""
+    machine_code.use(shutil.copytree(made, tmp_path_factory.mktemp("code") / "copy"))
 
 
 def load_small(folder: Path, monkeypatch: pytest.MonkeyPatch) -> LoadedModel:

@@ -15,19 +15,6 @@ from model.machine_code import CHECKSUM, code_folder, is_intact, make, start
 from tests.conftest import ROOT
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with code, made as an engine has it made."""
-    folder = code_folder(tmp_path_factory.mktemp("cache"))
-    assert folder is not None
-    assert not is_intact(folder)
-    process = start(folder)
-    status = process.wait(240)
-    with process:  # closes its input
-        assert status == 0
-    return folder
-
-
 def test_code_is_made_once_and_read_after_that(made: Path) -> None:
     assert is_intact(made)
     assert {path.name for path in made.parent.iterdir()} == {made.name}
