@@ -17,7 +17,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +148,7 @@ class Window:
         self.capabilities: dict[str, Any] = {}
         self._channel = channel
         self._waiting: dict[int, asyncio.Future[Any]] = {}
+        self._held: bytearray | None = None
         self._count = 0
 
     @classmethod
@@ -267,7 +268,21 @@ class Window:
 
     def _write(self, **message: Any) -> None:
         body = json.dumps({"jsonrpc": "2.0"} | message).encode()
-        self._writer.write(b"Content-Length: %d\r\n\r\n%b" % (len(body), body))
+        frame = b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
+        if self._held is None:
+            self._writer.write(frame)
+        else:
+            self._held += frame
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """What is said meanwhile comes in one piece."""
+        self._held = bytearray()
+        try:
+            yield
+        finally:
+            said, self._held = self._held, None
+            self._writer.write(said)
 
     async def _read(self) -> None:
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):

@@ -287,8 +287,9 @@ async def test_a_suggestion_is_never_given_for_another_version(monkeypatch: pyte
 @pytest.mark.asyncio
 async def test_messages_that_come_together_are_taken_in_their_order() -> None:
     async with window_on(says("1\n")) as (window, endpoint):
-        _, items = window.ask(0, 4)
-        window.change(2, "y = ")  # the request was not made for this text
+        with window.together():
+            _, items = window.ask(0, 4)
+            window.change(2, "y = ")  # the request was not made for this text
         assert (await items, endpoint.bodies) == ([], [])
         window.change(3, "z = ")
         _, items = window.ask(0, 4)
