@@ -179,7 +179,11 @@ class Shaper:
         return _confidence(logprob) < self.min_confidence or self._stop(_plain(text)) is not None
 
     def shape(self, text: str, logprob: float = 0.0) -> Suggestion:
-        """The suggestion made of an answer; its confidence is the exponential of logprob, the answer's a token."""
+        """The suggestion made of an answer.
+
+        logprob: a natural logarithm, how sure the model was of a token of it (lsp_server.generation tells of which);
+        its exponential is the confidence.
+        """
         text = _plain(text)
         reasons: list[Reason] = []
         # When the stream is over, its last line is a whole one.

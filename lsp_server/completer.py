@@ -99,7 +99,7 @@ class Question:
 
     @cached_property
     def key(self) -> bytes:
-        """What decides the answer, as a digest: not who asks. (An answer ends when it is not sure enough.)"""
+        """What decides the answer, as a digest: not who asks, but how sure it has to be, for it ends when it is not."""
         request, ids = replace(self.request, client="", idle=False), b""
         if not isinstance(request.prompt, str):  # thousands of ids, whose repr takes ten times as long
             request, ids = replace(request, prompt=()), array("I", request.prompt).tobytes()
@@ -196,7 +196,8 @@ async def finish(
     if state == "whole":
         suggestion = shaper.shape(generation.text, generation.logprob())
         if "unsure" in suggestion.reasons:  # the lines before the doubt may be good
-            suggestion = max(suggestion, shape_lines(question, generation), key=lambda found: not found.hidden)
+            lines = shape_lines(question, generation)
+            suggestion = suggestion if lines.hidden else lines
     else:
         suggestion = shape_lines(question, generation) if state == "cut" else shaper.shape("")
     answer, shaped_ms, match = generation.text if state == "whole" else generation.lines, clock.ms(), None

@@ -214,7 +214,7 @@ def relative(times: Mapping[int, float]) -> dict[int, float]:
 def shape_of(decoder: Decoder) -> str:
     """What the time of a step depends on, for model.kernels' book."""
     c = decoder.config
-    layer = (c.hidden_size, c.intermediate_size, c.num_heads, c.num_kv_heads)
+    layer = (c.hidden_size, c.intermediate_size, int(c.gated_mlp), c.num_heads, c.num_kv_heads, c.head_dim)
     return "x".join(map(str, (c.num_layers, *layer, c.vocab_size, c.max_positions)))
 
 
