@@ -38,8 +38,11 @@ gpu: $(STAMP)
 	$(BIN)/python -m benchmarks.gpu --out test-output/gpu
 
 lint: $(STAMP)
+	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/mypy --platform win32
+	$(BIN)/mypy --platform darwin
 
 # The short ones; benchmarks/README.md has the others, and those that take `make peers`.
 bench: $(STAMP)

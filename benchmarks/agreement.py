@@ -1,11 +1,13 @@
-"""Whether paths that should agree do: answers from warm and cold caches, with drafts and without, int8 and float32.
+"""Whether paths that should agree do: answers from warm and cold caches, with drafts and without,
+int8 and float32.
 
     python -m benchmarks.agreement [--model bundled] [--samples 200] [--tokens 32] [--seed 0]
 
-Greedy answers at places of the held-out packages (in a clone without them, of this repository's own files), with the
-product's prompts, healing and copying. A cold cache computes the prompt at once; a warm one in two parts, split at a
-random place, or its last 64 ids in steps of one to eight, as typing does. "text" is the share of answers that are the
-same as the cold one's; "log-probability" the largest difference of a token's, among those answers.
+Greedy answers at places of the held-out packages (in a clone without them, of this repository's own
+files), with the product's prompts, healing and copying. A cold cache computes the prompt at once; a
+warm one in two parts, split at a random place, or its last 64 ids in steps of one to eight, as
+typing does. "text" is the share of answers that are the same as the cold one's; "log-probability"
+the largest difference of a token's, among those answers.
 """
 
 from __future__ import annotations
@@ -18,18 +20,18 @@ from pathlib import Path
 import torch
 
 from benchmarks.figures import machine, table
+from lsp_server.commands.once import CommandError
+from lsp_server.commands.source_files import read_packages
+from lsp_server.completion.prompter import Prompter
 from lsp_server.documents import Snapshot
 from lsp_server.folders import cache_folder
-from lsp_server.once import CommandError
-from lsp_server.prompter import Prompter
 from lsp_server.settings import Settings
-from lsp_server.sources import read_packages
 from model import LoadedModel, load_model
-from model.compiled import upgrade_now
-from model.copying import CopyWeights
-from model.generate import Token
-from model.kv_cache import KVCache
-from model.speculative import Recent, Tally
+from model.cpu.compiled_step import upgrade_now
+from model.decoder.kv_cache import KVCache
+from model.generation.copying import CopyWeights
+from model.generation.drafting import Recent, Tally
+from model.generation.generate import Token
 
 OWN = Path(__file__).parent.parent / "lsp_server"
 TYPED = 64  # ids
@@ -79,17 +81,27 @@ def main() -> None:
     recent = Recent(int8.decoder.row_costs)
 
     def ask(model: LoadedModel, way: Way, drafts: Recent | None = None) -> list[Token]:
-        return list(model.generate(
-            ids, max_new_tokens=options.tokens, cache=way(model, ids, rng), stop_ids=asked.stop_ids,
-            begin_with=asked.begin_with, copying=copying, recent=drafts, tally=tally if drafts else None,
-        ))  # fmt: skip
+        return list(
+            model.generate(
+                ids,
+                max_new_tokens=options.tokens,
+                cache=way(model, ids, rng),
+                stop_ids=asked.stop_ids,
+                begin_with=asked.begin_with,
+                copying=copying,
+                recent=drafts,
+                tally=tally if drafts else None,
+            )
+        )
 
     same: dict[str, int] = {}
     widest: dict[str, float] = {}
     for _ in range(options.samples):
         _, text = rng.choice(packages[rng.choice(sorted(packages))])
         snapshot = Snapshot("file:///a.py", 1, "python", text, rng.randrange(len(text) + 1))
-        asked, _ = prompter.request(prompter.context(snapshot, settings, None), settings, "agreement")
+        asked, _ = prompter.request(
+            prompter.context(snapshot, settings, None), settings, "agreement"
+        )
         assert not isinstance(asked.prompt, str)
         ids = asked.prompt
         if len(ids) < 2:
@@ -105,12 +117,22 @@ def main() -> None:
         ):
             agree = [t.id for t in found] == [t.id for t in wanted]
             same[name] = same.get(name, 0) + agree
-            gaps = [abs(a.logprob - b.logprob) for a, b in zip(found, wanted, strict=True)] if agree else []
+            gaps = (
+                [abs(a.logprob - b.logprob) for a, b in zip(found, wanted, strict=True)]
+                if agree
+                else []
+            )
             widest[name] = max([widest.get(name, 0.0), *gaps])
-    print(f"{machine()}\n{int8.decoder.scheme}; {options.samples} places of {where}, {options.tokens} tokens each\n")
+    print(
+        f"{machine()}\n{int8.decoder.scheme}; {options.samples} places of {where}, "
+        f"{options.tokens} tokens each\n"
+    )
     rows = [[name, f"{n / options.samples:.1%}", f"{widest[name]:.2g}"] for name, n in same.items()]
     print(table(["", "text", "log-probability"], rows))
-    print(f"\ndrafts: {tally.passes} passes behind the prefill, {tally.accepted} of {tally.drafted} tokens came true")
+    print(
+        f"\ndrafts: {tally.passes} passes behind the prefill, {tally.accepted} of {tally.drafted} "
+        "tokens came true"
+    )
 
 
 if __name__ == "__main__":

@@ -1,12 +1,14 @@
-"""What the attribution filter finds, what it takes for known text and is not, and how long a look takes.
+"""What the attribution filter finds, what it takes for known text and is not, and how long a look
+takes.
 
     python -m benchmarks.attribution training/data [--file model/bundled/attribution.bin]
 
-A passage or span has the stated length of normalized characters; its first half stands before the cursor, the rest is
-the suggestion. Files and offsets are drawn with equal chances. The fifty passages leave out the text of licences, which
-many packages share and the filter leaves out by design; the thousand passages leave out nothing. An alarm on a
-held-out span is looked up in the corpus: its gram either stands in the named package word for word, or a fingerprint
-was the same by chance.
+A passage or span has the stated length of normalized characters; its first half stands before the
+cursor, the rest is the suggestion. Files and offsets are drawn with equal chances. The fifty
+passages leave out the text of licences, which many packages share and the filter leaves out by
+design; the thousand passages leave out nothing. An alarm on a held-out span is looked up in the
+corpus: its gram either stands in the named package word for word, or a fingerprint was the same by
+chance.
 """
 
 from __future__ import annotations
@@ -21,10 +23,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fim.attribution import GRAM, Attribution, AttributionError, Match, grams, normalized
-from fim.scoring import Share
+from fim.evaluation.scoring import Share
 from training.corpus.folder import CorpusError, rows
 
-NOTICE = re.compile(r"(?i)licen[cs]e|copyright|warrant|redistribut|liable|liability|\bas is\b|damages")
+NOTICE = re.compile(
+    r"(?i)licen[cs]e|copyright|warrant|redistribut|liable|liability|\bas is\b|damages"
+)
 SHOWN = 8
 LOOKS = 2000
 
@@ -41,19 +45,34 @@ class Span:
 
 
 def draw(path: Path, length: int, count: int, seed: int, *, notices: bool) -> list[Span]:
-    """`count` spans of `length` characters; of different files, as long as there are so many. Raises CorpusError."""
+    """`count` spans of `length` characters; of different files, as long as there are so many.
+    Raises CorpusError."""
     rng = random.Random(f"{seed} {path.name} {notices}")
     if not (total := sum(1 for _ in rows(path))):
         raise CorpusError(f"{path} is empty: make corpus")
-    order = [number for _ in range(4 * count // total + 1) for number in rng.sample(range(total), total)][: 4 * count]
+    order = [
+        number for _ in range(4 * count // total + 1) for number in rng.sample(range(total), total)
+    ][: 4 * count]
     wanted = set(order)
-    files = {n: row._replace(text=normalized(row.text)) for n, row in enumerate(rows(path)) if n in wanted}
+    files = {
+        n: row._replace(text=normalized(row.text))
+        for n, row in enumerate(rows(path))
+        if n in wanted
+    }
     spans: list[Span] = []
     for package, name, text in map(files.__getitem__, order):
-        starts = [rng.randrange(len(text) - length + 1) for _ in range(200)] if len(text) >= length else []
+        starts = (
+            [rng.randrange(len(text) - length + 1) for _ in range(200)]
+            if len(text) >= length
+            else []
+        )
         pieces = (text[start : start + length] for start in starts)
         # With a blank at its end it would be a shorter one.
-        usable = (piece for piece in pieces if piece == piece.strip() and (notices or not NOTICE.search(piece)))
+        usable = (
+            piece
+            for piece in pieces
+            if piece == piece.strip() and (notices or not NOTICE.search(piece))
+        )
         spans += [Span(package, name, piece) for piece in [next(usable, "")] if piece]
     return spans[:count]
 
@@ -75,9 +94,12 @@ def measure_recall(filter_: Attribution, spans: list[Span]) -> list[Span]:
 
 
 def true_matches(data: Path, alarms: list[tuple[Span, Match]]) -> list[bool]:
-    """Whether a gram of each span stands in a package that was named, looked up in the whole corpus."""
-    pending = {n: ([s.text[at : at + GRAM] for at, _ in grams(s.text)], {x.package for x in m.sources})
-               for n, (s, m) in enumerate(alarms)}  # fmt: skip
+    """Whether a gram of each span stands in a package that was named, looked up in the whole
+    corpus."""
+    pending = {
+        n: ([s.text[at : at + GRAM] for at, _ in grams(s.text)], {x.package for x in m.sources})
+        for n, (s, m) in enumerate(alarms)
+    }
     true = [False] * len(alarms)
     for package, _, raw in rows(data / "train.jsonl"):
         text = normalized(raw)
@@ -91,11 +113,17 @@ def true_matches(data: Path, alarms: list[tuple[Span, Match]]) -> list[bool]:
 def measure_alarms(filter_: Attribution, data: Path, spans: list[Span]) -> None:
     alarms = [(span, match) for span in spans if (match := filter_.find(*span.halves)) is not None]
     true = true_matches(data, alarms)
-    print(f"  alarms: {shown(len(alarms), len(spans))}; {sum(true)} of them stand in the named package word for word, "
-          f"{len(alarms) - sum(true)} by chance")
+    print(
+        f"  alarms: {shown(len(alarms), len(spans))}; {sum(true)} of them stand in the named "
+        "package word for word, "
+        f"{len(alarms) - sum(true)} by chance"
+    )
     for (span, match), real in list(zip(alarms, true, strict=True))[:SHOWN]:
         names = ", ".join(source.package for source in match.sources)
-        print(f"    {'verbatim' if real else 'chance  '} {names}: {span.package}/{span.path}: {span.text[:70]!r}…")
+        print(
+            f"    {'verbatim' if real else 'chance  '} {names}: {span.package}/{span.path}: "
+            f"{span.text[:70]!r}…"
+        )
 
 
 def measure_time(filter_: Attribution, spans: list[Span]) -> None:
@@ -107,8 +135,10 @@ def measure_time(filter_: Attribution, spans: list[Span]) -> None:
             filter_.find(text[:before], text[before : before + size])
             times.append((time.perf_counter() - started) * 1000)
         times.sort()
-        print(f"  {name} of {size} characters: median {statistics.median(times):.2f} ms, "
-              f"99th percentile {times[-LOOKS // 100]:.2f} ms")
+        print(
+            f"  {name} of {size} characters: median {statistics.median(times):.2f} ms, "
+            f"99th percentile {times[-LOOKS // 100]:.2f} ms"
+        )
 
 
 def main() -> None:
@@ -131,14 +161,21 @@ def main() -> None:
         held_out = draw(test, length, 1000, options.seed, notices=True)
     except CorpusError as error:
         sys.exit(f"fimls: {error}")
-    print(f"{options.file}: {len(content)} bytes, {filter_.grams} grams of {GRAM} characters, stride {filter_.stride}; "
-          f"a passage of {length} normalized characters is surely found; read and checked in {loaded:.0f} ms")
+    print(
+        f"{options.file}: {len(content)} bytes, {filter_.grams} grams of {GRAM} characters, "
+        f"stride {filter_.stride}; "
+        f"a passage of {length} normalized characters is surely found; read and checked in "
+        f"{loaded:.0f} ms"
+    )
     print("fifty training files, a passage of each, no text of licences:")
     for span in measure_recall(filter_, fifty):
         print(f"    missed {span.package}/{span.path}: {span.text!r}")
     print("a thousand passages of training files, anywhere:")
     missed = measure_recall(filter_, thousand)
-    print(f"  of the others {sum(bool(NOTICE.search(span.text)) for span in missed)} are text of licences, as:")
+    print(
+        f"  of the others {sum(bool(NOTICE.search(span.text)) for span in missed)} are text of "
+        "licences, as:"
+    )
     for span in missed[:SHOWN]:
         print(f"    {span.package}/{span.path}: {span.text[:100]!r}…")
     print("a thousand spans of held-out files, anywhere:")

@@ -1,6 +1,8 @@
-"""How well a model predicts plain text of packages that it was never trained on: its loss in bits a byte.
+"""How well a model predicts plain text of packages that it was never trained on: its loss in bits a
+byte.
 
-    python -m benchmarks.bits_per_byte [FOLDER|FILE.jsonl] [--split test] [--model bundled] [--windows 120]
+    python -m benchmarks.bits_per_byte [FOLDER|FILE.jsonl] [--split test] [--model bundled]
+    [--windows 120]
 
 Every package counts alike. Exact match and the like: `fimls eval`.
 """
@@ -14,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from lsp_server.sources import Packages, read_packages
+from lsp_server.commands.source_files import Packages, read_packages
 from model import LoadedModel, load_model
 
 
@@ -28,7 +30,9 @@ def bits_per_byte(model: LoadedModel, packages: Packages, windows: int, seed: in
             ids = model.tokenizer.encode(text)
             start = rng.randrange(max(1, len(ids) - length))
             ids = [0, *ids[start : start + length - 1]]
-            log_probabilities = model.decoder(torch.tensor([ids])).logits[0, :-1].float().log_softmax(-1)
+            log_probabilities = (
+                model.decoder(torch.tensor([ids])).logits[0, :-1].float().log_softmax(-1)
+            )
             nats -= float(log_probabilities.gather(1, torch.tensor(ids[1:])[:, None]).sum())
             size += len(model.tokenizer.decode(ids[1:]).encode())
     return nats / size / math.log(2)
@@ -46,7 +50,10 @@ def main() -> None:
     packages = read_packages(options.where, options.split)
     parameters = sum(p.numel() for p in model.decoder.parameters())
     size = sum(f.stat().st_size for f in model.folder.path.iterdir() if f.is_file())
-    print(f"{parameters / 1e6:.2f}M parameters, {size / 1e6:.1f} MB, {model.decoder.dtype}, {len(packages)} packages")
+    print(
+        f"{parameters / 1e6:.2f}M parameters, {size / 1e6:.1f} MB, {model.decoder.dtype}, "
+        f"{len(packages)} packages"
+    )
     print(f"bits a byte: {bits_per_byte(model, packages, options.windows, options.seed):.3f}")
 
 

@@ -1,9 +1,11 @@
-"""Prefill and decode of the bundled model on an idle and on a busy machine, by how long OpenMP's threads spin.
+"""Prefill and decode of the bundled model on an idle and on a busy machine, by how long OpenMP's
+threads spin.
 
     python -m benchmarks.busy_machine [--repeats 3]
 
-"busy" runs an endless matrix product on all cores beside it, in a session of its own, as a build in another terminal
-would be (Linux shares the processor among sessions first, so that its being nice would not help).
+"busy" runs an endless matrix product on all cores beside it, in a session of its own, as a build in
+another terminal would be (Linux shares the processor among sessions first, so that its being nice
+would not help).
 """
 
 from __future__ import annotations
@@ -22,9 +24,10 @@ VARIANTS: dict[str, dict[str, str]] = {
 }
 MEASURE = """
 import time, inspect
-from model import load_model, engine
+from model import load_model
+from model.engine import worker
 m = load_model("bundled")
-ids = m.tokenizer.encode(inspect.getsource(engine))[:900]
+ids = m.tokenizer.encode(inspect.getsource(worker))[:900]
 for _ in range(2):  # the second is warm
     start = time.perf_counter()
     tokens = m.generate(ids, max_new_tokens=65)
@@ -39,15 +42,20 @@ BURN = "import torch\na = torch.randn(1500, 1500)\nwhile True: a @ a"
 
 def main(repeats: int) -> None:
     for busy in (False, True):
-        burner = subprocess.Popen([sys.executable, "-c", BURN], start_new_session=True) if busy else None
+        burner = (
+            subprocess.Popen([sys.executable, "-c", BURN], start_new_session=True) if busy else None
+        )
         try:
             rows: dict[str, list[tuple[float, float]]] = {name: [] for name in VARIANTS}
             for _ in range(repeats):
                 for name, extra in VARIANTS.items():
                     done = subprocess.run(
                         [sys.executable, "-c", MEASURE],
-                        env=os.environ | extra, capture_output=True, text=True, check=True,
-                    )  # fmt: skip
+                        env=os.environ | extra,
+                        capture_output=True,
+                        text=True,
+                        check=True,
+                    )
                     prefill, decode = map(float, done.stdout.split())
                     rows[name].append((prefill, decode))
         finally:
@@ -56,8 +64,11 @@ def main(repeats: int) -> None:
                 burner.wait()
         for name, figures in rows.items():
             prefill, decode = (statistics.median(column) for column in zip(*figures, strict=True))
-            print(f"{'busy' if busy else 'idle'}  {name:28} prefill {prefill:7.0f} tokens/s   decode {decode:6.2f} ms",
-                  flush=True)
+            print(
+                f"{'busy' if busy else 'idle'}  {name:28} prefill {prefill:7.0f} tokens/s   "
+                f"decode {decode:6.2f} ms",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
-"""A cancelled prefill at StarCoder2-3B's shape: how soon the CPU is idle, and what the next request finds computed.
+"""A cancelled prefill at StarCoder2-3B's shape: how soon the CPU is idle, and what the next request
+finds computed.
 
     python -m benchmarks.cancelling [--layers 30] [--ids 1000] [--after 6] [--repeats 3]
 
-Random weights, int8 as loaded, in this process, through the engine's queue. A request with a prompt of --ids is
-cancelled --after seconds from its start; "idle" is when the engine is no longer busy and this process's CPU time stands
-still. Then the same request again.
+Random weights, int8 as loaded, in this process, through the engine's queue. A request with a prompt
+of --ids is cancelled --after seconds from its start; "idle" is when the engine is no longer busy
+and this process's CPU time stands still. Then the same request again.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pathlib import Path
 from benchmarks.figures import machine, table
 from benchmarks.peers import STARCODER2_3B, write_random
 from model import load_model
-from model.engine import Engine, Event, Failed, Finished, Job, Request
+from model.engine.worker import Engine, Event, Failed, Finished, Job, Request
 
 POLL_S = 0.005
 
@@ -77,10 +78,22 @@ def main() -> None:
         pauses.append(until_idle(engine) * 1000)
         done = first.wait()
         again = Asked(engine, ids).wait()
-        rows.append([done.reason, pauses[-1], done.prefilled, again.reused, again.prefilled, again.prefill_s])
+        rows.append(
+            [
+                done.reason,
+                pauses[-1],
+                done.prefilled,
+                again.reused,
+                again.prefilled,
+                again.prefill_s,
+            ]
+        )
     engine.close(save=False)
     engine.join(10.0)
-    print(f"{machine()}; {options.layers} layers, {model.decoder.scheme}, prompts of {options.ids} ids\n")
+    print(
+        f"{machine()}; {options.layers} layers, {model.decoder.scheme}, prompts of {options.ids} "
+        "ids\n"
+    )
     print(table(["first", "idle after, ms", "prefilled", "again: reused", "prefilled", "s"], rows))
     print(f"\nidle after {statistics.median(pauses):.0f} ms (median)")
 

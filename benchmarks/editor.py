@@ -1,4 +1,5 @@
-"""An editor for measuring: a real `fimls lsp` over stdio at the level of frames, with next to no work of its own."""
+"""An editor for measuring: a real `fimls lsp` over stdio at the level of frames, with next to no
+work of its own."""
 
 from __future__ import annotations
 
@@ -13,8 +14,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-from lsp_server.client import GONE_TIMEOUT_S, READY_TIMEOUT_S
-from lsp_server.local_engine import local_client
+from lsp_server.engines.local import local_client
+from lsp_server.protocol.client import GONE_TIMEOUT_S, READY_TIMEOUT_S
 
 INLINE = "textDocument/inlineCompletion"
 
@@ -24,11 +25,13 @@ class EditorError(Exception):
 
 
 class Editor:
-    """One window. Positions are counted in code points, so an offset needs no more than its line's start.
+    """One window. Positions are counted in code points, so an offset needs no more than its line's
+    start.
 
-    Beside lsp_server/client.py's EditorWindow, which is short and stands on pygls and lsprotocol: that one sends whole
-    documents and waits for each answer, and its milliseconds and imports would be measured along. This one edits by
-    ranges, cancels, accepts, and has several requests in flight.
+    Beside lsp_server/protocol/client.py's EditorWindow, which is short and stands on pygls and
+    lsprotocol: that one sends whole documents and waits for each answer, and its milliseconds and
+    imports would be measured along. This one edits by ranges, cancels, accepts, and has several
+    requests in flight.
     """
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
@@ -41,26 +44,41 @@ class Editor:
         self._reading = asyncio.ensure_future(self._read())
 
     @classmethod
-    async def open(cls, folder: Path, settings: dict[str, Any], environment: dict[str, str]) -> Editor:
-        """Raises EditorError when the server objects to the settings or the model cannot be loaded."""
+    async def open(
+        cls, folder: Path, settings: dict[str, Any], environment: dict[str, str]
+    ) -> Editor:
+        """Raises EditorError when the server objects to the settings or the model cannot be
+        loaded."""
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-P", "-m", "lsp_server", "lsp", "--stdio",
-            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, env=os.environ | environment,
-        )  # fmt: skip
+            sys.executable,
+            "-P",
+            "-m",
+            "lsp_server",
+            "lsp",
+            "--stdio",
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            env=os.environ | environment,
+        )
         editor = cls(process)
-        await editor.request("initialize", {
-            "processId": os.getpid(),
-            "rootUri": folder.absolute().as_uri(),
-            "capabilities": {
-                "general": {"positionEncodings": ["utf-32"]},
-                "textDocument": {"inlineCompletion": {}},
-                "experimental": {"fimls": {"status": True}},
+        await editor.request(
+            "initialize",
+            {
+                "processId": os.getpid(),
+                "rootUri": folder.absolute().as_uri(),
+                "capabilities": {
+                    "general": {"positionEncodings": ["utf-32"]},
+                    "textDocument": {"inlineCompletion": {}},
+                    "experimental": {"fimls": {"status": True}},
+                },
+                "initializationOptions": settings,
             },
-            "initializationOptions": settings,
-        })  # fmt: skip
+        )
         editor.notify("initialized", {})
         ready = asyncio.ensure_future(editor._ready.wait())
-        await asyncio.wait({ready, editor._reading}, timeout=READY_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(
+            {ready, editor._reading}, timeout=READY_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED
+        )
         ready.cancel()
         if not editor._ready.is_set() or editor.messages:
             await editor.close()
@@ -100,9 +118,13 @@ class Editor:
         version, text = self._texts[uri]
         self._texts[uri] = version + 1, text[:start] + new + text[end:]
         where = {"start": position(text, start), "end": position(text, end)}
-        self.notify("textDocument/didChange", {
-            "textDocument": {"uri": uri, "version": version + 1}, "contentChanges": [{"range": where, "text": new}],
-        })  # fmt: skip
+        self.notify(
+            "textDocument/didChange",
+            {
+                "textDocument": {"uri": uri, "version": version + 1},
+                "contentChanges": [{"range": where, "text": new}],
+            },
+        )
 
     def focus(self, path: Path, at: int) -> None:
         """The cursor has come to an offset."""
@@ -120,7 +142,10 @@ class Editor:
     def accepted(self, item: dict[str, Any]) -> None:
         """Tells that an item's text was taken over."""
         command = item["command"]
-        self._request("workspace/executeCommand", {"command": command["command"], "arguments": command["arguments"]})
+        self._request(
+            "workspace/executeCommand",
+            {"command": command["command"], "arguments": command["arguments"]},
+        )
 
     async def request(self, method: str, params: Any) -> Any:
         return await self._request(method, params)[1]
@@ -131,7 +156,9 @@ class Editor:
     def _request(self, method: str, params: Any) -> tuple[int, asyncio.Future[Any]]:
         self._count += 1
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        answer.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody may be waiting
+        answer.add_done_callback(
+            lambda done: done.cancelled() or done.exception()
+        )  # nobody may be waiting
         self._waiting[self._count] = answer
         self._send({"id": self._count, "method": method, "params": params})
         return self._count, answer
@@ -181,14 +208,17 @@ def position(text: str, offset: int) -> dict[str, int]:
 
 
 class Home:
-    """Private folders for sockets, logs and counts, so that no engine of the user's is measured, or stopped."""
+    """Private folders for sockets, logs and counts, so that no engine of the user's is measured, or
+    stopped."""
 
     def __init__(self) -> None:
         self.path = Path(tempfile.mkdtemp(prefix="fimls-"))
         self.environment = {
-            "FIMLS_RUNTIME_DIR": str(self.path / "run"), "FIMLS_LOG_DIR": str(self.path / "log"),
-            "FIMLS_STATE_DIR": str(self.path / "state"), "FIMLS_CACHE_DIR": str(self.path / "cache"),
-        }  # fmt: skip
+            "FIMLS_RUNTIME_DIR": str(self.path / "run"),
+            "FIMLS_LOG_DIR": str(self.path / "log"),
+            "FIMLS_STATE_DIR": str(self.path / "state"),
+            "FIMLS_CACHE_DIR": str(self.path / "cache"),
+        }
         self._seen = 0
 
     @property
@@ -196,7 +226,8 @@ class Home:
         return self.path / "log" / "lsp.log"
 
     def new_lines(self) -> list[str]:
-        """What the server has logged since the last call; a log that was begun anew is read from its start."""
+        """What the server has logged since the last call; a log that was begun anew is read from
+        its start."""
         if not self.log.exists():
             return []
         if self.log.stat().st_size < self._seen:
@@ -243,7 +274,8 @@ class Home:
 
 @contextlib.asynccontextmanager
 async def own_home() -> AsyncIterator[Home]:
-    """A home for this process and all that it starts from now on; its engines end with the block."""
+    """A home for this process and all that it starts from now on; its engines end with the
+    block."""
     home = Home()
     os.environ.update(home.environment)
     try:

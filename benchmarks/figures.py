@@ -31,7 +31,13 @@ def shown(value: object) -> str:
         return "–" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
     if value != value:
         return "–"
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+    return (
+        f"{value:,.0f}"
+        if abs(value) >= 100
+        else f"{value:.1f}"
+        if abs(value) >= 10
+        else f"{value:.2f}"
+    )
 
 
 def cpu_seconds(process: int | str) -> float:

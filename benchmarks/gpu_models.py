@@ -1,4 +1,5 @@
-"""What benchmarks.gpu measures: StarCoder2's shapes with random weights made on the device, ours and transformers'."""
+"""What benchmarks.gpu measures: StarCoder2's shapes with random weights made on the device, ours
+and transformers'."""
 
 from __future__ import annotations
 
@@ -11,23 +12,35 @@ import torch
 from torch import Tensor
 
 from benchmarks.peers import STARCODER2_3B
-from model.bits import BitsFactory, BitsLinear
-from model.decoder import Decoder
-from model.graphs import CudaRecorder, Graphs, add_graphs
-from model.kv_cache import KVCache
-from model.layers import Factory
-from model.starcoder2 import decoder_config
+from model.decoder.decoder import Decoder
+from model.decoder.kv_cache import KVCache
+from model.decoder.layers import Factory
+from model.families.starcoder2 import decoder_config
+from model.gpu.bitsandbytes_linear import BitsFactory, BitsLinear
+from model.gpu.cuda_graphs import CudaRecorder, Graphs, add_graphs
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # As the released checkpoints' config.json have them.
-RELEASED = {"sliding_window": 4096, "norm_epsilon": 1e-5, "use_bias": True, "bos_token_id": 0, "eos_token_id": 0}
+RELEASED = {
+    "sliding_window": 4096,
+    "norm_epsilon": 1e-5,
+    "use_bias": True,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+}
 SHAPES: dict[str, dict[str, Any]] = {
     "3b": STARCODER2_3B | RELEASED,
-    "7b": STARCODER2_3B | RELEASED | {
-        "hidden_size": 4608, "intermediate_size": 18432, "num_hidden_layers": 32, "num_attention_heads": 36,
-        "num_key_value_heads": 4, "rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0},
+    "7b": STARCODER2_3B
+    | RELEASED
+    | {
+        "hidden_size": 4608,
+        "intermediate_size": 18432,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 36,
+        "num_key_value_heads": 4,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0},
     },
-}  # fmt: skip
+}
 SPREAD = 0.02  # of the weights, as they are initialized
 
 
@@ -47,7 +60,9 @@ def seconds(run: Callable[[], object], device: torch.device, times: int = 1) -> 
 
 
 @torch.inference_mode()
-def memory_speeds(device: torch.device, dtype: torch.dtype, rows: int, width: int) -> dict[str, float]:
+def memory_speeds(
+    device: torch.device, dtype: torch.dtype, rows: int, width: int
+) -> dict[str, float]:
     """Bytes/s of passes over a matrix of such a size."""
     big = torch.randn(rows, width, device=device, dtype=dtype)
     vector, halves = torch.randn(width, device=device, dtype=dtype), big.view(2, -1)
@@ -58,12 +73,18 @@ def memory_speeds(device: torch.device, dtype: torch.dtype, rows: int, width: in
     }
     for run in runs.values():
         seconds(run, device, 3)
-    return {name: big.nbytes / min(seconds(run, device, 5) for _ in range(4)) for name, run in runs.items()}
+    return {
+        name: big.nbytes / min(seconds(run, device, 5) for _ in range(4))
+        for name, run in runs.items()
+    }
 
 
 @torch.inference_mode()
-def make_decoder(shape: dict[str, Any], device: torch.device, dtype: torch.dtype, bits: int = 0) -> Decoder:
-    """The same weights at every precision. bits: of bitsandbytes, 8 or 4; 0 leaves floats. No graphs yet."""
+def make_decoder(
+    shape: dict[str, Any], device: torch.device, dtype: torch.dtype, bits: int = 0
+) -> Decoder:
+    """The same weights at every precision. bits: of bitsandbytes, 8 or 4; 0 leaves floats. No
+    graphs yet."""
     with torch.inference_mode(False):
         factory = BitsFactory(device, dtype, bits) if bits else Factory(device, dtype)
         decoder = Decoder(decoder_config(shape), factory).eval().requires_grad_(False)
@@ -71,7 +92,12 @@ def make_decoder(shape: dict[str, Any], device: torch.device, dtype: torch.dtype
         chance = torch.Generator(device).manual_seed(number)
         if isinstance(module, BitsLinear):
             out, width = module.shape
-            module.fill(0, torch.empty(out, width, device=device, dtype=dtype).normal_(0, SPREAD, generator=chance))
+            module.fill(
+                0,
+                torch.empty(out, width, device=device, dtype=dtype).normal_(
+                    0, SPREAD, generator=chance
+                ),
+            )
             module.finish()
         elif isinstance(module, torch.nn.Linear | torch.nn.Embedding):
             module.weight.normal_(0, SPREAD, generator=chance)
@@ -103,7 +129,8 @@ def matrices(decoder: Decoder) -> list[BitsLinear]:
 
 
 def weight_bytes(decoder: Decoder) -> int:
-    """What a step reads: all matrices, the head among them; not the embeddings, where they are another matrix."""
+    """What a step reads: all matrices, the head among them; not the embeddings, where they are
+    another matrix."""
     total = sum(p.nbytes for p in decoder.parameters()) + sum(m.nbytes for m in matrices(decoder))
     tied = decoder.config.tie_embeddings
     return int(total if tied else total - sum(p.nbytes for p in decoder.embed_tokens.parameters()))
@@ -117,7 +144,9 @@ def cache_bytes(decoder: Decoder, length: int) -> int:
 
 
 def random_ids(count: int, device: torch.device, vocabulary: int, seed: int = 1) -> Tensor:
-    return torch.randint(8, vocabulary, (count,), generator=torch.Generator().manual_seed(seed)).to(device)
+    return torch.randint(8, vocabulary, (count,), generator=torch.Generator().manual_seed(seed)).to(
+        device
+    )
 
 
 @torch.inference_mode()
@@ -139,7 +168,9 @@ def make_reference(shape: dict[str, Any], device: torch.device, dtype: torch.dty
     transformers.logging.set_verbosity_error()
     config = transformers.AutoConfig.for_model(**{"model_type": "starcoder2"} | shape)
     with torch.device(device):
-        return transformers.AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa").eval()
+        return transformers.AutoModelForCausalLM.from_config(
+            config, dtype=dtype, attn_implementation="sdpa"
+        ).eval()
 
 
 class Clock:
@@ -156,16 +187,23 @@ class Clock:
 
 
 def reference_speed(model: Any, ids: Tensor, new: int, kind: str) -> float:
-    """Tokens/s of transformers' generate behind ids, the first token apart. kind: "dynamic", or "static" for its fixed
-    cache and the compiled forward that comes with it; the first run, which compiles, does not count."""
+    """Tokens/s of transformers' generate behind ids, the first token apart. kind: "dynamic", or
+    "static" for its fixed cache and the compiled forward that comes with it; the first run, which
+    compiles, does not count."""
     options: dict[str, Any] = {"cache_implementation": "static"} if kind == "static" else {}
     spans = []
     for _ in range(2):
         clock = Clock()
         model.generate(
-            ids[None], attention_mask=torch.ones_like(ids[None]), max_new_tokens=new, min_new_tokens=new,
-            do_sample=False, pad_token_id=0, streamer=clock, **options,
-        )  # fmt: skip
+            ids[None],
+            attention_mask=torch.ones_like(ids[None]),
+            max_new_tokens=new,
+            min_new_tokens=new,
+            do_sample=False,
+            pad_token_id=0,
+            streamer=clock,
+            **options,
+        )
         times = clock.times[1:]  # the first put is the prompt
         spans.append((len(times) - 1) / (times[-1] - times[0]))
     return spans[-1]

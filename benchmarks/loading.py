@@ -1,12 +1,15 @@
-"""Loading a checkpoint of StarCoder2-3B's full size: time and peak memory, ours against transformers.
+"""Loading a checkpoint of StarCoder2-3B's full size: time and peak memory, ours against
+transformers.
 
-    python -m benchmarks.loading [--layers 30] [--sides ours:int8,ours:bfloat16,transformers:bfloat16] [--repeats 1]
+    python -m benchmarks.loading [--layers 30] [--sides
+    ours:int8,ours:bfloat16,transformers:bfloat16] [--repeats 1]
 
-Random weights in bfloat16 shards of a gigabyte, about 6 GB with all 30 layers, in a temporary folder (--folder keeps
-and reuses them). Each side loads in a process of its own, in turn, the files in the page cache, and then computes one
-token: who maps the files has read them only then. Memory is RssAnon + VmSwap, sampled every 20 ms; "before" is what the
-imports take. Mapped files, which the system can drop again, are in the last column only (VmHWM). The limit to keep is
-1.25 times the quantized weights and one shard.
+Random weights in bfloat16 shards of a gigabyte, about 6 GB with all 30 layers, in a temporary
+folder (--folder keeps and reuses them). Each side loads in a process of its own, in turn, the files
+in the page cache, and then computes one token: who maps the files has read them only then. Memory
+is RssAnon + VmSwap, sampled every 20 ms; "before" is what the imports take. Mapped files, which the
+system can drop again, are in the last column only (VmHWM). The limit to keep is 1.25 times the
+quantized weights and one shard.
 """
 
 from __future__ import annotations
@@ -25,8 +28,8 @@ from typing import Any
 
 from benchmarks.figures import machine, table
 from benchmarks.peers import ROOT, SHARD_BYTES, STARCODER2_3B, write_random
-from model.hub import find_model
 from model.machine import memory_bytes
+from model.weights.folder import find_model
 
 SAMPLE_S = 0.02
 LOAD = {
@@ -69,16 +72,26 @@ loaded()
 sys.stdin.readline()
 """
 COLUMNS = {
-    "load": "loaded, s", "token": "first token, s", "before": "before, MB", "peak": "peak, MB", "after": "after, MB",
+    "load": "loaded, s",
+    "token": "first token, s",
+    "before": "before, MB",
+    "peak": "peak, MB",
+    "after": "after, MB",
     "mark": "with mapped files, peak, MB",
-}  # fmt: skip
+}
 
 
 def load(kind: str, precision: str, folder: Path) -> dict[str, float]:
-    """Seconds from the imports to the loaded model and to the first token; MB of memory. Raises SystemExit."""
+    """Seconds from the imports to the loaded model and to the first token; MB of memory. Raises
+    SystemExit."""
     code = LOAD[kind].replace("begin()", TELL + "begin()", 1) + END
-    process = subprocess.Popen([sys.executable, "-c", code, precision, str(folder)], cwd=ROOT, text=True,
-                               stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, precision, str(folder)],
+        cwd=ROOT,
+        text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
     assert process.stdout is not None and process.stdin is not None
     peak = 0
 
@@ -134,8 +147,11 @@ def main() -> None:
         [side, *(statistics.median(one[key] for one in runs) for key in COLUMNS)]
         for side, runs in found.items()
     ]
-    print(f"{machine()}; {time.strftime('%Y-%m-%d')}; {options.layers} layers, {parameters / 1e9:.2f} B parameters in "
-          f"{shards} shards, bfloat16; medians of {options.repeats}\n")
+    print(
+        f"{machine()}; {time.strftime('%Y-%m-%d')}; {options.layers} layers, "
+        f"{parameters / 1e9:.2f} B parameters in "
+        f"{shards} shards, bfloat16; medians of {options.repeats}\n"
+    )
     print(table(["", *COLUMNS.values()], rows))
     print(f"\nlimit for int8: {limit:,.0f} MB (1.25 bytes a parameter, and a shard)")
     if options.json:
@@ -147,8 +163,11 @@ def make(folder: Path, layers: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     wanted = (2 * 49152 * 3072 + layers * 2 * 97_000_000) * 1.1  # bytes
     if (free := shutil.disk_usage(folder).free) < wanted:
-        raise SystemExit(f"{folder} has {free / 1e9:.1f} GB free, and the checkpoint takes {wanted / 1e9:.1f}: name "
-                         "another --folder, or fewer --layers")  # fmt: skip
+        raise SystemExit(
+            f"{folder} has {free / 1e9:.1f} GB free, and the checkpoint takes {wanted / 1e9:.1f}: "
+            "name "
+            "another --folder, or fewer --layers"
+        )
     write_random(folder, STARCODER2_3B | {"num_hidden_layers": layers})
 
 

@@ -1,10 +1,12 @@
-"""What an idle fimls costs, and whether it grows: the server's and the engine's CPU time and memory.
+"""What an idle fimls costs, and whether it grows: the server's and the engine's CPU time and
+memory.
 
     python -m benchmarks.memory [--requests 10000] [--warm-up 1000] [--idle 20] [--speedup 20]
 
-First the warm-up, then as many replayed requests, then so many idle seconds. Memory is RssAnon + VmSwap. With
---speedup the keys come faster than anybody types, so that most requests are superseded, as they are for a fast typist
-on a slow machine; the requests that were answered are told beside.
+First the warm-up, then as many replayed requests, then so many idle seconds. Memory is RssAnon +
+VmSwap. With --speedup the keys come faster than anybody types, so that most requests are
+superseded, as they are for a fast typist on a slow machine; the requests that were answered are
+told beside.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from benchmarks.peers import Exports
 from benchmarks.replay import Key, Player
 from benchmarks.targets import Target, memory, parse_side, running, used
 from benchmarks.typing_traces import Session, sessions, sources
-from lsp_server.once import CommandError
+from lsp_server.commands.once import CommandError
 from model.machine import memory_bytes
 
 SETTLE_S = 3.0  # idle work after the last key
@@ -45,7 +47,9 @@ async def measure(options: argparse.Namespace, folder: Path) -> None:
     made = sessions(packages, options.seed)
     side = parse_side(options.side, options.model)
     async with running(side, Exports(options.model, folder), folder, 0) as target:
-        player = Player(target, folder, speedup=options.speedup, accept=0.3, seed=options.seed, count=False)
+        player = Player(
+            target, folder, speedup=options.speedup, accept=0.3, seed=options.seed, count=False
+        )
         before = len(await play(player, made, options.warm_up))
         await asyncio.sleep(SETTLE_S)
         first, first_sizes = memory(target), sizes(target)
@@ -57,11 +61,19 @@ async def measure(options: argparse.Namespace, folder: Path) -> None:
         idle, seconds = used(target)[0] - cpu, time.perf_counter() - started
     answered = sum(key.ms is not None for key in keys)
     print(f"{machine()}; {time.strftime('%Y-%m-%d')}; {which}; {options.side}")
-    print(f"memory after {before} requests of warm-up: {first / 1e6:.1f} MB (server {first_sizes[0]:.1f}, engine "
-          f"{first_sizes[1]:.1f})")
-    print(f"after {len(keys)} more, of which {answered} were answered: {last / 1e6:.1f} MB "
-          f"(server {last_sizes[0]:.1f}, engine {last_sizes[1]:.1f}): {100 * (last - first) / first:+.2f}%")
-    print(f"idle for {seconds:.0f} s: {idle:.2f} CPU-seconds, {100 * idle / seconds:.2f}% of one core")
+    print(
+        f"memory after {before} requests of warm-up: {first / 1e6:.1f} MB (server "
+        f"{first_sizes[0]:.1f}, engine "
+        f"{first_sizes[1]:.1f})"
+    )
+    print(
+        f"after {len(keys)} more, of which {answered} were answered: {last / 1e6:.1f} MB "
+        f"(server {last_sizes[0]:.1f}, engine {last_sizes[1]:.1f}): "
+        f"{100 * (last - first) / first:+.2f}%"
+    )
+    print(
+        f"idle for {seconds:.0f} s: {idle:.2f} CPU-seconds, {100 * idle / seconds:.2f}% of one core"
+    )
 
 
 def main() -> None:

@@ -1,11 +1,13 @@
-"""A peer's model behind the completions dialect, as llama.cpp's server has it: one slot, whose cache is kept.
+"""A peer's model behind the completions dialect, as llama.cpp's server has it: one slot, whose
+cache is kept.
 
     PYTHON -m benchmarks.peer_server KIND MODEL --port 0 [--draft 10]
 
-Kinder to the peer than its own server: no JSON schema, no sampler chain, no chat templates; the longest common prefix
-of the cache stays, whatever was computed for a request that was cancelled too, and a request that nobody waits for any
-more is dropped between two tokens or two pieces of 512. --draft: prompt look-up, with llama-cpp-python's own class.
-For transformers the answer comes out of its `generate`, with the cache of the request before, cropped.
+Kinder to the peer than its own server: no JSON schema, no sampler chain, no chat templates; the
+longest common prefix of the cache stays, whatever was computed for a request that was cancelled
+too, and a request that nobody waits for any more is dropped between two tokens or two pieces of
+512. --draft: prompt look-up, with llama-cpp-python's own class. For transformers the answer comes
+out of its `generate`, with the cache of the request before, cropped.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from benchmarks.sides import KINDS, Drafter, Transformers, arguments, quiet_stdout, write
-from model.matches import common_prefix
+from model.generation.text_matches import common_prefix
 
 
 class Gone(Exception):
@@ -62,7 +64,12 @@ def llama_drafter(draft: int) -> Drafter:
 
 
 def generated(
-    side: Transformers, cached: list[int], ids: list[int], most: int, draft: int, gone: Callable[[], bool]
+    side: Transformers,
+    cached: list[int],
+    ids: list[int],
+    most: int,
+    draft: int,
+    gone: Callable[[], bool],
 ) -> Iterator[int]:
     """transformers' generate on a thread of its own; tokens as they come."""
     import queue
@@ -98,10 +105,16 @@ def generated(
         try:
             options = {"prompt_lookup_num_tokens": draft} if draft else {}
             whole = side.model.generate(
-                torch.tensor([ids]), attention_mask=torch.ones(1, len(ids), dtype=torch.long),
-                past_key_values=side._cache, max_new_tokens=most, do_sample=False, streamer=Stream(), pad_token_id=0,
-                stopping_criteria=transformers.StoppingCriteriaList([Stop()]), **options,
-            )  # fmt: skip
+                torch.tensor([ids]),
+                attention_mask=torch.ones(1, len(ids), dtype=torch.long),
+                past_key_values=side._cache,
+                max_new_tokens=most,
+                do_sample=False,
+                streamer=Stream(),
+                pad_token_id=0,
+                stopping_criteria=transformers.StoppingCriteriaList([Stop()]),
+                **options,
+            )
             done.extend(whole[0].tolist())
         finally:
             tokens.put(None)
@@ -139,7 +152,9 @@ class Handler(BaseHTTPRequestHandler):
                     told = False
                     for text in self.slot.answer(body, self.gone):
                         usage = {"prompt_tokens_details": {"cached_tokens": self.slot.reused}}
-                        self.event({"choices": [{"text": text}]} | ({} if told else {"usage": usage}))
+                        self.event(
+                            {"choices": [{"text": text}]} | ({} if told else {"usage": usage})
+                        )
                         told = True
             self.send(b"data: [DONE]\n\n")
             self.wfile.write(b"0\r\n\r\n")
@@ -171,7 +186,9 @@ def main() -> None:
     parser.add_argument("--draft", type=int, default=0, help="tokens of a draft; 0: no speculation")
     options = parser.parse_args()
     out = quiet_stdout()
-    Handler.slot = Slot(options.kind, options.model, options.threads, options.precision, options.draft)
+    Handler.slot = Slot(
+        options.kind, options.model, options.threads, options.precision, options.draft
+    )
     server = ThreadingHTTPServer(("127.0.0.1", options.port), Handler)
     server.daemon_threads = True
     print(json.dumps({"port": server.server_address[1]}), file=out, flush=True)

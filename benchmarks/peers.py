@@ -11,10 +11,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from model.hub import find_model, read_json
+from model.weights.folder import find_model, read_json
 
 ROOT = Path(__file__).parent.parent
-BY_EXPORT = {"f32": "float32", "f16": "float16", "bf16": "bfloat16", "q8_0": "q8_0"}  # the rest llama.cpp quantizes
+BY_EXPORT = {
+    "f32": "float32",
+    "f16": "float16",
+    "bf16": "bfloat16",
+    "q8_0": "q8_0",
+}  # the rest llama.cpp quantizes
 QUANTIZE = """
 import ctypes, sys, llama_cpp
 source, target, kind = sys.argv[1:]
@@ -60,28 +65,49 @@ class Exports:
             command = [peers_python(), "-c", QUANTIZE, self._gguf("f32"), target, precision]
             run = subprocess.run(command, capture_output=True, text=True, check=False)
             if run.returncode:
-                raise SystemExit(f"llama.cpp could not quantize to {precision}: {run.stderr[-300:]}")
+                raise SystemExit(
+                    f"llama.cpp could not quantize to {precision}: {run.stderr[-300:]}"
+                )
         return target
 
     def _export(self, layout: str, dtype: str) -> Path:
         target = self._folder / f"{layout}-{dtype}"
         if not target.exists():
-            command = [sys.executable, "-m", "model.export", self._model, str(target), "--format", layout]
-            run = subprocess.run([*command, "--dtype", dtype], cwd=ROOT, capture_output=True, text=True, check=False)
+            command = [
+                sys.executable,
+                "-m",
+                "model.export",
+                self._model,
+                str(target),
+                "--format",
+                layout,
+            ]
+            run = subprocess.run(
+                [*command, "--dtype", dtype], cwd=ROOT, capture_output=True, text=True, check=False
+            )
             if run.returncode:
                 raise SystemExit(f"the export failed: {run.stderr[-300:]}")
         return target
 
 
 @contextlib.contextmanager
-def process(module: str, kind: str, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], dict[str, Any]]]:
-    """A process of benchmarks.`module` and the first line that it says, which ends with the block."""
-    environment = {"GOMP_SPINCOUNT": "1000"} if kind == "ours" else {}  # what model/serve.py sets; theirs is theirs
+def process(
+    module: str, kind: str, *arguments: str
+) -> Iterator[tuple[subprocess.Popen[str], dict[str, Any]]]:
+    """A process of benchmarks.`module` and the first line that it says, which ends with the
+    block."""
+    environment = (
+        {"GOMP_SPINCOUNT": "1000"} if kind == "ours" else {}
+    )  # what model/engine/http_server.py sets; theirs is theirs
     environment |= os.environ | {"PYTHONPATH": str(ROOT)}
     started = subprocess.Popen(
         [python_of(kind), "-m", f"benchmarks.{module}", kind, *arguments],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environment,
-    )  # fmt: skip
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env=environment,
+    )
     try:
         assert started.stdout is not None
         line = started.stdout.readline()
@@ -96,22 +122,27 @@ def process(module: str, kind: str, *arguments: str) -> Iterator[tuple[subproces
 # ---- models of random weights ----
 
 STARCODER2_3B = {
-    "vocab_size": 49152, "hidden_size": 3072, "intermediate_size": 12288, "num_hidden_layers": 30,
-    "num_attention_heads": 24, "num_key_value_heads": 2, "max_position_embeddings": 16384,
+    "vocab_size": 49152,
+    "hidden_size": 3072,
+    "intermediate_size": 12288,
+    "num_hidden_layers": 30,
+    "num_attention_heads": 24,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 16384,
     "rope_parameters": {"rope_type": "default", "rope_theta": 999999.4420358813},
-}  # fmt: skip
+}
 SHARD_BYTES = 2**30
 
 
 def write_random(folder: Path, shape: dict[str, Any], dtype: str = "bfloat16") -> Path:
-    """A StarCoder2 of random weights in shards; what `shape` leaves open is as in the bundled model, the tokenizer
-    too. Raises OSError."""
+    """A StarCoder2 of random weights in shards; what `shape` leaves open is as in the bundled
+    model, the tokenizer too. Raises OSError."""
     import shutil
 
     import torch
     from safetensors.torch import save_file
 
-    from model.starcoder2 import decoder_config, weight_table
+    from model.families.starcoder2 import decoder_config, weight_table
 
     bundled = find_model("bundled").path
     config = read_json(bundled / "config.json") | shape
@@ -119,7 +150,9 @@ def write_random(folder: Path, shape: dict[str, Any], dtype: str = "bfloat16") -
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copy(bundled / "tokenizer.json", folder)
     (folder / "config.json").write_text(json.dumps(config | {"dtype": dtype}))
-    (folder / "fimls.json").write_text(json.dumps({"layout": "spm"}))  # prompts that only grow, as the bundled model's
+    (folder / "fimls.json").write_text(
+        json.dumps({"layout": "spm"})
+    )  # prompts that only grow, as the bundled model's
     kind = getattr(torch, dtype)
     shards: list[list[tuple[str, tuple[int, ...]]]] = [[]]
     size = 0
@@ -132,7 +165,11 @@ def write_random(folder: Path, shape: dict[str, Any], dtype: str = "bfloat16") -
     chance = torch.Generator().manual_seed(0)
     weight_map, total = {}, 0
     for number, shard in enumerate(shards, 1):
-        name = f"model-{number:05}-of-{len(shards):05}.safetensors" if len(shards) > 1 else "model.safetensors"
+        name = (
+            f"model-{number:05}-of-{len(shards):05}.safetensors"
+            if len(shards) > 1
+            else "model.safetensors"
+        )
         tensors = {n: random_tensor(n, s, kind, chance) for n, s in shard}
         save_file(tensors, folder / name, metadata={"format": "pt"})
         weight_map |= dict.fromkeys(tensors, name)

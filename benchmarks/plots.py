@@ -1,10 +1,12 @@
-"""Pictures of the replay's figures, as SVG that needs no library and reads on light and on dark pages.
+"""Pictures of the replay's figures, as SVG that needs no library and reads on light and on dark
+pages.
 
     python -m benchmarks.plots distribution replay.json docs/replay.svg
     python -m benchmarks.plots context replay.json docs/context.svg
 
-"distribution": the share of all keys that were answered within so many milliseconds, a curve for each side. "context":
-the median from key to answer over the length of the prompt, for sides that differ by contextTokens alone.
+"distribution": the share of all keys that were answered within so many milliseconds, a curve for
+each side. "context": the median from key to answer over the length of the prompt, for sides that
+differ by contextTokens alone.
 """
 
 from __future__ import annotations
@@ -18,25 +20,36 @@ from html import escape
 from pathlib import Path
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 720, 360, 56, 24, 16, 44
-COLOURS = ("#2f81f7", "#d9822b", "#3fa45b", "#a371f7", "#db5a6b", "#7a8490")  # on white and on black
+COLOURS = (
+    "#2f81f7",
+    "#d9822b",
+    "#3fa45b",
+    "#a371f7",
+    "#db5a6b",
+    "#7a8490",
+)  # on white and on black
 INK = "#7a8490"
 Point = tuple[float, float]
 
 
 def distribution(times: Mapping[str, Sequence[float | None]]) -> str:
-    """Milliseconds of each side's keys -> its cumulative distribution. None is a key that was superseded: it counts as
-    one that is never answered. Raises ValueError where there are no answers.
+    """Milliseconds of each side's keys -> its cumulative distribution. None is a key that was
+    superseded: it counts as one that is never answered. Raises ValueError where there are no
+    answers.
     """
     curves: dict[str, list[Point]] = {}
     for name, values in times.items():
         ordered = sorted(ms for ms in values if ms is not None)
         if ordered:
-            curves[name] = [(max(1.0, ms), (n + 1) / len(values) * 100) for n, ms in enumerate(ordered)]
+            curves[name] = [
+                (max(1.0, ms), (n + 1) / len(values) * 100) for n, ms in enumerate(ordered)
+            ]
     return chart(curves, "ms from key to answer", "% of the keys", y_top=100, steps=True)
 
 
 def over_context(sides: Mapping[str, tuple[float, float]]) -> str:
-    """Side -> (ids in the prompt, median ms); sides that differ by contextTokens alone are points of one curve."""
+    """Side -> (ids in the prompt, median ms); sides that differ by contextTokens alone are points
+    of one curve."""
     curves: dict[str, list[Point]] = {}
     for name, (ids, ms) in sides.items():
         if ids == ids and ms == ms:
@@ -46,9 +59,14 @@ def over_context(sides: Mapping[str, tuple[float, float]]) -> str:
 
 
 def chart(
-    curves: Mapping[str, Sequence[Point]], x_label: str, y_label: str, *, y_top: float | None = None,
-    steps: bool = False, marks: bool = False,
-) -> str:  # fmt: skip
+    curves: Mapping[str, Sequence[Point]],
+    x_label: str,
+    y_label: str,
+    *,
+    y_top: float | None = None,
+    steps: bool = False,
+    marks: bool = False,
+) -> str:
     """Curves over a logarithmic x. Raises ValueError where there is nothing to draw."""
     points = [point for curve in curves.values() for point in curve]
     if not points:
@@ -58,7 +76,9 @@ def chart(
     top = y_top or nice(max(y for _, y in points))
 
     def x_of(x: float) -> float:
-        return LEFT + (math.log(x) - math.log(low)) / (math.log(high) - math.log(low)) * (WIDTH - LEFT - RIGHT)
+        return LEFT + (math.log(x) - math.log(low)) / (math.log(high) - math.log(low)) * (
+            WIDTH - LEFT - RIGHT
+        )
 
     def y_of(y: float) -> float:
         return HEIGHT - BOTTOM - min(y, top) / top * (HEIGHT - TOP - BOTTOM)
@@ -66,10 +86,15 @@ def chart(
     parts = []
     for n in range(5):
         y = y_of(top * n / 4)
-        parts.append(f'<path d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}" stroke="{INK}" stroke-opacity=".25"/>')
+        parts.append(
+            f'<path d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}" stroke="{INK}" stroke-opacity=".25"/>'
+        )
         parts.append(text(LEFT - 6, y + 4, f"{top * n / 4:g}", "end"))
     for x in ticks(low, high):
-        parts.append(f'<path d="M{x_of(x):.1f} {TOP}V{HEIGHT - BOTTOM}" stroke="{INK}" stroke-opacity=".15"/>')
+        parts.append(
+            f'<path d="M{x_of(x):.1f} {TOP}V{HEIGHT - BOTTOM}" stroke="{INK}" '
+            'stroke-opacity=".15"/>'
+        )
         parts.append(text(x_of(x), HEIGHT - BOTTOM + 16, f"{x:g}", "middle"))
     parts.append(text(WIDTH - RIGHT, HEIGHT - 8, x_label, "end"))
     parts.append(text(LEFT + 6, TOP + 10, y_label, "start"))
@@ -80,18 +105,24 @@ def chart(
         path += "".join(f"H{x:.1f}V{y:.1f}" if steps else f"L{x:.1f} {y:.1f}" for x, y in drawn[1:])
         parts.append(f'<path d="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
         if marks:
-            parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>' for x, y in drawn]
+            parts += [
+                f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>' for x, y in drawn
+            ]
         y = HEIGHT - BOTTOM - 14 - 16 * (len(curves) - 1 - n) if steps else TOP + 28 + 16 * n
         at = WIDTH - RIGHT - 8 if steps else LEFT + 6
         parts.append(text(at, y, name, "end" if steps else "start", colour))
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" '
+        'font-family="sans-serif" '
         f'font-size="12" role="img">\n' + "\n".join(parts) + "\n</svg>\n"
     )
 
 
 def text(x: float, y: float, words: str, anchor: str, colour: str = INK) -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="{colour}">{escape(words)}</text>'
+    return (
+        f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" '
+        f'fill="{colour}">{escape(words)}</text>'
+    )
 
 
 def nice(value: float) -> float:
@@ -115,7 +146,9 @@ def main() -> None:
     if options.kind == "distribution":
         drawn = distribution({name: side["ms"] for name, side in found.items()})
     else:
-        drawn = over_context({name: (side["prompt p50"], side["p50"]) for name, side in found.items()})
+        drawn = over_context(
+            {name: (side["prompt p50"], side["p50"]) for name, side in found.items()}
+        )
     options.out.write_text(drawn)
     print(options.out)
 

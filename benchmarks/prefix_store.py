@@ -2,10 +2,10 @@
 
     python -m benchmarks.prefix_store [--layers 6] [--tokens 4000] [--precision int8] [--repeats 5]
 
-StarCoder2-3B's shape with random weights, cut to --layers: both sides grow with the layers, so the ratio is the whole
-model's (but for the output head, which neither takes part in). Each repeat computes and restores in turn, by a store
-that has just been opened, as after a restart; the file is in the page cache, and then, where the system lets one drop
-it from there, read from the disk.
+StarCoder2-3B's shape with random weights, cut to --layers: both sides grow with the layers, so the
+ratio is the whole model's (but for the output head, which neither takes part in). Each repeat
+computes and restores in turn, by a store that has just been opened, as after a restart; the file is
+in the page cache, and then, where the system lets one drop it from there, read from the disk.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from benchmarks.figures import machine, table
 from benchmarks.peers import STARCODER2_3B, write_random
 from benchmarks.sides import dtype_and_quantization
 from model import LoadedModel, load_model
-from model.kv_cache import KVCache
+from model.decoder.kv_cache import KVCache
 from model.machine import usable_cores
-from model.prefix_cache import PrefixCache
-from model.prefix_store import PrefixStore, open_store
+from model.prefix_cache.disk import PrefixStore, open_store
+from model.prefix_cache.memory import PrefixCache
 
 BUDGET = 2**40
 
@@ -42,19 +42,29 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory(prefix="fimls-") as name:
-        folder = write_random(Path(name) / "model", STARCODER2_3B | {"num_hidden_layers": options.layers})
+        folder = write_random(
+            Path(name) / "model", STARCODER2_3B | {"num_hidden_layers": options.layers}
+        )
         model = load_model(folder, "cpu", *dtype_and_quantization(options.precision))
         figures, size = measure(model, Path(name) / "prefixes", options.tokens, options.repeats)
     prefill = statistics.median(figures["prefill"])
-    rows = [[side, 1000 * statistics.median(seconds), f"{statistics.median(seconds) / prefill:.1%}"]
-            for side, seconds in figures.items()]
-    print(f"{machine()}; {options.threads} threads; StarCoder2-3B's shape, {options.layers} layers, random weights, "
-          f"{options.precision}; {options.tokens:,} tokens, {size / 1e6:,.0f} MB on disk; medians of {options.repeats} "
-          f"repeats in turn; {time.strftime('%Y-%m-%d')}\n")
+    rows = [
+        [side, 1000 * statistics.median(seconds), f"{statistics.median(seconds) / prefill:.1%}"]
+        for side, seconds in figures.items()
+    ]
+    print(
+        f"{machine()}; {options.threads} threads; StarCoder2-3B's shape, {options.layers} layers, "
+        "random weights, "
+        f"{options.precision}; {options.tokens:,} tokens, {size / 1e6:,.0f} MB on disk; medians "
+        f"of {options.repeats} "
+        f"repeats in turn; {time.strftime('%Y-%m-%d')}\n"
+    )
     print(table(["", "ms", "of the prefill"], rows))
 
 
-def measure(model: LoadedModel, folder: Path, tokens: int, repeats: int) -> tuple[dict[str, list[float]], int]:
+def measure(
+    model: LoadedModel, folder: Path, tokens: int, repeats: int
+) -> tuple[dict[str, list[float]], int]:
     """Seconds of every repeat, and the bytes of the file."""
     rng = random.Random(0)
     ids = [rng.randrange(8, model.decoder.config.vocab_size) for _ in range(tokens)]
@@ -72,9 +82,13 @@ def measure(model: LoadedModel, folder: Path, tokens: int, repeats: int) -> tupl
         if not figures.get("written"):  # what is there is not written again
             figures["written"] = [time.perf_counter() - started]
         (file,) = folder.iterdir()
-        figures.setdefault("restored, file in the page cache", []).append(restore(model, folder, ids, cache))
+        figures.setdefault("restored, file in the page cache", []).append(
+            restore(model, folder, ids, cache)
+        )
         if drop(file):
-            figures.setdefault("restored, file on the disk", []).append(restore(model, folder, ids, cache))
+            figures.setdefault("restored, file on the disk", []).append(
+                restore(model, folder, ids, cache)
+            )
     return figures, file.stat().st_size
 
 
@@ -97,7 +111,9 @@ def restore(model: LoadedModel, folder: Path, ids: list[int], computed: KVCache)
 
 
 def opened(model: LoadedModel, folder: Path) -> PrefixStore:
-    store = open_store(folder, BUDGET, model.folder, model.decoder.new_cache(), model.decoder.scheme)
+    store = open_store(
+        folder, BUDGET, model.folder, model.decoder.new_cache(), model.decoder.scheme
+    )
     assert store is not None
     return store
 

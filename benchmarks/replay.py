@@ -1,13 +1,16 @@
-"""Typing in real files, key by key at a person's pace: how long until the suggestion is there, and what it costs.
+"""Typing in real files, key by key at a person's pace: how long until the suggestion is there, and
+what it costs.
 
-    python -m benchmarks.replay [--keys 600] [--side ours] [--side llama:q8_0] [--side transformers] [--decode 20]
+    python -m benchmarks.replay [--keys 600] [--side ours] [--side llama:q8_0] [--side transformers]
+    [--decode 20]
 
-Sides are played the same files in turn, a file at a time; how one is written, and what options it takes, is in
-benchmarks/targets.py (`ours,engine.cacheMemory=0` is ours without the prefix cache). Every key changes the document and
-asks for a suggestion; a request that is not answered at the next key is cancelled and counts as superseded. Only behind
-the first key at a place the next one waits, ten seconds at most. Latency runs from the key to the answer. A
-suggestion that is what the file has next may be accepted (--accept). --decode N: at the passages of N files, characters
-a second behind the first piece of an answer, each side with its speculation.
+Sides are played the same files in turn, a file at a time; how one is written, and what options it
+takes, is in benchmarks/targets.py (`ours,engine.cacheMemory=0` is ours without the prefix cache).
+Every key changes the document and asks for a suggestion; a request that is not answered at the next
+key is cancelled and counts as superseded. Only behind the first key at a place the next one waits,
+ten seconds at most. Latency runs from the key to the answer. A suggestion that is what the file has
+next may be accepted (--accept). --decode N: at the passages of N files, characters a second behind
+the first piece of an answer, each side with its speculation.
 """
 
 from __future__ import annotations
@@ -28,20 +31,33 @@ from typing import Any, Literal
 from benchmarks.editor import EditorError
 from benchmarks.figures import machine, percentile, table
 from benchmarks.peers import Exports, write_random
-from benchmarks.targets import WINDOW, Answer, Side, Target, memory, parse_side, passes, running, used
+from benchmarks.targets import (
+    WINDOW,
+    Answer,
+    Side,
+    Target,
+    memory,
+    parse_side,
+    passes,
+    running,
+    used,
+)
 from benchmarks.typing_traces import MOST, Passage, Session, enough, sessions, sources
+from lsp_server.commands.once import CommandError
+from lsp_server.completion.prompter import Prompter
 from lsp_server.documents import Snapshot
-from lsp_server.engines import CompletionRequest, EngineUnavailable, HttpClient
-from lsp_server.once import CommandError
-from lsp_server.prompter import Prompter
+from lsp_server.engines.interface import CompletionRequest, EngineUnavailable, HttpClient
 from lsp_server.settings import RemoteSettings
 from model.machine import usable_cores
 
 Kind = Literal["jump", "key", "through", "again", "accept"]
 KINDS: dict[Kind, str] = {
-    "jump": "first key after a jump", "key": "any other key", "through": "a key of the suggestion that is shown",
-    "again": "back in a text that was answered before", "accept": "a suggestion was accepted",
-}  # fmt: skip
+    "jump": "first key after a jump",
+    "key": "any other key",
+    "through": "a key of the suggestion that is shown",
+    "again": "back in a text that was answered before",
+    "accept": "a suggestion was accepted",
+}
 ACCEPT_S = 0.4  # to read a suggestion before it is accepted
 LEAST_ACCEPTED = 4  # characters
 LOOK_S = 10.0  # how long the first key at a place waits for its answer
@@ -49,8 +65,8 @@ LOOK_S = 10.0  # how long the first key at a place waits for its answer
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """What one key led to. ms None: superseded, after it had waited so long. counted: forward passes of the engine from
-    this key to its answer.
+    """What one key led to. ms None: superseded, after it had waited so long. counted: forward
+    passes of the engine from this key to its answer.
     """
 
     kind: Kind
@@ -79,7 +95,9 @@ class Played:
 class Player:
     """Plays sessions to one target."""
 
-    def __init__(self, target: Target, folder: Path, *, speedup: float, accept: float, seed: int, count: bool) -> None:
+    def __init__(
+        self, target: Target, folder: Path, *, speedup: float, accept: float, seed: int, count: bool
+    ) -> None:
         self._target, self._folder, self._speedup = target, folder, speedup
         self._accept, self._seed, self._count = accept, seed, count
         self._answer: Answer | None = None
@@ -91,7 +109,8 @@ class Player:
         self._keys: list[Key] = []
 
     async def play(self, session: Session) -> list[Key]:
-        """The keys of the session. Raises ValueError when the document is not the file in the end."""
+        """The keys of the session. Raises ValueError when the document is not the file in the
+        end."""
         target, path = self._target, self._folder / session.path.replace("/", "_")
         target.open(path, session.language, session.beginning)
         self._next, self._keys = time.perf_counter() + 0.3 / self._speedup, []
@@ -151,17 +170,29 @@ class Player:
     def _takes(self, passage: Passage, number: int, at: int) -> int:
         """How many characters of a suggestion are accepted now; 0 for none."""
         answer = self._answer
-        if answer is None or answer.ms is None or not answer.insertion or len(answer.text) < LEAST_ACCEPTED:
+        if (
+            answer is None
+            or answer.ms is None
+            or not answer.insertion
+            or len(answer.text) < LEAST_ACCEPTED
+        ):
             return 0
         end = at + len(answer.text)
         on = end == len(passage.text) or passage.after(number, end) < len(passage.strokes)
         willing = random.Random(f"{self._seed} {passage.start} {at}").random() < self._accept
-        return len(answer.text) if willing and on and passage.text[at:].startswith(answer.text) else 0
+        return (
+            len(answer.text) if willing and on and passage.text[at:].startswith(answer.text) else 0
+        )
 
     def _goes_on(self, insert: str) -> bool:
         answer = self._answer
         whole = answer is not None and answer.ms is not None and answer.insertion
-        return whole and answer is not None and len(answer.text) > len(insert) and answer.text.startswith(insert)
+        return (
+            whole
+            and answer is not None
+            and len(answer.text) > len(insert)
+            and answer.text.startswith(insert)
+        )
 
     def _settle(self, accepted: int = 0) -> None:
         """The last key's answer is what it is by now."""
@@ -171,10 +202,20 @@ class Player:
         if answer.ms is not None:
             self._answered.add(self._state)
         right = len(answer.text) if answer.insertion and self._rest.startswith(answer.text) else 0
-        self._keys.append(Key(
-            self._kind, answer.ms, (time.perf_counter() - answer.asked) * 1000, answer.prompt, answer.prefilled,
-            len(answer.text), right, accepted, answer.passes, self._counted,
-        ))  # fmt: skip
+        self._keys.append(
+            Key(
+                self._kind,
+                answer.ms,
+                (time.perf_counter() - answer.asked) * 1000,
+                answer.prompt,
+                answer.prefilled,
+                len(answer.text),
+                right,
+                accepted,
+                answer.passes,
+                self._counted,
+            )
+        )
 
     async def _pause(self, seconds: float) -> None:
         """Until so long after the last key; whatever was late does not make later keys faster."""
@@ -189,18 +230,30 @@ class Player:
 
 
 async def play_all(
-    made: Sequence[Session], sides: Sequence[Side], exports: Exports, folder: Path, options: argparse.Namespace
+    made: Sequence[Session],
+    sides: Sequence[Side],
+    exports: Exports,
+    folder: Path,
+    options: argparse.Namespace,
 ) -> dict[str, Played]:
     found = {side.name: Played() for side in sides}
     async with AsyncExitStack() as stack:
         targets = {}
         for side in sides:
-            targets[side.name] = await stack.enter_async_context(running(side, exports, folder, options.threads))
+            targets[side.name] = await stack.enter_async_context(
+                running(side, exports, folder, options.threads)
+            )
         players = {
-            name: Player(target, folder, speedup=options.speedup, accept=options.accept, seed=options.seed,
-                         count=options.count_passes)
+            name: Player(
+                target,
+                folder,
+                speedup=options.speedup,
+                accept=options.accept,
+                seed=options.seed,
+                count=options.count_passes,
+            )
             for name, target in targets.items()
-        }  # fmt: skip
+        }
         for number, session in enumerate(made, 1):
             for name, target in targets.items():
                 before = used(target)
@@ -219,7 +272,8 @@ async def play_all(
 
 
 async def decoded(side: Side, client: HttpClient, session: Session, number: int) -> list[float]:
-    """Characters a second of the answers at the session's passages, once the prompt is in the cache."""
+    """Characters a second of the answers at the session's passages, once the prompt is in the
+    cache."""
     settings = side.settings
     if side.kind != "ours":
         settings = replace(settings, remote=RemoteSettings("http://127.0.0.1", "peer"))
@@ -230,7 +284,9 @@ async def decoded(side: Side, client: HttpClient, session: Session, number: int)
         before = (whole[:place] + passage.text[: len(passage.text) // 2])[-WINDOW:]
         uri = "file:///" + session.path
         snapshot = Snapshot(uri, 1, session.language, before + whole[place:][:WINDOW], len(before))
-        request, _ = prompter.request(prompter.context(snapshot, settings, session.path), settings, "replay")
+        request, _ = prompter.request(
+            prompter.context(snapshot, settings, session.path), settings, "replay"
+        )
         await answer_rate(client, request)
         if rate := await answer_rate(client, request):
             rates.append(rate)
@@ -270,42 +326,66 @@ def summary(played: Played) -> dict[str, Any]:
     known = [count for count in counts if count is not None]
     memory_mb = [size / 1e6 for size in played.memory]
     return {
-        "keys": len(keys), "superseded": len(keys) - len(answered),
-        "p50": percentile(everything, 0.5), "p95": percentile(everything, 0.95),
-        "p50 at least": percentile(at_least, 0.5), "p95 at least": percentile(at_least, 0.95),
-        "jump p50": percentile(times(["jump"]), 0.5), "jump p95": percentile(times(["jump"]), 0.95),
-        "prefilled p50": percentile(prefilled, 0.5), "prefilled p95": percentile(prefilled, 0.95),
+        "keys": len(keys),
+        "superseded": len(keys) - len(answered),
+        "p50": percentile(everything, 0.5),
+        "p95": percentile(everything, 0.95),
+        "p50 at least": percentile(at_least, 0.5),
+        "p95 at least": percentile(at_least, 0.95),
+        "jump p50": percentile(times(["jump"]), 0.5),
+        "jump p95": percentile(times(["jump"]), 0.95),
+        "prefilled p50": percentile(prefilled, 0.5),
+        "prefilled p95": percentile(prefilled, 0.95),
         "prompt p50": percentile([float(key.prompt) for key in answered if key.prompt], 0.5),
-        "free keys": len(known), "free keys without a pass": sum(count == 0 for count in known),
-        "shown": sum(key.shown for key in keys), "right": sum(key.right for key in keys),
+        "free keys": len(known),
+        "free keys without a pass": sum(count == 0 for count in known),
+        "shown": sum(key.shown for key in keys),
+        "right": sum(key.right for key in keys),
         "accepted": sum(key.accepted for key in keys),
         "cpu s per 1000 keys": 1000 * (played.cpu + played.client_cpu) / max(1, len(keys)),
         "client's share of it": 1000 * played.client_cpu / max(1, len(keys)),
         "MB at first": memory_mb[0] if memory_mb else float("nan"),
         "MB at last": memory_mb[-1] if memory_mb else float("nan"),
         "characters/s": percentile(played.characters_per_second, 0.5),
-        "by kind": {kind: {"count": len(found := times([kind])), "p50": percentile(found, 0.5),
-                           "p95": percentile(found, 0.95)} for kind in KINDS},
-    }  # fmt: skip
+        "by kind": {
+            kind: {
+                "count": len(found := times([kind])),
+                "p50": percentile(found, 0.5),
+                "p95": percentile(found, 0.95),
+            }
+            for kind in KINDS
+        },
+    }
 
 
 def report(found: dict[str, Played]) -> str:
     sums = {name: summary(played) for name, played in found.items()}
     rows: list[tuple[str, str]] = [
-        ("keys", "keys"), ("superseded", "superseded"), ("key to answer, p50, ms", "p50"),
+        ("keys", "keys"),
+        ("superseded", "superseded"),
+        ("key to answer, p50, ms", "p50"),
         ("key to answer, p95, ms", "p95"),
         ("p50 with the wait of the superseded, ms", "p50 at least"),
-        ("p95 with the wait of the superseded, ms", "p95 at least"), ("first key after a jump, p50, ms", "jump p50"),
-        ("first key after a jump, p95, ms", "jump p95"), ("ids in the prompt, p50", "prompt p50"),
-        ("ids prefilled at a key, p50", "prefilled p50"), ("ids prefilled at a key, p95", "prefilled p95"),
+        ("p95 with the wait of the superseded, ms", "p95 at least"),
+        ("first key after a jump, p50, ms", "jump p50"),
+        ("first key after a jump, p95, ms", "jump p95"),
+        ("ids in the prompt, p50", "prompt p50"),
+        ("ids prefilled at a key, p50", "prefilled p50"),
+        ("ids prefilled at a key, p95", "prefilled p95"),
         ("keys typed through or again, passes known", "free keys"),
-        ("of these without a forward pass", "free keys without a pass"), ("characters shown", "shown"),
-        ("of these right", "right"), ("of these accepted", "accepted"),
-        ("CPU-seconds a 1,000 keys", "cpu s per 1000 keys"), ("of these the client's", "client's share of it"),
-        ("memory after the first file, MB", "MB at first"), ("memory after the last, MB", "MB at last"),
+        ("of these without a forward pass", "free keys without a pass"),
+        ("characters shown", "shown"),
+        ("of these right", "right"),
+        ("of these accepted", "accepted"),
+        ("CPU-seconds a 1,000 keys", "cpu s per 1000 keys"),
+        ("of these the client's", "client's share of it"),
+        ("memory after the first file, MB", "MB at first"),
+        ("memory after the last, MB", "MB at last"),
         ("characters/s decoded", "characters/s"),
-    ]  # fmt: skip
-    text = table(["", *found], [[label, *(each[key] for each in sums.values())] for label, key in rows])
+    ]
+    text = table(
+        ["", *found], [[label, *(each[key] for each in sums.values())] for label, key in rows]
+    )
     first, *others = sums
     lines = [
         f"{first} against {other}: p50 {sums[first]['p50'] / sums[other]['p50']:.2f}, p95 "
@@ -315,9 +395,19 @@ def report(found: dict[str, Played]) -> str:
     ]
     kinds = table(
         ["ms, p50 / p95 (keys)", *found],
-        [[KINDS[kind], *(f"{e['p50']:.1f} / {e['p95']:.1f} ({e['count']})" if (e := each["by kind"][kind])["count"]
-                         else "–" for each in sums.values())] for kind in KINDS],
-    )  # fmt: skip
+        [
+            [
+                KINDS[kind],
+                *(
+                    f"{e['p50']:.1f} / {e['p95']:.1f} ({e['count']})"
+                    if (e := each["by kind"][kind])["count"]
+                    else "–"
+                    for each in sums.values()
+                ),
+            ]
+            for kind in KINDS
+        ],
+    )
     return "\n\n".join([text, kinds, *lines])
 
 
@@ -325,20 +415,43 @@ def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--side", action="append", help="repeatable; without: ours")
     parser.add_argument("--keys", type=int, default=600, help="of each side, at least")
-    parser.add_argument("--where", type=Path, help="a folder or .jsonl of files; without: the held-out packages")
+    parser.add_argument(
+        "--where", type=Path, help="a folder or .jsonl of files; without: the held-out packages"
+    )
     parser.add_argument("--least", type=int, default=3000, help="characters of a file")
-    parser.add_argument("--longest", type=int, default=MOST, help="characters of a passage: the fewer, the more jumps")
-    parser.add_argument("--model", default="bundled", help="or a folder, or 'long': the bundled shape with random "
-                        "weights and 16,384 positions")  # fmt: skip
-    parser.add_argument("--context-tokens", type=int, help="the setting contextTokens of every side")
+    parser.add_argument(
+        "--longest",
+        type=int,
+        default=MOST,
+        help="characters of a passage: the fewer, the more jumps",
+    )
+    parser.add_argument(
+        "--model",
+        default="bundled",
+        help="or a folder, or 'long': the bundled shape with random weights and 16,384 positions",
+    )
+    parser.add_argument(
+        "--context-tokens", type=int, help="the setting contextTokens of every side"
+    )
     parser.add_argument("--suffix-tokens", type=int, help="the setting suffixTokens of every side")
-    parser.add_argument("--no-cache", action="store_true", help="one more side: ours without the prefix cache")
-    parser.add_argument("--accept", type=float, default=0.3, help="the share of right suggestions that is accepted")
-    parser.add_argument("--decode", type=int, default=0, help="files at whose passages decoding is measured")
-    parser.add_argument("--count-passes", action="store_true", help="asks the engine for its count at every key: for "
-                        "a run of its own")  # fmt: skip
+    parser.add_argument(
+        "--no-cache", action="store_true", help="one more side: ours without the prefix cache"
+    )
+    parser.add_argument(
+        "--accept", type=float, default=0.3, help="the share of right suggestions that is accepted"
+    )
+    parser.add_argument(
+        "--decode", type=int, default=0, help="files at whose passages decoding is measured"
+    )
+    parser.add_argument(
+        "--count-passes",
+        action="store_true",
+        help="asks the engine for its count at every key: for a run of its own",
+    )
     parser.add_argument("--speedup", type=float, default=1.0, help="for tests")
-    parser.add_argument("--threads", type=int, help="of the peers; without: one for each physical core")
+    parser.add_argument(
+        "--threads", type=int, help="of the peers; without: one for each physical core"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="where the figures go, with every key's time")
     parser.add_argument("--svg", type=Path, help="where a plot of the distribution goes")
@@ -351,10 +464,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="fimls-") as name:
         folder, model = Path(name), options.model
         if model == "long":
-            model = str(write_random(folder / "long", {"max_position_embeddings": 16_384}, "float32"))
+            model = str(
+                write_random(folder / "long", {"max_position_embeddings": 16_384}, "float32")
+            )
         shared = "".join(
             f",{key}={value}"
-            for key, value in (("contextTokens", options.context_tokens), ("suffixTokens", options.suffix_tokens))
+            for key, value in (
+                ("contextTokens", options.context_tokens),
+                ("suffixTokens", options.suffix_tokens),
+            )
             if value is not None
         )
         try:
@@ -366,16 +484,24 @@ def main() -> None:
             found = asyncio.run(play_all(made, sides, Exports(model, folder), folder, options))
         except (CommandError, EditorError, ValueError) as error:
             raise SystemExit(f"replay: {error}") from None
-    print(f"\n{machine()}; {time.strftime('%Y-%m-%d')}; {options.model}; {len(made)} files of {which}, seed "
-          f"{options.seed}\n\n{report(found)}")  # fmt: skip
+    print(
+        f"\n{machine()}; {time.strftime('%Y-%m-%d')}; {options.model}; {len(made)} files of "
+        f"{which}, seed "
+        f"{options.seed}\n\n{report(found)}"
+    )
     if options.json:
-        whole = {n: summary(p) | {"ms": [key.ms for key in p.keys], "each key": [asdict(key) for key in p.keys]}
-                 for n, p in found.items()}  # fmt: skip
+        whole = {
+            n: summary(p)
+            | {"ms": [key.ms for key in p.keys], "each key": [asdict(key) for key in p.keys]}
+            for n, p in found.items()
+        }
         options.json.write_text(json.dumps(whole))
     if options.svg:
         from benchmarks.plots import distribution
 
-        options.svg.write_text(distribution({n: [key.ms for key in p.keys] for n, p in found.items()}))
+        options.svg.write_text(
+            distribution({n: [key.ms for key in p.keys] for n, p in found.items()})
+        )
 
 
 if __name__ == "__main__":

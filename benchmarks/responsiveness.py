@@ -1,9 +1,11 @@
-"""How long a trivial request waits at the server while the engine computes a prefill of 4,000 tokens.
+"""How long a trivial request waits at the server while the engine computes a prefill of 4,000
+tokens.
 
     python -m benchmarks.responsiveness [--seconds 10]
 
-The bundled model's shape with random weights and 16,384 positions. One document after another, each with another
-text, asks for a suggestion; meanwhile every 5 ms a request that needs no model is sent and its answer awaited.
+The bundled model's shape with random weights and 16,384 positions. One document after another, each
+with another text, asks for a suggestion; meanwhile every 5 ms a request that needs no model is sent
+and its answer awaited.
 """
 
 from __future__ import annotations
@@ -18,11 +20,14 @@ from pathlib import Path
 
 from benchmarks.editor import own_home
 from benchmarks.peers import write_random
-from lsp_server.client import EditorWindow
+from lsp_server.protocol.client import EditorWindow
 from model.tokenizer import Tokenizer
 
 POSITIONS, PROMPT_TOKENS = 16_384, 4_000
-WORDS = "self return value for in range if not None def class import from print list dict open path name".split()
+WORDS = (
+    "self return value for in range if not None def class import from print list dict open "
+    "path name"
+).split()
 
 
 def code_of(tokens: int, tokenizer: Tokenizer, rng: random.Random) -> str:
@@ -34,7 +39,9 @@ def code_of(tokens: int, tokenizer: Tokenizer, rng: random.Random) -> str:
 
 async def main(seconds: float) -> None:
     with tempfile.TemporaryDirectory() as name:
-        folder = write_random(Path(name) / "long", {"max_position_embeddings": POSITIONS}, "float32")
+        folder = write_random(
+            Path(name) / "long", {"max_position_embeddings": POSITIONS}, "float32"
+        )
         tokenizer, rng = Tokenizer(folder / "tokenizer.json"), random.Random(0)
         settings = {"model": str(folder), "contextTokens": PROMPT_TOKENS + 80, "maxTokens": 1}
         async with own_home() as home, EditorWindow(folder, settings) as window:
@@ -63,10 +70,16 @@ async def main(seconds: float) -> None:
             await asyncio.gather(prefill(), ping())
             (status,) = await home.statuses()
     waits.sort()
-    print(f"{len(prefills)} prefills of {PROMPT_TOKENS} tokens, median {statistics.median(prefills):.0f} ms each "
-          f"(engine: {status['served']} requests, {status['device']} {status['dtype']})")
-    print(f"{len(waits)} trivial requests: p50 {waits[len(waits) // 2]:.1f} ms, p95 {waits[len(waits) * 95 // 100]:.1f}"
-          f" ms, worst {waits[-1]:.1f} ms")
+    print(
+        f"{len(prefills)} prefills of {PROMPT_TOKENS} tokens, median "
+        f"{statistics.median(prefills):.0f} ms each "
+        f"(engine: {status['served']} requests, {status['device']} {status['dtype']})"
+    )
+    print(
+        f"{len(waits)} trivial requests: p50 {waits[len(waits) // 2]:.1f} ms, p95 "
+        f"{waits[len(waits) * 95 // 100]:.1f}"
+        f" ms, worst {waits[-1]:.1f} ms"
+    )
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
-"""The sides of a comparison, each in a process of its own: ours, llama.cpp and transformers behind the same few verbs.
+"""The sides of a comparison, each in a process of its own: ours, llama.cpp and transformers behind
+the same few verbs.
 
     PYTHON -m benchmarks.sides KIND MODEL --threads 2 [--precision int8]
 
-Jobs come as JSON lines on stdin, {"job": "prefill", "tokens": 512}, and answers go to stdout, {"seconds": 0.1}. This
-file runs under the peers' interpreter too, which has neither torch nor this project installed: imports stay inside, but
-for what needs the standard library alone.
+Jobs come as JSON lines on stdin, {"job": "prefill", "tokens": 512}, and answers go to stdout,
+{"seconds": 0.1}. This file runs under the peers' interpreter too, which has neither torch nor this
+project installed: imports stay inside, but for what needs the standard library alone.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 from lsp_server.folders import cache_folder
-from model.matches import common_prefix
+from model.generation.text_matches import common_prefix
 
 PIECE = 512  # positions between two looks at whether anybody still waits
 
@@ -58,11 +59,14 @@ class Ours:
         import torch
 
         from model import load_model
-        from model.compiled import upgrade_now
+        from model.cpu.compiled_step import upgrade_now
 
         torch.set_num_threads(threads)
         torch.set_grad_enabled(False)
-        self._torch, self._model = torch, load_model(model, "cpu", *dtype_and_quantization(precision))
+        self._torch, self._model = (
+            torch,
+            load_model(model, "cpu", *dtype_and_quantization(precision)),
+        )
         upgrade_now(self._model.decoder, cache_folder())
         self._cache = self._model.decoder.new_cache()
         self.vocabulary = self._model.decoder.config.vocab_size
@@ -92,7 +96,8 @@ class Ours:
 
 
 class Transformers:
-    """transformers on the Hugging Face export: its forward pass and its DynamicCache, cropped to what stays."""
+    """transformers on the Hugging Face export: its forward pass and its DynamicCache, cropped to
+    what stays."""
 
     def __init__(self, model: str, threads: int, precision: str) -> None:
         os.environ["HF_HUB_OFFLINE"] = "1"
@@ -103,7 +108,9 @@ class Transformers:
         transformers.logging.set_verbosity_error()
         transformers.logging.disable_progress_bar()
         self._torch, self._transformers = torch, transformers
-        self.model = transformers.AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, precision)).eval()
+        self.model = transformers.AutoModelForCausalLM.from_pretrained(
+            model, dtype=getattr(torch, precision)
+        ).eval()
         self._tokenizer_folder = model
         self._cache = transformers.DynamicCache()
         self.vocabulary = self.model.config.vocab_size
@@ -134,7 +141,10 @@ class Transformers:
     def _run(self, ids: Sequence[int], keep: int) -> list[int]:
         with self._torch.inference_mode():
             done = self.model(
-                self._torch.tensor([list(ids)]), past_key_values=self._cache, use_cache=True, logits_to_keep=keep
+                self._torch.tensor([list(ids)]),
+                past_key_values=self._cache,
+                use_cache=True,
+                logits_to_keep=keep,
             )
             return [int(i) for i in done.logits[0].argmax(-1)]
 
@@ -150,7 +160,9 @@ class LlamaCpp:
         self._silence = llama_cpp.llama_log_callback(lambda level, text, data: None)
         llama_cpp.llama_log_set(self._silence, ctypes.c_void_p(0))
         llama_cpp.llama_backend_init()
-        loaded = llama_cpp.llama_model_load_from_file(model.encode(), llama_cpp.llama_model_default_params())
+        loaded = llama_cpp.llama_model_load_from_file(
+            model.encode(), llama_cpp.llama_model_default_params()
+        )
         if not loaded:
             raise SystemExit(f"llama.cpp cannot load {model}")
         self.positions = llama_cpp.llama_model_n_ctx_train(loaded)
@@ -188,7 +200,9 @@ class LlamaCpp:
         buffer = ctypes.create_string_buffer(512)
 
         def push(token: int) -> str:
-            size = self._lib.llama_token_to_piece(self._vocabulary, token, buffer, len(buffer), 0, True)
+            size = self._lib.llama_token_to_piece(
+                self._vocabulary, token, buffer, len(buffer), 0, True
+            )
             return decoder.decode(buffer.raw[: max(0, size)])
 
         return push
@@ -225,10 +239,15 @@ Drafter = Callable[[list[int]], Sequence[int]]
 
 
 def write(
-    side: Side, cached: list[int], ids: list[int], most: int, drafter: Drafter | None = None,
+    side: Side,
+    cached: list[int],
+    ids: list[int],
+    most: int,
+    drafter: Drafter | None = None,
     gone: Callable[[], bool] = lambda: False,
-) -> Iterator[int]:  # fmt: skip
-    """Greedy continuation of ids. `cached`, the ids whose keys and values the side has, is kept up to date."""
+) -> Iterator[int]:
+    """Greedy continuation of ids. `cached`, the ids whose keys and values the side has, is kept up
+    to date."""
     length = min(common_prefix(cached, ids), len(ids) - 1)
     side.trim(length)
     del cached[length:]
@@ -245,7 +264,9 @@ def write(
         count += 1
         if count == most or gone():
             return
-        draft = list(drafter([*cached, best]))[: side.positions - len(cached) - 1] if drafter else []
+        draft = (
+            list(drafter([*cached, best]))[: side.positions - len(cached) - 1] if drafter else []
+        )
         if not draft:
             cached.append(best)
             best = side.feed([best])
@@ -322,7 +343,9 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("kind", choices=KINDS)
     parser.add_argument("model")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--precision", default="float32", help="of ours and transformers; a GGUF file has its own")
+    parser.add_argument(
+        "--precision", default="float32", help="of ours and transformers; a GGUF file has its own"
+    )
     return parser
 
 
@@ -338,7 +361,11 @@ def main() -> None:
     out = quiet_stdout()
     started = time.perf_counter()
     side = KINDS[options.kind](options.model, options.threads, options.precision)
-    print(json.dumps({"seconds": time.perf_counter() - started, "positions": side.positions}), file=out, flush=True)
+    print(
+        json.dumps({"seconds": time.perf_counter() - started, "positions": side.positions}),
+        file=out,
+        flush=True,
+    )
     for line in sys.stdin:
         job = json.loads(line)
         with contextlib.suppress(BrokenPipeError):

@@ -2,10 +2,10 @@
 
     python -m benchmarks.startup [--repeats 5]
 
-In folders of its own, whose caches a first round fills that does not count. Per repeat: no engine is running; a window
-opens; `initialize` is answered; a document is open at once and is asked about until a suggestion comes. "engine
-running" is a second window on the same engine; then single suggestions there with a new prefix (a jump) and a grown one
-(typing). Memory is RssAnon + VmSwap.
+In folders of its own, whose caches a first round fills that does not count. Per repeat: no engine
+is running; a window opens; `initialize` is answered; a document is open at once and is asked about
+until a suggestion comes. "engine running" is a second window on the same engine; then single
+suggestions there with a new prefix (a jump) and a grown one (typing). Memory is RssAnon + VmSwap.
 """
 
 from __future__ import annotations
@@ -18,20 +18,27 @@ import time
 from pathlib import Path
 
 from benchmarks.editor import Home, own_home
-from lsp_server.client import EditorWindow
+from lsp_server.protocol.client import EditorWindow
 from model.machine import memory_bytes
 
-TEXT = (Path(__file__).parent.parent / "model" / "kv_cache.py").read_text()
+TEXT = (Path(__file__).parent.parent / "model" / "decoder" / "kv_cache.py").read_text()
 LINES = TEXT.splitlines()
 # Lines of code with something to the left of the cursor and something to guess on the right.
-PLACES = [(n, len(line) - 12) for n, line in enumerate(LINES) if len(line) > 40 and "=" in line[: len(line) - 12]]
+PLACES = [
+    (n, len(line) - 12)
+    for n, line in enumerate(LINES)
+    if len(line) > 40 and "=" in line[: len(line) - 12]
+]
 
 
 async def first_suggestion(window: EditorWindow, path: Path) -> float:
-    """Milliseconds from the process's start to the first suggestion, asking every 10 ms as an editor might."""
+    """Milliseconds from the process's start to the first suggestion, asking every 10 ms as an
+    editor might."""
     while True:
         for line, column in PLACES:
-            window.put(path, "python", "\n".join([*LINES[:line], LINES[line][:column], *LINES[line + 1 :]]))
+            window.put(
+                path, "python", "\n".join([*LINES[:line], LINES[line][:column], *LINES[line + 1 :]])
+            )
             if await window.ask(path, line, column):
                 return (time.perf_counter() - window.started) * 1000
             await asyncio.sleep(0.01)
@@ -56,9 +63,13 @@ async def one_round(home: Home, folder: Path) -> tuple[dict[str, list[float]], l
     await home.stop()
     async with EditorWindow(folder) as cold:
         rows["initialize"] = [cold.initialize_ms]
-        rows["first suggestion, engine not running"] = [await first_suggestion(cold, folder / "startup.py")]
+        rows["first suggestion, engine not running"] = [
+            await first_suggestion(cold, folder / "startup.py")
+        ]
         async with EditorWindow(folder) as warm:
-            rows["first suggestion, engine running"] = [await first_suggestion(warm, folder / "startup.py")]
+            rows["first suggestion, engine running"] = [
+                await first_suggestion(warm, folder / "startup.py")
+            ]
             await home.until_upgraded()
             jumped, typed = await suggestions(warm, folder / "suggestions.py")
             rows |= {"suggestion after a jump": jumped, "suggestion after a typed key": typed}
@@ -79,8 +90,11 @@ async def main(repeats: int) -> None:
                     found.setdefault(row, []).extend(values)
     print(f"engine loaded: {', '.join(packages)}")
     for row, values in found.items():
-        print(f"{row:40} median {statistics.median(values):7.1f}   min {min(values):7.1f}   max {max(values):7.1f}   "
-              f"of {len(values)}{'' if 'MB' in row else '   (ms)'}")
+        print(
+            f"{row:40} median {statistics.median(values):7.1f}   min {min(values):7.1f}   max "
+            f"{max(values):7.1f}   "
+            f"of {len(values)}{'' if 'MB' in row else '   (ms)'}"
+        )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
-"""What a typing trace is played against: fimls itself, or a peer's model behind the thinnest of clients.
+"""What a typing trace is played against: fimls itself, or a peer's model behind the thinnest of
+clients.
 
-A side is written KIND[:PRECISION][,OPTION=VALUE...]: `ours`, `ours,contextTokens=512`, `llama:q8_0,draft=10`,
-`transformers:float32`. Options are fimls' settings (of a peer: what concerns the prompt and the answer), and for peers
-`draft`, the tokens of a draft, and `front=1`: asked by the real server, too, as its remote engine.
+A side is written KIND[:PRECISION][,OPTION=VALUE...]: `ours`, `ours,contextTokens=512`,
+`llama:q8_0,draft=10`, `transformers:float32`. Options are fimls' settings (of a peer: what concerns
+the prompt and the answer), and for peers `draft`, the tokens of a draft, and `front=1`: asked by
+the real server, too, as its remote engine.
 """
 
 from __future__ import annotations
@@ -23,13 +25,13 @@ from benchmarks.editor import Editor, Home, position, window
 from benchmarks.figures import cpu_seconds
 from benchmarks.peers import Exports, process
 from benchmarks.sides import dtype_and_quantization
-from lsp_server.completer import Place, complete
+from lsp_server.commands.evaluate import with_setting
+from lsp_server.commands.once import CommandError
+from lsp_server.completion.completer import Place, complete
+from lsp_server.completion.prompter import Prompter
 from lsp_server.documents import Snapshot
-from lsp_server.engines import EngineUnavailable, HttpClient, RemoteEngine
-from lsp_server.evaluate import with_setting
-from lsp_server.local_engine import local_client
-from lsp_server.once import CommandError
-from lsp_server.prompter import Prompter
+from lsp_server.engines.interface import EngineUnavailable, HttpClient, RemoteEngine
+from lsp_server.engines.local import local_client
 from lsp_server.settings import RemoteSettings, Settings
 from model.machine import memory_bytes
 
@@ -51,7 +53,8 @@ class Side:
 
 @dataclass(slots=True)
 class Answer:
-    """What came back; ms is None while nothing has. prefilled: the ids of the prompt that were computed for it."""
+    """What came back; ms is None while nothing has. prefilled: the ids of the prompt that were
+    computed for it."""
 
     text: str = ""
     insertion: bool = True  # it replaces nothing
@@ -73,7 +76,8 @@ class Target(Protocol):
     def change(self, path: Path, start: int, end: int, new: str) -> None: ...
     def focus(self, path: Path, at: int) -> None: ...
     def ask(self, path: Path, at: int) -> Answer:
-        """Asks; the answer is filled in when it comes. What was asked before and is not answered yet is cancelled."""
+        """Asks; the answer is filled in when it comes. What was asked before and is not answered
+        yet is cancelled."""
 
     def accepted(self, answer: Answer) -> None: ...
     def client(self) -> HttpClient:
@@ -123,17 +127,31 @@ class Ours:
         self._home.new_lines()  # what is older belongs to others
         number, future = self._asked = self._editor.ask(path, at)
         answer, version = Answer(), self.text(path)
-        future.add_done_callback(lambda done: self._fill(answer, done, position(version, at), number))
+        future.add_done_callback(
+            lambda done: self._fill(answer, done, position(version, at), number)
+        )
         return answer
 
-    def _fill(self, answer: Answer, done: asyncio.Future[Any], at: dict[str, int], number: int) -> None:
-        if done.cancelled() or done.exception() is not None or self._asked is None or self._asked[0] != number:
+    def _fill(
+        self, answer: Answer, done: asyncio.Future[Any], at: dict[str, int], number: int
+    ) -> None:
+        if (
+            done.cancelled()
+            or done.exception() is not None
+            or self._asked is None
+            or self._asked[0] != number
+        ):
             return
         answer.ms = (time.perf_counter() - answer.asked) * 1000
         if items := done.result()["items"]:
             answer.item = items[0]
-            answer.text, answer.insertion = items[0]["insertText"], items[0]["range"] == {"start": at, "end": at}
-        traces = [trace for line in self._home.new_lines() if (trace := parse_trace(line)) is not None]
+            answer.text, answer.insertion = (
+                items[0]["insertText"],
+                items[0]["range"] == {"start": at, "end": at},
+            )
+        traces = [
+            trace for line in self._home.new_lines() if (trace := parse_trace(line)) is not None
+        ]
         # None: the rest of an earlier suggestion, for which the model was not asked.
         answer.prefilled, answer.decoded, answer.passes = 0, 0, 0
         if traces:
@@ -150,7 +168,8 @@ class Ours:
 
 
 class Thin:
-    """A peer's server and a client without a language server in between: prompt, stop rules and filters are ours."""
+    """A peer's server and a client without a language server in between: prompt, stop rules and
+    filters are ours."""
 
     def __init__(self, side: Side, settings: Settings, pids: list[int], client: HttpClient) -> None:
         self.pids, self._client = pids, client
@@ -187,9 +206,13 @@ class Thin:
     async def _complete(self, path: Path, at: int, answer: Answer) -> None:
         language, text = self._texts[path]
         start = max(0, at - WINDOW)
-        snapshot = Snapshot(path.as_uri(), 1, language, text[start : at + WINDOW], at - start, start)
+        snapshot = Snapshot(
+            path.as_uri(), 1, language, text[start : at + WINDOW], at - start, start
+        )
         place = Place(snapshot, path.name, self._prompter, self._engine, self._settings, "replay")
-        context = self._prompter.context(snapshot, self._settings, path.name, self._contexts.get(path))
+        context = self._prompter.context(
+            snapshot, self._settings, path.name, self._contexts.get(path)
+        )
         self._contexts[path] = context
         with contextlib.suppress(EngineUnavailable):
             done = await complete(place, context=context)
@@ -224,15 +247,26 @@ def parse_trace(line: str) -> dict[str, Any] | None:
 
 
 @contextlib.asynccontextmanager
-async def running(side: Side, exports: Exports, folder: Path, threads: int) -> AsyncIterator[Target]:
+async def running(
+    side: Side, exports: Exports, folder: Path, threads: int
+) -> AsyncIterator[Target]:
     """The side, ready to be asked."""
     async with AsyncExitStack() as stack:
         settings, options = side.settings, side.options
         if side.kind != "ours":
-            started, first = stack.enter_context(process(
-                "peer_server", side.kind, exports.path(side.kind, side.precision), "--threads", str(threads),
-                "--precision", side.precision, "--draft", str(side.draft),
-            ))  # fmt: skip
+            started, first = stack.enter_context(
+                process(
+                    "peer_server",
+                    side.kind,
+                    exports.path(side.kind, side.precision),
+                    "--threads",
+                    str(threads),
+                    "--precision",
+                    side.precision,
+                    "--draft",
+                    str(side.draft),
+                )
+            )
             url = f"http://127.0.0.1:{first['port']}"
             client = HttpClient(url, aiohttp.TCPConnector, model="peer", extensions=True)
             stack.push_async_callback(client.close)
@@ -255,8 +289,11 @@ async def running(side: Side, exports: Exports, folder: Path, threads: int) -> A
 
 
 def used(target: Target) -> tuple[float, float]:
-    """CPU-seconds so far: of the side's processes, and of this one, which is a thin side's client."""
-    return sum(map(cpu_seconds, target.pids)), cpu_seconds("self") if isinstance(target, Thin) else 0.0
+    """CPU-seconds so far: of the side's processes, and of this one, which is a thin side's
+    client."""
+    return sum(map(cpu_seconds, target.pids)), cpu_seconds("self") if isinstance(
+        target, Thin
+    ) else 0.0
 
 
 def memory(target: Target) -> int:
@@ -266,5 +303,7 @@ def memory(target: Target) -> int:
 
 async def passes(target: Target) -> int | None:
     """Forward passes so far; None where nobody counts."""
-    status = await target.client().call("GET", "/fimls/status") if isinstance(target, Ours) else None
+    status = (
+        await target.client().call("GET", "/fimls/status") if isinstance(target, Ours) else None
+    )
     return status["forward_passes"]["calls"] if status else None

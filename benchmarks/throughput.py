@@ -1,11 +1,13 @@
-"""Prefill, decode, and steps of several rows: ours, transformers and llama.cpp on the same weights, in one run.
+"""Prefill, decode, and steps of several rows: ours, transformers and llama.cpp on the same weights,
+in one run.
 
-    python -m benchmarks.throughput [--model bundled|3b|FOLDER] [--layers 6] [--repeats 5] [--sides ours:int8,...]
+    python -m benchmarks.throughput [--model bundled|3b|FOLDER] [--layers 6] [--repeats 5] [--sides
+    ours:int8,...]
 
-"3b" is StarCoder2-3B's shape with random weights, cut to --layers. Each side is a process of its own with the same
-number of threads, all loaded before the first measurement and one at work at a time; each job goes round all sides
-before the next, --repeats times. Figures are medians; the best side of each job is bold. llama.cpp's names are those of
-its files: f32, f16, q8_0, q4_0, q4_k_m.
+"3b" is StarCoder2-3B's shape with random weights, cut to --layers. Each side is a process of its
+own with the same number of threads, all loaded before the first measurement and one at work at a
+time; each job goes round all sides before the next, --repeats times. Figures are medians; the best
+side of each job is bold. llama.cpp's names are those of its files: f32, f16, q8_0, q4_0, q4_k_m.
 """
 
 from __future__ import annotations
@@ -28,16 +30,25 @@ DECODED, STEPS, ROWS = 32, 8, (1, 2, 4, 8, 16)
 TURN_S = 0.2  # a side that has just worked comes to rest
 
 
-def jobs(positions: int, length: int, decoded: int, steps: int) -> dict[str, tuple[dict[str, Any], float]]:
-    """What is measured: the job of a side, and how many tokens it is about (0: milliseconds are told)."""
+def jobs(
+    positions: int, length: int, decoded: int, steps: int
+) -> dict[str, tuple[dict[str, Any], float]]:
+    """What is measured: the job of a side, and how many tokens it is about (0: milliseconds are
+    told)."""
     found: dict[str, tuple[dict[str, Any], float]] = {}
     for tokens in (512, 2048):
         if tokens <= positions:
             found[f"prefill {tokens}, tokens/s"] = {"job": "prefill", "tokens": tokens}, tokens
     for at in (0, length):
-        found[f"decode at {at}, tokens/s"] = {"job": "decode", "tokens": decoded, "length": at}, decoded
+        found[f"decode at {at}, tokens/s"] = (
+            {"job": "decode", "tokens": decoded, "length": at},
+            decoded,
+        )
     for rows in ROWS:
-        found[f"step of {rows}, ms"] = {"job": "step", "rows": rows, "length": length, "times": steps}, 0.0
+        found[f"step of {rows}, ms"] = (
+            {"job": "step", "rows": rows, "length": length, "times": steps},
+            0.0,
+        )
     return found
 
 
@@ -50,7 +61,9 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=1000, help="positions in the cache")
     parser.add_argument("--decoded", type=int, default=DECODED)
     parser.add_argument("--steps", type=int, default=STEPS)
-    parser.add_argument("--threads", type=int, help="of each side; without: one for each physical core")
+    parser.add_argument(
+        "--threads", type=int, help="of each side; without: one for each physical core"
+    )
     parser.add_argument("--only", default="", help="jobs whose name begins so")
     parser.add_argument("--json", type=Path, help="where the figures go, with every repeat")
     options = parser.parse_args()
@@ -61,9 +74,11 @@ def main() -> None:
             shape = STARCODER2_3B | {"num_hidden_layers": options.layers}
             model = str(write_random(folder / f"starcoder2-3b-{options.layers}-layers", shape))
         figures = measure(Exports(model, folder), options)
-    print(f"{machine()}; {options.threads} threads; {options.model}"
-          f"{f', {options.layers} layers, random weights' if options.model == '3b' else ''}; "
-          f"medians of {options.repeats} repeats, all sides in turn; {time.strftime('%Y-%m-%d')}\n")
+    print(
+        f"{machine()}; {options.threads} threads; {options.model}"
+        f"{f', {options.layers} layers, random weights' if options.model == '3b' else ''}; "
+        f"medians of {options.repeats} repeats, all sides in turn; {time.strftime('%Y-%m-%d')}\n"
+    )
     print(report(figures))
     if options.json:
         options.json.write_text(json.dumps(figures, indent=1))
@@ -77,15 +92,26 @@ def measure(exports: Exports, options: argparse.Namespace) -> dict[str, dict[str
             kind, _, precision = side.partition(":")
             try:
                 entered = stack.enter_context(
-                    process("sides", kind, exports.path(kind, precision), "--threads", str(options.threads),
-                            "--precision", precision)
-                )  # fmt: skip
-            except SystemExit as error:  # a peer that is not there, or a precision that we do not have yet
+                    process(
+                        "sides",
+                        kind,
+                        exports.path(kind, precision),
+                        "--threads",
+                        str(options.threads),
+                        "--precision",
+                        precision,
+                    )
+                )
+            except (
+                SystemExit
+            ) as error:  # a peer that is not there, or a precision that we do not have yet
                 print(f"without {side}: {error}")
                 continue
             running[side] = entered
         positions = min(first["positions"] for _, first in running.values())
-        wanted = jobs(positions, min(options.length, positions - 64), options.decoded, options.steps)
+        wanted = jobs(
+            positions, min(options.length, positions - 64), options.decoded, options.steps
+        )
         wanted = {name: job for name, job in wanted.items() if name.startswith(options.only)}
         figures: dict[str, dict[str, list[float]]] = {side: {} for side in running}
         for number in range(options.repeats + 1):
@@ -94,7 +120,9 @@ def measure(exports: Exports, options: argparse.Namespace) -> dict[str, dict[str
                     time.sleep(TURN_S)
                     seconds = ask(worker, job)
                     if number:  # the first round is for warming up
-                        figures[side].setdefault(name, []).append(tokens / seconds if tokens else seconds * 1000)
+                        figures[side].setdefault(name, []).append(
+                            tokens / seconds if tokens else seconds * 1000
+                        )
     return figures
 
 
@@ -110,12 +138,17 @@ def ask(worker: Any, job: dict[str, Any]) -> float:
 def report(figures: dict[str, dict[str, list[float]]]) -> str:
     """Medians, and how many times as fast as the best peer, and as each, the best of ours is."""
     names = list(dict.fromkeys(name for by_job in figures.values() for name in by_job))
-    medians = {side: {n: statistics.median(v) for n, v in by_job.items()} for side, by_job in figures.items()}
+    medians = {
+        side: {n: statistics.median(v) for n, v in by_job.items()}
+        for side, by_job in figures.items()
+    }
     ours = [side for side in figures if side.startswith("ours")]
     peers = [side for side in figures if side not in ours]
     rows: list[list[object]] = []
     for name in names:
-        speed = {side: m[name] if "tokens/s" in name else 1 / m[name] for side, m in medians.items()}
+        speed = {
+            side: m[name] if "tokens/s" in name else 1 / m[name] for side, m in medians.items()
+        }
         best = max(speed, key=lambda side: speed[side])
         row: list[object] = [name]
         for side in figures:
@@ -130,7 +163,10 @@ def report(figures: dict[str, dict[str, list[float]]]) -> str:
     for side in ours + peers:
         steps = medians[side]
         if {"step of 1, ms", "step of 16, ms"} <= steps.keys():
-            text += f"\n\n{side}: a step of 16 rows takes {steps['step of 16, ms'] / steps['step of 1, ms']:.2f} "
+            text += (
+                f"\n\n{side}: a step of 16 rows takes "
+                f"{steps['step of 16, ms'] / steps['step of 1, ms']:.2f} "
+            )
             text += "times one of 1."
     return text
 

@@ -1,8 +1,10 @@
-"""Typing traces: how somebody writes parts of a real file, key by key. The same seed gives the same trace.
+"""Typing traces: how somebody writes parts of a real file, key by key. The same seed gives the same
+trace.
 
-A session begins with a file from which some passages were taken out and ends when each was typed again at its place:
-with pauses, wrong keys that are taken back, words that are deleted and typed once more, and jumps from one passage to
-the next. Suggestions that were accepted skip keys; that is the player's doing (`Passage.after`).
+A session begins with a file from which some passages were taken out and ends when each was typed
+again at its place: with pauses, wrong keys that are taken back, words that are deleted and typed
+once more, and jumps from one passage to the next. Suggestions that were accepted skip keys; that is
+the player's doing (`Passage.after`).
 """
 
 from __future__ import annotations
@@ -13,13 +15,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lsp_server.once import language_of
-from lsp_server.sources import HELD_OUT, Packages, read_packages
+from lsp_server.commands.once import language_of
+from lsp_server.commands.source_files import HELD_OUT, Packages, read_packages
 
 KEY_S, JITTER = 0.12, 0.35  # seconds from key to key, and their spread as a share
 LINE_END_S, WORD_S = 0.9, 0.06  # what is added at a line's end, and before a word
 JUMP_S = 0.6  # from the cursor's arrival to the first key
-SLIP, RETYPE = 0.03, 0.015  # chances of a wrong key, and of a word that is deleted and typed again, at a key
+SLIP, RETYPE = (
+    0.03,
+    0.015,
+)  # chances of a wrong key, and of a word that is deleted and typed again, at a key
 RETYPED = 8  # characters of such a word, at most
 LINES = (1, 5)  # of a passage, least and most
 LEAST, MOST = 30, 150  # characters of a passage
@@ -30,7 +35,8 @@ ROOT = Path(__file__).parent.parent
 
 @dataclass(frozen=True, slots=True)
 class Stroke:
-    """One key: `wait` seconds after the last, `delete` characters left of the cursor go, and `insert` comes.
+    """One key: `wait` seconds after the last, `delete` characters left of the cursor go, and
+    `insert` comes.
 
     at: how many right characters of the passage stand before this stroke.
     """
@@ -50,8 +56,12 @@ class Passage:
     strokes: tuple[Stroke, ...]
 
     def after(self, number: int, at: int) -> int:
-        """The first stroke from `number` on that goes on behind `at` right characters; len(strokes) where none does."""
-        return next((n for n in range(number, len(self.strokes)) if self.strokes[n].at == at), len(self.strokes))
+        """The first stroke from `number` on that goes on behind `at` right characters; len(strokes)
+        where none does."""
+        return next(
+            (n for n in range(number, len(self.strokes)) if self.strokes[n].at == at),
+            len(self.strokes),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +82,8 @@ class Session:
         return text
 
     def place(self, number: int) -> int:
-        """Where the passage of this number begins in the document, when those before it are typed and the rest not."""
+        """Where the passage of this number begins in the document, when those before it are typed
+        and the rest not."""
         start = self.passages[number].start
         return start - sum(len(p.text) for p in self.passages[number + 1 :] if p.start < start)
 
@@ -82,15 +93,16 @@ class Session:
 
 
 def sources(where: Path | None) -> tuple[Packages, str]:
-    """Files to type, and a word on which they are: the held-out packages, or this repository's where those are not."""
+    """Files to type, and a word on which they are: the held-out packages, or this repository's
+    where those are not."""
     if where is not None:
         return read_packages(where), str(where)
     if (HELD_OUT / "test.jsonl").exists():
         return read_packages(None), "the held-out packages (training/data/test.jsonl)"
     found = {room: read_packages(ROOT / room) for room in ("lsp_server", "fim", "model")}
-    return {room: [file for files in each.values() for file in files] for room, each in found.items()}, (
-        "this repository's own files, for want of training/data/test.jsonl"
-    )
+    return {
+        room: [file for files in each.values() for file in files] for room, each in found.items()
+    }, ("this repository's own files, for want of training/data/test.jsonl")
 
 
 def sessions(
@@ -98,7 +110,8 @@ def sessions(
 ) -> Iterator[Session]:
     """Sessions without end, each of a random file of a random package.
 
-    least: characters of a file; longest: of a passage. Raises ValueError where there is nothing to type.
+    least: characters of a file; longest: of a passage. Raises ValueError where there is nothing to
+    type.
     """
     rng = random.Random(seed)
     usable = {name: [f for f in files if len(f[1]) >= least] for name, files in packages.items()}
@@ -113,7 +126,9 @@ def sessions(
     raise ValueError(f"there is nothing to type in these files (least length {least} characters)")
 
 
-def session(path: str, text: str, rng: random.Random, passages: int, longest: int = MOST) -> Session:
+def session(
+    path: str, text: str, rng: random.Random, passages: int, longest: int = MOST
+) -> Session:
     starts = [0, *(m.end() for m in re.finditer("\n", text))]  # of lines
     chosen: list[tuple[int, int]] = []  # first line, and the line behind the last
     for _ in range(20 * passages):
@@ -135,7 +150,8 @@ def session(path: str, text: str, rng: random.Random, passages: int, longest: in
 
 
 def strokes(text: str, rng: random.Random) -> Iterator[Stroke]:
-    """The keys that make the text. A line's end brings the next line's indentation along, as editors do it."""
+    """The keys that make the text. A line's end brings the next line's indentation along, as
+    editors do it."""
     at, wait = 0, JUMP_S
 
     def pause(extra: float = 0.0) -> float:
@@ -161,11 +177,14 @@ def strokes(text: str, rng: random.Random) -> Iterator[Stroke]:
             retyped, wait = at, pause()
         yield Stroke(wait, at, key)
         at += len(key)
-        wait = pause(LINE_END_S * rng.uniform(0.5, 1.5) if "\n" in key else WORD_S if key == " " else 0.0)
+        wait = pause(
+            LINE_END_S * rng.uniform(0.5, 1.5) if "\n" in key else WORD_S if key == " " else 0.0
+        )
 
 
 def enough(made: Iterator[Session], keys: int) -> Sequence[Session]:
-    """Sessions that have so many keys together, at least; of the last no more passages than it takes."""
+    """Sessions that have so many keys together, at least; of the last no more passages than it
+    takes."""
     taken: list[Session] = []
     missing = keys
     while missing > 0:

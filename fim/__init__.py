@@ -1,28 +1,38 @@
-"""Fill-in-the-middle as text and token ids: what goes into the prompt, and what becomes of the answer; and what in a
-text can be written anew (targets).
+"""Fill-in-the-middle as text and token ids: what goes into the prompt, and what becomes of the
+answer; and what in a text can be written anew (targets).
 
 Invariants of this room:
-- It knows no torch, no editor protocol, no file and no network; it imports only the standard library and, when a
-  target is looked for, tree_sitter and its grammars.
-- Values are frozen; functions are pure (PieceEncoder remembers, but its answers depend on the text alone). Offsets and
-  lengths of text are in code points.
-- The user's text never becomes a sentinel: pieces are encoded as plain text, and defused where only text can
-  be sent.
-- A family is asked only for a layout that it saw in training, or for psm with the beginning of the middle told.
-- Accepting a suggestion gives exactly prefix + text + suffix, less the replaced range, which never leaves the
-  cursor's line. An edit changes nothing outside its target's range.
+- It knows no torch, no editor protocol, no file and no network; it imports only the standard
+  library and, when a target is looked for, tree_sitter and its grammars.
+- Values are frozen; functions are pure (PieceEncoder remembers, but its answers depend on the text
+  alone). Offsets and lengths of text are in code points.
+- The user's text never becomes a sentinel: pieces are encoded as plain text, and defused where only
+  text can be sent.
+- A family is asked only for a layout that it saw in training, or for psm with the beginning of the
+  middle told.
+- Accepting a suggestion gives exactly prefix + text + suffix, less the replaced range, which never
+  leaves the cursor's line. An edit changes nothing outside its target's range.
 - Families differ by the fields of `FimFormat`, never by a look at a name.
 """
 
 from fim.anchor import with_anchor
 from fim.attribution import Attribution, AttributionError, Match
 from fim.context import CursorContext, Snippet, around_cursor, without_surrogates
-from fim.formats import FORMATS, MODEL_TYPES, Encoder, FimFormat, FormatError, Layout, Sentinels, resolve
+from fim.editing.targets import Kind, Target, target_at, targets_at
+from fim.formats import (
+    FORMATS,
+    MODEL_TYPES,
+    Encoder,
+    FimFormat,
+    FormatError,
+    Layout,
+    Sentinels,
+    resolve,
+)
 from fim.lines import without_closers
 from fim.pieces import PieceEncoder
 from fim.postprocess import Extent, Multiline, Reason, Shaper, Suggestion, extent_at
 from fim.prompt import Prompt, Span, build_prompt, render_text
-from fim.targets import Kind, Target, target_at, targets_at
 
 __all__ = [
     "FORMATS",

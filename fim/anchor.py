@@ -2,8 +2,8 @@
 
     context <fim_prefix> P0 <fim_suffix> S <fim_middle> typed
 
-To the model, what was typed is the beginning of its own answer; so a family that saw only psm, where the suffix stands
-behind the prefix, gets prompts that grow at their end.
+To the model, what was typed is the beginning of its own answer; so a family that saw only psm,
+where the suffix stands behind the prefix, gets prompts that grow at their end.
 """
 
 from dataclasses import replace
@@ -17,12 +17,15 @@ _FIRST = MOST_TYPED // 2  # tokens that may stand behind a new anchor
 _FAR = MOST_TYPED * 8  # characters; more are not counted
 
 
-def with_anchor(context: CursorContext, previous: CursorContext | None, encoder: Encoder) -> CursorContext:
-    """The context with `typed` set: the anchor of `previous` where that goes on, else one at the line's beginning, or
-    inside of an overlong line.
+def with_anchor(
+    context: CursorContext, previous: CursorContext | None, encoder: Encoder
+) -> CursorContext:
+    """The context with `typed` set: the anchor of `previous` where that goes on, else one at the
+    line's beginning, or inside of an overlong line.
 
-    It goes on while all before it and the suffix stay the same, windows' edges included, and what was typed behind it
-    stays within MOST_TYPED. At the line's beginning it outlives deleting and typing anew in that line.
+    It goes on while all before it and the suffix stay the same, windows' edges included, and what
+    was typed behind it stays within MOST_TYPED. At the line's beginning it outlives deleting and
+    typing anew in that line.
     """
     prefix = context.prefix
 
@@ -32,7 +35,11 @@ def with_anchor(context: CursorContext, previous: CursorContext | None, encoder:
     if previous is not None and without_closers(previous.suffix) == without_closers(context.suffix):
         kept = len(previous.prefix) - previous.typed
         typed = len(prefix) - kept
-        if 0 <= typed <= _FAR and prefix[:kept] == previous.prefix[:kept] and tokens(typed) <= MOST_TYPED:
+        if (
+            0 <= typed <= _FAR
+            and prefix[:kept] == previous.prefix[:kept]
+            and tokens(typed) <= MOST_TYPED
+        ):
             return replace(context, typed=typed)
     typed = min(len(prefix) - prefix.rfind("\n") - 1, _FAR)
     while (count := tokens(typed)) > _FIRST:  # an overlong line

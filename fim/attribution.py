@@ -1,14 +1,18 @@
-"""Whether a suggestion repeats text of the training corpus, and whose: a filter of grams, looked up in microseconds.
+"""Whether a suggestion repeats text of the training corpus, and whose: a filter of grams, looked up
+in microseconds.
 
-A gram is 50 characters of normalized text (every run of whitespace, indentation and line ends among it, is one space)
-from the start of a word. training/attribution.py stores one of twenty, such that of any `stride` successive characters
-of a file one begins a stored gram. So every passage of `surely_found` = 50 + stride - 1 normalized characters holds a
-stored gram, wherever it begins; the docstring there says which grams, being everybody's, are not worth storing.
+A gram is 50 characters of normalized text (every run of whitespace, indentation and line ends among
+it, is one space) from the start of a word. training/attribution.py stores one of twenty, such that
+of any `stride` successive characters of a file one begins a stored gram. So every passage of
+`surely_found` = 50 + stride - 1 normalized characters holds a stored gram, wherever it begins; the
+docstring there says which grams, being everybody's, are not worth storing.
 
 The grams are not kept, only fingerprints of their hashes, in a binary fuse filter (Graf and Lemire,
-https://arxiv.org/abs/2201.01174) whose values are a fingerprint and the number of a set of packages. The file:
+https://arxiv.org/abs/2201.01174) whose values are a fingerprint and the number of a set of
+packages. The file:
 
-    MAGIC | size of the header, 4 bytes, little-endian | SHA-256 of all that follows | header, JSON | values, bit-packed
+    MAGIC | size of the header, 4 bytes, little-endian | SHA-256 of all that follows | header, JSON
+    | values, bit-packed
 """
 
 import hashlib
@@ -22,12 +26,14 @@ from itertools import pairwise
 MAGIC = b"fimls-attribution-1\n"
 HEADER_AT = len(MAGIC) + 4 + 32
 GRAM = 50  # normalized characters
-BASE = 0x9E3779B97F4A7C15  # of the rolling hash (Karp and Rabin); odd, so that numpy can divide by its powers
+# of the rolling hash (Karp and Rabin); odd, so that numpy can divide by its powers
+BASE = 0x9E3779B97F4A7C15
 WIDEST = 24  # bits of a value: with its place inside a byte it fits into four bytes
 PLACE_BITS = 16  # of a hash: a gram's place in a segment, which is no larger
 TAIL = b"\0" * 4  # so that four bytes can be read at the last value
 ARITY = 4  # slots a gram; the fourth makes the file 5% smaller
-FAR = 16  # characters of raw text that are read for a normalized one: code that is indented ever so deep
+# characters of raw text that are read for a normalized one: code that is indented ever so deep
+FAR = 16
 _BITS = 2**64 - 1
 _ROLL = pow(BASE, GRAM, 2**64)
 _WORD = re.compile(r"\b(?=\w)", re.ASCII)
@@ -49,24 +55,32 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """The text before the cursor and the suggestion have a passage in common with each of these packages."""
+    """The text before the cursor and the suggestion have a passage in common with each of these
+    packages."""
 
     sources: tuple[Source, ...]
     characters: int  # so many normalized characters at least
-    continues: bool  # the part that was found is the user's own text, and the suggestion goes on behind it
+    continues: (
+        bool  # the part that was found is the user's own text, and the suggestion goes on behind it
+    )
 
     def __str__(self) -> str:
         verb = "continues" if self.continues else "makes"
-        return f"{verb} text of {' and '.join(map(str, self.sources))}, at least {self.characters} characters"
+        return (
+            f"{verb} text of {' and '.join(map(str, self.sources))}, at least "
+            f"{self.characters} characters"
+        )
 
 
 def normalized(text: str) -> str:
-    """The text with one space for every run of whitespace (as str.split sees it), none at its ends."""
+    """The text with one space for every run of whitespace (as str.split sees it), none at its
+    ends."""
     return " ".join(text.split())
 
 
 def mixed(value: int) -> int:
-    """MurmurHash3's finalizer, 64 bits: every bit of the result depends on every bit of the value."""
+    """MurmurHash3's finalizer, 64 bits: every bit of the result depends on every bit of the
+    value."""
     value = (value ^ value >> 33) * 0xFF51AFD7ED558CCD & _BITS
     value = (value ^ value >> 33) * 0xC4CEB9FE1A85EC53 & _BITS
     return value ^ value >> 33
@@ -88,24 +102,42 @@ class Attribution:
     def __init__(self, data: bytes) -> None:
         if not data.startswith(MAGIC):
             raise AttributionError("it is no attribution file of this version")
-        if hashlib.sha256(memoryview(data)[HEADER_AT:]).digest() != data[HEADER_AT - 32 : HEADER_AT]:
+        if (
+            hashlib.sha256(memoryview(data)[HEADER_AT:]).digest()
+            != data[HEADER_AT - 32 : HEADER_AT]
+        ):
             raise AttributionError("it is damaged or cut short")
         self._data = data
         self._values_at = HEADER_AT + int.from_bytes(data[len(MAGIC) : len(MAGIC) + 4], "little")
         try:
             header = json.loads(data[HEADER_AT : self._values_at])
             sources = [Source(*map(str, source)) for source in header["sources"]]
-            self._sets = [tuple(sources[number] for number in numbers) for numbers in header["sets"]]
+            self._sets = [
+                tuple(sources[number] for number in numbers) for numbers in header["sets"]
+            ]
             self.stride = int(header["stride"])
             self.grams = int(header["grams"])
-            self._segments, self._segment_bits = int(header["segments"]), int(header["segment_bits"])
+            self._segments, self._segment_bits = (
+                int(header["segments"]),
+                int(header["segment_bits"]),
+            )
             self._value_bits, self._set_bits = int(header["value_bits"]), int(header["set_bits"])
-        except (ValueError, KeyError, TypeError, IndexError, OverflowError, RecursionError) as error:
+        except (
+            ValueError,
+            KeyError,
+            TypeError,
+            IndexError,
+            OverflowError,
+            RecursionError,
+        ) as error:
             raise AttributionError(f"its header cannot be read ({type(error).__name__})") from None
         if not 0 <= self._segment_bits <= PLACE_BITS or self._segments < 1 or self.stride < 1:
             raise AttributionError("its header has numbers that cannot be")
         bits = ((self._segments + ARITY - 1) << self._segment_bits) * self._value_bits
-        if not 0 < self._set_bits < self._value_bits <= WIDEST or (len(data) - self._values_at - len(TAIL)) * 8 < bits:
+        if (
+            not 0 < self._set_bits < self._value_bits <= WIDEST
+            or (len(data) - self._values_at - len(TAIL)) * 8 < bits
+        ):
             raise AttributionError("its header and its size disagree")
 
     @property
@@ -114,11 +146,12 @@ class Attribution:
         return GRAM + self.stride - 1
 
     def find(self, before: str, suggestion: str) -> Match | None:
-        """The passage of the corpus that the suggestion makes or, behind the text before the cursor, continues.
+        """The passage of the corpus that the suggestion makes or, behind the text before the
+        cursor, continues.
 
-        Looked up are the last `surely_found` characters of both, and the grams that reach into the suggestion. So
-        nothing is said of what the user has written alone, unless the suggestion may be a part of it: a passage that
-        stopped further up would have been seen to go on.
+        Looked up are the last `surely_found` characters of both, and the grams that reach into the
+        suggestion. So nothing is said of what the user has written alone, unless the suggestion may
+        be a part of it: a passage that stopped further up would have been seen to go on.
         """
         before = before[-FAR * self.surely_found :]
         text, cursor = normalized(before + suggestion), len(normalized(before))

@@ -1,7 +1,8 @@
 """The text around the cursor, cut to a token budget.
 
-While someone types, the windows' edges stay where they are in the text, so that each prompt goes on where the one
-before ended; they move when the windows no longer fit, and then so far that they stay put for long.
+While someone types, the windows' edges stay where they are in the text, so that each prompt goes on
+where the one before ended; they move when the windows no longer fit, and then so far that they stay
+put for long.
 """
 
 import re
@@ -10,8 +11,9 @@ from functools import cache
 
 from fim.formats import Encoder
 
-# Source code has some 3 to 4 characters per token. Text further away than this is never looked at: the cost of a window
-# depends on the budget and not on the file, and few tokens are counted in vain.
+# Source code has some 3 to 4 characters per token. Text further away than this is never looked at:
+# the cost of a window depends on the budget and not on the file, and few tokens are counted in
+# vain.
 _CHARS_PER_TOKEN = 4
 _FAR = 2 * _CHARS_PER_TOKEN  # a window may have grown so long since it was placed
 _SEEN = 64  # characters by which the edge of a window is known again
@@ -30,7 +32,8 @@ class Snippet:
 
 @dataclass(frozen=True, slots=True)
 class CursorContext:
-    """What the model is told: the windows of text left and right of the cursor, and what stands elsewhere."""
+    """What the model is told: the windows of text left and right of the cursor, and what stands
+    elsewhere."""
 
     prefix: str
     suffix: str
@@ -54,18 +57,22 @@ def around_cursor(
     language: str = "",
     previous: CursorContext | None = None,
 ) -> CursorContext:
-    """The windows before and after `offset` (code points) whose tokens together stay within `token_budget`.
+    """The windows before and after `offset` (code points) whose tokens together stay within
+    `token_budget`.
 
-    Three quarters go to the prefix; what one side does not need goes to the other. With `suffix_budget` that is the
-    suffix's share instead, and the most it gets. Where not all of the text fits, an
-    eighth is left free for what is typed. The windows begin and end at line edges, unless nothing but one overlong
-    line is in reach: that is cut inside. A prefix that is cut at all begins near a multiple of some lines' length,
-    after a blank line where one is near. Lone surrogates, which no tokenizer takes, become U+FFFD, one for one.
+    Three quarters go to the prefix; what one side does not need goes to the other. With
+    `suffix_budget` that is the suffix's share instead, and the most it gets. Where not all of the
+    text fits, an eighth is left free for what is typed. The windows begin and end at line edges,
+    unless nothing but one overlong line is in reach: that is cut inside. A prefix that is cut at
+    all begins near a multiple of some lines' length, after a blank line where one is near. Lone
+    surrogates, which no tokenizer takes, become U+FFFD, one for one.
 
-    previous: what this gave for an earlier text of the same document, whatever happened to it since. Its edges are kept
-    while the windows fit between them, are not half empty in vain, and the cursor is not close to an edge.
+    previous: what this gave for an earlier text of the same document, whatever happened to it
+    since. Its edges are kept while the windows fit between them, are not half empty in vain, and
+    the cursor is not close to an edge.
 
-    The budget covers prefix and suffix, as the model gets them; sentinels, paths and snippets come on top.
+    The budget covers prefix and suffix, as the model gets them; sentinels, paths and snippets come
+    on top.
 
     Raises ValueError: an offset outside the text, or a negative budget.
     """
@@ -87,7 +94,9 @@ def around_cursor(
 class _Windows:
     """Where the windows around one cursor may begin and end."""
 
-    def __init__(self, text: str, offset: int, encoder: Encoder, budget: int, suffix_budget: int | None) -> None:
+    def __init__(
+        self, text: str, offset: int, encoder: Encoder, budget: int, suffix_budget: int | None
+    ) -> None:
         self.text, self.offset, self.budget = text, offset, budget
         self.most_right = budget if suffix_budget is None else min(suffix_budget, budget)
         self.share = budget - budget * 3 // 4 if suffix_budget is None else self.most_right
@@ -96,7 +105,10 @@ class _Windows:
 
     def _fits_whole(self) -> bool:
         length = len(self.text)
-        if length > self.budget * _CHARS_PER_TOKEN or (right := self._right(length)) > self.most_right:
+        if (
+            length > self.budget * _CHARS_PER_TOKEN
+            or (right := self._right(length)) > self.most_right
+        ):
             return False
         return self._left(0) + right <= self.budget
 
@@ -133,14 +145,17 @@ class _Windows:
         return start, end
 
     def _kept(self, previous: CursorContext) -> tuple[int | None, int | None]:
-        """Where the edges of earlier windows are in this text; None for one that is gone or not worth keeping."""
+        """Where the edges of earlier windows are in this text; None for one that is gone or not
+        worth keeping."""
         text, offset = self.text, self.offset
         end_was = previous.before + len(previous.prefix) + len(previous.suffix)
         shift = len(text) - end_was - previous.after  # of what stands behind all edits
         head, tail = previous.prefix[:_SEEN], previous.suffix[-_SEEN:]
 
         def starts(at: int) -> bool:
-            return 0 <= at <= offset and (at == 0 or without_surrogates(text[at : at + len(head)]) == head)
+            return 0 <= at <= offset and (
+                at == 0 or without_surrogates(text[at : at + len(head)]) == head
+            )
 
         def ends(at: int) -> bool:
             seen = without_surrogates(text[max(0, at - len(tail)) : at])
@@ -149,7 +164,9 @@ class _Windows:
         start = next(filter(starts, (previous.before, max(0, previous.before + shift))), None)
         end = next(filter(ends, (end_was + shift, end_was)), None)
         far = self.budget * _FAR
-        if start is not None and (offset - start > far or (start > 0 and self._left(start) < self.budget // 4)):
+        if start is not None and (
+            offset - start > far or (start > 0 and self._left(start) < self.budget // 4)
+        ):
             start = None
         if end is not None and end - offset <= far:
             least = self.share // 4 if end < len(text) else 0
@@ -207,10 +224,12 @@ def _suffix_edge(text: str, offset: int, end: int) -> int:
 
 
 def as_trained(text: str) -> str:
-    r"""Text as models know it: without lone surrogates, and with \n line ends, which is what they were trained on."""
+    r"""Text as models know it: without lone surrogates, and with \n line ends, which is what they
+    were trained on."""
     return without_surrogates(text).replace("\r\n", "\n")
 
 
 def without_surrogates(text: str) -> str:
-    """The text as a tokenizer can take it, of the same length: each lone surrogate becomes U+FFFD."""
+    """The text as a tokenizer can take it, of the same length: each lone surrogate becomes
+    U+FFFD."""
     return text if text.isascii() else _SURROGATE.sub("\ufffd", text)

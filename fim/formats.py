@@ -1,7 +1,7 @@
 """The sentinel layouts of each model family, as data, and their ids in one tokenizer.
 
-Sources: Bavarian et al. 2022 (the layouts psm and spm), the StarCoder2 paper §5, the CodeLlama paper §2.3 and
-its reference tokenizer, mistral-common, and the model cards of the other families.
+Sources: Bavarian et al. 2022 (the layouts psm and spm), the StarCoder2 paper §5, the CodeLlama
+paper §2.3 and its reference tokenizer, mistral-common, and the model cards of the other families.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,8 @@ class Encoder(Protocol):
     """What this room needs of a tokenizer."""
 
     def encode(self, text: str) -> list[int]:
-        """The ids of `text` as plain text: a sentinel written in it does not become the special id."""
+        """The ids of `text` as plain text: a sentinel written in it does not become the special
+        id."""
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of `ids`."""
@@ -33,7 +34,8 @@ class FormatError(ValueError):
 class FimFormat:
     """How one family marks prefix, suffix and middle.
 
-    The fields with a default are what sets families apart; None means that the family has no such token.
+    The fields with a default are what sets families apart; None means that the family has no such
+    token.
     """
 
     name: str
@@ -41,22 +43,30 @@ class FimFormat:
     suffix: str
     middle: str | None  # None: the answer follows the prefix directly
     end: tuple[str, ...]  # texts at which the middle ends, besides the sentinels themselves
-    # Seen in training, the preferred one first: of two spm, since a model that saw both is as good with it or better
-    # (Bavarian et al. 2022: .616 psm, .622 spm on single lines), and while someone types it only grows.
+    # Seen in training, the preferred one first: of two spm, since a model that saw both is as good
+    # with it or better (Bavarian et al. 2022: .616 psm, .622 spm on single lines), and while
+    # someone types it only grows.
     layouts: tuple[Layout, ...]
     begin: str | None = None  # opens every prompt; remote endpoints add it themselves
     repo_name: str | None = None
     file_sep: str | None = None  # stands in front of each file of a repository
     file_end: str = ""  # written after the repository's name and after each file
-    path_in_prefix: bool = False  # the path is the first line of the prefix, not a line before the sentinels
+    path_in_prefix: bool = (
+        False  # the path is the first line of the prefix, not a line before the sentinels
+    )
     always_names_file: bool = False  # the file's header is written even when no other file is shown
     suffix_first: bool = False  # spm is `suffix S prefix P middle`, not `prefix suffix S middle P`
-    bare_suffix: bool = False  # suffix and middle are encoded without the space that SentencePiece puts in front
-    spaced: bool = False  # the vocabulary spells sentinels `▁<PRE>`; in text, spaces stand around them
+    bare_suffix: bool = (
+        False  # suffix and middle are encoded without the space that SentencePiece puts in front
+    )
+    spaced: bool = (
+        False  # the vocabulary spells sentinels `▁<PRE>`; in text, spaces stand around them
+    )
 
     @property
     def offered(self) -> tuple[Layout, ...]:
-        """What the family may be asked: "anchored" is psm with the beginning of the middle told (fim.anchor)."""
+        """What the family may be asked: "anchored" is psm with the beginning of the middle told
+        (fim.anchor)."""
         return (*self.layouts, "anchored") if "psm" in self.layouts else self.layouts
 
     @property
@@ -81,7 +91,8 @@ class Sentinels:
 
 
 _FORMATS = (
-    # No token ends the middle (bigcode-project/starcoder2#10): the stop rules of postprocess.py matter here.
+    # No token ends the middle (bigcode-project/starcoder2#10): the stop rules of postprocess.py
+    # matter here.
     FimFormat(
         "starcoder2",
         "<fim_prefix>",
@@ -188,9 +199,9 @@ _FORMATS = (
 
 FORMATS: Mapping[str, FimFormat] = MappingProxyType({family.name: family for family in _FORMATS})
 
-# `model_type` of a Hugging Face config -> the formats to try first, in this order. It orders the candidates
-# and no more. Mellum and the Granite Code models of type llama share their tokens: there the user names
-# "starcoder".
+# `model_type` of a Hugging Face config -> the formats to try first, in this order. It orders the
+# candidates and no more. Mellum and the Granite Code models of type llama share their tokens: there
+# the user names "starcoder".
 MODEL_TYPES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "starcoder2": ("starcoder2",),
@@ -215,17 +226,20 @@ MODEL_TYPES: Mapping[str, tuple[str, ...]] = MappingProxyType(
 def resolve(encoder: Encoder, name: str = "auto", model_type: str | None = None) -> Sentinels:
     """The ids of a format's sentinels, taken from the tokenizer by their text.
 
-    `name` is a key of FORMATS, or "auto" for the first one that the vocabulary carries; `model_type` (from
-    the model's config.json) says which to try first.
+    `name` is a key of FORMATS, or "auto" for the first one that the vocabulary carries;
+    `model_type` (from the model's config.json) says which to try first.
 
     Raises FormatError: an unknown name, or a vocabulary without the sentinels.
     """
     if name != "auto":
         if name not in FORMATS:
-            raise FormatError(f"unknown FIM format {name!r}: choose 'auto' or one of {', '.join(FORMATS)}")
+            raise FormatError(
+                f"unknown FIM format {name!r}: choose 'auto' or one of {', '.join(FORMATS)}"
+            )
         if missing := _missing(encoder, FORMATS[name]):
             raise FormatError(
-                f"the tokenizer lacks {', '.join(missing)}, which the FIM format {name!r} needs: set the "
+                f"the tokenizer lacks {', '.join(missing)}, which the FIM format {name!r} needs: "
+                "set the "
                 "format to 'auto', or use a model that was trained on this format"
             )
         return _sentinels(encoder, FORMATS[name])
@@ -236,7 +250,8 @@ def resolve(encoder: Encoder, name: str = "auto", model_type: str | None = None)
     likely = FORMATS[first[0] if first else "starcoder2"]
     raise FormatError(
         f"the tokenizer has the sentinels of no FIM format (for {likely.name!r} it lacks "
-        f"{', '.join(_missing(encoder, likely))}): use a model trained to fill in the middle, such as "
+        f"{', '.join(_missing(encoder, likely))}): use a model trained to fill in the middle, "
+        "such as "
         f"bigcode/starcoder2-3b; known formats: {', '.join(FORMATS)}"
     )
 
@@ -268,7 +283,10 @@ def _sentinels(encoder: Encoder, family: FimFormat) -> Sentinels:
         repo_name=known(family.repo_name),
         file_sep=known(family.file_sep),
     )
-    prefix, suffix = _token_id(encoder, family, family.prefix), _token_id(encoder, family, family.suffix)
+    prefix, suffix = (
+        _token_id(encoder, family, family.prefix),
+        _token_id(encoder, family, family.suffix),
+    )
     assert prefix is not None and suffix is not None  # _missing() found none
     stops = (_token_id(encoder, family, text) for text in family.texts)
     return Sentinels(

@@ -6,10 +6,11 @@ _PAIRS = {")": "(", "]": "[", "}": "{"}
 _QUOTES = "\"'`"
 _CLOSERS = frozenset(")]}>\"'`")
 
-# A colon opens a block only after such a word, or after the closing bracket of a header of several lines: the
-# colon of `x: int` and of `"key":` does not.
+# A colon opens a block only after such a word, or after the closing bracket of a header of several
+# lines: the colon of `x: int` and of `"key":` does not.
 _COLON_BLOCK = re.compile(
-    r"\s*(?:[)\]}]|(?:async|def|class|if|elif|else|for|while|try|except|finally|with|match|case|default|switch"
+    r"\s*(?:[)\]}]|(?:async|def|class|if|elif|else|for|while|try|except|finally|with|match|case"
+    r"|default|switch"
     r"|public|private|protected)\b).*:$",
     re.DOTALL,
 )
@@ -45,10 +46,12 @@ def only_closes(rest: str) -> bool:
 
 
 def without_closers(suffix: str) -> str:
-    """The suffix without the rest of the cursor's line, where that holds nothing but closing brackets and the like.
+    """The suffix without the rest of the cursor's line, where that holds nothing but closing
+    brackets and the like.
 
-    Editors put such in and take them away while someone types, and each time the suffix would be another one, which
-    in spm stands in front of all else. Answers are as good without them: `Shaper` fits them in (benchmarks/RESULTS.md).
+    Editors put such in and take them away while someone types, and each time the suffix would be
+    another one, which in spm stands in front of all else. Answers are as good without them:
+    `Shaper` fits them in (benchmarks/RESULTS.md).
     """
     rest = suffix.partition("\n")[0]
     return suffix[len(rest) :] if only_closes(rest) else suffix
@@ -69,11 +72,12 @@ def open_quote(line: str) -> str:
 
 
 def brackets(text: str, quote: str = "") -> tuple[list[int], list[int]]:
-    """(depths, closers) of a text that begins inside a string of `quote`, or outside of any with "".
+    """(depths, closers) of a text that begins inside a string of `quote`, or outside of any with
+    "".
 
-    depths: for each index, and for the end, how many brackets and quotes that the text itself opened are open
-    there.
-    closers: the indices of brackets and quotes that close something opened before the text.
+    depths: for each index, and for the end, how many brackets and quotes that the text itself
+    opened are open there. closers: the indices of brackets and quotes that close something opened
+    before the text.
     """
     depths, closers, _ = _scan(text, quote)
     return depths, closers
@@ -89,7 +93,8 @@ def _scan(text: str, quote: str) -> tuple[list[int], list[int], str]:
         string = quote or (opened[-1] if opened and opened[-1] in _QUOTES else "")
         if string:
             ends = char == string and not escaped
-            # Most strings end with their line at the latest; this also forgives the apostrophe of a comment.
+            # Most strings end with their line at the latest; this also forgives the apostrophe of a
+            # comment.
             broken = char == "\n" and string != "`"
             escaped = char == "\\" and not escaped
             if ends and quote:

@@ -1,12 +1,14 @@
 """An encoder that encodes only what it has not seen lately: a long text costs what changed in it.
 
-A text is cut between a letter, digit or mark of ASCII and a blank or line end behind it, mostly before blank lines, so
-that the same code gives the same pieces wherever an edit was. There no token can reach across:
-- GPT-2's pre-tokenization (with StarCoder's digits, too) has no match that holds a blank behind anything else, looks
-  ahead only behind blanks, and never looks back.
-- cl100k's and its kin (Llama 3, Qwen) let punctuation take the line ends behind it: there only letters and digits do.
-Which of the two rules holds for a tokenizer is tried once, on a text full of such places; where neither does (those of
-SentencePiece put a blank in front of each piece) texts stay whole.
+A text is cut between a letter, digit or mark of ASCII and a blank or line end behind it, mostly
+before blank lines, so that the same code gives the same pieces wherever an edit was. There no token
+can reach across:
+- GPT-2's pre-tokenization (with StarCoder's digits, too) has no match that holds a blank behind
+  anything else, looks ahead only behind blanks, and never looks back.
+- cl100k's and its kin (Llama 3, Qwen) let punctuation take the line ends behind it: there only
+  letters and digits do.
+Which of the two rules holds for a tokenizer is tried once, on a text full of such places; where
+neither does (those of SentencePiece put a blank in front of each piece) texts stay whole.
 """
 
 from __future__ import annotations
@@ -88,7 +90,8 @@ class PieceEncoder:
             start = end
 
     def _end(self, text: str, start: int) -> int:
-        """Where the piece that begins at `start` ends: before a blank line; a long piece at half its length."""
+        """Where the piece that begins at `start` ends: before a blank line; a long piece at half
+        its length."""
         if self._place is None or len(text) - start <= 1:
             return len(text)
         blank = start

@@ -1,7 +1,8 @@
 """What a model wrote -> what the user is shown: where it stops, what is cut, what it replaces.
 
-Generation has no token that ends the middle in some families, and in the others the token comes late: so a
-`Shaper` reads the text as it streams, says when more is pointless, and shapes what is there.
+Generation has no token that ends the middle in some families, and in the others the token comes
+late: so a `Shaper` reads the text as it streams, says when more is pointless, and shapes what is
+there.
 """
 
 import math
@@ -44,16 +45,17 @@ Reason = Literal[
     "attributed",
 ]
 
-# Control characters, and those that are invisible or turn the direction of text (CVE-2021-42574, "Trojan
-# Source").
+# Control characters, and those that are invisible or turn the direction of text (CVE-2021-42574,
+# "Trojan Source").
 _STRANGE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff"
     "\ud800-\udfff\U000e0000-\U000e007f]"
 )
-# Decoding leaves U+FFFD for a character whose bytes are not all there yet: at the text's end it may still be
-# mended.
+# Decoding leaves U+FFFD for a character whose bytes are not all there yet: at the text's end it may
+# still be mended.
 _BROKEN = re.compile("\ufffd+(?=[^\ufffd])")
-# A small model may write `a=self.a, ` for good. Shorter units, as in `0, 0, 0, 0`, are what people write too.
+# A small model may write `a=self.a, ` for good. Shorter units, as in `0, 0, 0, 0`, are what people
+# write too.
 _LOOP = re.compile(r"(?=(([^\n]{8,60}?)\2{3}))")
 
 
@@ -62,7 +64,9 @@ class Suggestion:
     """A completion to show. Accepting it gives prefix + text + suffix, less the replaced range."""
 
     text: str  # "" when hidden
-    replace: tuple[int, int]  # (start, end) in code points from the cursor; (0, 0) is a pure insertion
+    replace: tuple[
+        int, int
+    ]  # (start, end) in code points from the cursor; (0, 0) is a pure insertion
     confidence: float  # 0..1; see Shaper.shape
     reasons: tuple[Reason, ...]  # the filters that fired, in their order
     hidden: bool
@@ -77,7 +81,8 @@ class Suggestion:
 
 @dataclass(frozen=True, slots=True)
 class _Stop:
-    """The text is cut at `cut`. Its first `decision` characters tell so, whatever comes after them."""
+    """The text is cut at `cut`. Its first `decision` characters tell so, whatever comes after
+    them."""
 
     decision: int
     cut: int
@@ -87,8 +92,8 @@ class _Stop:
 def extent_at(context: CursorContext, *, multiline: Multiline = "auto") -> Extent:
     """Whether to suggest the rest of one line or a block of lines.
 
-    "auto": a block where the cursor's line is blank in front of it or ends in an opener there, and nothing
-    but closers stand right of it; one line anywhere else.
+    "auto": a block where the cursor's line is blank in front of it or ends in an opener there, and
+    nothing but closers stand right of it; one line anywhere else.
     """
     if multiline != "auto":
         return "block" if multiline == "always" else "line"
@@ -148,7 +153,9 @@ class Shaper:
             below=_line_below(context),
             crlf=around[max(0, nearest_end - 1) : nearest_end] == "\r",
             known=frozenset(_STRANGE.findall(around) + re.findall("\ufffd", around)) - {"\r"},
-            sentinels=tuple(text for text in (format.texts if format else ()) if text not in around),
+            sentinels=tuple(
+                text for text in (format.texts if format else ()) if text not in around
+            ),
             max_lines=max_lines,
             min_confidence=min_confidence,
         )
@@ -164,12 +171,15 @@ class Shaper:
         least_columns: int = 0,
         closing: str = "",
     ) -> "Shaper":
-        """The rules for what is written between two given pieces of text: it goes on until the model ends it.
+        """The rules for what is written between two given pieces of text: it goes on until the
+        model ends it.
 
         Nothing of the suffix is replaced. extent "line" ends it with its first line, too.
         """
         shaper = cls.at(context, format, max_lines=max_lines)
-        return replace(shaper, extent=extent, least_columns=least_columns, closing=closing, fixed=True)
+        return replace(
+            shaper, extent=extent, least_columns=least_columns, closing=closing, fixed=True
+        )
 
     def done(self, text: str, logprob: float = 0.0) -> bool:
         """Whether more tokens after `text`, the whole answer so far, are pointless.
@@ -181,8 +191,8 @@ class Shaper:
     def shape(self, text: str, logprob: float = 0.0) -> Suggestion:
         """The suggestion made of an answer.
 
-        logprob: a natural logarithm, how sure the model was of a token of it (lsp_server.generation tells of which);
-        its exponential is the confidence.
+        logprob: a natural logarithm, how sure the model was of a token of it (lsp_server.generation
+        tells of which); its exponential is the confidence.
         """
         text = _plain(text)
         reasons: list[Reason] = []
@@ -207,7 +217,8 @@ class Shaper:
         return Suggestion(text, (0, replaced), confidence, tuple(reasons), hidden)
 
     def _stop(self, text: str) -> _Stop | None:
-        """The stop that is decided first. Later text cannot change it, since each rule reads forward only."""
+        """The stop that is decided first. Later text cannot change it, since each rule reads
+        forward only."""
         stops = [*self._character_stops(text), *self._line_stops(text)]
         return min(stops, key=lambda stop: stop.decision, default=None)
 
@@ -231,8 +242,12 @@ class Shaper:
 
     def _line_stops(self, text: str) -> Iterator[_Stop]:
         """The first stop that the text's lines give, if any. The last line is not finished."""
-        block: int | None = None  # the least columns of a line in the block; None before the first line
-        opened = False  # the cursor's line opens the block, so that a line of its own width is outside
+        block: int | None = (
+            None  # the least columns of a line in the block; None before the first line
+        )
+        opened = (
+            False  # the cursor's line opens the block, so that a line of its own width is outside
+        )
         previous, copies, first_copy_end = "", 0, 0
         content_end = blanks = start = 0
         for number, written in enumerate(text.split("\n")):
@@ -258,16 +273,19 @@ class Shaper:
             if self.extent == "line":
                 yield _Stop(end + 1, end, "end of line")
                 return
-            if outside and not (opened and width(line) == block and is_closing(line) and opens_block(line)):
-                # A closing line belongs to the block, unless what is below says that it is closed further
-                # down.
+            if outside and not (
+                opened and width(line) == block and is_closing(line) and opens_block(line)
+            ):
+                # A closing line belongs to the block, unless what is below says that it is closed
+                # further down.
                 kept = is_closing(line) and width(self.below) <= width(line)
                 yield _Stop(end + 1, end if kept else start - 1, "end of block")
                 return
             if code:
                 block = width(line) if block is None else block
                 opened = opened or (number == 0 and bool(self.before.strip()) and opens_block(line))
-                # Several blocks may end one after another: in a span their indentation tells them apart.
+                # Several blocks may end one after another: in a span their indentation tells them
+                # apart.
                 code = line.rstrip() if self.extent == "span" else code
                 copies = copies + 1 if code == previous else 1
                 first_copy_end = end if copies == 1 else first_copy_end
@@ -286,11 +304,11 @@ class Shaper:
             start = end + 1
 
     def _meet_right(self, text: str) -> tuple[str, int, Reason | None]:
-        """(text, replaced, reason): fit the text to the rest of the cursor's line, so that nothing stands
-        twice.
+        """(text, replaced, reason): fit the text to the rest of the cursor's line, so that nothing
+        stands twice.
 
-        A closer right of the cursor counts as written twice only when the text's own closes something that
-        was opened before the cursor: `g(x)` in front of `)` stays whole.
+        A closer right of the cursor counts as written twice only when the text's own closes
+        something that was opened before the cursor: `g(x)` in front of `)` stays whole.
         """
         rest = self.after.strip()
         if not rest:
@@ -304,9 +322,13 @@ class Shaper:
             if splits_word(text, tail) or splits_word(rest, size):
                 continue
             if "\n" in text[:tail] and not text[:tail].rpartition("\n")[2].strip():
-                # A closer on a line of its own: dropped, it would leave the one on the right at a wrong
-                # place.
-                return (text[:tail], 0, "repeats right") if self.fixed else (text, blanks + size, "replaces right")
+                # A closer on a line of its own: dropped, it would leave the one on the right at a
+                # wrong place.
+                return (
+                    (text[:tail], 0, "repeats right")
+                    if self.fixed
+                    else (text, blanks + size, "replaces right")
+                )
             text = text[:tail]
             return text.rstrip(" \t") if blanks else text, 0, "repeats right"
 
@@ -329,7 +351,8 @@ def _cursor_line(context: CursorContext) -> tuple[str, str]:
 
 
 def _line_below(context: CursorContext) -> str:
-    """The next line under the cursor's that is not blank, without its end; "" where there is none."""
+    """The next line under the cursor's that is not blank, without its end; "" where there is
+    none."""
     under = context.suffix.partition("\n")[2]
     code = under.lstrip()
     start = under.rfind("\n", 0, len(under) - len(code)) + 1

@@ -1,4 +1,5 @@
-"""CursorContext + format -> prompt: as token ids, or as text for an endpoint whose tokenizer is not here."""
+"""CursorContext + format -> prompt: as token ids, or as text for an endpoint whose tokenizer is not
+here."""
 
 import re
 from dataclasses import dataclass, replace
@@ -9,8 +10,9 @@ from fim.formats import Encoder, FimFormat, FormatError, Layout, Sentinels
 
 Span = tuple[int, int]  # (start, stop)
 
-# What GPT-2's pre-tokenization, which the byte-level families share, joins with what comes behind it: a word or a run
-# of punctuation with the blank before, or that blank. ASCII only: every tokenizer can spell that.
+# What GPT-2's pre-tokenization, which the byte-level families share, joins with what comes behind
+# it: a word or a run of punctuation with the blank before, or that blank. ASCII only: every
+# tokenizer can spell that.
 _LAST_PIECE = re.compile(r" ?[A-Za-z]{1,32}\Z| ?[!-/:-@\[-`{-~]{1,32}\Z| \Z")
 _LONGEST_PIECE = 33
 
@@ -25,7 +27,9 @@ class Prompt:
     context: Span  # headers and snippets with their sentinels, all that stands before the FIM part
     prefix: Span  # plain text ids; with StarCoder2's header the path is their first line
     suffix: Span  # plain text ids
-    begin_with: str = ""  # the end of the prefix that the ids leave out: the answer has to spell it first
+    begin_with: str = (
+        ""  # the end of the prefix that the ids leave out: the answer has to spell it first
+    )
     typed: Span = (0, 0)  # plain text ids; with the layout "anchored" the rest of the prefix
 
 
@@ -45,26 +49,33 @@ def build_prompt(
     *,
     heal: bool = False,
 ) -> Prompt:
-    """The prompt as ids. The pieces between sentinels are tokenized separately, as in the models' training.
+    """The prompt as ids. The pieces between sentinels are tokenized separately, as in the models'
+    training.
 
-    `layout` None is the family's preferred one. Snippets are written as files of the repository, where the
-    family has a mark for files; elsewhere they are left out. The StarCoder2 paper §5 and the Qwen2.5-Coder
-    report give the forms.
+    `layout` None is the family's preferred one. Snippets are written as files of the repository,
+    where the family has a mark for files; elsewhere they are left out. The StarCoder2 paper §5 and
+    the Qwen2.5-Coder report give the forms.
 
-    heal leaves out the last piece of the prefix that a tokenizer would have joined with what follows it, and asks
-    for an answer that begins with it (token healing: model.healing). While a word is typed, the ids stay the same.
-    Behind an anchor only what was typed since is healed.
+    heal leaves out the last piece of the prefix that a tokenizer would have joined with what
+    follows it, and asks for an answer that begins with it (token healing: model.healing). While a
+    word is typed, the ids stay the same. Behind an anchor only what was typed since is healed.
 
-    Raises FormatError: a layout that the family never saw (pure SPM training scores 2% on psm: Bavarian et
-    al. 2022).
+    Raises FormatError: a layout that the family never saw (pure SPM training scores 2% on psm:
+    Bavarian et al. 2022).
     """
     family = sentinels.format
     layout = _checked(family, layout)
     anchor = len(context.prefix) - context.typed if layout == "anchored" else 0
-    found = _LAST_PIECE.search(context.prefix[max(anchor, len(context.prefix) - _LONGEST_PIECE) :]) if heal else None
+    found = (
+        _LAST_PIECE.search(context.prefix[max(anchor, len(context.prefix) - _LONGEST_PIECE) :])
+        if heal
+        else None
+    )
     begin_with = found[0] if found else ""
     context = replace(
-        context, prefix=context.prefix.removesuffix(begin_with), typed=max(0, context.typed - len(begin_with))
+        context,
+        prefix=context.prefix.removesuffix(begin_with),
+        typed=max(0, context.typed - len(begin_with)),
     )
     sentinel_ids = {
         family.prefix: sentinels.prefix,
@@ -109,10 +120,10 @@ def build_prompt(
 def render_text(context: CursorContext, format: FimFormat, layout: Layout | None = None) -> str:
     """The same prompt as text, without `begin`, which endpoints add themselves.
 
-    An endpoint turns a sentinel's text into the sentinel wherever it stands, so one that is part of the
-    user's code gets a zero-width space after its first character: nothing is lost or visibly changed, no
-    tokenizer takes it for the sentinel, and should the model copy it, `Shaper` cuts there, since the user's
-    text has no such character.
+    An endpoint turns a sentinel's text into the sentinel wherever it stands, so one that is part of
+    the user's code gets a zero-width space after its first character: nothing is lost or visibly
+    changed, no tokenizer takes it for the sentinel, and should the model copy it, `Shaper` cuts
+    there, since the user's text has no such character.
 
     Raises FormatError: as `build_prompt`.
     """
@@ -134,12 +145,15 @@ def _checked(family: FimFormat, layout: Layout | None) -> Layout:
         return family.layouts[0]
     if layout not in family.offered:
         seen = " or ".join(family.offered)
-        raise FormatError(f"{family.name!r} models never saw layout {layout!r} in training: ask for {seen}")
+        raise FormatError(
+            f"{family.name!r} models never saw layout {layout!r} in training: ask for {seen}"
+        )
     return layout
 
 
 def _header(context: CursorContext, family: FimFormat) -> list[_Piece]:
-    """The other files, and the mark of the cursor's own; empty where there is nothing to tell them apart."""
+    """The other files, and the mark of the cursor's own; empty where there is nothing to tell them
+    apart."""
     named = context.snippets or (family.always_names_file and context.path)
     if not family.file_sep or not named:
         return []
@@ -156,7 +170,9 @@ def _header(context: CursorContext, family: FimFormat) -> list[_Piece]:
     return pieces
 
 
-def _infill(context: CursorContext, family: FimFormat, layout: Layout, *, named: bool) -> list[_Piece]:
+def _infill(
+    context: CursorContext, family: FimFormat, layout: Layout, *, named: bool
+) -> list[_Piece]:
     """Prefix and suffix with their sentinels; `named` says that a header goes before."""
     path = context.path + "\n" if named and family.path_in_prefix and context.path else ""
     anchor = len(context.prefix) - (context.typed if layout == "anchored" else 0)
@@ -173,7 +189,8 @@ def _infill(context: CursorContext, family: FimFormat, layout: Layout, *, named:
 
 
 def _encode_bare(encoder: Encoder, text: str) -> list[int]:
-    """Encode without the leading space of SentencePiece: behind another symbol, which is then taken off.
+    """Encode without the leading space of SentencePiece: behind another symbol, which is then taken
+    off.
 
     So the reference tokenizers of CodeLlama and Mistral do it.
     """

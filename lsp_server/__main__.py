@@ -1,4 +1,5 @@
-"""The entry of `fimls`. The server's own path is kept short: no command-line library before `initialize`."""
+"""The entry of `fimls`. The server's own path is kept short: no command-line library before
+`initialize`."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ import sys
 def main() -> None:
     if sys.argv[1:2] == ["lsp"] and "--help" not in sys.argv:
         sys.exit(lsp(sys.argv[2:]))
-    from lsp_server.cli import app
+    from lsp_server.commands.cli import app
 
     app()
 
@@ -19,16 +20,20 @@ def lsp(arguments: list[str]) -> int:
     parent: int | None = None
     for argument in arguments:
         if argument.startswith("--clientProcessId="):  # what VS Code's client adds
-            parent = int(argument.partition("=")[2]) if argument.partition("=")[2].isdigit() else None
+            parent = (
+                int(argument.partition("=")[2]) if argument.partition("=")[2].isdigit() else None
+            )
         elif argument != "--stdio":
-            print(f"fimls lsp: unknown argument {argument!r}; it takes --stdio only", file=sys.stderr)
+            print(
+                f"fimls lsp: unknown argument {argument!r}; it takes --stdio only", file=sys.stderr
+            )
             return 2
 
-    from lsp_server.transport import take_stdio
+    from lsp_server.protocol.transport import take_stdio
 
     incoming, outgoing = take_stdio()  # before anything else could print
 
-    from lsp_server.spawn import start_spare
+    from lsp_server.engines.process import start_spare
 
     spare = start_spare(os.environ)  # it has more to import than this process
 
@@ -38,8 +43,8 @@ def lsp(arguments: list[str]) -> int:
 
     import asyncio
 
-    from lsp_server.log import log_to_file
-    from lsp_server.server import run
+    from lsp_server.logs import log_to_file
+    from lsp_server.protocol.server import run
 
     log_to_file("lsp.log")
     return asyncio.run(run(incoming, outgoing, parent, spare))

@@ -1,12 +1,13 @@
-"""The open documents: a mirror of their text, kept in step with the editor's edits, and positions in it.
+"""The open documents: a mirror of their text, kept in step with the editor's edits, and positions
+in it.
 
-Offsets are counted in code points everywhere in this project. LSP counts lines and, within a line, units of
-the encoding that client and server agreed on; this module is the only place where one is turned into the
-other.
+Offsets are counted in code points everywhere in this project. LSP counts lines and, within a line,
+units of the encoding that client and server agreed on; this module is the only place where one is
+turned into the other.
 
-What is absent on purpose: `str.splitlines`, which ends lines at form feeds and at U+2028 while LSP does not;
-any cleaning of the text (a lone surrogate stays, or else every later position on its line would be off); and
-any LSP type, so that the mirror can be tested with plain values.
+What is absent on purpose: `str.splitlines`, which ends lines at form feeds and at U+2028 while LSP
+does not; any cleaning of the text (a lone surrogate stays, or else every later position on its line
+would be off); and any LSP type, so that the mirror can be tested with plain values.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ Position = tuple[int, int]
 """Line and character, both from 0; the character in units of the document's encoding."""
 
 CHUNK = 16_384
-"""Code points a document's pieces hold: large enough to be few, small enough to be rebuilt at every key."""
+"""Code points a document's pieces hold: large enough to be few, small enough to be rebuilt at every
+key."""
 
 WINDOW = 1_000_000
 """Code points that a snapshot holds, where there are as many, on each side of the cursor."""
@@ -40,10 +42,10 @@ _LINE_END = re.compile(r"\r\n|\r|\n")
 class Snapshot:
     """A document at one moment, seen from the cursor.
 
-    `text` is the whole text of any document of up to `WINDOW` code points. Of a larger one it is a window
-    that reaches at least `WINDOW` code points to both sides of the cursor (or to the text's ends) and whose
-    start does not move with every key. `offset` is the cursor's place in `text`, in code points; the same
-    place in the document is `window_start + offset`.
+    `text` is the whole text of any document of up to `WINDOW` code points. Of a larger one it is a
+    window that reaches at least `WINDOW` code points to both sides of the cursor (or to the text's
+    ends) and whose start does not move with every key. `offset` is the cursor's place in `text`, in
+    code points; the same place in the document is `window_start + offset`.
     """
 
     uri: str
@@ -56,7 +58,8 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One edit: `text` in place of what stands between two positions, or of everything when they are None."""
+    """One edit: `text` in place of what stands between two positions, or of everything when they
+    are None."""
 
     text: str
     start: Position | None = None
@@ -66,12 +69,14 @@ class Change:
 class Document:
     """One open document. The text is a list of pieces of about `CHUNK` code points.
 
-    An edit rebuilds only the pieces it touches, so its cost hardly grows with the document or with a line,
-    and a snapshot copies no more than its window. No cut between two pieces parts a CR from its LF, so each
-    piece's line ends can be counted alone.
+    An edit rebuilds only the pieces it touches, so its cost hardly grows with the document or with
+    a line, and a snapshot copies no more than its window. No cut between two pieces parts a CR from
+    its LF, so each piece's line ends can be counted alone.
     """
 
-    def __init__(self, uri: str, version: int, language: str, text: str, encoding: Encoding = "utf-16") -> None:
+    def __init__(
+        self, uri: str, version: int, language: str, text: str, encoding: Encoding = "utf-16"
+    ) -> None:
         self.uri = uri
         self.version = version
         self.language = language
@@ -102,15 +107,18 @@ class Document:
             if change.start is None or change.end is None:
                 self._set_text(change.text)
             else:
-                start, end = self.position_to_offset(*change.start), self.position_to_offset(*change.end)
+                start, end = (
+                    self.position_to_offset(*change.start),
+                    self.position_to_offset(*change.end),
+                )
                 self._replace(min(start, end), max(start, end), change.text)
         self.version = version
 
     def position_to_offset(self, line: int, character: int) -> int:
         """The offset in code points of a position in the document's encoding.
 
-        What lies beyond a line's end means that end, what lies beyond the last line the end of the text, and
-        what lies inside a character its start. Negative numbers count as 0.
+        What lies beyond a line's end means that end, what lies beyond the last line the end of the
+        text, and what lies inside a character its start. Negative numbers count as 0.
         """
         if line >= self.line_count:
             return self.length
@@ -123,18 +131,20 @@ class Document:
     def offset_to_position(self, offset: int) -> Position:
         """Line and character, in the document's encoding, of an offset in code points.
 
-        The inverse of `position_to_offset`. An offset between a CR and its LF, where LSP has no position,
-        gives the line's end; an offset outside the text gives the nearer end of the text.
+        The inverse of `position_to_offset`. An offset between a CR and its LF, where LSP has no
+        position, gives the line's end; an offset outside the text gives the nearer end of the text.
         """
         offset = max(0, min(offset, self.length))
         index, within = self._locate(offset)
-        # Counted from behind: between a CR and its LF, the LF stands for a line end that is still to come.
+        # Counted from behind: between a CR and its LF, the LF stands for a line end that is still
+        # to come.
         line = self._line_totals[index] - _count_line_ends(self._pieces[index][within:])
         start, end = self._line_bounds(line)
         return line, _units(self._slice(start, min(offset, end)), self.encoding)
 
     def snapshot(self, line: int, character: int) -> Snapshot:
-        """The document as it is now, with the cursor at this position of the document's encoding."""
+        """The document as it is now, with the cursor at this position of the document's
+        encoding."""
         offset = self.position_to_offset(line, character)
         # Whole pieces: the window's edges stay where they are while someone types.
         first, _ = self._locate(max(0, offset - WINDOW))
@@ -144,7 +154,8 @@ class Document:
         return Snapshot(self.uri, self.version, self.language, text, offset - start, start)
 
     def word_before(self, line: int, character: int) -> tuple[str, int]:
-        """The letters, digits and underscores right before a position, and how many units they take."""
+        """The letters, digits and underscores right before a position, and how many units they
+        take."""
         offset = self.position_to_offset(line, character)
         found = _WORD.search(self._slice(max(0, offset - LONGEST_WORD), offset))
         word = found[0] if found else ""
@@ -158,8 +169,9 @@ class Document:
     def _replace(self, start: int, end: int, text: str) -> None:
         first, before = self._locate(start)
         last, after = self._locate(end)
-        # The neighbours are rebuilt too: so a CR and an LF that an edit brings together end up in one piece,
-        # the outer cuts stay as they were, and pieces that edits made small are joined to others.
+        # The neighbours are rebuilt too: so a CR and an LF that an edit brings together end up in
+        # one piece, the outer cuts stay as they were, and pieces that edits made small are joined
+        # to others.
         low, high = max(first - 1, 0), last + 2
         middle = "".join(
             (
@@ -190,7 +202,13 @@ class Document:
         last, after = self._locate(end)
         if first == last:
             return self._pieces[first][before:after]
-        return "".join((self._pieces[first][before:], *self._pieces[first + 1 : last], self._pieces[last][:after]))
+        return "".join(
+            (
+                self._pieces[first][before:],
+                *self._pieces[first + 1 : last],
+                self._pieces[last][:after],
+            )
+        )
 
     def _line_bounds(self, line: int) -> tuple[int, int]:
         """Where a line in [0, line_count) begins and where it ends, its line end not included."""
@@ -201,7 +219,9 @@ class Document:
     def _line_end(self, line: int) -> tuple[int, int]:
         """Where the line end of a line in [0, line_count - 1) begins and ends."""
         index = bisect_left(self._line_totals, line + 1)
-        lines_before, start = (self._line_totals[index - 1], self._ends[index - 1]) if index else (0, 0)
+        lines_before, start = (
+            (self._line_totals[index - 1], self._ends[index - 1]) if index else (0, 0)
+        )
         match = next(islice(_LINE_END.finditer(self._pieces[index]), line - lines_before, None))
         return start + match.start(), start + match.end()
 
@@ -219,7 +239,8 @@ class Documents:
         return document
 
     def change(self, uri: str, version: int, changes: Iterable[Change]) -> None:
-        """Apply a notification's edits; for a document that was never opened they are ignored and logged."""
+        """Apply a notification's edits; for a document that was never opened they are ignored and
+        logged."""
         document = self._open.get(uri)
         if document is None:
             logger.warning("ignored a change to %s, which is not open", uri)
@@ -245,7 +266,8 @@ class Documents:
 
 
 def _cut(text: str) -> list[str]:
-    """Pieces of `CHUNK` code points, or one more to keep a CR with its LF; at least one, if only empty."""
+    """Pieces of `CHUNK` code points, or one more to keep a CR with its LF; at least one, if only
+    empty."""
     pieces = []
     start = 0
     while start < len(text):
@@ -262,7 +284,8 @@ def _count_line_ends(text: str) -> int:
 
 
 def _units(text: str, encoding: Encoding) -> int:
-    """The length in units of an encoding; a lone surrogate takes one unit of UTF-16 and three of UTF-8."""
+    """The length in units of an encoding; a lone surrogate takes one unit of UTF-16 and three of
+    UTF-8."""
     if encoding == "utf-32" or text.isascii():
         return len(text)
     if encoding == "utf-16":
@@ -273,8 +296,8 @@ def _units(text: str, encoding: Encoding) -> int:
 def _characters_within(text: str, units: int, encoding: Encoding) -> int:
     """How many whole characters of the text fit into so many units.
 
-    Each step measures half of what is left, so all of them together encode the text about once. Nothing is
-    decoded back: two lone surrogates side by side would come back as one character.
+    Each step measures half of what is left, so all of them together encode the text about once.
+    Nothing is decoded back: two lone surrogates side by side would come back as one character.
     """
     if encoding == "utf-32" or text.isascii():
         return min(len(text), units)

@@ -1,7 +1,7 @@
 """Where fimls keeps what is not the user's: sockets, logs, counts, and what a cache may lose.
 
-Each is platformdirs' place unless a variable names another. platformdirs is imported only where it is asked: this
-module is among the first that `fimls lsp` loads.
+Each is platformdirs' place unless a variable names another. platformdirs is imported only where it
+is asked: this module is among the first that `fimls lsp` loads.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ def log_folder() -> Path:
 
 
 def runtime_folder() -> Path:
-    """The sockets, which is made; FIMLS_RUNTIME_DIR. Only this user can enter it, and it is short enough for a
-    socket's path. Raises OSError."""
+    """The sockets, which is made; FIMLS_RUNTIME_DIR. Only this user can enter it, and it is short
+    enough for a socket's path. Raises OSError."""
     if chosen := os.environ.get("FIMLS_RUNTIME_DIR"):
         folder = Path(chosen)
     elif session := os.environ.get("XDG_RUNTIME_DIR"):
@@ -60,13 +60,18 @@ def runtime_folder() -> Path:
     make_private(folder)
     info = folder.stat()
     if info.st_uid != os.getuid() or not stat.S_ISDIR(folder.lstat().st_mode):
-        raise PermissionError(f"{folder} belongs to someone else; set FIMLS_RUNTIME_DIR to a folder of your own")
+        raise PermissionError(
+            f"{folder} belongs to someone else; set FIMLS_RUNTIME_DIR to a folder of your own"
+        )
     if stat.S_IMODE(info.st_mode) & 0o077:
         folder.chmod(0o700)
     return folder
 
 
 def make_private(folder: Path) -> None:
-    """Makes a folder that is the user's alone, and so each above it that is not there yet. Raises OSError."""
-    for level in reversed((folder, *folder.parents)):  # mkdir's own `parents` would let others into those
+    """Makes a folder that is the user's alone, and so each above it that is not there yet. Raises
+    OSError."""
+    for level in reversed(
+        (folder, *folder.parents)
+    ):  # mkdir's own `parents` would let others into those
         level.mkdir(mode=0o700, exist_ok=True)

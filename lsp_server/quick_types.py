@@ -1,8 +1,10 @@
-"""lsprotocol's types in half the time: the code that attrs writes for its 569 classes is compiled once a machine.
+"""lsprotocol's types in half the time: the code that attrs writes for its 569 classes is compiled
+once a machine.
 
-attrs generates source for every class at import and compiles it, which is most of what `initialize` waits for
-(benchmarks/RESULTS.md). Here the compiled code is kept in the cache folder, looked up by a hash of the very source
-that attrs wants compiled, so another version of attrs or lsprotocol just finds nothing. Doubt about the file is a miss.
+attrs generates source for every class at import and compiles it, which is most of what `initialize`
+waits for (benchmarks/RESULTS.md). Here the compiled code is kept in the cache folder, looked up by
+a hash of the very source that attrs wants compiled, so another version of attrs or lsprotocol just
+finds nothing. Doubt about the file is a miss.
 """
 
 from __future__ import annotations
@@ -38,7 +40,8 @@ def cache_file() -> Path:
 
 @contextlib.contextmanager
 def compiled_code(path: Path) -> Iterator[None]:
-    """While it lasts, attrs takes compiled code from the file; what it had to compile is there the next time."""
+    """While it lasts, attrs takes compiled code from the file; what it had to compile is there the
+    next time."""
     import attr._make
 
     known = read(path)
@@ -62,7 +65,8 @@ def compiled_code(path: Path) -> Iterator[None]:
 
 
 def read(path: Path) -> dict[bytes, CodeType]:
-    """The file's code by its source's hash; nothing unless the file is whole and only this user could write it."""
+    """The file's code by its source's hash; nothing unless the file is whole and only this user
+    could write it."""
     try:
         info = path.stat()
         if hasattr(os, "getuid") and (info.st_uid != os.getuid() or info.st_mode & 0o022):
@@ -77,7 +81,8 @@ def read(path: Path) -> dict[bytes, CodeType]:
 
 
 def write(path: Path, code: dict[bytes, CodeType]) -> None:
-    """Replaces the file as a whole, so that another window never reads half of one. Raises OSError."""
+    """Replaces the file as a whole, so that another window never reads half of one. Raises
+    OSError."""
     body = marshal.dumps(code)
     make_private(path.parent)
     descriptor, partial = tempfile.mkstemp(dir=path.parent)  # mode 0600

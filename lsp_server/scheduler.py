@@ -1,4 +1,5 @@
-"""Latest wins: per document at most one request is being worked on. And work that nobody waits for."""
+"""Latest wins: per document at most one request is being worked on. And work that nobody waits
+for."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ import logging
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from lsp_server.log import log_error
+from lsp_server.logs import log_error
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")

@@ -1,12 +1,12 @@
 """The settings: frozen values, read from whatever JSON a client sends.
 
-A bad value never stops anything. It becomes a problem, one sentence that says what to write instead, and the
-base's value is used. null means "not set": editors send it for each setting that the user left alone. An
-empty string means None where None is possible.
+A bad value never stops anything. It becomes a problem, one sentence that says what to write
+instead, and the base's value is used. null means "not set": editors send it for each setting that
+the user left alone. An empty string means None where None is possible.
 
-Sources are layered with `base`, the weakest first: the defaults, the environment, what the client sends.
-Parse each new answer of the client with the same base and not with the previous result, or a setting that
-the user deletes would stay.
+Sources are layered with `base`, the weakest first: the defaults, the environment, what the client
+sends. Parse each new answer of the client with the same base and not with the previous result, or a
+setting that the user deletes would stay.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ class EngineSettings:
 
 @dataclass(frozen=True, slots=True)
 class RemoteSettings:
-    """An OpenAI-compatible server in place of the engine on this machine; none unless there is a url."""
+    """An OpenAI-compatible server in place of the engine on this machine; none unless there is a
+    url."""
 
     url: str | None = None
     model: str = ""
@@ -67,7 +68,8 @@ class LogSettings:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Everything a user can set. The JSON names are these names in camelCase, under the section `fimls`."""
+    """Everything a user can set. The JSON names are these names in camelCase, under the section
+    `fimls`."""
 
     enabled: bool = True
     disabled_languages: tuple[str, ...] = ()
@@ -81,15 +83,19 @@ class Settings:
     context_tokens: int | None = None
     """Tokens of a whole prompt; None takes what the model takes."""
     suffix_tokens: int | None = None
-    """Of those behind the cursor, at most; None gives them a quarter, and what the text before it leaves free."""
+    """Of those behind the cursor, at most; None gives them a quarter, and what the text before it
+    leaves free."""
     min_confidence: float | None = None
-    """Suggestions that the model itself is less sure of, 0 to 1, are not shown; None takes what suits the model."""
+    """Suggestions that the model itself is less sure of, 0 to 1, are not shown; None takes what
+    suits the model."""
     alternatives: int = 3
     """Suggestions that an explicit request is answered with, at most."""
     attribution: Literal["show", "hide", "off"] = "show"
-    """Of a suggestion that repeats text of known packages: say so, do not show it, or do not look."""
+    """Of a suggestion that repeats text of known packages: say so, do not show it, or do not
+    look."""
     time_budget: float | None = None
-    """Milliseconds after which the whole lines are shown, while the rest goes on; None takes what suits the model."""
+    """Milliseconds after which the whole lines are shown, while the rest goes on; None takes what
+    suits the model."""
     patience: float = 10.0
     """Seconds that a request may take until its first whole line."""
     temperature: float = 0.0
@@ -123,13 +129,17 @@ def _flag() -> _Rule:
         _require(isinstance(value, bool))
         return bool(value)
 
-    words = dict.fromkeys(("1", "true", "yes", "on"), True) | dict.fromkeys(("0", "false", "no", "off"), False)
+    words = dict.fromkeys(("1", "true", "yes", "on"), True) | dict.fromkeys(
+        ("0", "false", "no", "off"), False
+    )
     return _Rule("true or false", accept, lambda text: words.get(text.lower(), text))
 
 
 def _number(value: Any) -> Any:
     """The value if it is a finite number. bool is an int to Python but no number in JSON."""
-    _require(isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value))
+    _require(
+        isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    )
     return value
 
 
@@ -181,7 +191,9 @@ def _names() -> _Rule:
         _require(isinstance(value, list | tuple) and all(isinstance(item, str) for item in value))
         return tuple(value)
 
-    return _Rule("a list of strings", accept, lambda text: [part.strip() for part in text.split(",")])
+    return _Rule(
+        "a list of strings", accept, lambda text: [part.strip() for part in text.split(",")]
+    )
 
 
 def _url() -> _Rule:
@@ -191,8 +203,12 @@ def _url() -> _Rule:
             return None
         _require(re.search(r"[\s\x00-\x1f\ud800-\udfff]", value) is None)
         parts = urlsplit(value)
-        _require(parts.scheme in ("http", "https") and bool(parts.hostname) and "@" not in parts.netloc)
-        _require(parts.port is None or parts.port > 0)  # reading it raises ValueError if it is no port
+        _require(
+            parts.scheme in ("http", "https") and bool(parts.hostname) and "@" not in parts.netloc
+        )
+        _require(
+            parts.port is None or parts.port > 0
+        )  # reading it raises ValueError if it is no port
         return str(value)
 
     # A user name and password would end up in messages and logs, so they are not taken from here.
@@ -220,7 +236,9 @@ _RULES: dict[str, _Rule] = {
     "temperature": _real("a number from 0 to 2", lambda value: 0 <= value <= 2),
     "topP": _real("a number above 0 and up to 1", lambda value: 0 < value <= 1),
     "seed": _whole(0, 2**63 - 1),
-    "engine.device": _text("auto, cpu, cuda, or cuda: and a number", r"auto|cpu|cuda(:[0-9]{1,2})?"),
+    "engine.device": _text(
+        "auto, cpu, cuda, or cuda: and a number", r"auto|cpu|cuda(:[0-9]{1,2})?"
+    ),
     "engine.dtype": _choice("auto", "float32", "float16", "bfloat16"),
     "engine.quantization": _choice("auto", "none", "int8", "int4"),
     "engine.idleTimeout": _seconds(),
@@ -244,19 +262,25 @@ _RULES: dict[str, _Rule] = {
 
 _GROUPS = frozenset(name.partition(".")[0] for name in _RULES if "." in name)
 
-MACHINE_SCOPE = frozenset(name for name in _RULES if name == "model" or name.startswith(("engine.", "remote.")))
+MACHINE_SCOPE = frozenset(
+    name for name in _RULES if name == "model" or name.startswith(("engine.", "remote."))
+)
 """Settings that a workspace may not set: no repository decides what is loaded, run or asked."""
 
 _MAX_UNKNOWN = 10
 _SHOWN = 60
 
 
-def parse(raw: object, *, base: Settings = Settings(), trusted: bool = True) -> tuple[Settings, tuple[str, ...]]:
-    """Read the JSON value of the section; give the settings and the problems, a sentence each. Never raises.
+def parse(
+    raw: object, *, base: Settings = Settings(), trusted: bool = True
+) -> tuple[Settings, tuple[str, ...]]:
+    """Read the JSON value of the section; give the settings and the problems, a sentence each.
+    Never raises.
 
-    `raw` may also be a whole configuration with a key `fimls` or keys that begin with `fimls.`; its other
-    keys then belong to others. Groups may be nested or written with dots. `base` holds for what is not set.
-    With trusted=False the settings in MACHINE_SCOPE keep the base's value, whatever `raw` says.
+    `raw` may also be a whole configuration with a key `fimls` or keys that begin with `fimls.`; its
+    other keys then belong to others. Groups may be nested or written with dots. `base` holds for
+    what is not set. With trusted=False the settings in MACHINE_SCOPE keep the base's value,
+    whatever `raw` says.
     """
     values: dict[str, object] = {}
     problems: list[str] = []
@@ -273,10 +297,14 @@ def parse(raw: object, *, base: Settings = Settings(), trusted: bool = True) -> 
                 if trusted or name not in MACHINE_SCOPE:
                     values[name] = accepted
                 elif accepted != _value(base, name):  # editors also send what they know as defaults
-                    problems.append(f"{SECTION}.{name} cannot be set by a workspace; {_kept(base, name, rule)}")
+                    problems.append(
+                        f"{SECTION}.{name} cannot be set by a workspace; {_kept(base, name, rule)}"
+                    )
             except (ValueError, TypeError, OverflowError):
                 given = "is not usable" if rule.secret else f"is {_show(value)}"
-                problems.append(f"{SECTION}.{name} {given}, expected {rule.expected}; {_kept(base, name, rule)}")
+                problems.append(
+                    f"{SECTION}.{name} {given}, expected {rule.expected}; {_kept(base, name, rule)}"
+                )
     problems += map(_unknown, unknown[:_MAX_UNKNOWN])
     if len(unknown) > _MAX_UNKNOWN:
         problems.append(f"{len(unknown) - _MAX_UNKNOWN} more names under {SECTION} are no settings")
@@ -299,9 +327,9 @@ class Reporter:
 def from_environment(env: Mapping[str, str]) -> dict[str, object]:
     """What the FIMLS_ variables say, as a value for `parse`.
 
-    maxTokens is FIMLS_MAX_TOKENS, remote.url FIMLS_REMOTE_URL, log.level FIMLS_LOG_LEVEL; the engine's
-    settings go without their group: FIMLS_DEVICE. Lists are separated by commas. An empty variable counts as
-    not set, and one that names no setting is left to whom it may concern.
+    maxTokens is FIMLS_MAX_TOKENS, remote.url FIMLS_REMOTE_URL, log.level FIMLS_LOG_LEVEL; the
+    engine's settings go without their group: FIMLS_DEVICE. Lists are separated by commas. An empty
+    variable counts as not set, and one that names no setting is left to whom it may concern.
     """
     raw: dict[str, object] = {}
     for name, rule in _RULES.items():
@@ -315,7 +343,8 @@ def from_environment(env: Mapping[str, str]) -> dict[str, object]:
 
 
 def variable(name: str) -> str:
-    """The environment variable of a setting, named as in JSON: engine.idleTimeout -> FIMLS_IDLE_TIMEOUT."""
+    """The environment variable of a setting, named as in JSON: engine.idleTimeout ->
+    FIMLS_IDLE_TIMEOUT."""
     return "FIMLS_" + _snake(name.removeprefix("engine.")).replace(".", "_").upper()
 
 
@@ -323,7 +352,11 @@ def _section(raw: object, problems: list[str]) -> Mapping[Any, Any]:
     """The section's own mapping, out of itself or of a whole configuration."""
     if isinstance(raw, Mapping):
         prefix = f"{SECTION}."
-        dotted = {str(key).removeprefix(prefix): value for key, value in raw.items() if str(key).startswith(prefix)}
+        dotted = {
+            str(key).removeprefix(prefix): value
+            for key, value in raw.items()
+            if str(key).startswith(prefix)
+        }
         if SECTION not in raw and not dotted:
             return raw
         return {**_section_value(raw.get(SECTION), problems), **dotted}
@@ -334,7 +367,9 @@ def _section_value(raw: object, problems: list[str]) -> Mapping[Any, Any]:
     if isinstance(raw, Mapping):
         return raw
     if raw is not None:
-        problems.append(f"{SECTION} is {_show(raw)}, expected an object with settings; it is ignored")
+        problems.append(
+            f"{SECTION} is {_show(raw)}, expected an object with settings; it is ignored"
+        )
     return {}
 
 
@@ -347,7 +382,10 @@ def _flatten(section: Mapping[Any, Any], problems: list[str]) -> Iterator[tuple[
         elif isinstance(value, Mapping):
             yield from ((f"{name}.{inner}", item) for inner, item in value.items())
         elif value is not None:
-            problems.append(f"{SECTION}.{name} is {_show(value)}, expected an object with settings; it is ignored")
+            problems.append(
+                f"{SECTION}.{name} is {_show(value)}, expected an object with settings; it is "
+                "ignored"
+            )
 
 
 def _with(base: Settings, values: Mapping[str, object]) -> Settings:

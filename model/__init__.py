@@ -6,15 +6,18 @@
         print(token.text, end="")
 
 Invariants:
-- `import model`, `model.hub` and `model.tokenizer` load no torch: the language server, which has none, uses them.
-- Imports run one way: who may import whom is the table in tests/test_architecture.py. A request is read in the order
-  serve (engine_loading), dialect, engine, prefix_cache (prefix_store), loading, generate (matches, speculative,
-  copying, healing, sampling), decoder, layers; on a CPU with int8 weights then step, quantize, kernels, and once there
-  is machine code for it compiled (machine_code, compiled_step); on a GPU graphs, bits.
+- `import model`, `model.weights.folder` and `model.tokenizer` load no torch: the language server,
+  which has none, uses them.
+- Imports run one way: who may import whom is the table in tests/test_architecture.py. A request is
+  read in the order serve (engine_loading), dialect, engine, prefix_cache (prefix_store), loading,
+  generate (matches, speculative, copying, healing, sampling), decoder, layers; on a CPU with int8
+  weights then step, quantize, kernels, and once there is machine code for it compiled
+  (machine_code, compiled_step); on a GPU graphs, bits.
 - Families differ by explicit fields of DecoderConfig, never by looking at a model's name.
-- A warm cache gives what a cold one gives: in floats as far as sums in another order do, in int8 as far as
-  benchmarks/RESULTS.md tells. Drafts change nothing where a row does not depend on those beside it; on CUDA, where it
-  does in the last bits, they may decide a tie (model/graphs.py); elsewhere nobody drafts.
+- A warm cache gives what a cold one gives: in floats as far as sums in another order do, in int8 as
+  far as benchmarks/RESULTS.md tells. Drafts change nothing where a row does not depend on those
+  beside it; on CUDA, where it does in the last bits, they may decide a tie
+  (model/gpu/cuda_graphs.py); elsewhere nobody drafts.
 - Weights come from safetensors only; code in a model folder is never run.
 """
 

@@ -2,7 +2,8 @@
 
 
 class ModelError(ValueError):
-    """A model folder that cannot be used. The message is for the user: it names the file and the remedy."""
+    """A model folder that cannot be used. The message is for the user: it names the file and the
+    remedy."""
 
 
 class BadRequest(ValueError):

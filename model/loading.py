@@ -1,4 +1,5 @@
-"""load_model: the door to this room for tests, benchmarks, the engine, and people who want the model alone."""
+"""load_model: the door to this room for tests, benchmarks, the engine, and people who want the
+model alone."""
 
 from __future__ import annotations
 
@@ -9,18 +10,18 @@ from pathlib import Path
 
 import torch
 
-from model.bits import BITS, library
-from model.copying import CopyWeights
-from model.decoder import Decoder
+from model.decoder.decoder import Decoder
+from model.decoder.kv_cache import KVCache
 from model.errors import ModelError
-from model.generate import Token, generate
-from model.healing import Healing, Spelling
-from model.hub import ModelFolder, find_model
-from model.kv_cache import KVCache
-from model.sampling import Sampling
-from model.speculative import Drafter, Recent, Tally
+from model.generation.copying import CopyWeights
+from model.generation.drafting import Drafter, Recent, Tally
+from model.generation.generate import Token, generate
+from model.generation.sampling import Sampling
+from model.generation.token_healing import Healing, Spelling
+from model.gpu.bitsandbytes_linear import BITS, library
 from model.tokenizer import Tokenizer
-from model.weights import load_decoder
+from model.weights.checkpoint import load_decoder
+from model.weights.folder import ModelFolder, find_model
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -50,10 +51,11 @@ class LoadedModel:
         tally: Tally | None = None,
         should_stop: Callable[[], bool] | None = None,
     ) -> Iterator[Token]:
-        """Continues ids, whose first cache.length the cache has already; with a cache of its own where none is given.
+        """Continues ids, whose first cache.length the cache has already; with a cache of its own
+        where none is given.
 
-        recent: what was said lately, to draft from; None computes every token alone. Raises ValueError for a
-        begin_with that the model cannot spell. See model.generate.generate.
+        recent: what was said lately, to draft from; None computes every token alone. Raises
+        ValueError for a begin_with that the model cannot spell. See model.generate.generate.
         """
         stop_ids = frozenset(stop_ids) | set(self.decoder.config.stop_ids)
         healing = Healing(self.spelling, begin_with) if begin_with else None
@@ -88,12 +90,14 @@ def load_model(
     measured: Path | None = None,
     progress: Callable[[float], None] = lambda share: None,
 ) -> LoadedModel:
-    """'bundled' or a model's folder -> LoadedModel, ready to run. Raises ModelError with the remedy.
+    """'bundled' or a model's folder -> LoadedModel, ready to run. Raises ModelError with the
+    remedy.
 
-    device: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1"; dtype: "auto" (the fastest that the device has
-    kernels for), "float32", "float16", "bfloat16". quantization: None, "int8", "int4" (on a GPU only, where both are
-    bitsandbytes' and save memory, not time), or "auto" (int8 where it is faster: on a CPU whose dtype is left to us).
-    measured: a folder to write down the speed of kernels in.
+    device: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1"; dtype: "auto" (the fastest
+    that the device has kernels for), "float32", "float16", "bfloat16". quantization: None, "int8",
+    "int4" (on a GPU only, where both are bitsandbytes' and save memory, not time), or "auto" (int8
+    where it is faster: on a CPU whose dtype is left to us). measured: a folder to write down the
+    speed of kernels in.
     """
     folder = find_model(name)
     tokenizer = Tokenizer(folder.path / "tokenizer.json")
@@ -111,10 +115,12 @@ def load_model(
 
 
 def check_vocabulary(folder: ModelFolder, tokenizer: Tokenizer, vocab_size: int) -> None:
-    """Raises ModelError where the tokenizer has ids that the model, of vocab_size entries, does not."""
+    """Raises ModelError where the tokenizer has ids that the model, of vocab_size entries, does
+    not."""
     if tokenizer.vocab_size > vocab_size:
         raise ModelError(
-            f"{folder.path}: the tokenizer has {tokenizer.vocab_size} entries, the model {vocab_size}. "
+            f"{folder.path}: the tokenizer has {tokenizer.vocab_size} entries, the model "
+            f"{vocab_size}. "
             "Check that tokenizer.json and config.json belong together."
         )
 
@@ -127,25 +133,35 @@ def choose_device(name: str) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         first_line = str(error).splitlines()[0]
-        raise ModelError(f"The device {name!r} cannot be used ({first_line}). Set the device to 'auto'.") from None
+        raise ModelError(
+            f"The device {name!r} cannot be used ({first_line}). Set the device to 'auto'."
+        ) from None
     return device
 
 
 def choose_quantization(quantization: str | None, dtype: str, device: torch.device) -> str | None:
     """None for the weights as they are, or "int8" or "int4". Raises ModelError with the remedy."""
     if quantization not in (None, "none", "auto", *BITS):
-        raise ModelError(f"The quantization {quantization!r} is unknown. Use 'auto', 'int8', 'int4' or 'none'.")
+        raise ModelError(
+            f"The quantization {quantization!r} is unknown. Use 'auto', 'int8', 'int4' or 'none'."
+        )
     on_cpu = device.type == "cpu"
     if quantization == "auto":
         return "int8" if on_cpu and dtype == "auto" else None
     if quantization not in BITS:
         return None
     if quantization == "int4" and on_cpu:
-        raise ModelError("int4 weights run on a CUDA device, not on a CPU. Set the quantization to 'int8'.")
+        raise ModelError(
+            "int4 weights run on a CUDA device, not on a CPU. Set the quantization to 'int8'."
+        )
     if on_cpu and dtype not in ("auto", "float32"):
-        raise ModelError(f"int8 weights go with float32, not with {dtype}. Set the dtype to 'auto'.")
+        raise ModelError(
+            f"int8 weights go with float32, not with {dtype}. Set the dtype to 'auto'."
+        )
     if device.type not in ("cpu", "cuda"):
-        raise ModelError(f"{quantization} weights do not run on {device}. Set the quantization to 'none'.")
+        raise ModelError(
+            f"{quantization} weights do not run on {device}. Set the quantization to 'none'."
+        )
     if not on_cpu:
         library()
     return quantization
@@ -154,10 +170,14 @@ def choose_quantization(quantization: str | None, dtype: str, device: torch.devi
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     if name == "auto":
         # On a CPU without bfloat16 kernels its matmuls are hundreds of times slower than float32's.
-        native = torch.cuda.is_bf16_supported() if device.type == "cuda" else (
-            device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        native = (
+            torch.cuda.is_bf16_supported()
+            if device.type == "cuda"
+            else (device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported())
         )
         name = "bfloat16" if native else "float16" if device.type == "cuda" else "float32"
     if name not in DTYPES:
-        raise ModelError(f"The dtype {name!r} is unknown. Use 'auto', {', '.join(map(repr, DTYPES))}.")
+        raise ModelError(
+            f"The dtype {name!r} is unknown. Use 'auto', {', '.join(map(repr, DTYPES))}."
+        )
     return DTYPES[name]

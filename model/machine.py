@@ -17,11 +17,17 @@ CGROUPS = Path("/sys/fs/cgroup")
 
 
 def usable_cores() -> int:
-    """Physical cores that this process may run on, and no more than its control group may use in time.
+    """Physical cores that this process may run on, and no more than its control group may use in
+    time.
 
-    A second thread on a core slows both, and threads beyond a quota are stopped for the rest of each period.
+    A second thread on a core slows both, and threads beyond a quota are stopped for the rest of
+    each period.
     """
-    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+    allowed = (
+        os.sched_getaffinity(0)
+        if hasattr(os, "sched_getaffinity")
+        else set(range(os.cpu_count() or 1))
+    )
     cores = set()
     for cpu in allowed:
         siblings = CPUS / f"cpu{cpu}/topology/thread_siblings_list"
@@ -30,7 +36,8 @@ def usable_cores() -> int:
 
 
 def cpu_quota() -> float:
-    """CPUs' worth of time that the control groups of this process allow (cgroup v2 or v1); infinite without any."""
+    """CPUs' worth of time that the control groups of this process allow (cgroup v2 or v1); infinite
+    without any."""
     return _least("cpu", _quota_v1, _quota_v2)
 
 
@@ -57,7 +64,8 @@ def _least(controller: str, v1: Callable[[Path], float], v2: Callable[[Path], fl
             continue
         root = CGROUPS / controllers if controllers else CGROUPS
         folder = root / own.lstrip("/")
-        # Limits of the groups above hold, too. In a container the own path may not be there, but the root is.
+        # Limits of the groups above hold, too. In a container the own path may not be there, but
+        # the root is.
         for at in (folder, *folder.parents):
             with contextlib.suppress(OSError, ValueError):
                 least = min(least, v1(at) if controllers else v2(at))
@@ -67,7 +75,8 @@ def _least(controller: str, v1: Callable[[Path], float], v2: Callable[[Path], fl
 
 
 def processor() -> str:
-    """The kind of CPU, with what it can do: figures measured on one hold on another that says the same."""
+    """The kind of CPU, with what it can do: figures measured on one hold on another that says the
+    same."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -79,7 +88,11 @@ def processor() -> str:
             first.setdefault(name.strip(), value.strip())
     model = first.get("model name") or first.get("CPU part", "")
     extensions = (first.get("flags") or first.get("Features") or "").split()
-    known = [x for x in extensions if x.startswith(("avx", "amx", "fma", "f16c", "asimd", "sve", "i8mm", "bf16"))]
+    known = [
+        x
+        for x in extensions
+        if x.startswith(("avx", "amx", "fma", "f16c", "asimd", "sve", "i8mm", "bf16"))
+    ]
     return " ".join((platform.machine(), model, *sorted(known)))
 
 
@@ -89,13 +102,15 @@ def memory_bytes(process: int | str = "self") -> int | None:
 
 
 def give_back_memory() -> None:
-    """Hands what is free in this process's heap to the system; the C library keeps it, in pieces, for a next time."""
+    """Hands what is free in this process's heap to the system; the C library keeps it, in pieces,
+    for a next time."""
     with contextlib.suppress(OSError, AttributeError, TypeError):  # glibc has the call
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def available_memory() -> int | None:
-    """Bytes that this process could still get without swapping, by the system and by its control groups.
+    """Bytes that this process could still get without swapping, by the system and by its control
+    groups.
 
     None where the system does not tell.
     """
@@ -105,7 +120,11 @@ def available_memory() -> int | None:
 
 def _left_v2(group: Path) -> float:
     limit = (group / "memory.max").read_text().strip()
-    return math.inf if limit == "max" else int(limit) - int((group / "memory.current").read_text()) + _files(group)
+    return (
+        math.inf
+        if limit == "max"
+        else int(limit) - int((group / "memory.current").read_text()) + _files(group)
+    )
 
 
 def _left_v1(group: Path) -> float:
@@ -129,13 +148,15 @@ def _sum_of(file: Path, *names: str) -> int | None:
 
 
 def private_folder(path: Path) -> None:
-    """Makes a folder that is the user's alone, and so each above it that is not there yet. Raises OSError."""
+    """Makes a folder that is the user's alone, and so each above it that is not there yet. Raises
+    OSError."""
     for folder in reversed((path, *path.parents)):
         folder.mkdir(mode=0o700, exist_ok=True)
 
 
 def own_folder(path: Path) -> None:
-    """Makes a folder, or takes one, that is now the user's alone. Raises OSError where it is somebody else's."""
+    """Makes a folder, or takes one, that is now the user's alone. Raises OSError where it is
+    somebody else's."""
     private_folder(path)
     info = path.lstat()
     if not stat.S_ISDIR(info.st_mode) or not is_mine(info):

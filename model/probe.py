@@ -1,10 +1,11 @@
-"""How fast this machine reads weights and multiplies: two figures from which the speed of any model can be guessed.
+"""How fast this machine reads weights and multiplies: two figures from which the speed of any model
+can be guessed.
 
     python -m model.probe [--device auto] [--threads 0]
 
-Prints JSON. One row through matrices of StarCoder2-3B's shape is bound by reading them, as a decode step is; 512 rows
-are bound by arithmetic, as a prefill is. On a CPU the weights are int8, with the best kernel for each; on a GPU they
-are bfloat16.
+Prints JSON. One row through matrices of StarCoder2-3B's shape is bound by reading them, as a decode
+step is; 512 rows are bound by arithmetic, as a prefill is. On a CPU the weights are int8, with the
+best kernel for each; on a GPU they are bfloat16.
 """
 
 from __future__ import annotations
@@ -17,14 +18,16 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from model.kernels import kernels
+from model.cpu.kernels import kernels
 from model.machine import available_memory, usable_cores
 
 OUT, WIDTH, COPIES, MANY = 12288, 3072, 4, 512  # four copies are more than a cache holds
 PATIENCE_S = 0.4  # for each figure
 
 
-def best_seconds(product: Callable[[int], object], settle: Callable[[], None] = lambda: None) -> float:
+def best_seconds(
+    product: Callable[[int], object], settle: Callable[[], None] = lambda: None
+) -> float:
     """The least time of one call, over the copies in turn."""
     best, end, n = float("inf"), time.perf_counter() + PATIENCE_S, 0
     while n < 2 * COPIES or time.perf_counter() < end:
@@ -59,7 +62,9 @@ def on_gpu(device: torch.device) -> tuple[float, float]:
     def seconds(x: Tensor) -> float:
         return best_seconds(lambda n: x @ weights[n].T, torch.cuda.synchronize)
 
-    one, many = (torch.randn(rows, WIDTH, dtype=torch.bfloat16, device=device) for rows in (1, MANY))
+    one, many = (
+        torch.randn(rows, WIDTH, dtype=torch.bfloat16, device=device) for rows in (1, MANY)
+    )
     return seconds(one), seconds(many)
 
 
@@ -69,17 +74,30 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=0)
     options = parser.parse_args()
     torch.set_num_threads(options.threads or usable_cores())
-    gpu = options.device.startswith("cuda") or (options.device == "auto" and torch.cuda.is_available())
-    device = torch.device(options.device if options.device != "auto" else "cuda") if gpu else torch.device("cpu")
+    gpu = options.device.startswith("cuda") or (
+        options.device == "auto" and torch.cuda.is_available()
+    )
+    device = (
+        torch.device(options.device if options.device != "auto" else "cuda")
+        if gpu
+        else torch.device("cpu")
+    )
     with torch.inference_mode():
         one, many = on_gpu(device) if gpu else on_cpu()
     size = 2 if gpu else 1
     memory = torch.cuda.mem_get_info(device)[0] if gpu else available_memory()
-    print(json.dumps({
-        "device": str(device), "precision": "bfloat16" if gpu else "int8", "bytes_a_weight": size,
-        "read_bytes_per_s": OUT * WIDTH * size / one, "operations_per_s": 2 * OUT * WIDTH * MANY / many,
-        "available_memory": memory,
-    }))  # fmt: skip
+    print(
+        json.dumps(
+            {
+                "device": str(device),
+                "precision": "bfloat16" if gpu else "int8",
+                "bytes_a_weight": size,
+                "read_bytes_per_s": OUT * WIDTH * size / one,
+                "operations_per_s": 2 * OUT * WIDTH * MANY / many,
+                "available_memory": memory,
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

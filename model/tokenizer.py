@@ -15,7 +15,8 @@ REPLACEMENT = "\ufffd"
 
 
 class Tokenizer:
-    """Text <-> ids. Text is always plain: a sentinel written in someone's code is not a sentinel."""
+    """Text <-> ids. Text is always plain: a sentinel written in someone's code is not a
+    sentinel."""
 
     def __init__(self, path: Path) -> None:
         try:
@@ -23,7 +24,9 @@ class Tokenizer:
         except FileNotFoundError:
             raise ModelError(f"{path} is missing. Use a model folder that has one.") from None
         except Exception as error:  # the library raises bare Exception for a malformed file
-            raise ModelError(f"{path} cannot be read ({error}). Download the model again.") from None
+            raise ModelError(
+                f"{path} cannot be read ({error}). Download the model again."
+            ) from None
         self._backend.no_padding()
         self._backend.no_truncation()
         self._backend.encode_special_tokens = True
@@ -42,7 +45,8 @@ class Tokenizer:
         return ids
 
     def encode_prompt(self, text: str) -> list[int]:
-        """Ids of a whole prompt in which sentinels written out are sentinels, as remote clients send it."""
+        """Ids of a whole prompt in which sentinels written out are sentinels, as remote clients
+        send it."""
         self._backend.encode_special_tokens = False
         try:
             return self.encode(text)
@@ -60,9 +64,15 @@ class Tokenizer:
     @cached_property
     def texts(self) -> list[str | None]:
         """Each id's text; None for special tokens and for those that are no whole characters."""
-        special = {i for i, token in self._backend.get_added_tokens_decoder().items() if token.special}
-        texts = self._backend.decode_batch([[i] for i in range(self.vocab_size)], skip_special_tokens=False)
-        return [None if i in special or REPLACEMENT in text else text for i, text in enumerate(texts)]
+        special = {
+            i for i, token in self._backend.get_added_tokens_decoder().items() if token.special
+        }
+        texts = self._backend.decode_batch(
+            [[i] for i in range(self.vocab_size)], skip_special_tokens=False
+        )
+        return [
+            None if i in special or REPLACEMENT in text else text for i, text in enumerate(texts)
+        ]
 
     def stream(self) -> TextStream:
         return TextStream(self._backend)

@@ -1,4 +1,5 @@
-"""Small models that the tests make themselves: config.json, safetensors and tokenizer.json as on the hub."""
+"""Small models that the tests make themselves: config.json, safetensors and tokenizer.json as on
+the hub."""
 
 from __future__ import annotations
 
@@ -14,18 +15,45 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_OFFLINE"] = "1"
 
 ROOT = Path(__file__).parent.parent
-SENTINELS = ["<|endoftext|>", "<fim_prefix>", "<fim_middle>", "<fim_suffix>", "<fim_pad>", "<repo_name>", "<file_sep>"]
+SENTINELS = [
+    "<|endoftext|>",
+    "<fim_prefix>",
+    "<fim_middle>",
+    "<fim_suffix>",
+    "<fim_pad>",
+    "<repo_name>",
+    "<file_sep>",
+]
 
 STARCODER2: dict[str, Any] = {
-    "model_type": "starcoder2", "vocab_size": 320, "hidden_size": 32, "intermediate_size": 64,
-    "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 256,
-    "sliding_window": None, "bos_token_id": 0, "eos_token_id": 0,
+    "model_type": "starcoder2",
+    "vocab_size": 320,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+    "sliding_window": None,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
 }
 STABLELM: dict[str, Any] = {
-    "model_type": "stablelm", "vocab_size": 320, "hidden_size": 32, "intermediate_size": 48,
-    "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 256,
-    "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.25},
-    "bos_token_id": 0, "eos_token_id": 0,
+    "model_type": "stablelm",
+    "vocab_size": 320,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+    "rope_parameters": {
+        "rope_type": "default",
+        "rope_theta": 10000.0,
+        "partial_rotary_factor": 0.25,
+    },
+    "bos_token_id": 0,
+    "eos_token_id": 0,
 }
 
 
@@ -49,7 +77,9 @@ def write_model(folder: Path, config: dict[str, Any], *, seed: int = 0, scale: f
 
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
-    reference = transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.for_model(**config))
+    reference = transformers.AutoModelForCausalLM.from_config(
+        transformers.AutoConfig.for_model(**config)
+    )
     with torch.no_grad():  # larger than at initialization: near-uniform logits would hide mistakes
         for name, parameter in reference.named_parameters():
             parameter.normal_(1.0 if "norm" in name and name.endswith("weight") else 0.0, scale)
@@ -60,7 +90,8 @@ def write_model(folder: Path, config: dict[str, Any], *, seed: int = 0, scale: f
 
 
 def make_talkative(folder: Path, allowed: str = "abcdefghijklmnopqrstuvwxyz") -> Path:
-    """Changes an untied model so that it only ever writes the allowed characters, and so never stops by itself."""
+    """Changes an untied model so that it only ever writes the allowed characters, and so never
+    stops by itself."""
     import torch
     from safetensors.torch import load_file, save_file
     from tokenizers import Tokenizer
@@ -78,7 +109,8 @@ def make_talkative(folder: Path, allowed: str = "abcdefghijklmnopqrstuvwxyz") ->
 
 @pytest.fixture(scope="session")
 def talkative_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A StarCoder2 of random weights that answers every prompt with lower-case letters, without an end."""
+    """A StarCoder2 of random weights that answers every prompt with lower-case letters, without an
+    end."""
     config = STARCODER2 | {"tie_word_embeddings": False, "max_position_embeddings": 4096}
     return make_talkative(write_model(tmp_path_factory.mktemp("talkative"), config))
 
@@ -90,7 +122,8 @@ def starcoder2_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def peers() -> Path:
-    """The interpreter of the environment that holds llama-cpp-python: `make peers`, or any in FIMLS_PEERS_PYTHON."""
+    """The interpreter of the environment that holds llama-cpp-python: `make peers`, or any in
+    FIMLS_PEERS_PYTHON."""
     python = Path(os.environ.get("FIMLS_PEERS_PYTHON") or ROOT / ".peers" / "bin" / "python")
     probe = [python, "-c", "import llama_cpp"]
     if not python.exists() or subprocess.run(probe, capture_output=True, check=False).returncode:

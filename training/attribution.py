@@ -2,15 +2,17 @@
 
     python -m training.attribution training/data model/bundled/attribution.bin [--bytes 5000000]
 
-fim/attribution.py says what a gram is, what is promised of the filter, and how its file is read. Here the grams are
-chosen, for every file of the corpus in turn: the next one is the last that begins within `stride` characters behind
-the one before, or, where none does, the first after that. A gram that is stored already is taken in preference, so a
-copied passage costs nothing twice, and so is one whose words are not everybody's, which makes fewer false alarms. The
-stride is the smallest whose grams fit the file.
+fim/attribution.py says what a gram is, what is promised of the filter, and how its file is read.
+Here the grams are chosen, for every file of the corpus in turn: the next one is the last that
+begins within `stride` characters behind the one before, or, where none does, the first after that.
+A gram that is stored already is taken in preference, so a copied passage costs nothing twice, and
+so is one whose words are not everybody's, which makes fewer false alarms. The stride is the
+smallest whose grams fit the file.
 
-Not worth storing, so not found however long the passage: a gram with fewer than TELLING letters and digits that
-differ from both characters before them (rules, zeros), and one whose first WORDS words, whatever stands between them,
-also follow each other in more than COMMON packages (licence texts, imports that everybody has, common idioms).
+Not worth storing, so not found however long the passage: a gram with fewer than TELLING letters and
+digits that differ from both characters before them (rules, zeros), and one whose first WORDS words,
+whatever stands between them, also follow each other in more than COMMON packages (licence texts,
+imports that everybody has, common idioms).
 """
 
 from __future__ import annotations
@@ -31,14 +33,24 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fim.attribution import ARITY, BASE, GRAM, MAGIC, TAIL, Attribution, AttributionError, normalized
+from fim.attribution import (
+    ARITY,
+    BASE,
+    GRAM,
+    MAGIC,
+    TAIL,
+    Attribution,
+    AttributionError,
+    normalized,
+)
 from training.corpus.folder import CorpusError, rows
 
 TELLING = 20  # characters
 WORDS = 4
 COMMON = 3  # packages
 SET_BITS = 7  # of a value: the set of packages; the 128 most frequent sets are told apart
-VALUE_BITS = 22  # 15 of them the fingerprint: one gram in 32,768 that was never stored is taken for one that was
+# 15 of them the fingerprint: one gram in 32,768 that was never stored is taken for one that was
+VALUE_BITS = 22
 MAX_PACKAGES = 64  # the bits of a mask
 U64 = npt.NDArray[np.uint64]
 Ints = npt.NDArray[np.intp]
@@ -49,14 +61,17 @@ _IS_WORD = np.array([chr(c).isalnum() or c == ord("_") for c in _ASCII])
 
 @dataclass(frozen=True)
 class Corpus:
-    """The grams worth a look, file by file in the order of train.jsonl. n of them, u different ones."""
+    """The grams worth a look, file by file in the order of train.jsonl. n of them, u different
+    ones."""
 
     packages: list[str]
     characters: int  # normalized
     files: npt.NDArray[np.int64]  # (files + 1,): where a file's grams begin
     starts: npt.NDArray[np.integer[Any]]  # (n,): inside the file's normalized text
     ids: npt.NDArray[np.int32]  # (n,): which of `hashes`
-    rank: npt.NDArray[np.uint8]  # (n,): 0 too common to store, 1 of a few packages, 2 of one package
+    rank: npt.NDArray[
+        np.uint8
+    ]  # (n,): 0 too common to store, 1 of a few packages, 2 of one package
     hashes: U64  # (u,)
     owners: U64  # (u,): a bit for each package that has the gram
 
@@ -77,7 +92,8 @@ def powers(base: int, count: int) -> U64:
 
 
 def hash_spans(values: U64, first: Ints, end: Ints, length: int) -> U64:
-    """Rolling hashes, mixed, of values[first:end]; of spans of `length` values, those of fim.attribution.grams."""
+    """Rolling hashes, mixed, of values[first:end]; of spans of `length` values, those of
+    fim.attribution.grams."""
     size = 1 << (len(values) + length).bit_length()
     up, down = powers(BASE, size), powers(pow(BASE, -1, 2**64), size)
     sums = np.zeros(len(values) + 1, np.uint64)
@@ -86,7 +102,8 @@ def hash_spans(values: U64, first: Ints, end: Ints, length: int) -> U64:
 
 
 def grams_of(text: str) -> tuple[int, Ints, U64, U64]:
-    """Characters of the normalized text; starts, hashes and word runs (their hashes) of its telling grams."""
+    """Characters of the normalized text; starts, hashes and word runs (their hashes) of its telling
+    grams."""
     raw = normalized(text).encode("utf-32-le", "surrogatepass")
     characters = np.frombuffer(raw, np.uint32).astype(np.uint64)
     plain = np.minimum(characters, 127).astype(np.intp)  # 127 stands for all that is not ASCII
@@ -103,7 +120,9 @@ def grams_of(text: str) -> tuple[int, Ints, U64, U64]:
     number = number[before[words[number] + GRAM] - before[words[number]] >= TELLING]
     starts = words[number]
     lower = characters + np.where((characters >= 65) & (characters <= 90), 32, 0).astype(np.uint64)
-    runs = hash_spans(hash_spans(lower, words, word_ends, 1), number, np.minimum(number + WORDS, len(words)), 1)
+    runs = hash_spans(
+        hash_spans(lower, words, word_ends, 1), number, np.minimum(number + WORDS, len(words)), 1
+    )
     return len(plain), starts, hash_spans(characters, starts, starts + GRAM, GRAM), runs
 
 
@@ -127,7 +146,9 @@ def read(path: Path) -> Corpus:
         numbers.append(packages.setdefault(package, len(packages)))
         columns.append((starts.astype(np.int32), hashes, runs))
     if len(packages) > MAX_PACKAGES:
-        raise AttributionError(f"the corpus has {len(packages)} packages; the filter tells up to {MAX_PACKAGES} apart")
+        raise AttributionError(
+            f"the corpus has {len(packages)} packages; the filter tells up to {MAX_PACKAGES} apart"
+        )
     if not sum(counts):
         raise AttributionError(f"{path} has no text to recognize: make corpus")
     package_of = np.repeat(np.array(numbers, np.uint8), counts)
@@ -143,7 +164,8 @@ def read(path: Path) -> Corpus:
 
 
 def choose(corpus: Corpus, stride: int) -> Bools:
-    """(u,): which grams to store. Of `stride` successive starts in a file at least one, if one of them may be."""
+    """(u,): which grams to store. Of `stride` successive starts in a file at least one, if one of
+    them may be."""
     stored = np.zeros(len(corpus.hashes), bool)
     for first, end in zip(corpus.files, corpus.files[1:], strict=False):
         usable = np.flatnonzero(corpus.rank[first:end]) + first
@@ -174,7 +196,8 @@ def fit(corpus: Corpus, room: int) -> tuple[int, Bools]:
 
 
 def layout(count: int) -> tuple[int, int]:
-    """(segments, bits of a segment's size) of a filter for so many grams; the paper's sizes for four slots a gram."""
+    """(segments, bits of a segment's size) of a filter for so many grams; the paper's sizes for
+    four slots a gram."""
     bits = min(16, max(2, math.floor(math.log(max(count, 2)) / math.log(2.91) - 0.5)))
     factor = max(1.075, 0.77 + 0.305 * math.log(600_000) / math.log(max(count, 2)))
     return max(1, math.ceil(count * factor / 2**bits) - ARITY + 1), bits
@@ -185,14 +208,20 @@ def slots_of(hashes: U64, segments: int, bits: int) -> Ints:
     segment = ((hashes >> np.uint64(32)) * np.uint64(segments) >> np.uint64(32)).astype(np.int64)
     places = mixed(hashes ^ np.uint64(BASE))
     mask = np.uint64((1 << bits) - 1)
-    columns = [(segment + n << bits) + (places >> np.uint64(16 * n) & mask).astype(np.int64) for n in range(ARITY)]
+    columns = [
+        (segment + n << bits) + (places >> np.uint64(16 * n) & mask).astype(np.int64)
+        for n in range(ARITY)
+    ]
     return np.stack(columns, axis=1)
 
 
 def solve(slots: Ints, values: npt.NDArray[np.uint32], size: int) -> npt.NDArray[np.uint32] | None:
-    """A table whose entries at each gram's slots give its value by exclusive or; None where peeling gets stuck."""
+    """A table whose entries at each gram's slots give its value by exclusive or; None where peeling
+    gets stuck."""
     degree = np.bincount(slots.ravel(), minlength=size)
-    total = np.zeros(size, np.int64)  # of the numbers of the grams at a slot: of the only one that is left, its number
+    total = np.zeros(
+        size, np.int64
+    )  # of the numbers of the grams at a slot: of the only one that is left, its number
     np.add.at(total, slots.ravel(), np.repeat(np.arange(len(slots)), ARITY))
     alone, rounds, peeled = np.flatnonzero(degree == 1), [], 0
     while len(alone):
@@ -215,7 +244,8 @@ def solve(slots: Ints, values: npt.NDArray[np.uint32], size: int) -> npt.NDArray
 def number_sets(owners: U64) -> tuple[list[int], npt.NDArray[np.uint32]]:
     """Masks of the sets that are told apart, and for each gram its set's number.
 
-    A set too rare for a number of its own gets that of the most frequent of its subsets: a package is named, not all.
+    A set too rare for a number of its own gets that of the most frequent of its subsets: a package
+    is named, not all.
     """
     counts = Counter(owners.tolist())
     used = 0
@@ -223,9 +253,17 @@ def number_sets(owners: U64) -> tuple[list[int], npt.NDArray[np.uint32]]:
         used |= owner
     singles = [1 << n for n in range(MAX_PACKAGES) if used >> n & 1]
     several = sorted((s for s in counts if s.bit_count() > 1), key=lambda s: (-counts[s], s))
-    listed = sorted([*singles, *several[: 2**SET_BITS - len(singles)]], key=lambda s: (-counts[s], s))
-    numbers = {s: next(n for n, known in enumerate(listed) if known == s or (s not in listed and not known & ~s))
-               for s in counts}  # fmt: skip
+    listed = sorted(
+        [*singles, *several[: 2**SET_BITS - len(singles)]], key=lambda s: (-counts[s], s)
+    )
+    numbers = {
+        s: next(
+            n
+            for n, known in enumerate(listed)
+            if known == s or (s not in listed and not known & ~s)
+        )
+        for s in counts
+    }
     return listed, np.array([numbers[owner] for owner in owners.tolist()], np.uint32)
 
 
@@ -242,16 +280,29 @@ def build(data: Path, max_bytes: int) -> bytes:
     try:
         described = json.loads((data / "manifest.json").read_text(encoding="utf-8"))["packages"]
         corpus = read(data / "train.jsonl")
-        sources = [[name, described[name]["version"], described[name]["licence"]] for name in corpus.packages]
+        sources = [
+            [name, described[name]["version"], described[name]["licence"]]
+            for name in corpus.packages
+        ]
     except OSError as error:
-        raise AttributionError(f"{data}/manifest.json cannot be read ({error.strerror}): make corpus") from None
+        raise AttributionError(
+            f"{data}/manifest.json cannot be read ({error.strerror}): make corpus"
+        ) from None
     except (ValueError, KeyError, TypeError) as error:
         if isinstance(error, AttributionError):
             raise
-        raise AttributionError(f"{data}/manifest.json does not describe the packages: make corpus") from None
-    print(f"{corpus.characters / 1e6:.0f}M characters, {len(corpus.starts)} grams, {len(corpus.hashes)} different, "
-          f"{np.mean(corpus.rank == 0):.1%} too common", flush=True)
-    room = int((max_bytes - 20_000) * 8 / VALUE_BITS / 1.08)  # without the header and what peeling needs
+        raise AttributionError(
+            f"{data}/manifest.json does not describe the packages: make corpus"
+        ) from None
+    print(
+        f"{corpus.characters / 1e6:.0f}M characters, {len(corpus.starts)} grams, "
+        f"{len(corpus.hashes)} different, "
+        f"{np.mean(corpus.rank == 0):.1%} too common",
+        flush=True,
+    )
+    room = int(
+        (max_bytes - 20_000) * 8 / VALUE_BITS / 1.08
+    )  # without the header and what peeling needs
     if room < 1:
         raise AttributionError(f"{max_bytes} bytes hold no filter: ask for 100000 or more")
     stride, stored = fit(corpus, room)
@@ -260,21 +311,32 @@ def build(data: Path, max_bytes: int) -> bytes:
     fingerprints = hashes & np.uint64((1 << VALUE_BITS - SET_BITS) - 1)
     values = fingerprints.astype(np.uint32) << np.uint32(SET_BITS) | numbers
     segments, bits = layout(len(hashes))
-    while (table := solve(slots_of(hashes, segments, bits), values, (segments + ARITY - 1) << bits)) is None:
+    while (
+        table := solve(slots_of(hashes, segments, bits), values, (segments + ARITY - 1) << bits)
+    ) is None:
         segments += 1 + segments // 64
-    return pack({
-        "sources": sources,
-        "sets": [[n for n in range(len(sources)) if mask >> n & 1] for mask in listed],
-        "stride": stride, "grams": len(hashes), "segments": segments, "segment_bits": bits,
-        "value_bits": VALUE_BITS, "set_bits": SET_BITS,
-    }, table)  # fmt: skip
+    return pack(
+        {
+            "sources": sources,
+            "sets": [[n for n in range(len(sources)) if mask >> n & 1] for mask in listed],
+            "stride": stride,
+            "grams": len(hashes),
+            "segments": segments,
+            "segment_bits": bits,
+            "value_bits": VALUE_BITS,
+            "set_bits": SET_BITS,
+        },
+        table,
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Builds the attribution filter of a corpus.")
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--bytes", type=int, default=5_000_000, help="the most that the file may have")
+    parser.add_argument(
+        "--bytes", type=int, default=5_000_000, help="the most that the file may have"
+    )
     options = parser.parse_args()
     began = time.perf_counter()
     try:
@@ -285,8 +347,11 @@ def main() -> None:
     unfinished = options.out.with_name(options.out.name + ".part")
     unfinished.write_bytes(content)
     unfinished.replace(options.out)
-    print(f"{options.out}: {len(content)} bytes, {filter_.grams} grams; a passage of {filter_.surely_found} normalized "
-          f"characters is surely found; {time.perf_counter() - began:.0f} s")
+    print(
+        f"{options.out}: {len(content)} bytes, {filter_.grams} grams; a passage of "
+        f"{filter_.surely_found} normalized "
+        f"characters is surely found; {time.perf_counter() - began:.0f} s"
+    )
 
 
 if __name__ == "__main__":

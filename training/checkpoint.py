@@ -1,4 +1,5 @@
-"""A run's checkpoints: written beside the last good one and then put in its place, so that one is always whole."""
+"""A run's checkpoints: written beside the last good one and then put in its place, so that one is
+always whole."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ NEWEST, BEFORE, PARTIAL = "checkpoint.pt", "checkpoint.before.pt", "checkpoint.p
 
 
 def save(folder: Path, state: dict[str, Any]) -> bool:
-    """Writes a checkpoint and keeps the one before. False, and a line that says why, where the disk is full."""
+    """Writes a checkpoint and keeps the one before. False, and a line that says why, where the disk
+    is full."""
     partial, newest = folder / PARTIAL, folder / NEWEST
     try:
         with partial.open("wb") as f:
@@ -26,22 +28,36 @@ def save(folder: Path, state: dict[str, Any]) -> bool:
         partial.replace(newest)
     except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError for a full disk
         partial.unlink(missing_ok=True)
-        print(f"No checkpoint at step {state['step']} ({error}); the last one is kept. Free some space for {folder}.",
-              flush=True)
+        print(
+            f"No checkpoint at step {state['step']} ({error}); the last one is kept. Free some "
+            f"space for {folder}.",
+            flush=True,
+        )
         return False
     return True
 
 
 def load(folder: Path) -> dict[str, Any] | None:
-    """The newest checkpoint that can be read; None where the run is new. Exits where there is none but broken ones."""
+    """The newest checkpoint that can be read; None where the run is new. Exits where there is none
+    but broken ones."""
     found = [path for name in (NEWEST, BEFORE) if (path := folder / name).exists()]
     for path in found:
         try:
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
             return state
-        except (RuntimeError, OSError, EOFError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        except (
+            RuntimeError,
+            OSError,
+            EOFError,
+            KeyError,
+            pickle.UnpicklingError,
+            zipfile.BadZipFile,
+        ) as error:
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             print(f"{path} cannot be read ({reason}); trying the one before.", flush=True)
     if found:
-        raise SystemExit(f"No checkpoint in {folder} can be read. Remove them to begin anew, or name a new run folder.")
+        raise SystemExit(
+            f"No checkpoint in {folder} can be read. Remove them to begin anew, or name a new run "
+            "folder."
+        )
     return None

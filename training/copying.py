@@ -2,8 +2,8 @@
 
     python -m training.copying model/bundled training/data/validation.jsonl [--samples 400]
 
-At every token of the true answers to infilling prompts (half of them lines, half ends of lines) the mixture's negative
-log-likelihood is minimized; the weights go into the model's fimls.json.
+At every token of the true answers to infilling prompts (half of them lines, half ends of lines) the
+mixture's negative log-likelihood is minimized; the weights go into the model's fimls.json.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from pathlib import Path
 import torch
 
 from fim.context import around_cursor
+from fim.evaluation.samples import Span, rest_of_line, whole_line
 from fim.formats import resolve
 from fim.prompt import build_prompt
-from fim.samples import Span, rest_of_line, whole_line
 from model import LoadedModel, load_model
-from model.copying import CopyWeights, features
 from model.errors import ModelError
-from model.matches import START as BEGINNING
-from model.matches import Index, Matches
+from model.generation.copying import CopyWeights, features
+from model.generation.text_matches import START as BEGINNING
+from model.generation.text_matches import Index, Matches
 from training.corpus.folder import Row
 from training.data import read_documents
 
@@ -49,18 +49,31 @@ def draw(documents: list[Row], count: int) -> list[tuple[str, Span]]:
 
 @torch.no_grad()
 def observe(model: LoadedModel, samples: list[tuple[str, Span]]) -> torch.Tensor:
-    """(observations, 6): the features, then the true token's probability by the votes and by the model."""
+    """(observations, 6): the features, then the true token's probability by the votes and by the
+    model."""
     preferred = model.folder.preferences
     sentinels = resolve(model.tokenizer, model_type=model.folder.model_type)
     end = model.tokenizer.encode("\n")
     rows = []
     for text, (start, stop) in samples:
         budget = model.decoder.config.max_positions - 2 * ANSWER_TOKENS
-        context = around_cursor(text[:start] + text[stop:], start, encoder=model.tokenizer, token_budget=budget)
-        prompt = build_prompt(context, sentinels, model.tokenizer, preferred.layout, heal=preferred.heal_tokens)
-        answer = [*model.tokenizer.encode(prompt.begin_with + text[start:stop]), *end][:ANSWER_TOKENS]
+        context = around_cursor(
+            text[:start] + text[stop:], start, encoder=model.tokenizer, token_budget=budget
+        )
+        prompt = build_prompt(
+            context, sentinels, model.tokenizer, preferred.layout, heal=preferred.heal_tokens
+        )
+        answer = [*model.tokenizer.encode(prompt.begin_with + text[start:stop]), *end][
+            :ANSWER_TOKENS
+        ]
         ids = torch.tensor([[*prompt.ids, *answer]], device=model.decoder.device)
-        kept = model.decoder(ids, logits_to_keep=len(answer) + 1).logits[0, :-1].float().softmax(-1).cpu()
+        kept = (
+            model.decoder(ids, logits_to_keep=len(answer) + 1)
+            .logits[0, :-1]
+            .float()
+            .softmax(-1)
+            .cpu()
+        )
         matches = Matches(Index([BEGINNING, *prompt.ids], prompt.stop_ids))
         for token, probabilities in zip(answer, kept, strict=True):
             match, votes = matches.votes()
@@ -94,7 +107,9 @@ def fit(observed: torch.Tensor) -> tuple[CopyWeights, float, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("model", type=Path)
     parser.add_argument("documents", type=Path)
     parser.add_argument("--samples", type=int, default=400)
@@ -111,7 +126,10 @@ def main() -> None:
     preferences = json.loads(path.read_text()) if path.exists() else {}
     preferences["copying"] = {name: round(value, 3) for name, value in asdict(weights).items()}
     path.write_text(json.dumps(preferences, indent=2) + "\n")
-    print(f"{len(observed)} tokens with a match: {before:.3f} nats a token by the model, {after:.3f} mixed; {weights}")
+    print(
+        f"{len(observed)} tokens with a match: {before:.3f} nats a token by the model, "
+        f"{after:.3f} mixed; {weights}"
+    )
 
 
 if __name__ == "__main__":

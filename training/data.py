@@ -1,7 +1,8 @@
-"""Token batches from the corpus: documents cut into windows, windows made samples, samples packed into rows.
+"""Token batches from the corpus: documents cut into windows, windows made samples, samples packed
+into rows.
 
-Pool k of documents gives the same rows in every run: they depend on the seed and k only. So a run resumes where it
-stopped, and pools can be made in processes ahead of the trainer.
+Pool k of documents gives the same rows in every run: they depend on the seed and k only. So a run
+resumes where it stopped, and pools can be made in processes ahead of the trainer.
 """
 
 from __future__ import annotations
@@ -19,14 +20,16 @@ import numpy as np
 import torch
 
 from fim.context import CursorContext, Snippet
+from fim.evaluation.samples import Span, random_middle
 from fim.formats import Layout, resolve
 from fim.prompt import build_prompt
-from fim.samples import Span, random_middle
 from model.tokenizer import Tokenizer
 from training.corpus.folder import CorpusError, Row, rows
 from training.syntax import SyntaxSpans
 
-CHARACTERS_PER_TOKEN = 4.0  # a window of context × this seldom fits its row and is then shortened to what does
+CHARACTERS_PER_TOKEN = (
+    4.0  # a window of context × this seldom fits its row and is then shortened to what does
+)
 POOL = 64  # documents whose samples are packed together
 IGNORED = -100  # the label that cross-entropy leaves out
 
@@ -37,14 +40,19 @@ class Recipe:
 
     fim_rate: float  # the rest is plain text
     spm_rate: float  # of the FIM samples; the rest is psm
-    syntax_rate: float  # of the FIM samples: the middle is a node of the syntax tree (arXiv 2506.00204)
+    syntax_rate: (
+        float  # of the FIM samples: the middle is a node of the syntax tree (arXiv 2506.00204)
+    )
     repository_rate: float  # of the FIM samples: behind pieces of the package's other files
-    heal_rate: float  # of the FIM samples: the prefix ends as token healing leaves it; the rest ends anywhere
+    # of the FIM samples: the prefix ends as token healing leaves it; the rest ends anywhere
+    heal_rate: float
 
     def __post_init__(self) -> None:
         for name, rate in vars(self).items():
             if not 0 <= rate <= 1:
-                raise SystemExit(f"{name} is {rate} in the training config: it is a share between 0 and 1.")
+                raise SystemExit(
+                    f"{name} is {rate} in the training config: it is a share between 0 and 1."
+                )
 
 
 def read_documents(path: Path) -> list[Row]:
@@ -59,7 +67,8 @@ def read_documents(path: Path) -> list[Row]:
 
 
 def line_edge(text: str, start: int, stop: int) -> int:
-    """The last line start in (start, stop], or stop where a line is longer than that; the text's end is an edge too."""
+    """The last line start in (start, stop], or stop where a line is longer than that; the text's
+    end is an edge too."""
     if stop >= len(text):
         return len(text)
     line = text.rfind("\n", start, stop) + 1
@@ -97,7 +106,14 @@ class SampleStream:
     """An endless, deterministic stream of batches; its state is (pool, row)."""
 
     def __init__(
-        self, documents: list[Row], tokenizer: Path, *, context: int, recipe: Recipe, seed: int, workers: int = 0
+        self,
+        documents: list[Row],
+        tokenizer: Path,
+        *,
+        context: int,
+        recipe: Recipe,
+        seed: int,
+        workers: int = 0,
     ) -> None:
         """context in tokens; workers are processes that make pools ahead, 0 for none."""
         self.documents, self.recipe, self.seed = documents, recipe, seed
@@ -126,9 +142,14 @@ class SampleStream:
         self._ahead.clear()
 
     def batch(self, rows: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Inputs, labels (IGNORED where no token of the same document follows) and documents, each (rows, context)."""
-        ids, documents = (torch.from_numpy(np.concatenate(parts).astype(np.int64)) for parts in self._take(rows))
-        labels = torch.where((documents[:, 1:] == documents[:, :-1]) & (documents[:, 1:] > 0), ids[:, 1:], IGNORED)
+        """Inputs, labels (IGNORED where no token of the same document follows) and documents, each
+        (rows, context)."""
+        ids, documents = (
+            torch.from_numpy(np.concatenate(parts).astype(np.int64)) for parts in self._take(rows)
+        )
+        labels = torch.where(
+            (documents[:, 1:] == documents[:, :-1]) & (documents[:, 1:] > 0), ids[:, 1:], IGNORED
+        )
         return ids[:, :-1].contiguous(), labels, documents[:, :-1].contiguous()
 
     def _take(self, rows: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
@@ -180,11 +201,17 @@ class SampleStream:
                 fim = rng.random() < self.recipe.fim_rate
                 named = fim and rng.random() < self.recipe.repository_rate
                 snippets = self._snippets(number, size, rng) if named else ()
-                stop = line_edge(text, start, start + max(1, size - sum(len(s.text) for s in snippets)))
+                stop = line_edge(
+                    text, start, start + max(1, size - sum(len(s.text) for s in snippets))
+                )
                 sample = self._sample(number, (start, stop), fim, snippets, syntax, rng)
-                while len(sample) > self.size:  # the more text a token holds, the better an attempt fits
+                while (
+                    len(sample) > self.size
+                ):  # the more text a token holds, the better an attempt fits
                     shorter = start + max(1, int((stop - start) * 0.98 * self.size / len(sample)))
-                    snippets = snippets if shorter - start > size // 4 else ()  # they alone may be too much
+                    snippets = (
+                        snippets if shorter - start > size // 4 else ()
+                    )  # they alone may be too much
                     stop = line_edge(text, start, shorter)
                     sample = self._sample(number, (start, stop), fim, snippets, syntax, rng)
                 samples.append(sample)
@@ -195,16 +222,29 @@ class SampleStream:
         return ids[shuffled], documents[shuffled]
 
     def _sample(
-        self, number: int, span: Span, fim: bool, snippets: tuple[Snippet, ...], syntax: SyntaxSpans, rng: random.Random
+        self,
+        number: int,
+        span: Span,
+        fim: bool,
+        snippets: tuple[Snippet, ...],
+        syntax: SyntaxSpans,
+        rng: random.Random,
     ) -> list[int]:
         document, recipe = self.documents[number], self.recipe
         text = document.text[slice(*span)]
         if not fim:
             return [*self.tokenizer.encode(text), self.end]
         node = syntax.middle(*span, rng) if rng.random() < recipe.syntax_rate else None
-        start, stop = random_middle(text, rng) if node is None else (node[0] - span[0], node[1] - span[0])
+        start, stop = (
+            random_middle(text, rng) if node is None else (node[0] - span[0], node[1] - span[0])
+        )
         context = CursorContext(
-            text[:start], text[stop:], document.path, "python", snippets, document.package if snippets else None
+            text[:start],
+            text[stop:],
+            document.path,
+            "python",
+            snippets,
+            document.package if snippets else None,
         )
         layout: Layout = "spm" if rng.random() < recipe.spm_rate else "psm"
         prompt = build_prompt(
@@ -213,7 +253,8 @@ class SampleStream:
         return [*prompt.ids, *self.tokenizer.encode(prompt.begin_with + text[start:stop]), self.end]
 
     def _snippets(self, number: int, budget: int, rng: random.Random) -> tuple[Snippet, ...]:
-        """Pieces of up to three neighbours in the same package, together at most two fifths of budget characters."""
+        """Pieces of up to three neighbours in the same package, together at most two fifths of
+        budget characters."""
         own = self.documents[number]
         near = range(max(0, number - 12), min(len(self.documents), number + 13))
         others = [n for n in near if n != number and self.documents[n].package == own.package]
@@ -231,7 +272,8 @@ class SampleStream:
 
 
 def _plain_signals() -> None:
-    """A worker leaves Ctrl-C to the trainer and ends on SIGTERM, whatever handlers it was forked with."""
+    """A worker leaves Ctrl-C to the trainer and ends on SIGTERM, whatever handlers it was forked
+    with."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 

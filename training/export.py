@@ -1,4 +1,5 @@
-"""A training checkpoint -> a model folder in the Hugging Face layout, matrices as int8 with one scale a row.
+"""A training checkpoint -> a model folder in the Hugging Face layout, matrices as int8 with one
+scale a row.
 
     python -m training.export training/runs/NAME model/bundled
 
@@ -15,20 +16,25 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from model.weights import INT8_ROWS
+from model.weights.checkpoint import INT8_ROWS
 from training import checkpoint
 from training.network import ROPE_THETA
 
 
-def checkpoint_names(state: dict[str, torch.Tensor], heads: int, kv_heads: int) -> dict[str, torch.Tensor]:
-    """The trainer's parameters under StarCoder2's names; the fused projection is split into its three."""
+def checkpoint_names(
+    state: dict[str, torch.Tensor], heads: int, kv_heads: int
+) -> dict[str, torch.Tensor]:
+    """The trainer's parameters under StarCoder2's names; the fused projection is split into its
+    three."""
     tensors: dict[str, torch.Tensor] = {}
     for name, tensor in state.items():
         if ".qkv_proj." in name:
             unit = tensor.shape[0] // (heads + 2 * kv_heads)
             parts = tensor.split([heads * unit, kv_heads * unit, kv_heads * unit])
             for letter, part in zip("qkv", parts, strict=True):
-                tensors["model." + name.replace(".qkv_proj.", f".self_attn.{letter}_proj.")] = part.contiguous()
+                tensors["model." + name.replace(".qkv_proj.", f".self_attn.{letter}_proj.")] = (
+                    part.contiguous()
+                )
             continue
         name = name.replace(".o_proj.", ".self_attn.o_proj.")
         for part in ("c_fc", "c_proj"):
@@ -38,7 +44,8 @@ def checkpoint_names(state: dict[str, torch.Tensor], heads: int, kv_heads: int) 
 
 
 def int8_rows(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Every matrix as int8 with a float32 scale a row, its largest magnitude being 127; vectors as they are."""
+    """Every matrix as int8 with a float32 scale a row, its largest magnitude being 127; vectors as
+    they are."""
     stored: dict[str, torch.Tensor] = {}
     for name, tensor in tensors.items():
         if tensor.dim() != 2:
@@ -77,23 +84,37 @@ def main(run: Path, out: Path, *, quantized: bool) -> None:
     if state is None:
         raise SystemExit(f"{run} holds no checkpoint: make train RUN={run}")
     shape = state["shape"]
-    tensors = checkpoint_names(state["model"], shape["num_attention_heads"], shape["num_key_value_heads"])
+    tensors = checkpoint_names(
+        state["model"], shape["num_attention_heads"], shape["num_key_value_heads"]
+    )
     out.mkdir(parents=True, exist_ok=True)
-    save_file(int8_rows(tensors) if quantized else tensors, out / "model.safetensors", metadata={"format": "pt"})
-    (out / "config.json").write_text(json.dumps(hugging_face_config(shape, quantized=quantized), indent=2) + "\n")
+    save_file(
+        int8_rows(tensors) if quantized else tensors,
+        out / "model.safetensors",
+        metadata={"format": "pt"},
+    )
+    (out / "config.json").write_text(
+        json.dumps(hugging_face_config(shape, quantized=quantized), indent=2) + "\n"
+    )
     (out / "model.safetensors").chmod(0o644)  # the library leaves it to its owner alone
     shutil.copyfile(tokenizer, out / "tokenizer.json")
     size = sum(f.stat().st_size for f in out.iterdir() if f.is_file())
-    print(f"step {state['step']}, {state['tokens'] / 1e6:.1f}M tokens, "
-          f"{state['bits']:.4f} bits a byte on the validation packages, {size / 1e6:.1f} MB in {out}")
+    print(
+        f"step {state['step']}, {state['tokens'] / 1e6:.1f}M tokens, "
+        f"{state['bits']:.4f} bits a byte on the validation packages, {size / 1e6:.1f} MB in {out}"
+    )
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line as main's parameters."""
-    parser = argparse.ArgumentParser(prog="python -m training.export", description="A checkpoint -> a model folder.")
+    parser = argparse.ArgumentParser(
+        prog="python -m training.export", description="A checkpoint -> a model folder."
+    )
     parser.add_argument("run", type=Path, help="the run's folder")
     parser.add_argument("out", type=Path, help="the model folder; its files are replaced")
-    parser.add_argument("--float32", dest="quantized", action="store_false", help="keep the weights as they are")
+    parser.add_argument(
+        "--float32", dest="quantized", action="store_false", help="keep the weights as they are"
+    )
     return parser.parse_args(arguments)
 
 

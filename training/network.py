@@ -1,4 +1,5 @@
-"""The decoder as it is trained: StarCoder2 without caches. `model.decoder` runs it; tests compare the two."""
+"""The decoder as it is trained: StarCoder2 without caches. `model.decoder.decoder` runs it; tests
+compare the two."""
 
 from __future__ import annotations
 
@@ -33,9 +34,17 @@ class Shape:
         if self.context < 32:
             raise SystemExit("[model]: a context of less than 32 tokens holds no sample.")
         if self.vocab_size > 65_536:
-            raise SystemExit("[model]: vocab_size must be at most 65,536.")  # training/data.py keeps ids in two bytes
-        if self.hidden_size % (2 * self.num_attention_heads) or self.num_attention_heads % self.num_key_value_heads:
-            raise SystemExit("[model]: hidden_size must divide into heads of even size, and the heads into KV heads.")
+            raise SystemExit(
+                "[model]: vocab_size must be at most 65,536."
+            )  # training/data.py keeps ids in two bytes
+        if (
+            self.hidden_size % (2 * self.num_attention_heads)
+            or self.num_attention_heads % self.num_key_value_heads
+        ):
+            raise SystemExit(
+                "[model]: hidden_size must divide into heads of even size, and the heads into KV "
+                "heads."
+            )
 
     @property
     def head_dim(self) -> int:
@@ -50,9 +59,11 @@ class Shape:
 
 
 def document_mask(documents: Tensor) -> Any:
-    """documents (rows, context) -> what keeps each position's attention within its own document, and causal.
+    """documents (rows, context) -> what keeps each position's attention within its own document,
+    and causal.
 
-    On a CPU a boolean tensor (rows, 1, context, context); on CUDA a block mask, whose empty blocks cost nothing.
+    On a CPU a boolean tensor (rows, 1, context, context); on CUDA a block mask, whose empty blocks
+    cost nothing.
     """
     if documents.device.type != "cuda":
         same = documents[:, None, :, None] == documents[:, None, None, :]
@@ -67,9 +78,12 @@ def document_mask(documents: Tensor) -> Any:
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Any) -> Tensor:
-    """(rows, heads, context, head_dim) and KV heads alike -> (rows, heads, context, head_dim); mask None is causal."""
+    """(rows, heads, context, head_dim) and KV heads alike -> (rows, heads, context, head_dim); mask
+    None is causal."""
     if mask is None or isinstance(mask, Tensor):
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=True)
+        return F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=True
+        )
     from torch.nn.attention.flex_attention import flex_attention
 
     return flex_attention(q, k, v, block_mask=mask, enable_gqa=True)  # type: ignore[return-value]
@@ -80,22 +94,34 @@ class Block(nn.Module):
         super().__init__()
         hidden, self.head_dim = shape.hidden_size, shape.head_dim
         self.heads, self.kv_heads = shape.num_attention_heads, shape.num_key_value_heads
-        self.input_layernorm, self.post_attention_layernorm = nn.LayerNorm(hidden), nn.LayerNorm(hidden)
+        self.input_layernorm, self.post_attention_layernorm = (
+            nn.LayerNorm(hidden),
+            nn.LayerNorm(hidden),
+        )
         self.qkv_proj = nn.Linear(hidden, (self.heads + 2 * self.kv_heads) * self.head_dim)
         self.o_proj = nn.Linear(hidden, hidden)
-        self.c_fc, self.c_proj = nn.Linear(hidden, shape.intermediate_size), nn.Linear(shape.intermediate_size, hidden)
+        self.c_fc, self.c_proj = (
+            nn.Linear(hidden, shape.intermediate_size),
+            nn.Linear(shape.intermediate_size, hidden),
+        )
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Any) -> Tensor:
         rows, context, hidden = x.shape
         rotated = self.heads + self.kv_heads
         qkv = self.qkv_proj(self.input_layernorm(x)).view(rows, context, -1, self.head_dim)
         first, second = qkv[:, :, :rotated].chunk(2, dim=-1)
-        qk = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(qkv.dtype)
-        q, k = qk.transpose(1, 2).split((self.heads, self.kv_heads), dim=1)  # (rows, heads, context, head_dim)
+        qk = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(
+            qkv.dtype
+        )
+        q, k = qk.transpose(1, 2).split(
+            (self.heads, self.kv_heads), dim=1
+        )  # (rows, heads, context, head_dim)
         v = qkv[:, :, rotated:].transpose(1, 2)
         a = attend(q, k, v, mask)
         x = x + self.o_proj(a.transpose(1, 2).reshape(rows, context, hidden))
-        return x + self.c_proj(F.gelu(self.c_fc(self.post_attention_layernorm(x)), approximate="tanh"))
+        return x + self.c_proj(
+            F.gelu(self.c_fc(self.post_attention_layernorm(x)), approximate="tanh")
+        )
 
 
 class Network(nn.Module):
@@ -112,7 +138,9 @@ class Network(nn.Module):
         for name, p in self.named_parameters():
             if p.dim() == 2:
                 residual = name.endswith(("o_proj.weight", "c_proj.weight"))
-                nn.init.normal_(p, std=0.02 / math.sqrt(2 * shape.num_hidden_layers) if residual else 0.02)
+                nn.init.normal_(
+                    p, std=0.02 / math.sqrt(2 * shape.num_hidden_layers) if residual else 0.02
+                )
             elif name.endswith("bias"):
                 nn.init.zeros_(p)
 
@@ -122,9 +150,12 @@ class Network(nn.Module):
         for block in self.layers:
             x = block(x, self.cos[:context], self.sin[:context], mask)
         logits = F.linear(self.norm(x), self.embed_tokens.weight)
-        return F.cross_entropy(logits.float().view(-1, logits.shape[-1]), labels.reshape(-1), ignore_index=IGNORED)
+        return F.cross_entropy(
+            logits.float().view(-1, logits.shape[-1]), labels.reshape(-1), ignore_index=IGNORED
+        )
 
     def flops_per_token(self) -> float:
-        """Of forward and backward: 6 a parameter that multiplies (embeddings do as the head), and causal attention."""
+        """Of forward and backward: 6 a parameter that multiplies (embeddings do as the head), and
+        causal attention."""
         attention = self.shape.num_hidden_layers * self.shape.hidden_size * self.shape.context
         return 6.0 * (self.shape.parameters + attention)

@@ -1,6 +1,6 @@
 """A picture of a run: loss and held-out bits a byte over the tokens, from its log.
 
-    python -m training.plot training/runs/NAME docs/training.svg
+python -m training.plot training/runs/NAME docs/training.svg
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ def main(run: Path, out: Path) -> None:
     except FileNotFoundError:
         raise SystemExit(f"{run} holds no log.jsonl: make train RUN={run}") from None
     except (OSError, ValueError) as error:
-        raise SystemExit(f"{log} cannot be read ({error}): correct it, or name another run.") from None
+        raise SystemExit(
+            f"{log} cannot be read ({error}): correct it, or name another run."
+        ) from None
 
     import matplotlib
 
@@ -28,13 +30,21 @@ def main(run: Path, out: Path) -> None:
 
     figure, axes = pyplot.subplots(figsize=(8, 4), layout="constrained")
     held_out = axes.twinx()
-    curves = ((axes, "loss", "nats a token, training"), (held_out, "held_out_bits_per_byte", "bits a byte, held out"))
+    curves = (
+        (axes, "loss", "nats a token, training"),
+        (held_out, "held_out_bits_per_byte", "bits a byte, held out"),
+    )
     for number, (on, key, label) in enumerate(curves):
         tokens = [line["tokens"] / 1e6 for line in lines if key in line]
         values = [line[key] for line in lines if key in line]
         if on is axes:  # a few rows a step make a jagged line
-            values = [sum(part := values[max(0, n - SMOOTHED + 1) : n + 1]) / len(part) for n in range(len(values))]
-        on.plot(tokens, values, color=f"C{number}", linewidth=1, marker="." if on is held_out else "")
+            values = [
+                sum(part := values[max(0, n - SMOOTHED + 1) : n + 1]) / len(part)
+                for n in range(len(values))
+            ]
+        on.plot(
+            tokens, values, color=f"C{number}", linewidth=1, marker="." if on is held_out else ""
+        )
         on.set_ylabel(label, color=f"C{number}")
     axes.set_xlabel("million tokens")
     axes.grid(alpha=0.3)
@@ -44,7 +54,9 @@ def main(run: Path, out: Path) -> None:
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line as main's parameters."""
-    parser = argparse.ArgumentParser(prog="python -m training.plot", description="Draws a run's log.")
+    parser = argparse.ArgumentParser(
+        prog="python -m training.plot", description="Draws a run's log."
+    )
     parser.add_argument("run", type=Path, help="the run's folder")
     parser.add_argument("out", type=Path, help="the picture, .svg")
     return parser.parse_args(arguments)

@@ -1,4 +1,5 @@
-"""Spans of syntax nodes, for middles that are whole pieces of a program (AST-FIM: arXiv 2506.00204)."""
+"""Spans of syntax nodes, for middles that are whole pieces of a program (AST-FIM: arXiv
+2506.00204)."""
 
 from __future__ import annotations
 
@@ -7,13 +8,14 @@ import warnings
 from itertools import accumulate
 from random import Random
 
-from fim.samples import Span
+from fim.evaluation.samples import Span
 
 Node = tuple[int, int]
 
 
 class SyntaxSpans:
-    """The statements and expressions of one file, as offsets in code points; none where Python cannot parse it."""
+    """The statements and expressions of one file, as offsets in code points; none where Python
+    cannot parse it."""
 
     def __init__(self, text: str) -> None:
         self.nodes: list[Node] = []
@@ -38,15 +40,25 @@ class SyntaxSpans:
         for node in ast.walk(tree):
             if isinstance(node, ast.stmt | ast.expr):
                 assert node.end_lineno is not None and node.end_col_offset is not None
-                self.nodes.append((offset(node.lineno, node.col_offset), offset(node.end_lineno, node.end_col_offset)))
+                self.nodes.append(
+                    (
+                        offset(node.lineno, node.col_offset),
+                        offset(node.end_lineno, node.end_col_offset),
+                    )
+                )
 
     def middle(self, start: int, stop: int, rng: Random) -> Span | None:
-        """A node inside text[start:stop]: one of those around a random place, so that large ones count for more.
+        """A node inside text[start:stop]: one of those around a random place, so that large ones
+        count for more.
 
         At most half of the window is taken away. None where no node is there.
         """
         place = rng.randrange(start, stop)
-        around = sorted({
-            (a, b) for a, b in self.nodes if start <= a <= place < b <= stop and 2 <= b - a <= (stop - start) // 2
-        })
+        around = sorted(
+            {
+                (a, b)
+                for a, b in self.nodes
+                if start <= a <= place < b <= stop and 2 <= b - a <= (stop - start) // 2
+            }
+        )
         return rng.choice(around) if around else None

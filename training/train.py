@@ -2,9 +2,10 @@
 
     python -m training.train training/config.toml training/data training/runs/NAME [--minutes 9]
 
-Muon for the matrices, AdamW for embeddings, norms and biases; warm-up, stable, decay. The schedule counts tokens, so a
-run that has to end earlier is stopped and resumed with a smaller total_tokens. Ctrl-C, a SIGTERM or the end of the
-minutes leaves a checkpoint; after a kill -9 the run goes on from the last one with the same losses.
+Muon for the matrices, AdamW for embeddings, norms and biases; warm-up, stable, decay. The schedule
+counts tokens, so a run that has to end earlier is stopped and resumed with a smaller total_tokens.
+Ctrl-C, a SIGTERM or the end of the minutes leaves a checkpoint; after a kill -9 the run goes on
+from the last one with the same losses.
 """
 
 from __future__ import annotations
@@ -57,11 +58,21 @@ class Schedule:
     save_every_s: float
 
     def __post_init__(self) -> None:
-        for name in ("rows", "rows_at_once", "total_tokens", "warmup_steps", "decay_share", "learning_rate"):
+        for name in (
+            "rows",
+            "rows_at_once",
+            "total_tokens",
+            "warmup_steps",
+            "decay_share",
+            "learning_rate",
+        ):
             if getattr(self, name) <= 0:
                 raise SystemExit(f"[train] of the training config: {name} must be positive.")
         if self.rows % self.rows_at_once:
-            raise SystemExit(f"[train]: rows ({self.rows}) must be a multiple of rows_at_once ({self.rows_at_once}).")
+            raise SystemExit(
+                f"[train]: rows ({self.rows}) must be a multiple of rows_at_once "
+                f"({self.rows_at_once})."
+            )
 
     def learning_rate_at(self, tokens: int, steps: int) -> float:
         """tokens and steps since the run began."""
@@ -71,12 +82,15 @@ class Schedule:
 
 
 def section(kind: type[T], name: str, values: dict[str, Any]) -> T:
-    """A section of the config as its dataclass. Exits naming the key that is missing, unknown or no number."""
+    """A section of the config as its dataclass. Exits naming the key that is missing, unknown or no
+    number."""
     if not isinstance(values, dict):
         raise SystemExit(f"[{name}] of the training config must be a table.")
     known = {f.name for f in fields(kind)}  # type: ignore[arg-type]
     if wrong := known ^ values.keys():
-        raise SystemExit(f"[{name}] of the training config: {', '.join(sorted(wrong))} missing or unknown.")
+        raise SystemExit(
+            f"[{name}] of the training config: {', '.join(sorted(wrong))} missing or unknown."
+        )
     for f in fields(kind):  # type: ignore[arg-type]
         wanted = (int,) if f.type == "int" else (int, float)
         if type(values[f.name]) not in wanted:
@@ -88,7 +102,8 @@ def section(kind: type[T], name: str, values: dict[str, Any]) -> T:
 def held_out_batches(
     tokenizer: Tokenizer, documents: list[Row], rows: int, context: int
 ) -> tuple[list[tuple[torch.Tensor, torch.Tensor]], int]:
-    """Plain text of the validation packages, and its size in bytes: loss there is comparable across tokenizers."""
+    """Plain text of the validation packages, and its size in bytes: loss there is comparable across
+    tokenizers."""
     texts = [d.text for d in documents]
     random.Random(0).shuffle(texts)
     ids: list[int] = []
@@ -99,14 +114,18 @@ def held_out_batches(
         ids += [*tokenizer.encode(text), 0]
     need = min(len(ids) - 1, enough) // (rows * context) * rows * context
     if not need:
-        raise SystemExit("The validation packages are smaller than one batch: lower rows_at_once or build the corpus.")
+        raise SystemExit(
+            "The validation packages are smaller than one batch: lower rows_at_once or build the "
+            "corpus."
+        )
     x, y = torch.tensor(ids[:need]), torch.tensor(ids[1 : need + 1])
     size = len(tokenizer.decode([i for i in ids[1 : need + 1] if i]).encode())
     return list(zip(x.view(-1, rows, context), y.view(-1, rows, context), strict=True)), size
 
 
 def fastest_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 where the matmuls have kernels for it; without them it is 200 times slower than float32 on a CPU."""
+    """bfloat16 where the matmuls have kernels for it; without them it is 200 times slower than
+    float32 on a CPU."""
     native = device.type == "cuda" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return torch.bfloat16 if native else torch.float32
 
@@ -130,17 +149,24 @@ def free_memory() -> int | None:
         lines = Path("/proc/meminfo").read_text().splitlines()
     except OSError:
         return None
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")), None)
+    return next(
+        (int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")), None
+    )
 
 
 def check_memory(shape: Shape, train: Schedule, device: torch.device) -> None:
-    """Exits with the figures where the run cannot fit; a rough lower bound, so that what passes may still fail."""
+    """Exits with the figures where the run cannot fit; a rough lower bound, so that what passes may
+    still fail."""
     places = train.rows_at_once * shape.context
-    need = 16 * shape.parameters + 4 * places * (shape.vocab_size + 8 * shape.num_hidden_layers * shape.hidden_size)
+    need = 16 * shape.parameters + 4 * places * (
+        shape.vocab_size + 8 * shape.num_hidden_layers * shape.hidden_size
+    )
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory() or need
     if need > free:
-        raise SystemExit(f"This run needs at least {need / 1e9:.1f} GB, {free / 1e9:.1f} GB are free: lower "
-                         "rows_at_once or the model's size in the training config.")
+        raise SystemExit(
+            f"This run needs at least {need / 1e9:.1f} GB, {free / 1e9:.1f} GB are free: lower "
+            "rows_at_once or the model's size in the training config."
+        )
 
 
 class Stopper:
@@ -163,10 +189,14 @@ class Stopper:
 class Trainer:
     """The network, its optimizers and its place in the corpus: all that a checkpoint holds."""
 
-    def __init__(self, shape: Shape, train: Schedule, stream: SampleStream, device: torch.device) -> None:
+    def __init__(
+        self, shape: Shape, train: Schedule, stream: SampleStream, device: torch.device
+    ) -> None:
         self.shape, self.train, self.stream, self.device = shape, train, stream, device
         self.dtype = fastest_dtype(device)
-        self.autocast = torch.autocast(device.type, self.dtype, enabled=self.dtype is not torch.float32)
+        self.autocast = torch.autocast(
+            device.type, self.dtype, enabled=self.dtype is not torch.float32
+        )
         check_memory(shape, train, device)
         self.network = Network(shape).to(device)
         self.compiled: Callable[..., torch.Tensor] = torch.compile(self.network)
@@ -175,17 +205,31 @@ class Trainer:
         matrices = [p for n, p in named if p.dim() == 2 and n != "embed_tokens.weight"]
         others = [p for n, p in named if p.dim() == 1 or n == "embed_tokens.weight"]
         self.muon = Muon(matrices, train.learning_rate, train.weight_decay, self.dtype)
-        self.adam = torch.optim.AdamW(others, train.learning_rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
+        self.adam = torch.optim.AdamW(
+            others, train.learning_rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True
+        )
         self.tokens = self.steps = 0
 
     def state(self) -> dict[str, Any]:
-        return {"model": self.network.state_dict(), "muon": self.muon.state_dict(), "adam": self.adam.state_dict(),
-                "stream": self.stream.state(), "tokens": self.tokens, "step": self.steps, "shape": asdict(self.shape)}
+        return {
+            "model": self.network.state_dict(),
+            "muon": self.muon.state_dict(),
+            "adam": self.adam.state_dict(),
+            "stream": self.stream.state(),
+            "tokens": self.tokens,
+            "step": self.steps,
+            "shape": asdict(self.shape),
+        }
 
     def restore(self, state: dict[str, Any]) -> None:
-        fixed = {k: v for k, v in asdict(self.shape).items() if k != "context"}  # positions hold no weights
+        fixed = {
+            k: v for k, v in asdict(self.shape).items() if k != "context"
+        }  # positions hold no weights
         if {k: state["shape"].get(k) for k in fixed} != fixed:
-            raise SystemExit(f"The checkpoint's shape is {state['shape']}, not the config's: name a new run folder.")
+            raise SystemExit(
+                f"The checkpoint's shape is {state['shape']}, not the config's: name a new run "
+                "folder."
+            )
         self.network.load_state_dict(state["model"])
         self.muon.load_state_dict(state["muon"])
         self.adam.load_state_dict(state["adam"])
@@ -195,14 +239,19 @@ class Trainer:
         self.tokens, self.steps = state["tokens"], state["step"]
 
     def step(self) -> float:
-        """One update; returns its loss in nats a token. Where loss or gradient is not finite, nothing is applied."""
+        """One update; returns its loss in nats a token. Where loss or gradient is not finite,
+        nothing is applied."""
         rate = self.train.learning_rate_at(self.tokens, self.steps)
         for group in self.muon.param_groups + self.adam.param_groups:
             group["lr"] = rate
-        ids, labels, documents = (t.to(self.device, non_blocking=True) for t in self.stream.batch(self.train.rows))
+        ids, labels, documents = (
+            t.to(self.device, non_blocking=True) for t in self.stream.batch(self.train.rows)
+        )
         total = torch.zeros((), device=self.device)
         pieces = self.train.rows // self.train.rows_at_once
-        for x, y, owner in zip(ids.chunk(pieces), labels.chunk(pieces), documents.chunk(pieces), strict=True):
+        for x, y, owner in zip(
+            ids.chunk(pieces), labels.chunk(pieces), documents.chunk(pieces), strict=True
+        ):
             with self.autocast:
                 loss = self.compiled(x, y, self.make_mask(owner)) / pieces
             loss.backward()
@@ -219,12 +268,16 @@ class Trainer:
     @torch.no_grad()
     def bits_per_byte(self, batches: list[tuple[torch.Tensor, torch.Tensor]], size: int) -> float:
         with self.autocast:
-            nats = sum(self.compiled(x.to(self.device), y.to(self.device)).item() * x.numel() for x, y in batches)
+            nats = sum(
+                self.compiled(x.to(self.device), y.to(self.device)).item() * x.numel()
+                for x, y in batches
+            )
         return nats / size / math.log(2)
 
 
 class Log:
-    """log.jsonl of a run, a line every LOG_EVERY steps and one a checkpoint; and a line on the terminal."""
+    """log.jsonl of a run, a line every LOG_EVERY steps and one a checkpoint; and a line on the
+    terminal."""
 
     def __init__(self, path: Path, steps: int) -> None:
         """Forgets what was written after the step that the run goes on from."""
@@ -262,15 +315,24 @@ def run(config_path: Path, data: Path, folder: Path, minutes: float) -> None:
 
     documents = read_documents(data / "train.jsonl")
     workers = max(1, (os.cpu_count() or 2) - 2) if device.type == "cuda" else 0
-    tokenizer = folder / "tokenizer.json"  # the run's own: the corpus may be built anew while it lasts
+    tokenizer = (
+        folder / "tokenizer.json"
+    )  # the run's own: the corpus may be built anew while it lasts
     if not tokenizer.exists():
         shutil.copyfile(data / "tokenizer.json", tokenizer)
-    stream = SampleStream(documents, tokenizer, context=shape.context, recipe=recipe, seed=train.seed,
-                          workers=workers)
+    stream = SampleStream(
+        documents, tokenizer, context=shape.context, recipe=recipe, seed=train.seed, workers=workers
+    )
     if stream.tokenizer.vocab_size > shape.vocab_size:
-        raise SystemExit(f"vocab_size is {shape.vocab_size}, the tokenizer has {stream.tokenizer.vocab_size} entries.")
+        raise SystemExit(
+            f"vocab_size is {shape.vocab_size}, the tokenizer has {stream.tokenizer.vocab_size} "
+            "entries."
+        )
     held_out, held_out_bytes = held_out_batches(
-        stream.tokenizer, read_documents(data / "validation.jsonl"), train.rows_at_once, shape.context
+        stream.tokenizer,
+        read_documents(data / "validation.jsonl"),
+        train.rows_at_once,
+        shape.context,
     )
     trainer = Trainer(shape, train, stream, device)
     if state := load(folder):
@@ -279,11 +341,18 @@ def run(config_path: Path, data: Path, folder: Path, minutes: float) -> None:
     log = Log(folder / "log.jsonl", trainer.steps)
     parameters = sum(p.numel() for p in trainer.network.parameters())
     peak, flops = matmul_peak(device, trainer.dtype), trainer.network.flops_per_token()
-    print(f"{parameters / 1e6:.2f}M parameters, {device}, {trainer.dtype}, a matmul at {peak / 1e12:.2f} TFLOP/s, "
-          f"{len(documents)} files", flush=True)
+    print(
+        f"{parameters / 1e6:.2f}M parameters, {device}, {trainer.dtype}, a matmul at "
+        f"{peak / 1e12:.2f} TFLOP/s, "
+        f"{len(documents)} files",
+        flush=True,
+    )
 
     if trainer.tokens >= train.total_tokens:
-        print(f"total_tokens ({train.total_tokens:,}) has been reached: raise it to go on.", flush=True)
+        print(
+            f"total_tokens ({train.total_tokens:,}) has been reached: raise it to go on.",
+            flush=True,
+        )
     stop = Stopper(minutes)
     losses: list[float] = []
     since = saved = time.monotonic()
@@ -291,23 +360,42 @@ def run(config_path: Path, data: Path, folder: Path, minutes: float) -> None:
     while trainer.tokens < train.total_tokens:
         loss = trainer.step()
         if not math.isfinite(loss):
-            raise SystemExit(f"The loss is {loss} at step {trainer.steps}; the checkpoint in {folder} is from before. "
-                             "Resume with a lower learning_rate.")
+            raise SystemExit(
+                f"The loss is {loss} at step {trainer.steps}; the checkpoint in {folder} is from "
+                "before. "
+                "Resume with a lower learning_rate."
+            )
         losses.append(loss)
         ended = stop() or trainer.tokens >= train.total_tokens
         if trainer.steps % LOG_EVERY and not ended:
             continue
         mean, losses = sum(losses) / len(losses), []
         now = time.monotonic()
-        speed, since, since_tokens = (trainer.tokens - since_tokens) / (now - since), now, trainer.tokens
-        log.write({"step": trainer.steps, "tokens": trainer.tokens, "loss": round(mean, 4),
-                   "tokens_per_s": round(speed)})
+        speed, since, since_tokens = (
+            (trainer.tokens - since_tokens) / (now - since),
+            now,
+            trainer.tokens,
+        )
+        log.write(
+            {
+                "step": trainer.steps,
+                "tokens": trainer.tokens,
+                "loss": round(mean, 4),
+                "tokens_per_s": round(speed),
+            }
+        )
         line = progress(trainer, mean, speed, flops / peak)
         log.show(line, lasting=False)
         if ended or now - saved > train.save_every_s:
             bits = trainer.bits_per_byte(held_out, held_out_bytes)
             save(folder, trainer.state() | {"bits": bits})
-            log.write({"step": trainer.steps, "tokens": trainer.tokens, "held_out_bits_per_byte": round(bits, 4)})
+            log.write(
+                {
+                    "step": trainer.steps,
+                    "tokens": trainer.tokens,
+                    "held_out_bits_per_byte": round(bits, 4),
+                }
+            )
             log.show(f"{line} · {bits:.4f} bits a byte held out", lasting=True)
             saved = since = time.monotonic()
         if ended:
@@ -320,22 +408,34 @@ def progress(trainer: Trainer, loss: float, speed: float, utilization: float) ->
     total = trainer.train.total_tokens
     left = (total - trainer.tokens) / speed / 60
     done = int(20 * trainer.tokens / total)
-    return (f"{'█' * done}{'·' * (20 - done)} {trainer.tokens / 1e6:.2f} of {total / 1e6:.0f}M tokens · "
-            f"loss {loss:.3f} · {speed:,.0f} tokens/s · MFU {100 * speed * utilization:.0f}% · {left:.0f} min left")
+    return (
+        f"{'█' * done}{'·' * (20 - done)} {trainer.tokens / 1e6:.2f} of {total / 1e6:.0f}M tokens "
+        "· "
+        f"loss {loss:.3f} · {speed:,.0f} tokens/s · MFU {100 * speed * utilization:.0f}% · "
+        f"{left:.0f} min left"
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     for name in ("config", "data", "run"):
         parser.add_argument(name, type=Path)
-    parser.add_argument("--minutes", type=float, default=math.inf, help="stop, with a checkpoint, after this time")
+    parser.add_argument(
+        "--minutes", type=float, default=math.inf, help="stop, with a checkpoint, after this time"
+    )
     options = parser.parse_args()
     try:
         run(options.config, options.data, options.run, options.minutes)
     except torch.OutOfMemoryError:
-        raise SystemExit("The device's memory is full: lower rows_at_once in the training config.") from None
+        raise SystemExit(
+            "The device's memory is full: lower rows_at_once in the training config."
+        ) from None
     except BrokenProcessPool:
-        raise SystemExit("A process that prepares data died, likely for want of memory: free some, resume.") from None
+        raise SystemExit(
+            "A process that prepares data died, likely for want of memory: free some, resume."
+        ) from None
     except (ModelError, FormatError, OSError) as error:
         raise SystemExit(str(error)) from None
 

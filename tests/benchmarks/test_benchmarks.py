@@ -21,16 +21,24 @@ from benchmarks.sides import common_prefix, dtype_and_quantization, growing, pre
 from benchmarks.targets import parse_side, parse_trace
 from benchmarks.throughput import jobs
 from benchmarks.throughput import report as throughput_report
-from lsp_server.once import CommandError
-from lsp_server.trace import Trace
+from lsp_server.commands.once import CommandError
+from lsp_server.completion.trace import Trace
 from tests.conftest import ROOT
 
 
 @pytest.mark.parametrize(
     ("values", "share", "expected"),
-    [([3.0], 0.5, 3), ([1, 2, 3, 4], 0.5, 2), ([4, 1, 3, 2, 5], 0.5, 3), (range(1, 101), 0.95, 95),
-     (range(1, 21), 0.95, 19), (range(1, 11), 0.95, 10), ([1, 2], 1.0, 2), ([1, 2], 0.0, 1)],
-)  # fmt: skip
+    [
+        ([3.0], 0.5, 3),
+        ([1, 2, 3, 4], 0.5, 2),
+        ([4, 1, 3, 2, 5], 0.5, 3),
+        (range(1, 101), 0.95, 95),
+        (range(1, 21), 0.95, 19),
+        (range(1, 11), 0.95, 10),
+        ([1, 2], 1.0, 2),
+        ([1, 2], 0.0, 1),
+    ],
+)
 def test_a_percentile_is_the_least_value_that_enough_do_not_exceed(
     values: Sequence[float], share: float, expected: float
 ) -> None:
@@ -42,14 +50,24 @@ def test_of_nothing_there_is_no_percentile() -> None:
 
 
 def test_tables_and_figures_are_short() -> None:
-    assert table(["a", "b"], [["x", 1234.5], ["y", None]]) == "| a | b |\n| --- | --- |\n| x | 1,234 |\n| y | – |"
+    assert (
+        table(["a", "b"], [["x", 1234.5], ["y", None]])
+        == "| a | b |\n| --- | --- |\n| x | 1,234 |\n| y | – |"
+    )
     assert [shown(v) for v in (0.5, 12.34, 99999, "text")] == ["0.50", "12.3", "99,999", "text"]
     assert cpu_seconds("self") > 0 and cpu_seconds(2**30) == 0
 
 
 def test_positions_count_code_points() -> None:
     text = "a\n😀b\n"
-    assert [tuple(position(text, n).values()) for n in range(6)] == [(0, 0), (0, 1), (1, 0), (1, 1), (1, 2), (2, 0)]
+    assert [tuple(position(text, n).values()) for n in range(6)] == [
+        (0, 0),
+        (0, 1),
+        (1, 0),
+        (1, 1),
+        (1, 2),
+        (2, 0),
+    ]
 
 
 # ---- sides ----
@@ -88,13 +106,17 @@ def test_a_peer_keeps_what_is_common_and_writes_on() -> None:
     assert list(write(side, cached, [5, 6, 7, 8, 20], 2)) == [21, 22]
     assert side.calls == [1, 1]
     side.calls.clear()
-    assert list(write(side, cached, [5, 6, 7], 1)) == [8] and side.calls == [1]  # the last id is always computed
+    assert list(write(side, cached, [5, 6, 7], 1)) == [8] and side.calls == [
+        1
+    ]  # the last id is always computed
 
 
 @pytest.mark.parametrize("draft", [[], [9], [9, 10, 11], [9, 50, 51], [50]])
 def test_drafts_change_the_calls_and_not_the_text(draft: list[int]) -> None:
     side, cached = Counting(), []  # type: ignore[var-annotated]
-    assert list(write(side, cached, [5, 6, 7], 6, lambda ids: draft if ids[-1] == 8 else [])) == [*range(8, 14)]
+    assert list(write(side, cached, [5, 6, 7], 6, lambda ids: draft if ids[-1] == 8 else [])) == [
+        *range(8, 14)
+    ]
     assert side.ids == cached
     assert cached == [*range(5, 5 + len(cached))]
 
@@ -107,7 +129,9 @@ def test_a_request_that_nobody_waits_for_ends() -> None:
 
 
 def test_a_precision_is_a_dtype_or_a_quantization() -> None:
-    assert dtype_and_quantization("int8") == ("auto", "int8") and dtype_and_quantization("float16") == ("float16", None)
+    assert dtype_and_quantization("int8") == ("auto", "int8") and dtype_and_quantization(
+        "float16"
+    ) == ("float16", None)
     engine = parse_side("ours:int4", "bundled").settings.engine
     assert (engine.dtype, engine.quantization) == ("auto", "int4")
     engine = parse_side("ours:float32", "bundled").settings.engine
@@ -115,7 +139,11 @@ def test_a_precision_is_a_dtype_or_a_quantization() -> None:
 
 
 def test_a_common_prefix_ends_where_two_differ() -> None:
-    assert common_prefix([1, 2, 3], [1, 2, 4]) == 2 and common_prefix([], [1]) == 0 and common_prefix([1], [1, 2]) == 1
+    assert (
+        common_prefix([1, 2, 3], [1, 2, 4]) == 2
+        and common_prefix([], [1]) == 0
+        and common_prefix([1], [1, 2]) == 1
+    )
 
 
 def test_half_a_character_waits_for_its_rest() -> None:
@@ -136,14 +164,28 @@ def test_prefill_is_cold() -> None:
 
 def test_a_side_is_its_kind_precision_and_options() -> None:
     ours = parse_side("ours,contextTokens=512,multiline=never", "bundled")
-    assert (ours.kind, ours.settings.context_tokens, ours.settings.multiline) == ("ours", 512, "never")
+    assert (ours.kind, ours.settings.context_tokens, ours.settings.multiline) == (
+        "ours",
+        512,
+        "never",
+    )
     assert ours.options == {"model": "bundled", "contextTokens": 512, "multiline": "never"}
     llama = parse_side("llama:q4_0,draft=10,front=1,layout=psm", "there")
-    assert (llama.precision, llama.draft, llama.through_front, llama.settings.layout) == ("q4_0", 10, True, "psm")
-    assert parse_side("llama", "m").precision == "q8_0" and parse_side("transformers", "m").precision == "float32"
+    assert (llama.precision, llama.draft, llama.through_front, llama.settings.layout) == (
+        "q4_0",
+        10,
+        True,
+        "psm",
+    )
+    assert (
+        parse_side("llama", "m").precision == "q8_0"
+        and parse_side("transformers", "m").precision == "float32"
+    )
 
 
-@pytest.mark.parametrize("text", ["theirs", "ours,contextToken=5", "ours,contextTokens=x", "ours,layout"])
+@pytest.mark.parametrize(
+    "text", ["theirs", "ours,contextToken=5", "ours,contextTokens=x", "ours,layout"]
+)
 def test_a_side_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(CommandError):
         parse_side(text, "bundled")
@@ -151,9 +193,16 @@ def test_a_side_that_is_none_is_refused(text: str) -> None:
 
 def test_traces_are_read_off_the_servers_log() -> None:
     start = "2026-11-21 10:00:00,000 17 INFO lsp_server.suggestions: "
-    line = json.dumps(Trace("shown", prompt_tokens=9, reused_tokens=7, reasons=("end of line",)).to_json())
+    line = json.dumps(
+        Trace("shown", prompt_tokens=9, reused_tokens=7, reasons=("end of line",)).to_json()
+    )
     assert parse_trace(start + line) == json.loads(line)
-    for other in (start + "no suggestion: gone", start + '{"prompt_tokens":', "nothing", start + '{"a": 1}'):
+    for other in (
+        start + "no suggestion: gone",
+        start + '{"prompt_tokens":',
+        "nothing",
+        start + '{"a": 1}',
+    ):
         assert parse_trace(other) is None
 
 
@@ -163,11 +212,19 @@ def test_traces_are_read_off_the_servers_log() -> None:
 def test_a_summary_keeps_the_superseded_apart() -> None:
     keys = [
         Key("jump", 90.0, 90.0, prompt=500, prefilled=400),
-        *(Key("key", float(n), float(n), prompt=500, prefilled=2, shown=10, right=10) for n in range(1, 10)),
-        Key("through", 1.0, 1.0, prefilled=0, passes=0), Key("through", 1.0, 1.0, prefilled=0, passes=0, counted=1),
+        *(
+            Key("key", float(n), float(n), prompt=500, prefilled=2, shown=10, right=10)
+            for n in range(1, 10)
+        ),
+        Key("through", 1.0, 1.0, prefilled=0, passes=0),
+        Key("through", 1.0, 1.0, prefilled=0, passes=0, counted=1),
         Key("key", None, 120.0),
-    ]  # fmt: skip
-    found = summary(Played(keys, cpu=1.3, memory=[10_000_000, 12_000_000], characters_per_second=[5.0, 7.0, 9.0]))
+    ]
+    found = summary(
+        Played(
+            keys, cpu=1.3, memory=[10_000_000, 12_000_000], characters_per_second=[5.0, 7.0, 9.0]
+        )
+    )
     assert (found["keys"], found["superseded"]) == (13, 1)
     assert (found["p50"], found["p95"], found["p95 at least"]) == (4.0, 90.0, 120.0)
     assert (found["jump p50"], found["prefilled p50"], found["prefilled p95"]) == (90.0, 2.0, 2.0)
@@ -180,21 +237,33 @@ def test_a_summary_keeps_the_superseded_apart() -> None:
 
 def test_throughput_says_who_is_best_and_by_how_much() -> None:
     assert "prefill 2048, tokens/s" not in jobs(1024, 900, 8, 2)
-    text = throughput_report({
-        "ours:int8": {"prefill 512, tokens/s": [200.0, 400.0, 300.0], "step of 1, ms": [2.0]},
-        "llama:f32": {"prefill 512, tokens/s": [100.0], "step of 1, ms": [1.0]},
-        "llama:q4_0": {"prefill 512, tokens/s": [50.0], "step of 1, ms": [4.0]},
-    })  # fmt: skip
+    text = throughput_report(
+        {
+            "ours:int8": {"prefill 512, tokens/s": [200.0, 400.0, 300.0], "step of 1, ms": [2.0]},
+            "llama:f32": {"prefill 512, tokens/s": [100.0], "step of 1, ms": [1.0]},
+            "llama:q4_0": {"prefill 512, tokens/s": [50.0], "step of 1, ms": [4.0]},
+        }
+    )
     first, second = text.splitlines()[2:4]
     assert "**300** (200–400)" in first and "| 3.00 | 3.00 llama:f32, 6.00 llama:q4_0 |" in first
-    assert "**1.00** (1.00–1.00)" in second and "| 0.50 | 0.50 llama:f32, 2.00 llama:q4_0 |" in second
+    assert (
+        "**1.00** (1.00–1.00)" in second and "| 0.50 | 0.50 llama:f32, 2.00 llama:q4_0 |" in second
+    )
 
 
 @pytest.mark.parametrize(
     "drawn",
-    [distribution({"ours": [1.0, None, 5.0, 20.0], "a<b": [100.0]}),
-     over_context({"ours,contextTokens=512": (500, 9), "ours,contextTokens=2048": (2000, 11), "llama": (400, 30)})],
-)  # fmt: skip
+    [
+        distribution({"ours": [1.0, None, 5.0, 20.0], "a<b": [100.0]}),
+        over_context(
+            {
+                "ours,contextTokens=512": (500, 9),
+                "ours,contextTokens=2048": (2000, 11),
+                "llama": (400, 30),
+            }
+        ),
+    ],
+)
 def test_plots_are_svg(drawn: str) -> None:
     root = ET.fromstring(drawn)
     curves = [e for e in root if e.tag.endswith("path") and e.get("fill") == "none"]
@@ -212,8 +281,20 @@ def test_axes_have_round_ends_and_nothing_is_no_plot() -> None:
 @pytest.mark.slow
 def test_a_tiny_replay_through_the_real_server(tmp_path: Path) -> None:
     out, picture = tmp_path / "replay.json", tmp_path / "replay.svg"
-    options = f"--keys 40 --speedup 2 --longest 60 --decode 1 --where {ROOT / 'fim'} --side ours --side transformers"
-    command = [sys.executable, "-m", "benchmarks.replay", *options.split(), "--json", str(out), "--svg", str(picture)]
+    options = (
+        f"--keys 40 --speedup 2 --longest 60 --decode 1 --where {ROOT / 'fim'} --side ours "
+        "--side transformers"
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.replay",
+        *options.split(),
+        "--json",
+        str(out),
+        "--svg",
+        str(picture),
+    ]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     assert "ours against transformers" in run.stdout

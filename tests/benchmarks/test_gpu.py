@@ -1,4 +1,5 @@
-"""benchmarks.gpu on the CPU at toy shapes: every part runs, its figures hang together; without a device it says so."""
+"""benchmarks.gpu on the CPU at toy shapes: every part runs, its figures hang together; without a
+device it says so."""
 
 from __future__ import annotations
 
@@ -14,8 +15,8 @@ import torch
 from benchmarks import gpu
 from benchmarks.gpu import Bench, distance
 from benchmarks.gpu_models import SHAPES, cache_bytes, make_decoder, weight_bytes
-from model.config import DecoderConfig
-from model.starcoder2 import decoder_config
+from model.decoder.config import DecoderConfig
+from model.families.starcoder2 import decoder_config
 from tests.conftest import ROOT, STARCODER2
 
 CPU = torch.device("cpu")
@@ -25,10 +26,13 @@ HERE = [part for part in gpu.PARTS if part != "start"]  # which begins a process
 
 def parameters(config: DecoderConfig) -> int:
     with torch.device("meta"):
-        from model.decoder import Decoder
-        from model.layers import Factory
+        from model.decoder.decoder import Decoder
+        from model.decoder.layers import Factory
 
-        return sum(p.numel() for p in Decoder(config, Factory(torch.device("meta"), torch.bfloat16)).parameters())
+        return sum(
+            p.numel()
+            for p in Decoder(config, Factory(torch.device("meta"), torch.bfloat16)).parameters()
+        )
 
 
 @pytest.mark.slow
@@ -44,7 +48,9 @@ def test_every_part_gives_figures(tmp_path: Path) -> None:
         for row in found[part]:
             assert all(v > 0 for v in row.values() if isinstance(v, float)), row
     for row in found["decode"]:
-        assert row["share of the floor"] == pytest.approx(row["ours, tokens/s"] / row["floor, tokens/s"])
+        assert row["share of the floor"] == pytest.approx(
+            row["ours, tokens/s"] / row["floor, tokens/s"]
+        )
     for row in found["rows"]:
         assert float(row["distance from plain"]) < 1e-4
         assert row["recorded = as it is"] == "True"
@@ -59,13 +65,18 @@ def test_every_part_gives_figures(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_what_would_begin_too_late_or_cannot_run_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_would_begin_too_late_or_cannot_run_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bench = Bench(CPU, torch.float32, {"toy": TOY}, 64)
     text = gpu.run(bench, ["prefill"], 0, tmp_path, "a toy")
     assert "Left out: prefill at toy, for it would begin after 0.00 minutes." in text
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     text = gpu.run(bench, ["bits", "prefill"], 5, tmp_path, "a toy")
-    assert "Left out: bits at toy: int8 and int4 weights on a GPU need the package bitsandbytes" in text
+    assert (
+        "Left out: bits at toy: int8 and int4 weights on a GPU need the package bitsandbytes"
+        in text
+    )
     assert "## prefill" in text
 
 
@@ -81,7 +92,8 @@ def test_the_shapes_are_those_of_the_released_models() -> None:
     for name, millions in (("3b", 3030.4), ("7b", 7173.9)):
         config = decoder_config(SHAPES[name])
         assert parameters(config) / 1e6 == pytest.approx(millions, abs=0.1)
-    # The card's figure, less the tables of rotations that it counts: cos and sin of every position, in every layer.
+    # The card's figure, less the tables of rotations that it counts: cos and sin of every position,
+    # in every layer.
     tables = 2 * 32 * 16384 * 128 * 2
     assert 7173.9e6 * 2 + tables == pytest.approx(gpu.CARD_MB["7b"][0] * 1e6, rel=1e-3)
 
@@ -92,11 +104,17 @@ def test_a_step_reads_its_weights_and_the_window() -> None:
     untied = make_decoder(TOY | {"tie_word_embeddings": False}, CPU, torch.float32)
     assert weight_bytes(untied) == weight_bytes(decoder)  # the head in the embeddings' place
     position = 2 * 2 * 2 * 8 * 4
-    assert [cache_bytes(decoder, n) for n in (1, 32, 400)] == [position, 32 * position, 32 * position]
+    assert [cache_bytes(decoder, n) for n in (1, 32, 400)] == [
+        position,
+        32 * position,
+        32 * position,
+    ]
 
 
 def test_the_same_weights_at_every_precision() -> None:
     pytest.importorskip("bitsandbytes")
     exact, packed = (make_decoder(TOY, CPU, torch.float32, bits) for bits in (0, 8))
     rows = packed.layers[0].mlp.up
-    assert distance(rows.packed * rows._state.SCB[:, None] / 127, exact.layers[0].mlp.up.weight) < 0.01
+    assert (
+        distance(rows.packed * rows._state.SCB[:, None] / 127, exact.layers[0].mlp.up.weight) < 0.01
+    )

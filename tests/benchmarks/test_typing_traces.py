@@ -6,10 +6,21 @@ import random
 
 import pytest
 
-from benchmarks.typing_traces import MOST, Passage, Session, enough, session, sessions, sources, strokes
+from benchmarks.typing_traces import (
+    MOST,
+    Passage,
+    Session,
+    enough,
+    session,
+    sessions,
+    sources,
+    strokes,
+)
 from tests.corpora import code
 
-PACKAGES = {name: [(f"{name}/{n}.py", code((name, n), 200)) for n in range(3)] for name in ("one", "two")}
+PACKAGES = {
+    name: [(f"{name}/{n}.py", code((name, n), 200)) for n in range(3)] for name in ("one", "two")
+}
 
 
 def type_all(passage: Passage) -> tuple[str, int]:
@@ -34,7 +45,9 @@ def test_the_text_typed_is_the_passage_and_deletions_cancel_out() -> None:
         assert len({p.start for p in one.passages}) == len(one.passages) > 1
         for passage in one.passages:
             text, deleted = type_all(passage)
-            assert text == passage.text == one.text[passage.start : passage.start + len(passage.text)]
+            assert (
+                text == passage.text == one.text[passage.start : passage.start + len(passage.text)]
+            )
             assert len(passage.text) <= MOST
             deletions += deleted
     assert deletions > 20
@@ -63,7 +76,9 @@ def test_keys_come_at_a_persons_pace() -> None:
 
 
 def test_a_lines_end_brings_the_indentation_along() -> None:
-    found = [s.insert for s in strokes("if a:\n    b\n\n    c", random.Random(0)) if "\n" in s.insert]
+    found = [
+        s.insert for s in strokes("if a:\n    b\n\n    c", random.Random(0)) if "\n" in s.insert
+    ]
     assert found == ["\n    ", "\n", "\n    "]
 
 
@@ -96,7 +111,9 @@ def test_a_file_without_room_has_no_passages_and_files_without_any_are_refused()
         next(sessions(PACKAGES, 0, least=100_000))
 
 
-def test_a_clone_without_the_corpus_types_its_own_files(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
+def test_a_clone_without_the_corpus_types_its_own_files(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: object
+) -> None:
     monkeypatch.setattr("benchmarks.typing_traces.HELD_OUT", tmp_path)
     packages, which = sources(None)
     assert set(packages) == {"lsp_server", "fim", "model"} and "repository" in which

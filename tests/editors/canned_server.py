@@ -1,8 +1,10 @@
-"""A language server with canned answers that speaks editors/PROTOCOL.md: what the clients are tested against.
+"""A language server with canned answers that speaks editors/PROTOCOL.md: what the clients are
+tested against.
 
-What it says is told by the text before the cursor (see `ANSWERS`), so that a test reads as what a user does. It writes
-what it hears, one JSON object a line, to the file named by FIMLS_CANNED_LOG, and what is in FIMLS_CANNED decides how it
-behaves: "dies" (at the first request), "deaf" (from the first request on), "fails" (its state), "loads" (for ever).
+What it says is told by the text before the cursor (see `ANSWERS`), so that a test reads as what a
+user does. It writes what it hears, one JSON object a line, to the file named by FIMLS_CANNED_LOG,
+and what is in FIMLS_CANNED decides how it behaves: "dies" (at the first request), "deaf" (from the
+first request on), "fails" (its state), "loads" (for ever).
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ from pygls.lsp.server import LanguageServer
 MODE = os.environ.get("FIMLS_CANNED", "")
 LOG = os.environ.get("FIMLS_CANNED_LOG")
 SLOW_S = 30.0
-# The end of the text before the cursor -> the alternatives; the first is what automatic requests get.
+# The end of the text before the cursor -> the alternatives; the first is what automatic requests
+# get.
 ANSWERS = {
     "def fib(n):": [
         "\n    a, b = 0, 1\n    for _ in range(n):\n        a, b = b, a + b\n    return a",
@@ -36,9 +39,17 @@ ANSWERS = {
     "\tif tabs:": ["\n\t\treturn True"],
     "call(one": [", two"],  # in front of a closing bracket
     "known = ": ["text_of_two(here)"],  # repeats a package
-    "borrowed = ": ["mine(here)", "text_of_two(there)", "text_of_three(there)"],  # so do alternatives
+    "borrowed = ": [
+        "mine(here)",
+        "text_of_two(there)",
+        "text_of_three(there)",
+    ],  # so do alternatives
 }
-FILLED = {"selection": "    return 42\n", "body": "    return 'a body'\n", "docstring": '    """A docstring."""\n'}
+FILLED = {
+    "selection": "    return 42\n",
+    "body": "    return 'a body'\n",
+    "docstring": '    """A docstring."""\n',
+}
 
 # What those who read the mirror are owed: the document as the server sees it.
 server = LanguageServer("fimls-canned", "0.1")
@@ -51,18 +62,29 @@ _snoozed = False
 def log(event: str, **what: Any) -> None:
     if LOG:
         with Path(LOG).open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"t": round(time.time(), 4), "event": event, **what}, ensure_ascii=False) + "\n")
+            file.write(
+                json.dumps({"t": round(time.time(), 4), "event": event, **what}, ensure_ascii=False)
+                + "\n"
+            )
 
 
 def status() -> dict[str, Any]:
     state, message = "ready", "canned answers"
     if MODE == "fails":
-        state, message = "failed", "There is no model in /nowhere. Set fimls.model to the folder of a model."
+        state, message = (
+            "failed",
+            "There is no model in /nowhere. Set fimls.model to the folder of a model.",
+        )
     elif MODE == "loads":
         state, message = "loading", "loading the model"
     elif _snoozed:
         state, message = "off", "snoozed; end it with the command Snooze"
-    return {"state": state, "message": message, "progress": 0.4 if MODE == "loads" else None, "model": "canned"}
+    return {
+        "state": state,
+        "message": message,
+        "progress": 0.4 if MODE == "loads" else None,
+        "model": "canned",
+    }
 
 
 def tell() -> None:
@@ -73,8 +95,11 @@ def tell() -> None:
 def initialized(params: lsp.InitializedParams) -> None:
     capabilities = server.client_capabilities
     experimental = capabilities.experimental
-    log("initialized", experimental=json.loads(json.dumps(experimental, default=lambda o: o._asdict())),
-        inline=bool(capabilities.text_document and capabilities.text_document.inline_completion))  # fmt: skip
+    log(
+        "initialized",
+        experimental=json.loads(json.dumps(experimental, default=lambda o: o._asdict())),
+        inline=bool(capabilities.text_document and capabilities.text_document.inline_completion),
+    )
     tell()
 
 
@@ -157,7 +182,9 @@ def item(text: str, position: lsp.Position) -> lsp.InlineCompletionItem:
     source = re.match(r"text_of_(\w+)", text)
     arguments = [str(_id)] + ([f"makes text of {source[1]} 1.0 (BSD-3-Clause)"] if source else [])
     command = lsp.Command(title="Accepted", command="fimls.didAccept", arguments=arguments)
-    return lsp.InlineCompletionItem(insert_text=text, range=lsp.Range(position, position), command=command)
+    return lsp.InlineCompletionItem(
+        insert_text=text, range=lsp.Range(position, position), command=command
+    )
 
 
 @server.command("fimls.didAccept")
@@ -190,11 +217,14 @@ def code_action(params: lsp.CodeActionParams) -> list[lsp.CodeAction]:
 
 @server.feature("fimls/fill")
 async def fill(params: Any) -> dict[str, Any]:
-    """Replaces the range; a file whose text holds SLOW takes its time, one that holds NOTHING has nothing to fill."""
+    """Replaces the range; a file whose text holds SLOW takes its time, one that holds NOTHING has
+    nothing to fill."""
     document = server.workspace.get_text_document(params.textDocument.uri)
     log("fill", kind=params.kind)
     if "NOTHING" in document.source:
-        raise JsonRpcException("There is no function here to fill.", code=lsp.LSPErrorCodes.RequestFailed.value)
+        raise JsonRpcException(
+            "There is no function here to fill.", code=lsp.LSPErrorCodes.RequestFailed.value
+        )
     try:
         await asyncio.sleep(SLOW_S if "SLOW" in document.source else 0.1)
     except asyncio.CancelledError:
@@ -212,7 +242,9 @@ async def fill(params: Any) -> dict[str, Any]:
             "documentChanges": [
                 {
                     "textDocument": {"uri": params.textDocument.uri, "version": document.version},
-                    "edits": [{"range": where, "newText": FILLED[params.kind], "annotationId": "fimls"}],
+                    "edits": [
+                        {"range": where, "newText": FILLED[params.kind], "annotationId": "fimls"}
+                    ],
                 }
             ],
         },
@@ -221,7 +253,8 @@ async def fill(params: Any) -> dict[str, Any]:
 
 @server.command("fimls.fill")
 def fill_by_command(*arguments: Any) -> None:
-    """For clients without a preview of their own; this server only writes down that it was asked."""
+    """For clients without a preview of their own; this server only writes down that it was
+    asked."""
     log("fill command")
 
 
@@ -240,7 +273,10 @@ def snooze(params: Any) -> dict[str, Any]:
 
 @server.feature("fimls/why")
 def why(params: Any) -> dict[str, Any]:
-    return {"markdown": "# Why this suggestion?\n\nIt is canned: `total = ` is always followed by the same text.\n"}
+    return {
+        "markdown": "# Why this suggestion?\n\nIt is canned: `total = ` is always followed by the "
+        "same text.\n"
+    }
 
 
 @server.feature(lsp.WORKSPACE_DID_CHANGE_CONFIGURATION)

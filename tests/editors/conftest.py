@@ -1,5 +1,5 @@
-"""Neovims of each version: one for each test that needs its own, and one for all tests of a module that do not; and one
-VS Code for all tests of a module."""
+"""Neovims of each version: one for each test that needs its own, and one for all tests of a module
+that do not; and one VS Code for all tests of a module."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ def open_nvim(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Opener
 
 
 @pytest.fixture(scope="module", params=VERSIONS)
-def shared_nvim(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared]:
+def shared_nvim(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Shared]:
     folder = tmp_path_factory.mktemp("nvim") / "0"
     folder.mkdir()
     with opener(request.param, folder) as made:

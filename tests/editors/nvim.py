@@ -1,4 +1,5 @@
-"""Real Neovims for tests: embedded, with every frame of the screen, or in tmux, with the screen of a terminal."""
+"""Real Neovims for tests: embedded, with every frame of the screen, or in tmux, with the screen of
+a terminal."""
 
 from __future__ import annotations
 
@@ -121,7 +122,9 @@ class Grid:
                 self.rows[row][column] = (text, colour)
                 column += 1
 
-    def on_grid_scroll(self, _: int, top: int, bottom: int, left: int, right: int, rows: int, *__: Any) -> None:
+    def on_grid_scroll(
+        self, _: int, top: int, bottom: int, left: int, right: int, rows: int, *__: Any
+    ) -> None:
         order = range(top, bottom - rows) if rows > 0 else range(bottom - 1, top - rows - 1, -1)
         for row in order:
             self.rows[row][left:right] = self.rows[row + rows][left:right]
@@ -134,11 +137,21 @@ class Grid:
 class Neovim:
     """`nvim --embed` with this as its screen."""
 
-    def __init__(self, arguments: list[str], env: dict[str, str], cwd: Path, size: tuple[int, int] = (100, 30)) -> None:
+    def __init__(
+        self,
+        arguments: list[str],
+        env: dict[str, str],
+        cwd: Path,
+        size: tuple[int, int] = (100, 30),
+    ) -> None:
         self.process = subprocess.Popen(
-            [arguments[0], "--embed", *arguments[1:]], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL, env=env, cwd=cwd,
-        )  # fmt: skip
+            [arguments[0], "--embed", *arguments[1:]],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=env,
+            cwd=cwd,
+        )
         self.grid = Grid(*size)
         self.answers: dict[int, tuple[Any, Any]] = {}
         self.arrived = threading.Condition()
@@ -166,7 +179,9 @@ class Neovim:
         self.process.stdin.write(msgpack.packb([0, number, method, list(arguments)]))
         self.process.stdin.flush()
         with self.arrived:
-            assert self.arrived.wait_for(lambda: number in self.answers, seconds), f"no answer to {method}"
+            assert self.arrived.wait_for(lambda: number in self.answers, seconds), (
+                f"no answer to {method}"
+            )
             error, result = self.answers.pop(number)
         assert error is None, f"{method}{arguments}: {error}"
         return result
@@ -219,9 +234,20 @@ class Neovim:
 
 def environment(folder: Path, canned: str = "") -> dict[str, str]:
     """Nothing of the user's Neovim, and the canned server's log in the folder."""
-    env = {k: v for k, v in os.environ.items() if not k.startswith(("NVIM", "VIM", "XDG_", "FIMLS", "TMUX"))}
-    env |= {f"XDG_{name}_HOME": str(folder / f".{name.lower()}") for name in ("CONFIG", "DATA", "STATE", "CACHE")}
-    return env | {"FIMLS_CANNED_LOG": str(folder / "canned.jsonl"), "FIMLS_CANNED": canned, "LC_ALL": "C.UTF-8"}
+    env = {
+        k: v
+        for k, v in os.environ.items()
+        if not k.startswith(("NVIM", "VIM", "XDG_", "FIMLS", "TMUX"))
+    }
+    env |= {
+        f"XDG_{name}_HOME": str(folder / f".{name.lower()}")
+        for name in ("CONFIG", "DATA", "STATE", "CACHE")
+    }
+    return env | {
+        "FIMLS_CANNED_LOG": str(folder / "canned.jsonl"),
+        "FIMLS_CANNED": canned,
+        "LC_ALL": "C.UTF-8",
+    }
 
 
 def quoted(text: str | Path) -> str:
@@ -229,7 +255,8 @@ def quoted(text: str | Path) -> str:
 
 
 def init_lua(folder: Path, setup: str = "{}", before: str = "", after: str = "") -> Path:
-    """An init.lua with the plugin on the path. In `setup`, COMMAND stands for the canned server's."""
+    """An init.lua with the plugin on the path. In `setup`, COMMAND stands for the canned
+    server's."""
     command = f"{{ {quoted(sys.executable)}, {quoted(CANNED)} }}"
     path = folder / "init.lua"
     path.write_text(
@@ -262,11 +289,21 @@ class Opener:
         return Log(self.folder / "canned.jsonl")
 
     def __call__(
-        self, text: str | bytes | None = "", *, name: str = "a.py", setup: str = "{ cmd = COMMAND }", before: str = "",
-        after: str = "", canned: str = "", wait: str | None = "open", init: Path | None = None,
-        size: tuple[int, int] = (100, 30), arguments: tuple[str, ...] = (),
-    ) -> Neovim:  # fmt: skip
-        """Neovim with a file of that text (None: no file), once the server's log holds the event `wait`."""
+        self,
+        text: str | bytes | None = "",
+        *,
+        name: str = "a.py",
+        setup: str = "{ cmd = COMMAND }",
+        before: str = "",
+        after: str = "",
+        canned: str = "",
+        wait: str | None = "open",
+        init: Path | None = None,
+        size: tuple[int, int] = (100, 30),
+        arguments: tuple[str, ...] = (),
+    ) -> Neovim:
+        """Neovim with a file of that text (None: no file), once the server's log holds the event
+        `wait`."""
         files = []
         if text is not None:
             file = self.folder / name
@@ -293,7 +330,8 @@ def opener(version: str, folder: Path) -> Iterator[Opener]:
 
 
 class Shared:
-    """One Neovim for many tests, each with a file and a folder of its own: to start one for each takes a second."""
+    """One Neovim for many tests, each with a file and a folder of its own: to start one for each
+    takes a second."""
 
     def __init__(self, open_nvim: Opener) -> None:
         self.log = open_nvim.log
@@ -301,21 +339,28 @@ class Shared:
         self.folder = open_nvim.folder
         self.numbers = itertools.count(1)
 
-    def __call__(self, text: str | bytes = "", *, name: str = "a.py", first: str = "", lua: str = "") -> Neovim:
-        """The Neovim, in normal mode, with nothing but that file open. Lua code runs before and after it is read."""
+    def __call__(
+        self, text: str | bytes = "", *, name: str = "a.py", first: str = "", lua: str = ""
+    ) -> Neovim:
+        """The Neovim, in normal mode, with nothing but that file open. Lua code runs before and
+        after it is read."""
         self.nvim.type("<Esc><Esc>")
         until(lambda: self.nvim.call("nvim_get_mode")["mode"] == "n")
         self.folder = self.folder.parent / f"{next(self.numbers)}"
         self.folder.mkdir()
         file = self.folder / name
         file.write_bytes(text if isinstance(text, bytes) else text.encode())
-        self.nvim.lua("_G.said = {} require('fimls').dismiss() require('fimls.suggest').auto = true")
+        self.nvim.lua(
+            "_G.said = {} require('fimls').dismiss() require('fimls.suggest').auto = true"
+        )
         self.log.forget()
         self.nvim.command("silent! only! | silent! %bwipeout!")
         self.nvim.lua(first)
         self.nvim.command(f"silent edit {file}")
         self.nvim.lua(lua)
-        until(lambda: any(e["uri"].endswith(f"/{self.folder.name}/{name}") for e in self.log("open")))
+        until(
+            lambda: any(e["uri"].endswith(f"/{self.folder.name}/{name}") for e in self.log("open"))
+        )
         with self.nvim.arrived:
             self.nvim.grid.frames.clear()
         self.nvim.command("redraw!")
@@ -326,16 +371,35 @@ class Shared:
 class Tmux:
     """A terminal of 80 columns that runs one command."""
 
-    def __init__(self, folder: Path, command: list[str], env: dict[str, str], rows: int = 20) -> None:
+    def __init__(
+        self, folder: Path, command: list[str], env: dict[str, str], rows: int = 20
+    ) -> None:
         if not shutil.which("tmux"):
             pytest.skip("tmux is not installed: tests/editors/install.sh")
         self.socket = folder / "tmux"
         line = shlex.join(["env", *(f"{k}={v}" for k, v in env.items() if k != "TERM"), *command])
-        self.tmux("-f", "/dev/null", "new-session", "-d", "-x", "80", "-y", str(rows), "-c", str(folder), line)
+        self.tmux(
+            "-f",
+            "/dev/null",
+            "new-session",
+            "-d",
+            "-x",
+            "80",
+            "-y",
+            str(rows),
+            "-c",
+            str(folder),
+            line,
+        )
 
     def tmux(self, *arguments: str) -> str:
-        env = {k: v for k, v in os.environ.items() if k != "TMUX"} | {"TERM": "xterm-256color", "LC_ALL": "C.UTF-8"}
-        done = subprocess.run(["tmux", "-S", str(self.socket), *arguments], env=env, capture_output=True, check=True)
+        env = {k: v for k, v in os.environ.items() if k != "TMUX"} | {
+            "TERM": "xterm-256color",
+            "LC_ALL": "C.UTF-8",
+        }
+        done = subprocess.run(
+            ["tmux", "-S", str(self.socket), *arguments], env=env, capture_output=True, check=True
+        )
         return done.stdout.decode()
 
     def keys(self, *keys: str) -> None:
@@ -363,7 +427,9 @@ def ghost_of(screen: str) -> list[tuple[str, str]]:
     found = []
     for row in screen.splitlines():
         text = Text.from_ansi(row)
-        spans = [s for s in text.spans if s.style.color and s.style.color.triplet.hex == f"#{GHOST:06x}"]
+        spans = [
+            s for s in text.spans if s.style.color and s.style.color.triplet.hex == f"#{GHOST:06x}"
+        ]
         if spans:
             start, end = min(s.start for s in spans), max(s.end for s in spans)
             found.append((text.plain[:start], text.plain[start:end]))

@@ -1,4 +1,5 @@
-"""Emacs with fimls: Eglot's menu, a bare jsonrpc-request, the ghost text of fimls.el, and lsp-mode."""
+"""Emacs with fimls: Eglot's menu, a bare jsonrpc-request, the ghost text of fimls.el, and
+lsp-mode."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ PREFIX = f"{EMOJI}\nprices = [1, 2]  # €\n{EMOJI}total = "
 SUFFIX = "  # 🎈 the end\nprint(total)\n"
 TEXT = "sum(prices)"
 
-# Lisp's side: opens the file with the cursor where the mark was, and prints one JSON object at the end.
+# Lisp's side: opens the file with the cursor where the mark was, and prints one JSON object at the
+# end.
 COMMON = """
 (setq make-backup-files nil create-lockfiles nil enable-local-variables nil native-comp-jit-compilation nil)
 (setq native-comp-enable-subr-trampolines nil) ; the unpacked Emacs has no assembler
@@ -86,14 +88,28 @@ async def emacs(
     (folder / "code.py").write_text(document, encoding="utf-8")
     values = {"FOLDER": str(folder), "LISP": str(LISP), "SETTINGS": json.dumps(settings)}
     for name, value in values.items():
-        lisp = lisp.replace(name, json.dumps(value, ensure_ascii=False))  # JSON's strings are Lisp's
+        lisp = lisp.replace(
+            name, json.dumps(value, ensure_ascii=False)
+        )  # JSON's strings are Lisp's
     lisp = lisp.replace("CLASS", server).replace("PYTHON", sys.executable)
-    (folder / "test.el").write_text(f";; -*- lexical-binding: t; coding: utf-8 -*-\n{COMMON}\n{lisp}", encoding="utf-8")
+    (folder / "test.el").write_text(
+        f";; -*- lexical-binding: t; coding: utf-8 -*-\n{COMMON}\n{lisp}", encoding="utf-8"
+    )
     process = await asyncio.create_subprocess_exec(
-        EMACS, "--batch", "-Q", "-L", ROOT / "editors/emacs", "-l", folder / "test.el",
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, cwd=ROOT,
-        env=os.environ | home.environment | {"HOME": str(home.path), "LC_ALL": "C.UTF-8", "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
+        EMACS,
+        "--batch",
+        "-Q",
+        "-L",
+        ROOT / "editors/emacs",
+        "-l",
+        folder / "test.el",
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        cwd=ROOT,
+        env=os.environ
+        | home.environment
+        | {"HOME": str(home.path), "LC_ALL": "C.UTF-8", "PYTHONPATH": str(ROOT)},
+    )
     try:
         out, errors = await asyncio.wait_for(process.communicate(), 120)
     finally:
@@ -103,14 +119,22 @@ async def emacs(
     return json.loads(out.decode().splitlines()[-1])
 
 
-async def with_answer(text: str, document: str, lisp: str, server: str = "eglot-lsp-server") -> tuple[Any, list[str]]:
+async def with_answer(
+    text: str, document: str, lisp: str, server: str = "eglot-lsp-server"
+) -> tuple[Any, list[str]]:
     """Emacs with an endpoint that says this; what Lisp said, and the prompts."""
     home = Home()
     try:
         async with Endpoint(says(text)) as endpoint:
-            settings = {"remote.url": endpoint.url, "remote.format": "starcoder2", "remote.timeout": 60}
+            settings = {
+                "remote.url": endpoint.url,
+                "remote.format": "starcoder2",
+                "remote.timeout": 60,
+            }
             told = await emacs(home, document, lisp, settings, server)
-            return told, [body["prompt"] for body in endpoint.bodies if isinstance(body["prompt"], str)]
+            return told, [
+                body["prompt"] for body in endpoint.bodies if isinstance(body["prompt"], str)
+            ]
     finally:
         home.close()
 
@@ -175,7 +199,9 @@ async def test_ghost_text_is_shown_and_taken_with_tab() -> None:
     (execute-kbd-macro (kbd "TAB"))
     (say :text (text) :gone (null fimls--overlay) :point (point))
     """
-    told, prompts = await with_answer(TEXT, f"{PREFIX}⌷{SUFFIX}", "(require 'fimls)" + EGLOT + lisp, "fimls-server")
+    told, prompts = await with_answer(
+        TEXT, f"{PREFIX}⌷{SUFFIX}", "(require 'fimls)" + EGLOT + lisp, "fimls-server"
+    )
     assert told["menu"] is None  # a client that draws inline completions is not offered the menu
     assert told["ghost"] == TEXT
     assert told["before"] == PREFIX + SUFFIX
@@ -198,8 +224,15 @@ async def test_ghost_text_comes_where_typing_pauses_and_goes_with_the_next_key()
     (execute-kbd-macro (kbd "s"))
     (say :gone (null fimls--overlay) :text (text))
     """
-    told, _ = await with_answer(" " + TEXT, f"{EMOJI}total =⌷\n", "(require 'fimls)" + EGLOT + lisp, "fimls-server")
-    assert told == told | {"timer": True, "ghost": TEXT, "gone": True, "text": f"{EMOJI}total = s\n"}
+    told, _ = await with_answer(
+        " " + TEXT, f"{EMOJI}total =⌷\n", "(require 'fimls)" + EGLOT + lisp, "fimls-server"
+    )
+    assert told == told | {
+        "timer": True,
+        "ghost": TEXT,
+        "gone": True,
+        "text": f"{EMOJI}total = s\n",
+    }
 
 
 @pytest.mark.asyncio
@@ -233,7 +266,10 @@ async def test_lsp_modes_menu_inserts_the_suggestion() -> None:
 
 @pytest.mark.asyncio
 async def test_with_the_bundled_model() -> None:
-    document = 'import os\n\n\ndef home():\n    """🎉"""\n    return os.environ.get("HOME"⌷\n\n\nprint("🎈", home())\n'
+    document = (
+        'import os\n\n\ndef home():\n    """🎉"""\n    return '
+        'os.environ.get("HOME"⌷\n\n\nprint("🎈", home())\n'
+    )
     home = Home()
     try:
         told = await emacs(home, document, EGLOT + "(say :before (text))" + ASKS_BARE, {})

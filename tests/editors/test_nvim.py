@@ -1,4 +1,5 @@
-"""Neovim 0.10 to 0.12 with the plugin and a server of canned answers: what is on the screen, and what the keys do."""
+"""Neovim 0.10 to 0.12 with the plugin and a server of canned answers: what is on the screen, and
+what the keys do."""
 
 from __future__ import annotations
 
@@ -37,7 +38,9 @@ def test_accepted_whole(shared_nvim: Shared) -> None:
     until(lambda: shared_nvim.log("accepted"))
     until(lambda: [e["text"] for e in shared_nvim.log("shown")] == [FIB])
 
-    nvim.type("!<Esc>u")  # what is typed afterwards is a step of its own, and the accepted text is one
+    nvim.type(
+        "!<Esc>u"
+    )  # what is typed afterwards is a step of its own, and the accepted text is one
     until(lambda: nvim.lines() == expected)
     nvim.type("u")
     until(lambda: nvim.lines()[2:4] == ["def fib(n):", "y = 2"])
@@ -132,9 +135,19 @@ def test_next_and_previous(shared_nvim: Shared) -> None:
     nvim = shared_nvim("a\n")
     nvim.type("odef fib(n):")
     until(lambda: nvim.ghost() == FIB[1:])
-    for key, text, number in [("]", FIB_2, 2), ("]", FIB_3, 3), ("]", FIB, 1), ("[", FIB_3, 3), ("[", FIB_2, 2)]:
+    for key, text, number in [
+        ("]", FIB_2, 2),
+        ("]", FIB_3, 3),
+        ("]", FIB, 1),
+        ("[", FIB_3, 3),
+        ("[", FIB_2, 2),
+    ]:
         nvim.type(f"<M-{key}>")
-        until(lambda text=text, number=number: "\n".join(nvim.frame().lines()).count(f"{text[-9:]}  ({number}/3)"))
+        until(
+            lambda text=text, number=number: "\n".join(nvim.frame().lines()).count(
+                f"{text[-9:]}  ({number}/3)"
+            )
+        )
         assert nvim.ghost() == text[1:]
     assert [e["kind"] for e in shared_nvim.log("asked")][-2:] == [2, 1], "asked for once"
     until(lambda: {e["text"] for e in shared_nvim.log("shown")} == {FIB, FIB_2, FIB_3})
@@ -167,7 +180,12 @@ def test_typed_through_a_line_break(shared_nvim: Shared) -> None:
     nvim.type("odef fib(n):")
     until(lambda: nvim.ghost() == FIB[1:])
     nvim.type("<CR>    a, ")
-    until(lambda: nvim.ghost() == "b = 0, 1\n    for _ in range(n):\n        a, b = b, a + b\n    return a")
+    until(
+        lambda: (
+            nvim.ghost()
+            == "b = 0, 1\n    for _ in range(n):\n        a, b = b, a + b\n    return a"
+        )
+    )
     nvim.type("<Tab>")
     until(lambda: nvim.lines()[1:] == ("def fib(n):" + FIB).split("\n"))
 
@@ -180,7 +198,9 @@ def test_superseded(shared_nvim: Shared) -> None:
     until(lambda: shared_nvim.log("cancelled"))
     nvim.type("<CR># LATE total = ")
     until(lambda: shared_nvim.log("asked")[-1]["line"].endswith("# LATE total = "))
-    nvim.type("x<BS>")  # the late answer was for a text that is there again: cancelled, and asked for anew
+    nvim.type(
+        "x<BS>"
+    )  # the late answer was for a text that is there again: cancelled, and asked for anew
     until(lambda: nvim.ghost() == TOTAL)
     nvim.type("<CR># LATE print(")
     until(lambda: shared_nvim.log("asked")[-1]["line"].endswith("print("))
@@ -198,7 +218,9 @@ def test_verbatim(shared_nvim: Shared) -> None:
 
 
 def test_tabs_and_crlf(shared_nvim: Shared) -> None:
-    nvim = shared_nvim(b"def f(tabs):\r\n\tx = 1\r\n\ty = '\xf0\x9f\x8e\x89'\r\n", lua="vim.bo.tabstop = 4")
+    nvim = shared_nvim(
+        b"def f(tabs):\r\n\tx = 1\r\n\ty = '\xf0\x9f\x8e\x89'\r\n", lua="vim.bo.tabstop = 4"
+    )
     assert nvim.call("nvim_get_option_value", "fileformat", {}) == "dos"
     nvim.type("2Go<C-u><C-v><Tab>if tabs:")
     until(lambda: nvim.ghost() == "        return True")
@@ -258,8 +280,12 @@ end
 """
 
 
-@pytest.mark.parametrize(("keys", "line"), [("", "print(one)"), ("<M-]>", "print(two)"), ("<M-]><M-]>", "print(one)")])
-def test_each_alternative_replaces_what_is_its_own(shared_nvim: Shared, keys: str, line: str) -> None:
+@pytest.mark.parametrize(
+    ("keys", "line"), [("", "print(one)"), ("<M-]>", "print(two)"), ("<M-]><M-]>", "print(one)")]
+)
+def test_each_alternative_replaces_what_is_its_own(
+    shared_nvim: Shared, keys: str, line: str
+) -> None:
     nvim = shared_nvim("print()\n")
     nvim.lua(ALTERED.replace("ALTER", OWN_RANGES))
     nvim.type("f(a<M-\\>")
@@ -290,12 +316,23 @@ end
         ("print(abc)", "f(a", "xyz", "abc", 0, "print(xyzabc)", "xyz"),
         ("a 🎉print()", "f(a", "print(1)", ")", 6, "a 🎉print(1)", "1"),
     ],
-)  # fmt: skip
+)
 def test_replaced_range(
-    shared_nvim: Shared, line: str, keys: str, text: str, replaced: str, before: int, drawn: str, ghost: str
+    shared_nvim: Shared,
+    line: str,
+    keys: str,
+    text: str,
+    replaced: str,
+    before: int,
+    drawn: str,
+    ghost: str,
 ) -> None:
     nvim = shared_nvim(line + "\n")
-    values = {"TEXT": f"[==[{text}]==]", "REPLACED": replaced.replace("'", "\\'"), "BEFORE": str(before)}
+    values = {
+        "TEXT": f"[==[{text}]==]",
+        "REPLACED": replaced.replace("'", "\\'"),
+        "BEFORE": str(before),
+    }
     code = ALTERED.replace("ALTER", REPLACING)
     for name, value in values.items():
         code = code.replace(name, value)
@@ -332,13 +369,21 @@ def test_modes_and_toggle(shared_nvim: Shared) -> None:
     nvim.command("Fimls toggle")
     nvim.type("A")
     until(lambda: nvim.ghost() == TOTAL)
-    assert nvim.messages() == ["fimls: automatic suggestions off", "fimls: automatic suggestions on"]
+    assert nvim.messages() == [
+        "fimls: automatic suggestions off",
+        "fimls: automatic suggestions on",
+    ]
 
 
 def test_says_what_it_repeats(shared_nvim: Shared) -> None:
     nvim = shared_nvim("a\n")
     nvim.type("oknown = ")
-    until(lambda: nvim.frame().lines()[1] == "known = text_of_two(here)  (makes text of two 1.0 (BSD-3-Clause))")
+    until(
+        lambda: (
+            nvim.frame().lines()[1]
+            == "known = text_of_two(here)  (makes text of two 1.0 (BSD-3-Clause))"
+        )
+    )
     assert nvim.ghost() == "text_of_two(here)"
     nvim.type("<Tab>")
     until(lambda: nvim.lines() == ["a", "known = text_of_two(here)"])

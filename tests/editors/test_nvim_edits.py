@@ -1,4 +1,5 @@
-"""Fill-in-the-middle edits in Neovim: preview, applied, rejected, cancelled; and the other commands."""
+"""Fill-in-the-middle edits in Neovim: preview, applied, rejected, cancelled; and the other
+commands."""
 
 from __future__ import annotations
 
@@ -27,7 +28,8 @@ def floating(nvim: Neovim) -> list[str]:
 
 
 def agree(nvim: Neovim, key: str = "y") -> None:
-    """Types the key when the preview has been on the screen for a moment: before, it counts as meant for the text."""
+    """Types the key when the preview has been on the screen for a moment: before, it counts as
+    meant for the text."""
     until(lambda: floating(nvim))
     time.sleep(0.3)
     nvim.type(key)
@@ -49,7 +51,9 @@ def test_selected_lines(shared_nvim: Shared, key: str) -> None:
     until(lambda: nvim.lines() == FILE.splitlines())
     nvim.type("<C-r>")
     until(lambda: nvim.lines() == expected)
-    until(lambda: [e["text"] for e in shared_nvim.log("change")][-1:] == ["\n".join(expected) + "\n"])
+    until(
+        lambda: [e["text"] for e in shared_nvim.log("change")][-1:] == ["\n".join(expected) + "\n"]
+    )
 
 
 @pytest.mark.parametrize("key", ["n", "q", "<Esc>"])
@@ -140,12 +144,17 @@ def test_code_action(shared_nvim: Shared) -> None:
 
 
 def test_nobody_is_torn_from_typing(shared_nvim: Shared) -> None:
-    """An edit that is ready while the user is elsewhere, or types, waits; and a hasty key is no consent."""
+    """An edit that is ready while the user is elsewhere, or types, waits; and a hasty key is no
+    consent."""
     nvim = shared_nvim(FILE)
     nvim.type("2GV:Fimls fill<CR>")
     nvim.command("new")
     nvim.type("iyyy")
-    until(lambda: nvim.messages() == ["fimls: an edit is ready; it is shown in its buffer in normal mode"])
+    until(
+        lambda: (
+            nvim.messages() == ["fimls: an edit is ready; it is shown in its buffer in normal mode"]
+        )
+    )
     assert not floating(nvim) and nvim.lines() == ["yyy"]
     nvim.type("<Esc>")
     nvim.command("quit!")
@@ -187,15 +196,22 @@ def test_status_and_why(shared_nvim: Shared) -> None:
     nvim = shared_nvim("a\n")
     nvim.command("Fimls status")
     until(nvim.messages)
-    assert nvim.messages()[0].startswith("fimls: ready (model canned): canned answers\nserver 0.1; shown ")
+    assert nvim.messages()[0].startswith(
+        "fimls: ready (model canned): canned answers\nserver 0.1; shown "
+    )
     nvim.command("Fimls why")
     until(lambda: nvim.lines()[0] == "# Why this suggestion?")
     assert nvim.lua("return vim.bo.filetype .. vim.bo.buftype") == "markdownnofile"
     nvim.type("q")
     until(lambda: nvim.lines() == ["a"])
     nvim.command("Fimls nonsense")
-    assert nvim.messages()[-1].startswith("fimls: no such command: nonsense. There are: body, cancel, docstring, fill")
-    assert nvim.call("nvim_call_function", "getcompletion", ["Fimls s", "cmdline"]) == ["snooze", "status"]
+    assert nvim.messages()[-1].startswith(
+        "fimls: no such command: nonsense. There are: body, cancel, docstring, fill"
+    )
+    assert nvim.call("nvim_call_function", "getcompletion", ["Fimls s", "cmdline"]) == [
+        "snooze",
+        "status",
+    ]
     nvim.command("Fimls log")
     until(lambda: nvim.lua("return vim.api.nvim_buf_get_name(0)").endswith("lsp.log"))
 
@@ -210,7 +226,10 @@ def test_snooze(shared_nvim: Shared) -> None:
     assert nvim.ghost() == ""
     nvim.command("Fimls snooze 0")
     until(lambda: nvim.lua("return require('fimls').statusline()") == "fimls ✓")
-    assert nvim.messages() == ["fimls: no automatic suggestions for 5 minutes", "fimls: awake again"]
+    assert nvim.messages() == [
+        "fimls: no automatic suggestions for 5 minutes",
+        "fimls: awake again",
+    ]
 
 
 def test_restart(shared_nvim: Shared) -> None:

@@ -1,4 +1,5 @@
-"""Neovim: keys that others want too, completion menus, and buffers where nothing is to be suggested."""
+"""Neovim: keys that others want too, completion menus, and buffers where nothing is to be
+suggested."""
 
 from __future__ import annotations
 
@@ -20,13 +21,27 @@ UNMAP = "pcall(vim.keymap.del, 'i', '<Tab>')"
     [
         ("", "x\ty"),
         ("vim.keymap.set('i', '<Tab>', 'plain…')", "xplain…y"),
-        ("vim.keymap.set('i', '<Tab>', function() return '<lt>expr>' end, {expr = true})", "x<expr>y"),
-        ("vim.keymap.set('i', '<Tab>', function() vim.api.nvim_put({'called'}, 'c', false, true) end)", "xcalledy"),
+        (
+            "vim.keymap.set('i', '<Tab>', function() return '<lt>expr>' end, {expr = true})",
+            "x<expr>y",
+        ),
+        (
+            "vim.keymap.set('i', '<Tab>', function() vim.api.nvim_put({'called'}, 'c', false, "
+            "true) end)",
+            "xcalledy",
+        ),
         ("vim.cmd([[inoremap <expr> <Tab> pumvisible() ? '<C-n>' : 'vim…<Left>']])", "xvimy…"),
-        (r"""vim.cmd([[inoremap <expr> <Tab> pumvisible() ? "\<C-n>" : "vim…\<Left>"]])""", "xvimy…"),
+        (
+            r"""vim.cmd([[inoremap <expr> <Tab> pumvisible() ? "\<C-n>" : "vim…\<Left>"]])""",
+            "xvimy…",
+        ),
         ("vim.cmd('imap <Tab> <Plug>(other)') vim.cmd('inoremap <Plug>(other) plug')", "xplugy"),
         ("vim.cmd('imap <Tab> <Tab>again')", "x\tagainy"),
-        ("vim.api.nvim_create_autocmd('BufReadPost', {once = true, command = 'inoremap <buffer> <Tab> own'})", "xowny"),
+        (
+            "vim.api.nvim_create_autocmd('BufReadPost', {once = true, command = 'inoremap "
+            "<buffer> <Tab> own'})",
+            "xowny",
+        ),
     ],
 )
 @pytest.mark.parametrize("late", [False, True])
@@ -83,7 +98,8 @@ def test_completion_menu(shared_nvim: Shared, mapped: bool) -> None:
     assert nvim.ghost() == "" and len(shared_nvim.log("asked")) == asked, "the menu has the word"
     nvim.type("<C-e><C-w>total = ")
     until(lambda: nvim.ghost() == TOTAL)
-    # A menu with nothing chosen and a suggestion beside it: Tab is the menu's if it was mapped, else ours.
+    # A menu with nothing chosen and a suggestion beside it: Tab is the menu's if it was mapped,
+    # else ours.
     nvim.type("<Esc>")
     nvim.lua("vim.bo.completefunc, vim.o.completeopt = 'v:lua.words', 'menuone,noselect'")
     nvim.lua("function _G.words(find) return find == 1 and 8 or { 'sum(1)', 'sum(2)' } end")
@@ -116,7 +132,10 @@ def test_buffers_without_suggestions(shared_nvim: Shared, lua: str) -> None:
     time.sleep(0.1)
     assert nvim.ghost() == ""
     assert not shared_nvim.log("asked")
-    assert nvim.lua("return require('fimls').statusline()") in ("", "fimls ✓" if "multi" in lua else "")
+    assert nvim.lua("return require('fimls').statusline()") in (
+        "",
+        "fimls ✓" if "multi" in lua else "",
+    )
     nvim.type("<C-\\><C-n>")
     nvim.command("silent! bwipeout!")
     assert nvim.messages() == []

@@ -37,7 +37,8 @@ def names(settings: dict[str, str]) -> list[str]:
 
 @pytest.fixture(scope="module")
 def home() -> Iterator[dict[str, str]]:
-    """Folders of our own for sockets and logs, with short paths; the engine in them ends with the tests."""
+    """Folders of our own for sockets and logs, with short paths; the engine in them ends with the
+    tests."""
     if not FIMLS.exists():
         pytest.skip("fimls is not installed in .venv: `make test` installs it")
     folder = Path(tempfile.mkdtemp(prefix="fn-", dir="/tmp"))
@@ -63,7 +64,9 @@ def test_real_server(version: str, tmp_path: Path, home: dict[str, str]) -> None
         except AssertionError as error:
             log = Path(home["FIMLS_LOG_DIR"], "lsp.log")
             said = log.read_text() if log.exists() else "no log of the server"
-            raise AssertionError(f"{error}; {nvim.lua('return require([[fimls.client]]).status()')}; {said}") from None
+            raise AssertionError(
+                f"{error}; {nvim.lua('return require([[fimls.client]]).status()')}; {said}"
+            ) from None
         ghost = nvim.frame().ghost()
         assert len(ghost) == 1
         suggestion = ghost[0][2]
@@ -81,4 +84,6 @@ def test_real_server(version: str, tmp_path: Path, home: dict[str, str]) -> None
             nvim.command(f"Fimls {command}")
         until(lambda: len(nvim.messages()) >= 3)
         assert nvim.call("nvim_get_mode") == {"mode": "n", "blocking": False}
-        assert nvim.call("nvim_buf_get_lines", code, line, line + 1, True) == [f"    with open(path, {suggestion}"]
+        assert nvim.call("nvim_buf_get_lines", code, line, line + 1, True) == [
+            f"    with open(path, {suggestion}"
+        ]

@@ -1,4 +1,5 @@
-"""Neovim in a terminal: ghost text seen, accepted and saved. The screens are kept, one as a picture."""
+"""Neovim in a terminal: ghost text seen, accepted and saved. The screens are kept, one as a
+picture."""
 
 from __future__ import annotations
 
@@ -12,7 +13,18 @@ from rich.terminal_theme import DEFAULT_TERMINAL_THEME, TerminalTheme
 from rich.text import Text
 
 from tests.editors.canned_server import ANSWERS
-from tests.editors.nvim import SCREENS, VERSIONS, Log, Tmux, binary, environment, ghost_of, init_lua, plain, until
+from tests.editors.nvim import (
+    SCREENS,
+    VERSIONS,
+    Log,
+    Tmux,
+    binary,
+    environment,
+    ghost_of,
+    init_lua,
+    plain,
+    until,
+)
 
 pytestmark = pytest.mark.editors
 
@@ -55,7 +67,10 @@ def test_seen_accepted_saved(version: str, tmp_path: Path) -> None:
     SCREENS.mkdir(parents=True, exist_ok=True)
     file = tmp_path / "growth.py"
     file.write_text(HEAD + TAIL, encoding="utf-8")
-    line = "vim.o.number, vim.o.statusline = true, ' %f %m%= %{v:lua.require(\"fimls\").statusline()} '"
+    line = (
+        "vim.o.number, vim.o.statusline = true, ' %f %m%= "
+        '%{v:lua.require("fimls").statusline()} \''
+    )
     init = init_lua(tmp_path, "{ cmd = COMMAND }", before=line)
     command = [binary(version), "-u", str(init), "-n", "-i", "NONE", str(file)]
     terminal = Tmux(tmp_path, command, environment(tmp_path), rows=23)

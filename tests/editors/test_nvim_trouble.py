@@ -1,4 +1,5 @@
-"""Starting in Neovim, and what can go wrong: servers that die or are not there, bad options, a bare init.lua."""
+"""Starting in Neovim, and what can go wrong: servers that die or are not there, bad options, a bare
+init.lua."""
 
 from __future__ import annotations
 
@@ -11,7 +12,17 @@ import time
 import pytest
 
 from tests.editors.canned_server import ANSWERS
-from tests.editors.nvim import CANNED, GHOST, PLUGIN, Neovim, Opener, binary, environment, quoted, until
+from tests.editors.nvim import (
+    CANNED,
+    GHOST,
+    PLUGIN,
+    Neovim,
+    Opener,
+    binary,
+    environment,
+    quoted,
+    until,
+)
 
 pytestmark = pytest.mark.editors
 
@@ -23,7 +34,10 @@ def statusline(nvim: Neovim) -> str:
 
 
 def test_states(open_nvim: Opener) -> None:
-    events = "vim.api.nvim_create_autocmd('User', {pattern='FimlsStatus', callback=function() _G.told = true end})"
+    events = (
+        "vim.api.nvim_create_autocmd('User', {pattern='FimlsStatus', callback=function() "
+        "_G.told = true end})"
+    )
     nvim = open_nvim("a\n", canned="loads", before=events)
     until(lambda: statusline(nvim) == "fimls 40%")
     assert nvim.lua("return _G.told")
@@ -35,7 +49,9 @@ def test_states(open_nvim: Opener) -> None:
 
 
 def test_server_that_dies(open_nvim: Opener) -> None:
-    nvim = open_nvim("a\n", canned="dies", after="require('fimls.client').pauses = {20, 20, 20, 20, 20}")
+    nvim = open_nvim(
+        "a\n", canned="dies", after="require('fimls.client').pauses = {20, 20, 20, 20, 20}"
+    )
     text = "typing goes on, whatever becomes of the server. " * 6
     nvim.type("o")
     typed = ""
@@ -47,7 +63,10 @@ def test_server_that_dies(open_nvim: Opener) -> None:
             break
     until(lambda: statusline(nvim) == "fimls ✗" or nvim.type("x<BS>"), 20)
     assert nvim.lines()[1] == typed
-    assert len(nvim.messages()) == 1 and "the server ended 6 times in three minutes" in nvim.messages()[0]
+    assert (
+        len(nvim.messages()) == 1
+        and "the server ended 6 times in three minutes" in nvim.messages()[0]
+    )
     assert len(open_nvim.log("started")) == 6, "once, and five times more"
     assert nvim.call("nvim_get_mode") == {"mode": "i", "blocking": False}
     asked = len(open_nvim.log("asked"))
@@ -100,12 +119,20 @@ def test_any_named_file(open_nvim: Opener) -> None:
     nvim.command("enew | silent write second.py")
     nvim.type("itotal = ")
     until(lambda: nvim.ghost() == TOTAL)
-    assert [e["uri"].rpartition("/")[2] for e in open_nvim.log("open")] == ["notes.unheard-of", "second.py"]
+    assert [e["uri"].rpartition("/")[2] for e in open_nvim.log("open")] == [
+        "notes.unheard-of",
+        "second.py",
+    ]
 
 
 def test_bad_options(open_nvim: Opener) -> None:
-    options = "{ cmd = COMMAND, filetypes = 'python', colour = 1, keymaps = { accept = 3, nxt = 'x', next = false } }"
-    nvim = open_nvim("a\n", setup=options, after="require('fimls.config').resolve({ cmd = 'fimls', colour = 1 })")
+    options = (
+        "{ cmd = COMMAND, filetypes = 'python', colour = 1, keymaps = { accept = 3, nxt = "
+        "'x', next = false } }"
+    )
+    nvim = open_nvim(
+        "a\n", setup=options, after="require('fimls.config').resolve({ cmd = 'fimls', colour = 1 })"
+    )
     until(lambda: len(nvim.messages()) >= 5)
     assert sorted(nvim.messages()) == [
         'fimls: option cmd: expected a list of strings, not "fimls"; the default is used',
@@ -119,8 +146,13 @@ def test_bad_options(open_nvim: Opener) -> None:
 
 
 def test_settings_reach_the_server(open_nvim: Opener) -> None:
-    nvim = open_nvim("a\n", setup="{ cmd = COMMAND, settings = { maxTokens = 9 }, keymaps = false }")
-    config = nvim.lua("local c = vim.lsp.get_clients({name='fimls'})[1].config return {c.init_options, c.settings}")
+    nvim = open_nvim(
+        "a\n", setup="{ cmd = COMMAND, settings = { maxTokens = 9 }, keymaps = false }"
+    )
+    config = nvim.lua(
+        "local c = vim.lsp.get_clients({name='fimls'})[1].config return {c.init_options, "
+        "c.settings}"
+    )
     assert config == [{"maxTokens": 9}, {"fimls": {"maxTokens": 9}}]
     assert nvim.call("nvim_buf_get_keymap", 0, "i") == []
 
@@ -148,7 +180,8 @@ def enabled(open_nvim: Opener, config: str = "") -> Neovim:
     init.write_text(
         f"vim.opt.runtimepath:prepend({quoted(PLUGIN)})\n_G.said = {{}}\n"
         "vim.notify = function(message) table.insert(_G.said, message) end\n"
-        f"vim.o.termguicolors = true vim.api.nvim_set_hl(0, 'FimlsGhostText', {{ fg = '#{GHOST:06x}' }})\n"
+        f"vim.o.termguicolors = true vim.api.nvim_set_hl(0, 'FimlsGhostText', {{ fg = "
+        f"'#{GHOST:06x}' }})\n"
         f"vim.lsp.config('fimls', {{ cmd = {{ {quoted(sys.executable)}, {quoted(CANNED)} }} }})\n"
         f"vim.lsp.enable('fimls')\n{config}\n"
     )
@@ -157,7 +190,9 @@ def enabled(open_nvim: Opener, config: str = "") -> Neovim:
 
 def test_vim_lsp_enable(open_nvim: Opener) -> None:
     # Neovim's own renderer, switched on for all servers, leaves ours alone: nothing is drawn twice.
-    nvim = enabled(open_nvim, "if vim.lsp.inline_completion then vim.lsp.inline_completion.enable() end")
+    nvim = enabled(
+        open_nvim, "if vim.lsp.inline_completion then vim.lsp.inline_completion.enable() end"
+    )
     until(lambda: statusline(nvim) == "fimls ✓")
     nvim.type("ototal = ")
     until(lambda: nvim.ghost() == TOTAL)
@@ -166,7 +201,9 @@ def test_vim_lsp_enable(open_nvim: Opener) -> None:
     assert len({e["version"] for e in open_nvim.log("asked")}) == len(open_nvim.log("asked"))
     nvim.type("<Tab>")
     until(lambda: nvim.lines()[1] == f"total = {TOTAL}")
-    assert [e["experimental"] for e in open_nvim.log("initialized")] == [{"fimls": {"status": True}}]
+    assert [e["experimental"] for e in open_nvim.log("initialized")] == [
+        {"fimls": {"status": True}}
+    ]
     nvim.command("Fimls restart")
     until(lambda: len(open_nvim.log("open")) == 2)
     nvim.type("<CR>total = ")
@@ -208,7 +245,18 @@ def test_health_and_help(open_nvim: Opener) -> None:
     doc.mkdir()
     text = (PLUGIN / "doc" / "fimls.txt").read_text()
     (doc / "fimls.txt").write_text(text)
-    command = [binary(open_nvim.version), "--headless", "-u", "NONE", "-i", "NONE", "-c", f"helptags {doc}", "-c", "q"]
+    command = [
+        binary(open_nvim.version),
+        "--headless",
+        "-u",
+        "NONE",
+        "-i",
+        "NONE",
+        "-c",
+        f"helptags {doc}",
+        "-c",
+        "q",
+    ]
     env = environment(open_nvim.folder)
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=30, check=True)
     assert done.stderr == ""

@@ -1,4 +1,5 @@
-"""Fast typing in Neovim: no key lost, and never a ghost that does not belong behind what was typed."""
+"""Fast typing in Neovim: no key lost, and never a ghost that does not belong behind what was
+typed."""
 
 from __future__ import annotations
 
@@ -10,7 +11,18 @@ from pathlib import Path
 import pytest
 
 from tests.editors.canned_server import ANSWERS
-from tests.editors.nvim import VERSIONS, Frame, Log, Tmux, binary, environment, ghost_of, init_lua, opener, until
+from tests.editors.nvim import (
+    VERSIONS,
+    Frame,
+    Log,
+    Tmux,
+    binary,
+    environment,
+    ghost_of,
+    init_lua,
+    opener,
+    until,
+)
 
 pytestmark = pytest.mark.editors
 

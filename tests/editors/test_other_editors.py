@@ -1,4 +1,5 @@
-"""Helix, whose menu is what it has: a real one in a terminal, with the server and a canned endpoint."""
+"""Helix, whose menu is what it has: a real one in a terminal, with the server and a canned
+endpoint."""
 
 from __future__ import annotations
 
@@ -40,10 +41,19 @@ class Terminal:
 
     def _tmux(self, *arguments: str) -> str:
         command = ["tmux", "-S", str(self._home.path / "tmux"), "-f", "/dev/null", *arguments]
-        environment = os.environ | self._home.environment | {
-            "HOME": str(self._home.path), "LC_ALL": "C.UTF-8", "PYTHONPATH": str(ROOT), "XDG_CONFIG_HOME": "",
-        }  # fmt: skip
-        return subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
+        environment = (
+            os.environ
+            | self._home.environment
+            | {
+                "HOME": str(self._home.path),
+                "LC_ALL": "C.UTF-8",
+                "PYTHONPATH": str(ROOT),
+                "XDG_CONFIG_HOME": "",
+            }
+        )
+        return subprocess.run(
+            command, env=environment, check=True, capture_output=True, text=True
+        ).stdout
 
     def start(self, folder: Path, *command: str) -> None:
         self._tmux("new-session", "-d", "-x", "100", "-y", "30", "-c", str(folder), *command)
@@ -56,7 +66,8 @@ class Terminal:
         return self._tmux("capture-pane", "-p")
 
     async def shows(self, text: str, *keys: str) -> str:
-        """Waits until the screen shows this, and returns it. keys: pressed again and again until it does."""
+        """Waits until the screen shows this, and returns it. keys: pressed again and again until it
+        does."""
         deadline = time.monotonic() + PATIENCE_S
         while text not in (screen := self.screen):
             assert time.monotonic() < deadline, f"no {text!r} in\n{screen}"
@@ -81,12 +92,14 @@ def home() -> Iterator[Home]:
     ("before", "typed", "said", "after"),
     [
         ('who = "🎉👩‍🚀 wörld"; total =', " ", "sum(prices)", "  # 🎈\n"),
-        ('def fib(n):  # 🎉', "\n", "    a, b = 0, 1\n    return a", "\n\nprint(fib(3))\n"),
+        ("def fib(n):  # 🎉", "\n", "    a, b = 0, 1\n    return a", "\n\nprint(fib(3))\n"),
         ('who = "🎉"; total =', " pri", "ces[0] + 1", "\n"),
     ],
     ids=["line", "lines", "word"],
-)  # fmt: skip
-async def test_helix_inserts_the_suggestion(home: Home, before: str, typed: str, said: str, after: str) -> None:
+)
+async def test_helix_inserts_the_suggestion(
+    home: Home, before: str, typed: str, said: str, after: str
+) -> None:
     work, config = home.path / "work", home.path / ".config/helix"
     work.mkdir()
     config.mkdir(parents=True)
@@ -99,13 +112,17 @@ async def test_helix_inserts_the_suggestion(home: Home, before: str, typed: str,
         terminal.start(work, str(HELIX), "code.py")
         try:
             await terminal.shows("⌷")
-            terminal.keys("%", "s", "⌷", "Enter", "c")  # the mark goes, and its place is where text is inserted
+            terminal.keys(
+                "%", "s", "⌷", "Enter", "c"
+            )  # the mark goes, and its place is where text is inserted
             terminal.keys(*(["Enter"] if typed == "\n" else ["-l", typed]))
             await terminal.shows(" text\n", "C-x")  # the kind of the menu's entry
             terminal.keys("C-n")
             await terminal.shows("fimls (")
             terminal.keys("Enter", "Escape")
-            await terminal.shows("NOR")  # an Escape with a key close behind it would be Alt and that key
+            await terminal.shows(
+                "NOR"
+            )  # an Escape with a key close behind it would be Alt and that key
             terminal.keys(":w", "Enter")
             await terminal.shows("written")
         finally:

@@ -30,14 +30,17 @@ _names = (f"file{n}.py" for n in itertools.count())
     ],
     ids=["plain", "emoji", "crlf", "tabs", "dollar", "parenthesis"],
 )
-def test_accepting_gives_exactly_prefix_and_suggestion(code: Code, text: str, typed: str, suggestion: str) -> None:
+def test_accepting_gives_exactly_prefix_and_suggestion(
+    code: Code, text: str, typed: str, suggestion: str
+) -> None:
     path = code.open(next(_names), text)
     code.type(typed)
     code.wait_ghost(suggestion)
     assert path.read_bytes() == text.encode(), "an offer is not in the file"
     code.accept()
     code.save(path, text + typed + suggestion)
-    # VS Code counts an emoji of a suggestion as one unit and leaves the cursor too far left, so not after one.
+    # VS Code counts an emoji of a suggestion as one unit and leaves the cursor too far left, so not
+    # after one.
     if max(suggestion) < "\U00010000":
         code.type("!")
         code.save(path, text + typed + suggestion + "!")
@@ -136,8 +139,13 @@ def test_a_selected_entry_of_the_menu_is_told(code: Code, log: Path) -> None:
     path = code.open("page.html", "")
     code.type("<ti")
     code.press("Control+ ")
-    code.page.locator(".suggest-widget.visible .monaco-list-row.focused").first.wait_for(timeout=10_000)
-    entry = wait_for(lambda: next((e for e in heard(log, "asked") if e["selected"]), None), "selectedCompletionInfo")
+    code.page.locator(".suggest-widget.visible .monaco-list-row.focused").first.wait_for(
+        timeout=10_000
+    )
+    entry = wait_for(
+        lambda: next((e for e in heard(log, "asked") if e["selected"]), None),
+        "selectedCompletionInfo",
+    )
     assert "ti" in entry["selected"]
     code.press("Escape", "Escape")
     code.save(path, "<ti")
@@ -156,7 +164,9 @@ def test_the_source_is_named_while_the_suggestion_is_on_offer(code: Code) -> Non
 
 def test_the_sources_of_the_alternatives_are_named_too(code: Code) -> None:
     path = code.open(next(_names), "borrowed = ")
-    sentence = code.page.get_by_text("makes text of two 1.0 (BSD-3-Clause); makes text of three 1.0 (BSD-3-Clause)")
+    sentence = code.page.get_by_text(
+        "makes text of two 1.0 (BSD-3-Clause); makes text of three 1.0 (BSD-3-Clause)"
+    )
     code.press("Alt+\\")
     code.wait_ghost("mine(here)")
     sentence.wait_for()
@@ -164,12 +174,20 @@ def test_the_sources_of_the_alternatives_are_named_too(code: Code) -> None:
     code.save(path, "borrowed = ")
 
 
-# What is typed, in pieces between which the typist does not pause. It goes along with suggestions and leaves them.
+# What is typed, in pieces between which the typist does not pause. It goes along with suggestions
+# and leaves them.
 TYPED = [
-    "total = sum(price * co", "st)\n", "def fib(n): return n\n", 'money = f"${cost} or so"\n', "xs = []; total = 5\n",
-    'print("héllo")\n', "known = text_of_two(here)\n", "for x in range(10): print(x, total)\n", "'é🎉' + 'done'\n",
+    "total = sum(price * co",
+    "st)\n",
+    "def fib(n): return n\n",
+    'money = f"${cost} or so"\n',
+    "xs = []; total = 5\n",
+    'print("héllo")\n',
+    "known = text_of_two(here)\n",
+    "for x in range(10): print(x, total)\n",
+    "'é🎉' + 'done'\n",
     "print(a, b, c, d)\n",
-]  # fmt: skip
+]
 # Each frame: the text of the cursor's line, with the ghost text in it, and the ghost text alone.
 SAMPLE = """() => {
   const clean = e => e.textContent.replace(/\\u00a0/g, ' ').replace(/\\u200b/g, '');
@@ -193,7 +211,9 @@ def test_typing_fast_loses_no_key_and_sees_no_stale_text(code: Code, log: Path) 
     assert len(text) >= 200
     code.type(text, delay=1000 / 15)
     code.page.wait_for_timeout(300)
-    frames: list[Any] = code.page.evaluate("() => { clearInterval(window.sampler_); return window.frames_; }")
+    frames: list[Any] = code.page.evaluate(
+        "() => { clearInterval(window.sampler_); return window.frames_; }"
+    )
     code.save(path, text)
     new = heard(log)[before:]
     numbers = {
@@ -201,10 +221,14 @@ def test_typing_fast_loses_no_key_and_sees_no_stale_text(code: Code, log: Path) 
         for event in ("asked", "answered", "cancelled")
     }
     asked = len(numbers["asked"])
-    assert numbers["asked"] == sorted(numbers["answered"] + numbers["cancelled"]), "one answer each, or cancelled"
+    assert numbers["asked"] == sorted(numbers["answered"] + numbers["cancelled"]), (
+        "one answer each, or cancelled"
+    )
     shown = [frame for frame in frames if any(frame[1]) or any(frame[2])]
     print(f"{len(text)} keys, {len(frames)} frames, {len(shown)} with ghost text, {asked} requests")
-    assert [entry["text"] for entry in new if entry["event"] == "change"][-1] == text, "the server's mirror"
+    assert [entry["text"] for entry in new if entry["event"] == "change"][-1] == text, (
+        "the server's mirror"
+    )
     assert asked > 5 and len(frames) > 200 and len(shown) > 20
     for lines, ghosts, below in shown:
         for line, ghost in zip(lines, ghosts, strict=True):
@@ -219,7 +243,9 @@ def _fits(line: str, ghost: str) -> bool:
     typed = line[:at]
     for end, answers in ANSWERS.items():
         start = typed.rfind(end)
-        if start >= 0 and typed[start + len(end) :] + ghost in [answer.split("\n")[0] for answer in answers]:
+        if start >= 0 and typed[start + len(end) :] + ghost in [
+            answer.split("\n")[0] for answer in answers
+        ]:
             return True
     return False
 
@@ -239,7 +265,10 @@ def test_composing_characters(code: Code) -> None:
     code.wait_ghost(TOTAL)
     session = code.page.context.new_cdp_session(code.page)
     for part in ("に", "にほ", "にほん"):
-        session.send("Input.imeSetComposition", {"text": part, "selectionStart": len(part), "selectionEnd": len(part)})
+        session.send(
+            "Input.imeSetComposition",
+            {"text": part, "selectionStart": len(part), "selectionEnd": len(part)},
+        )
         code.page.wait_for_timeout(120)
     session.send("Input.insertText", {"text": "日本"})
     code.type(" + total = ")
@@ -255,5 +284,8 @@ def test_settings_reach_the_running_server(code: Code, log: Path) -> None:
     wait_for(lambda: len(heard(log, "settings")) > before[0], "didChangeConfiguration")
     assert len(heard(log, "started")) == before[1], "no new server for that"
     code.settings(serverCommand=canned(log), engine__device="cpu")
-    wait_for(lambda: len(heard(log, "started")) > before[1], "a new server: the device is taken at its start")
+    wait_for(
+        lambda: len(heard(log, "started")) > before[1],
+        "a new server: the device is taken at its start",
+    )
     code.wait_state("ready")

@@ -35,7 +35,9 @@ def open_and_select(code: Code, text: str = TEXT) -> Path:
 
 def wait_preview(code: Code) -> None:
     code.page.locator(".tab.active", has_text="Fill in").wait_for(timeout=10_000)
-    code.page.locator(".monaco-diff-editor .char-insert, .monaco-diff-editor .line-insert").first.wait_for()
+    code.page.locator(
+        ".monaco-diff-editor .char-insert, .monaco-diff-editor .line-insert"
+    ).first.wait_for()
     code.focus()
 
 
@@ -96,7 +98,9 @@ def test_cancelling_leaves_everything_as_it_was(code: Code, log: Path) -> None:
     code.save(path, TEXT + "# SLOW\n#")
 
 
-def test_typing_goes_on_while_an_edit_is_written_and_the_edit_is_dropped(code: Code, log: Path) -> None:
+def test_typing_goes_on_while_an_edit_is_written_and_the_edit_is_dropped(
+    code: Code, log: Path
+) -> None:
     path, before = open_and_select(code, TEXT + "# SLOW\n"), len(heard(log, "fill"))
     code.command("Fimls: Fill in the Selection")
     wait_for(lambda: len(heard(log, "fill")) > before, "fimls/fill")
@@ -107,13 +111,17 @@ def test_typing_goes_on_while_an_edit_is_written_and_the_edit_is_dropped(code: C
     code.page.locator(".notifications-toasts", has_text="Filling in").wait_for(state="hidden")
 
 
-@pytest.mark.parametrize(("title", "line"), [("Write the Body", "'a body'"), ("Write the Docstring", "docstring")])
+@pytest.mark.parametrize(
+    ("title", "line"), [("Write the Body", "'a body'"), ("Write the Docstring", "docstring")]
+)
 def test_body_and_docstring(code: Code, log: Path, title: str, line: str) -> None:
     open_and_select(code)
     code.command(f"Fimls: {title}")
     wait_preview(code)
     assert heard(log, "fill")[-1]["kind"] in title.lower()
-    assert line in code.page.locator(".monaco-diff-editor .editor.modified").inner_text().replace("\u00a0", " ")
+    assert line in code.page.locator(".monaco-diff-editor .editor.modified").inner_text().replace(
+        "\u00a0", " "
+    )
     code.press("Escape")
     code.page.locator(".monaco-diff-editor").wait_for(state="detached")
 

@@ -1,4 +1,5 @@
-"""VS Code in the hands of someone new: nothing installed, one line of settings, the real server; and the pictures."""
+"""VS Code in the hands of someone new: nothing installed, one line of settings, the real server;
+and the pictures."""
 
 from __future__ import annotations
 
@@ -51,7 +52,8 @@ def test_without_a_server_it_offers_one_and_installs_it(tmp_path: Path) -> None:
         code.page.wait_for_timeout(500)
         assert code.notifications() == []
 
-        # A uv that writes down what it is asked for and puts the canned server where the real one puts fimls.
+        # A uv that writes down what it is asked for and puts the canned server where the real one
+        # puts fimls.
         bin_folder, said = code.folder.parent / ".local" / "bin", tmp_path / "uv.txt"
         bin_folder.mkdir(parents=True)
         server = f"#!/bin/sh\nexec {' '.join(canned(tmp_path / 'heard.jsonl'))}\n"
@@ -82,7 +84,9 @@ def picture_is_drawn(code: Code) -> bool:
     """In a page of "Get started"."""
     for frame in code.page.frames[1:]:
         with suppress(Error):  # frames come and go while it is made
-            if frame.evaluate("() => [...document.images].some(i => i.alt.startsWith('A sugg') && i.naturalWidth)"):
+            if frame.evaluate(
+                "() => [...document.images].some(i => i.alt.startsWith('A sugg') && i.naturalWidth)"
+            ):
                 return True
     return False
 
@@ -132,6 +136,11 @@ def test_the_real_server() -> None:
             code.press("Escape")
             assert code.notifications() == []
         finally:
-            folders = {"FIMLS_RUNTIME_DIR": "run", "FIMLS_LOG_DIR": "log", "FIMLS_STATE_DIR": "state", "HOME": "."}
+            folders = {
+                "FIMLS_RUNTIME_DIR": "run",
+                "FIMLS_LOG_DIR": "log",
+                "FIMLS_STATE_DIR": "state",
+                "HOME": ".",
+            }
             env = {name: str(home / folder) for name, folder in folders.items()}
             subprocess.run([fimls, "engine", "stop"], env=env, check=True, capture_output=True)

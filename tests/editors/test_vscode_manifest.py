@@ -1,4 +1,5 @@
-"""package.json of the VS Code extension against the server's settings and the extension's sources."""
+"""package.json of the VS Code extension against the server's settings and the extension's
+sources."""
 
 from __future__ import annotations
 
@@ -32,8 +33,11 @@ def test_the_settings_are_the_servers() -> None:
 def test_a_setting_has_the_servers_default_and_a_description(name: str) -> None:
     schema, default = PROPERTIES[name], _value(Settings(), name)
     assert schema["default"] == (list(default) if isinstance(default, tuple) else default)
-    assert parse({name.partition(".")[0]: {name.partition(".")[2]: schema["default"]}} if "." in name else
-                 {name: schema["default"]}) == (Settings(), ())  # fmt: skip
+    assert parse(
+        {name.partition(".")[0]: {name.partition(".")[2]: schema["default"]}}
+        if "." in name
+        else {name: schema["default"]}
+    ) == (Settings(), ())
     assert schema["markdownDescription"].endswith((".", ".**"))
     types = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
     assert ("null" in types) == (default is None or name == "remote.apiKeyEnv")
@@ -46,7 +50,9 @@ def test_the_choices_are_the_servers(name: str) -> None:
     assert len(schema["markdownEnumDescriptions"]) == len(schema["enum"])
 
 
-@pytest.mark.parametrize("name", sorted(name for name, schema in PROPERTIES.items() if "minimum" in schema))
+@pytest.mark.parametrize(
+    "name", sorted(name for name, schema in PROPERTIES.items() if "minimum" in schema)
+)
 def test_the_bounds_are_the_servers(name: str) -> None:
     schema, accept = PROPERTIES[name], _RULES[name].accept
     accept(schema["minimum"])
@@ -69,12 +75,19 @@ def test_no_repository_decides_what_is_run_or_asked() -> None:
 def test_every_command_has_a_title_and_is_registered() -> None:
     commands = {entry["command"].removeprefix("fimls."): entry for entry in CONTRIBUTED["commands"]}
     assert all(entry["title"] and entry["category"] == "Fimls" for entry in commands.values())
-    assert set(commands) == set(re.findall(r'\b(?:register|alias)\("(\w+)"', SOURCES["extension.ts"]))
+    assert set(commands) == set(
+        re.findall(r'\b(?:register|alias)\("(\w+)"', SOURCES["extension.ts"])
+    )
     named = [entry["command"] for menu in CONTRIBUTED["menus"].values() for entry in menu]
     named += [entry["command"] for entry in CONTRIBUTED["keybindings"]]
     named += [name for text in SOURCES.values() for name in re.findall(r'"(fimls\.\w+)"', text)]
     ours = {name.removeprefix("fimls.") for name in named}
-    others = {"running", "status", "offer", "fill"}  # a context key, two items of the status bar, the server's command
+    others = {
+        "running",
+        "status",
+        "offer",
+        "fill",
+    }  # a context key, two items of the status bar, the server's command
     assert ours - set(commands) <= others
 
 
@@ -98,7 +111,11 @@ def test_the_keys_that_are_ours_are_said_to_be() -> None:
 def test_the_pictures_are_there_and_are_packed() -> None:
     """They are copied out of docs where the extension is bundled."""
     pages = [EXTENSION / "README.md", *(EXTENSION / "media").glob("*.md")]
-    named = {name for page in pages for name in re.findall(r"!\[.*\]\((?:.*/)?(.*)\)", page.read_text("utf-8"))}
+    named = {
+        name
+        for page in pages
+        for name in re.findall(r"!\[.*\]\((?:.*/)?(.*)\)", page.read_text("utf-8"))
+    }
     assert len(named) == 3 and all((ROOT / "docs" / name).is_file() for name in named)
     assert "!media/vscode-*.png" in (EXTENSION / ".vscodeignore").read_text("utf-8")
 
@@ -111,5 +128,7 @@ def test_the_version_is_the_servers() -> None:
 
 
 def test_what_is_built_with_is_pinned_without_an_address() -> None:
-    assert all(re.fullmatch(r"\d+\.\d+\.\d+", version) for version in MANIFEST["devDependencies"].values())
+    assert all(
+        re.fullmatch(r"\d+\.\d+\.\d+", version) for version in MANIFEST["devDependencies"].values()
+    )
     assert '"resolved"' not in (EXTENSION / "package-lock.json").read_text("utf-8")

@@ -1,4 +1,5 @@
-"""What VS Code says of the server's state, and that trouble with it never gets in the way of typing."""
+"""What VS Code says of the server's state, and that trouble with it never gets in the way of
+typing."""
 
 from __future__ import annotations
 
@@ -32,7 +33,12 @@ def test_ready_and_its_menu(code: Code) -> None:
     rows = code.page.locator(".quick-input-list .monaco-list-row")
     rows.first.wait_for()
     texts = [tidy(text) for text in rows.all_inner_texts()]
-    for expected in ("Why this suggestion?", "Suggestions off", "Suggestions off for python", "Snooze for 5 minutes"):
+    for expected in (
+        "Why this suggestion?",
+        "Suggestions off",
+        "Suggestions off for python",
+        "Snooze for 5 minutes",
+    ):
         assert expected in texts
     assert "Install the server…" not in texts
     code.press("Escape")
@@ -80,7 +86,9 @@ def test_typing_is_undisturbed(code: Code, log: Path, kind: str) -> None:
         code.wait_ghost(TOTAL)
         code.accept()
         assert not path.exists()
-        wait_for(lambda: heard(log, "change")[-1]["text"] == "total = " + TOTAL, "the untitled text")
+        wait_for(
+            lambda: heard(log, "change")[-1]["text"] == "total = " + TOTAL, "the untitled text"
+        )
         code.command("File: Revert File")
         code.press("Control+F4")
     elif kind == "unknown language":
@@ -135,7 +143,8 @@ def test_a_server_that_does_not_start(code: Code, log: Path) -> None:
 
 
 def test_a_command_that_never_answers_gives_way_to_the_next(code: Code, log: Path) -> None:
-    """A change of the setting is enough, long before the start is given up. A child of the command holds its pipes."""
+    """A change of the setting is enough, long before the start is given up. A child of the command
+    holds its pipes."""
     silent = f"sleep 60 & exec {sys.executable} -c 'import time; time.sleep(300)'"
     code.settings(serverCommand=["bash", "-c", silent])
     code.wait_state("loading. The server starts.")
@@ -197,6 +206,8 @@ def test_restart_and_switches(code: Code, log: Path) -> None:
     code.command("Fimls: Suggestions On or Off for This Language")
     wait_for(lambda: len(heard(log, "settings")) > changes, "didChangeConfiguration")
     code.status_item().click()
-    code.page.locator(".quick-input-list .monaco-list-row", has_text="Suggestions on for python").click()
+    code.page.locator(
+        ".quick-input-list .monaco-list-row", has_text="Suggestions on for python"
+    ).click()
     wait_for(lambda: len(heard(log, "settings")) > changes + 1, "didChangeConfiguration")
     assert code.notifications() == []

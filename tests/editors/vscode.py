@@ -1,7 +1,8 @@
-"""VS Code as users have it: the workbench of code-server in Chromium, with the packed extension, driven by Playwright.
+"""VS Code as users have it: the workbench of code-server in Chromium, with the packed extension,
+driven by Playwright.
 
-A `Code` is one code-server with a fresh profile. Its page stays open; a test opens files of its own and looks at what
-is drawn and at what comes to stand in the file on disk.
+A `Code` is one code-server with a fresh profile. Its page stays open; a test opens files of its own
+and looks at what is drawn and at what comes to stand in the file on disk.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ CANNED = ROOT / "tests" / "editors" / "canned_server.py"
 SHOTS = ROOT / "test-output" / "editors"
 CHROMIUM = "/usr/bin/chromium"
 SIZE = {"width": 1100, "height": 640}
-# Nothing that opens by itself, and nothing that writes into the text but the keys and our suggestions.
+# Nothing that opens by itself, and nothing that writes into the text but the keys and our
+# suggestions.
 QUIET = {
     "workbench.startupEditor": "none",
     "workbench.secondarySideBar.defaultVisibility": "hidden",
@@ -58,10 +60,16 @@ QUIET = {
     "editor.hideCursorInOverviewRuler": True,
 }
 FLAGS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-]  # fmt: skip
-# Several lines of ghost text are a widget of their own, one line stands within the line of text; spaces are U+00A0.
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+# Several lines of ghost text are a widget of their own, one line stands within the line of text;
+# spaces are U+00A0.
 GHOST = """() => {
   const clean = e => e.textContent.replace(/\\u00a0/g, ' ');
   const seen = e => [...e.children].some(c => c.getClientRects().length) || e.getClientRects().length > 0;
@@ -100,7 +108,9 @@ def wait_for(condition: Callable[[], Any], what: str, seconds: float = 10.0) -> 
 class Code:
     """One VS Code and its page."""
 
-    def __init__(self, page: Page, folder: Path, machine: Path, server: subprocess.Popen[bytes]) -> None:
+    def __init__(
+        self, page: Page, folder: Path, machine: Path, server: subprocess.Popen[bytes]
+    ) -> None:
         self.page, self.folder, self.machine, self.server = page, folder, machine, server
         self.warm = False
 
@@ -118,7 +128,8 @@ class Code:
         path.write_bytes(text.encode())
         self.show(path)
         if not self.warm:
-            # VS Code makes what draws ghost text some seconds after a window's first editor, or when it is asked for.
+            # VS Code makes what draws ghost text some seconds after a window's first editor, or
+            # when it is asked for.
             self.page.keyboard.press("Alt+\\")
             self.page.wait_for_timeout(500)
             self.page.keyboard.press("Escape")
@@ -135,11 +146,15 @@ class Code:
         self.page.locator(".quick-input-list .monaco-list-row", has_text=path.name).first.wait_for()
         self.page.keyboard.press("Enter")
         self.page.locator(".tab.active", has_text=path.name).first.wait_for()
-        self.page.locator(".editor-group-container.active .monaco-editor .view-lines").first.wait_for()
+        self.page.locator(
+            ".editor-group-container.active .monaco-editor .view-lines"
+        ).first.wait_for()
         self.focus()
 
     def focus(self) -> None:
-        self.page.wait_for_function("() => document.activeElement?.closest('.monaco-editor')", timeout=5_000)
+        self.page.wait_for_function(
+            "() => document.activeElement?.closest('.monaco-editor')", timeout=5_000
+        )
 
     def type(self, text: str, delay: float = 15) -> None:
         self.page.keyboard.type(text, delay=delay)
@@ -181,20 +196,29 @@ class Code:
         return str(self.page.evaluate(GHOST)).strip("\n")
 
     def wait_ghost(self, text: str, seconds: float = 10) -> None:
-        """Until exactly this ghost text is drawn; lines are compared without the spaces around them."""
+        """Until exactly this ghost text is drawn; lines are compared without the spaces around
+        them."""
         want, end = _lines(text), time.monotonic() + seconds
         while (seen := _lines(self.ghost())) != want:
-            assert time.monotonic() < end, f"ghost text {seen}, expected {want}; the focus is on {self.focused()}"
+            assert time.monotonic() < end, (
+                f"ghost text {seen}, expected {want}; the focus is on {self.focused()}"
+            )
             time.sleep(0.03)
 
     def focused(self) -> str:
-        return str(self.page.evaluate("() => document.hasFocus() + ' ' + document.activeElement?.className"))
+        return str(
+            self.page.evaluate(
+                "() => document.hasFocus() + ' ' + document.activeElement?.className"
+            )
+        )
 
     def accept(self) -> None:
         self.page.keyboard.press("Tab")
 
     def status(self) -> str:
-        return str(self.page.locator("[id='fimls.fimls.fimls.status']").first.inner_text(timeout=10_000)).strip()
+        return str(
+            self.page.locator("[id='fimls.fimls.fimls.status']").first.inner_text(timeout=10_000)
+        ).strip()
 
     def status_item(self) -> Any:
         return self.page.locator("[id='fimls.fimls.fimls.status']").first
@@ -207,7 +231,10 @@ class Code:
         return str(found.get_attribute("aria-label"))
 
     def notifications(self) -> list[str]:
-        return [text.strip() for text in self.page.locator(".notification-list-item-message").all_inner_texts()]
+        return [
+            text.strip()
+            for text in self.page.locator(".notification-list-item-message").all_inner_texts()
+        ]
 
     def shot(self, name: str) -> Path:
         """A picture for the README, without a mouse that hovers over something."""
@@ -227,14 +254,22 @@ def _lines(text: str) -> list[str]:
 def packed() -> Path:
     """The .vsix, made after the last change of what is in it."""
     vsix = EXTENSION / "fimls.vsix"
-    sources = [EXTENSION / "package.json", *(EXTENSION / "src").iterdir(), *(EXTENSION / "media").iterdir()]
+    sources = [
+        EXTENSION / "package.json",
+        *(EXTENSION / "src").iterdir(),
+        *(EXTENSION / "media").iterdir(),
+    ]
     newest = max(path.stat().st_mtime for path in sources)
-    assert vsix.exists() and vsix.stat().st_mtime >= newest, "the extension is not packed: make vsix"
+    assert vsix.exists() and vsix.stat().st_mtime >= newest, (
+        "the extension is not packed: make vsix"
+    )
     return vsix
 
 
 @contextmanager
-def start(machine_settings: dict[str, Any], user_settings: dict[str, Any] | None = None) -> Iterator[Code]:
+def start(
+    machine_settings: dict[str, Any], user_settings: dict[str, Any] | None = None
+) -> Iterator[Code]:
     """A code-server with a fresh profile that holds the packed extension, and a page of it."""
     with tempfile.TemporaryDirectory(prefix="fimls-code-", ignore_cleanup_errors=True) as name:
         home = Path(name).resolve()
@@ -249,27 +284,51 @@ def start(machine_settings: dict[str, Any], user_settings: dict[str, Any] | None
         program = [str(EDITORS / ".bin" / "code-server")]
         program += ["--extensions-dir", str(extensions), "--user-data-dir", str(data)]
         # Nothing of this machine's user is seen, and the server under test keeps to this folder.
-        env = {key: value for key, value in os.environ.items() if not key.startswith(("FIMLS_", "VSCODE_", "XDG_"))}
+        env = {
+            key: value
+            for key, value in os.environ.items()
+            if not key.startswith(("FIMLS_", "VSCODE_", "XDG_"))
+        }
         env |= {
-            "PATH": f"{EDITORS / 'node' / 'bin'}:/usr/bin:/bin", "HOME": str(home),
-            "FIMLS_RUNTIME_DIR": str(home / "run"), "FIMLS_LOG_DIR": str(home / "log"),
+            "PATH": f"{EDITORS / 'node' / 'bin'}:/usr/bin:/bin",
+            "HOME": str(home),
+            "FIMLS_RUNTIME_DIR": str(home / "run"),
+            "FIMLS_LOG_DIR": str(home / "log"),
             "FIMLS_STATE_DIR": str(home / "state"),
-        }  # fmt: skip
-        done = subprocess.run([*program, "--install-extension", str(packed())], env=env, capture_output=True, text=True)
+        }
+        done = subprocess.run(
+            [*program, "--install-extension", str(packed())],
+            env=env,
+            capture_output=True,
+            text=True,
+        )
         assert done.returncode == 0, done.stdout + done.stderr
         port = _free_port()
         options = [
-            "--auth", "none", "--bind-addr", f"127.0.0.1:{port}", "--disable-telemetry", "--disable-update-check",
-            "--disable-getting-started-override", "--reconnection-grace-time", "2",
-        ]  # fmt: skip
+            "--auth",
+            "none",
+            "--bind-addr",
+            f"127.0.0.1:{port}",
+            "--disable-telemetry",
+            "--disable-update-check",
+            "--disable-getting-started-override",
+            "--reconnection-grace-time",
+            "2",
+        ]
         with (home / "code-server.log").open("wb") as log:
-            server = subprocess.Popen([*program, *options], env=env, stdout=log, stderr=log, start_new_session=True)
+            server = subprocess.Popen(
+                [*program, *options], env=env, stdout=log, stderr=log, start_new_session=True
+            )
         try:
             wait_for(lambda: _answers(port), "code-server", 60)
             with sync_playwright() as playwright:
                 browser = playwright.chromium.launch_persistent_context(
-                    str(home / "browser"), executable_path=CHROMIUM, headless=True, viewport=SIZE, args=FLAGS
-                )  # fmt: skip
+                    str(home / "browser"),
+                    executable_path=CHROMIUM,
+                    headless=True,
+                    viewport=SIZE,
+                    args=FLAGS,
+                )
                 page = browser.pages[0]
                 page.goto(f"http://127.0.0.1:{port}/?folder={urllib.parse.quote(str(folder))}")
                 page.locator("[id='fimls.fimls.fimls.status']").first.wait_for(timeout=90_000)

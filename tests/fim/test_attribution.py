@@ -66,7 +66,8 @@ def test_blanks_and_line_ends_do_not_count(filter_: Attribution) -> None:
 
 
 @pytest.mark.parametrize(
-    ("before", "suggestion"), [("", ""), ("", "x"), (KNOWN, ""), ("é🎉\ud800" * 300, "\ud800" * 300)]
+    ("before", "suggestion"),
+    [("", ""), ("", "x"), (KNOWN, ""), ("é🎉\ud800" * 300, "\ud800" * 300)],
 )
 def test_any_text_gets_an_answer(before: str, suggestion: str, filter_: Attribution) -> None:
     match = filter_.find(before, suggestion)
@@ -100,7 +101,9 @@ def test_a_file_cut_short_or_damaged(share: float, data: bytes) -> None:
 @given(st.binary(max_size=300), st.booleans())
 def test_any_bytes_are_a_filter_or_an_attribution_error(noise: bytes, whole: bool) -> None:
     with pytest.raises(AttributionError):
-        Attribution(MAGIC + b"\x20\0\0\0" + (hashlib.sha256(noise).digest() + noise if whole else noise))
+        Attribution(
+            MAGIC + b"\x20\0\0\0" + (hashlib.sha256(noise).digest() + noise if whole else noise)
+        )
 
 
 def with_header(data: bytes, **changes: object) -> bytes:

@@ -36,9 +36,21 @@ def check(marked: str, budget: int, expected: str, encoder: CharacterEncoder | N
         # CRLF
         ("11\r\n22\r\n33‸\r\n44\r\n", 9, "22\r\n33‸\r\n"),
         # at a block's edge, behind a blank line where one is near
-        ("00\n11\n22\n33\n44\n55\n66\n77\n88\n99\naa\nbb\ncc\ndd‸", 32, "66\n77\n88\n99\naa\nbb\ncc\ndd‸"),
-        ("00\n11\n22\n33\n44\n\n55\n66\n77\n88\n99\naa\nbb\ncc\ndd‸", 32, "55\n66\n77\n88\n99\naa\nbb\ncc\ndd‸"),
-        ("00\n11\n22\n33\n44\n \r\n55\n66\n77\n88\n99\naa\nbb\ncc\ndd‸", 32, "55\n66\n77\n88\n99\naa\nbb\ncc\ndd‸"),
+        (
+            "00\n11\n22\n33\n44\n55\n66\n77\n88\n99\naa\nbb\ncc\ndd‸",
+            32,
+            "66\n77\n88\n99\naa\nbb\ncc\ndd‸",
+        ),
+        (
+            "00\n11\n22\n33\n44\n\n55\n66\n77\n88\n99\naa\nbb\ncc\ndd‸",
+            32,
+            "55\n66\n77\n88\n99\naa\nbb\ncc\ndd‸",
+        ),
+        (
+            "00\n11\n22\n33\n44\n \r\n55\n66\n77\n88\n99\naa\nbb\ncc\ndd‸",
+            32,
+            "55\n66\n77\n88\n99\naa\nbb\ncc\ndd‸",
+        ),
     ],
 )
 def test_window(marked: str, budget: int, expected: str) -> None:
@@ -56,7 +68,10 @@ def test_the_prefix_edge_stays_put_while_someone_types() -> None:
     starts = set()
     for typed in range(30):
         text = lines + "x" * typed
-        starts.add(len(text) - len(around_cursor(text, len(text), encoder=encoder, token_budget=400).prefix))
+        starts.add(
+            len(text)
+            - len(around_cursor(text, len(text), encoder=encoder, token_budget=400).prefix)
+        )
     assert len(starts) <= 2
 
 
@@ -76,18 +91,24 @@ def test_lone_surrogates_become_replacement_characters() -> None:
 
 
 def test_path_and_language_are_carried() -> None:
-    found = around_cursor("a", 1, encoder=CharacterEncoder(), token_budget=1, path="a.py", language="python")
+    found = around_cursor(
+        "a", 1, encoder=CharacterEncoder(), token_budget=1, path="a.py", language="python"
+    )
     assert found == CursorContext("a", "", path="a.py", language="python")
 
 
 @pytest.mark.parametrize("where", [0, 0.5, 1])
-@pytest.mark.parametrize("text", ["def f(x):\n    return x\n" * 2_300_000, "x" * 2_000_000], ids=["50 MB", "line"])
+@pytest.mark.parametrize(
+    "text", ["def f(x):\n    return x\n" * 2_300_000, "x" * 2_000_000], ids=["50 MB", "line"]
+)
 def test_only_what_is_near_is_encoded(text: str, where: float) -> None:
     encoder = CharacterEncoder()
     offset = int(len(text) * where)
     found = around_cursor(text, offset, encoder=encoder, token_budget=1000)
     assert encoder.seen < 20_000
-    assert 700 <= len(found.prefix) + len(found.suffix) <= 1000  # an eighth is free, and the prefix begins with a block
+    assert (
+        700 <= len(found.prefix) + len(found.suffix) <= 1000
+    )  # an eighth is free, and the prefix begins with a block
 
 
 TEXTS = st.text(alphabet=st.sampled_from("ab \n\r\t😀é\ud800"), max_size=200)
@@ -102,7 +123,11 @@ def test_the_budget_is_kept_and_the_window_is_the_text(
     offset = data.draw(st.integers(0, len(text)))
     found = around_cursor(text, offset, encoder=encoder, token_budget=budget)
     # as the model gets them, with \n line ends
-    assert len(encoder.encode(as_trained(found.prefix))) + len(encoder.encode(as_trained(found.suffix))) <= budget
+    assert (
+        len(encoder.encode(as_trained(found.prefix)))
+        + len(encoder.encode(as_trained(found.suffix)))
+        <= budget
+    )
     plain = text.replace("\ud800", "\ufffd")
     assert plain[:offset].endswith(found.prefix)
     assert plain[offset:].startswith(found.suffix)

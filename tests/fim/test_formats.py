@@ -6,7 +6,10 @@ from tests.fim.toys import CharacterEncoder
 
 def vocabulary(family: FimFormat) -> tuple[str, ...]:
     texts = (*family.texts, family.begin) if family.begin else family.texts
-    return tuple("▁" + text if family.spaced and text.isupper() and text[0] == "<" else text for text in texts)
+    return tuple(
+        "▁" + text if family.spaced and text.isupper() and text[0] == "<" else text
+        for text in texts
+    )
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -66,11 +69,19 @@ def test_what_the_vocabulary_lacks_is_left_out_of_the_format() -> None:
 @pytest.mark.parametrize(
     ("specials", "name", "words"),
     [
-        (("<fim_prefix>", "<|endoftext|>"), "starcoder2", ("lacks <fim_suffix>, <fim_middle>,", "'auto'")),
+        (
+            ("<fim_prefix>", "<|endoftext|>"),
+            "starcoder2",
+            ("lacks <fim_suffix>, <fim_middle>,", "'auto'"),
+        ),
         (("[PREFIX]", "[SUFFIX]"), "codestral", ("lacks </s>,", "'codestral'")),
         (("<fim_prefix>", "<fim_suffix>", "<fim_middle>"), "mellum", ("<|endoftext|>",)),
         ((), "starcoder3", ("unknown FIM format 'starcoder3'", *FORMATS)),
-        ((), "auto", ("<fim_prefix>, <fim_suffix>, <fim_middle>", "bigcode/starcoder2-3b", *FORMATS)),
+        (
+            (),
+            "auto",
+            ("<fim_prefix>, <fim_suffix>, <fim_middle>", "bigcode/starcoder2-3b", *FORMATS),
+        ),
     ],
 )
 def test_errors_name_what_is_missing_and_the_remedy(

@@ -1,4 +1,5 @@
-"""Prompts that only grow: whoever types through a file sends the model what was typed, and little else."""
+"""Prompts that only grow: whoever types through a file sends the model what was typed, and little
+else."""
 
 import re
 from dataclasses import dataclass, field
@@ -10,32 +11,43 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fim
-from fim import CursorContext, Encoder, Layout, PieceEncoder, around_cursor, build_prompt, resolve, with_anchor
+from fim import (
+    CursorContext,
+    Encoder,
+    Layout,
+    PieceEncoder,
+    around_cursor,
+    build_prompt,
+    resolve,
+    with_anchor,
+)
 from fim.anchor import MOST_TYPED
 from fim.context import as_trained, without_surrogates
-from model.hub import BUNDLED
 from model.tokenizer import Tokenizer
+from model.weights.folder import BUNDLED
 from tests.fim.test_formats import vocabulary
 from tests.fim.toys import CharacterEncoder
 
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 GROWING: tuple[Layout, ...] = ("spm", "anchored")
 HEADER = 16  # what a prompt may have besides the windows
-# All that GPT-2's pre-tokenization may read anew when something is added: the last word, number or run of marks, the
-# blanks before it, and one more such run where blanks are the end.
+# All that GPT-2's pre-tokenization may read anew when something is added: the last word, number or
+# run of marks, the blanks before it, and one more such run where blanks are the end.
 OPEN_END = re.compile(r"\s*(?:[^\W\d_]+|\d|(?:[^\w\s]|_)+)?\s*\Z")
 
 ENCODER = PieceEncoder(Tokenizer(BUNDLED / "tokenizer.json"))
 SENTINELS = resolve(ENCODER, "starcoder2")
 ROOM = Path(fim.__file__).parent
 SOURCE = "\n\n".join(
-    (ROOM / name).read_text(encoding="utf-8") for name in ("postprocess.py", "prompt.py", "outline.py")
+    (ROOM / name).read_text(encoding="utf-8")
+    for name in ("postprocess.py", "prompt.py", "outline.py")
 )
 
 
 @dataclass
 class Typist:
-    """A document in an editor that asks after every change. Checks what is always true of a prompt."""
+    """A document in an editor that asks after every change. Checks what is always true of a
+    prompt."""
 
     text: str
     offset: int
@@ -48,12 +60,17 @@ class Typist:
     ids: tuple[int, ...] = ()
     moves: int = 0  # questions for which a window's edge or the anchor moved
     asked: int = 0
-    lost: list[int] = field(default_factory=list)  # ids of the prompt before that are computed anew, unless it moved
+    lost: list[int] = field(
+        default_factory=list
+    )  # ids of the prompt before that are computed anew, unless it moved
 
     def ask(self) -> int | None:
-        """The next question. How many ids of the one before are gone; None if an edge or the anchor moved."""
+        """The next question. How many ids of the one before are gone; None if an edge or the anchor
+        moved."""
         text, offset, before, ids = self.text, self.offset, self.context, self.ids
-        context = around_cursor(text, offset, encoder=self.encoder, token_budget=self.budget, previous=before)
+        context = around_cursor(
+            text, offset, encoder=self.encoder, token_budget=self.budget, previous=before
+        )
         if self.layout == "anchored":
             context = with_anchor(context, before, self.encoder)
         prompt = build_prompt(context, self.sentinels, self.encoder, self.layout, heal=self.heal)
@@ -69,15 +86,22 @@ class Typist:
         assert len(prompt.ids) <= self.budget + HEADER
         if self.asked % 8 == 0:  # all of it is in the prompt, with what is healed, once
             told = [
-                self.encoder.decode(prompt.ids[slice(*part)]) for part in (prompt.prefix, prompt.typed, prompt.suffix)
+                self.encoder.decode(prompt.ids[slice(*part)])
+                for part in (prompt.prefix, prompt.typed, prompt.suffix)
             ]
             assert told[0] + told[1] + prompt.begin_with == as_trained(context.prefix)
             assert told[2] == as_trained(context.suffix)
         self.context, self.ids, self.asked = context, prompt.ids, self.asked + 1
         if before is None:
             return None
-        anchors = [len(c.prefix) - c.typed if self.layout == "anchored" else 0 for c in (context, before)]
-        if context.before != before.before or context.after != before.after or anchors[0] != anchors[1]:
+        anchors = [
+            len(c.prefix) - c.typed if self.layout == "anchored" else 0 for c in (context, before)
+        ]
+        if (
+            context.before != before.before
+            or context.after != before.after
+            or anchors[0] != anchors[1]
+        ):
             self.moves += 1
             return None
         self.lost.append(len(ids) - common(ids, prompt.ids))
@@ -102,13 +126,16 @@ class Typist:
 
 
 def common(a: tuple[int, ...], b: tuple[int, ...]) -> int:
-    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+    return next(
+        (i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b))
+    )
 
 
 def typist(
     layout: Layout, budget: int, *, heal: bool = False, cut: int = 600, source: str = SOURCE
 ) -> tuple[Typist, str]:
-    """Someone in the middle of the source, and the `cut` characters to type there, which are not yet in it."""
+    """Someone in the middle of the source, and the `cut` characters to type there, which are not
+    yet in it."""
     at = source.index("\n", len(source) // 2) + 1
     one = Typist(source[:at] + source[at + cut :], at, layout, budget, heal)
     one.ask()
@@ -125,8 +152,11 @@ def test_typing_extends_the_prompt(layout: Layout, budget: int, heal: bool) -> N
             closed = OPEN_END.sub("", was[-200:])
             assert lost <= len(ENCODER.encode(was[-200:][len(closed) :])) + 1
     tokens = len(ENCODER.encode(text))
-    # Windows move once in an eighth of the budget, anchors after half of MOST_TYPED at the earliest.
-    assert one.moves <= tokens // (budget // 8) + 1 + (tokens // (MOST_TYPED // 2) if layout == "anchored" else 0)
+    # Windows move once in an eighth of the budget, anchors after half of MOST_TYPED at the
+    # earliest.
+    assert one.moves <= tokens // (budget // 8) + 1 + (
+        tokens // (MOST_TYPED // 2) if layout == "anchored" else 0
+    )
     assert max(one.lost) <= 8
     assert sorted(one.lost)[len(one.lost) * 95 // 100] <= 2
     assert sum(one.lost) <= len(one.lost) * (0.1 if heal else 1)
@@ -174,7 +204,10 @@ def test_edits_elsewhere_leave_the_edges_where_they_are_in_the_text(layout: Layo
     one.ask()
     one.text += "# more\n" * 9  # below
     one.ask()
-    assert one.context is not None and (one.context.prefix, one.context.suffix) == (first.prefix, first.suffix)
+    assert one.context is not None and (one.context.prefix, one.context.suffix) == (
+        first.prefix,
+        first.suffix,
+    )
     assert (one.context.before, one.context.after) == (first.before + 63, first.after + 63)
 
 
@@ -197,7 +230,9 @@ def test_jumps_move_once(budget: int) -> None:
     one, _ = typist("anchored", budget)
     length = len(one.text)
     for number in range(60):
-        one.offset = (one.offset + number * 977) % (length + 1) if number % 10 else length - number // 2
+        one.offset = (
+            (one.offset + number * 977) % (length + 1) if number % 10 else length - number // 2
+        )
         one.ask()
         moved, there = one.moves, one.context
         one.ask()
@@ -257,11 +292,20 @@ def test_the_anchor() -> None:
 
 
 SPECIALS = vocabulary(fim.FORMATS["starcoder2"])
-ENCODERS: list[Encoder] = [ENCODER, CharacterEncoder(SPECIALS), PieceEncoder(CharacterEncoder(SPECIALS))]
+ENCODERS: list[Encoder] = [
+    ENCODER,
+    CharacterEncoder(SPECIALS),
+    PieceEncoder(CharacterEncoder(SPECIALS)),
+]
 TEXT = st.lists(
-    st.sampled_from(["a", "bc ", "\n", "\r\n", "\t", "😀", "é", "\ud800", "x = 1\n", "(", "l" * 90]), max_size=60
+    st.sampled_from(
+        ["a", "bc ", "\n", "\r\n", "\t", "😀", "é", "\ud800", "x = 1\n", "(", "l" * 90]
+    ),
+    max_size=60,
 )
-EDIT = st.tuples(st.sampled_from(["type", "delete", "jump", "above", "below"]), st.integers(0, 400), TEXT)
+EDIT = st.tuples(
+    st.sampled_from(["type", "delete", "jump", "above", "below"]), st.integers(0, 400), TEXT
+)
 
 
 @settings(max_examples=150, deadline=None)
@@ -274,7 +318,12 @@ EDIT = st.tuples(st.sampled_from(["type", "delete", "jump", "above", "below"]), 
     st.sampled_from(ENCODERS),
 )
 def test_whatever_happens_the_windows_are_the_text(
-    text: list[str], edits: list[tuple[str, int, list[str]]], budget: int, layout: Layout, heal: bool, encoder: Encoder
+    text: list[str],
+    edits: list[tuple[str, int, list[str]]],
+    budget: int,
+    layout: Layout,
+    heal: bool,
+    encoder: Encoder,
 ) -> None:
     one = Typist("".join(text), 0, layout, budget, heal, encoder, resolve(encoder, "starcoder2"))
     one.ask()

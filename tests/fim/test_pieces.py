@@ -15,13 +15,14 @@ from tokenizers.trainers import BpeTrainer
 import fim
 from fim import PieceEncoder
 from fim.pieces import LONGEST
-from model.hub import BUNDLED
 from model.tokenizer import Tokenizer
+from model.weights.folder import BUNDLED
 from tests.fim.toys import CharacterEncoder, SpacePairEncoder
 
 FILES = sorted(Path(fim.__file__).parent.parent.glob("*/*.py"))
 LLAMA_3 = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+"
     r"|\s+(?!\S)|\s+"
 )
 
@@ -30,7 +31,9 @@ def trained(path: Path, pre_tokenizer: object) -> Tokenizer:
     """A vocabulary of this repository's source, with a pre-tokenization of its own."""
     backend = Backend(BPE())
     backend.pre_tokenizer = pre_tokenizer  # type: ignore[assignment]
-    backend.train([str(file) for file in FILES[:40]], BpeTrainer(vocab_size=2000, show_progress=False))
+    backend.train(
+        [str(file) for file in FILES[:40]], BpeTrainer(vocab_size=2000, show_progress=False)
+    )
     backend.save(str(path))
     return Tokenizer(path)
 
@@ -39,15 +42,22 @@ TOKENIZERS: dict[str, Callable[[Path], Tokenizer]] = {
     "bundled": lambda path: Tokenizer(BUNDLED / "tokenizer.json"),
     "gpt2": lambda path: trained(path, ByteLevel(add_prefix_space=False)),
     "llama3": lambda path: trained(
-        path, Sequence([Split(Regex(LLAMA_3), "isolated"), ByteLevel(add_prefix_space=False, use_regex=False)])
+        path,
+        Sequence(
+            [Split(Regex(LLAMA_3), "isolated"), ByteLevel(add_prefix_space=False, use_regex=False)]
+        ),
     ),
     "sentencepiece": lambda path: trained(path, Metaspace(prepend_scheme="first", split=False)),
 }
 
 
 @pytest.fixture(scope="module", params=TOKENIZERS)
-def tokenizer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Tokenizer]:
-    return request.param, TOKENIZERS[request.param](tmp_path_factory.mktemp("tokenizer") / "tokenizer.json")
+def tokenizer(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, Tokenizer]:
+    return request.param, TOKENIZERS[request.param](
+        tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
+    )
 
 
 class Counting:
@@ -75,10 +85,35 @@ def test_real_files(tokenizer: tuple[str, Tokenizer]) -> None:
 
 # Where a token might reach across: blanks, marks and letters of all kinds beside line ends.
 MIXED = st.lists(
-    st.sampled_from(["\n", "\n\n", " ", "    ", "\t", "\r", ")", "'", "'s", "{}", "end", "_x", "10", "é", "漢", "😀",
-                     "\u3000", "\u00a0", "\u0301", ":\n    ", '"""', "a" * LONGEST, "b c." * 100]),
+    st.sampled_from(
+        [
+            "\n",
+            "\n\n",
+            " ",
+            "    ",
+            "\t",
+            "\r",
+            ")",
+            "'",
+            "'s",
+            "{}",
+            "end",
+            "_x",
+            "10",
+            "é",
+            "漢",
+            "😀",
+            "\u3000",
+            "\u00a0",
+            "\u0301",
+            ":\n    ",
+            '"""',
+            "a" * LONGEST,
+            "b c." * 100,
+        ]
+    ),
     max_size=60,
-).map("".join)  # fmt: skip
+).map("".join)
 
 
 @settings(max_examples=300, deadline=None)
@@ -89,12 +124,17 @@ def test_mixed_text(text: str) -> None:
 
 
 BUNDLED_TOKENIZER = Tokenizer(BUNDLED / "tokenizer.json")
-PAIRS = [(whole, PieceEncoder(whole)) for whole in (BUNDLED_TOKENIZER, CharacterEncoder(), SpacePairEncoder())]
+PAIRS = [
+    (whole, PieceEncoder(whole))
+    for whole in (BUNDLED_TOKENIZER, CharacterEncoder(), SpacePairEncoder())
+]
 
 
 @settings(max_examples=200, deadline=None)
 @given(MIXED)
-def test_mixed_text_where_punctuation_takes_line_ends(llama3: tuple[Tokenizer, PieceEncoder], text: str) -> None:
+def test_mixed_text_where_punctuation_takes_line_ends(
+    llama3: tuple[Tokenizer, PieceEncoder], text: str
+) -> None:
     whole, pieces = llama3
     assert pieces.encode(text) == whole.encode(text)
 

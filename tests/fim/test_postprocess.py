@@ -6,7 +6,9 @@ from fim import FORMATS, Extent, Multiline, Shaper, Suggestion, extent_at
 from tests.fim.toys import context_at
 
 
-def check(text: str, answer: str, expected: str, *reasons: str, multiline: Multiline = "auto") -> Suggestion:
+def check(
+    text: str, answer: str, expected: str, *reasons: str, multiline: Multiline = "auto"
+) -> Suggestion:
     """The text after accepting what is made of `answer` at ‸, and the filters that fired."""
     context = context_at(text)
     shaper = Shaper.at(context, FORMATS["starcoder2"], multiline=multiline)
@@ -103,20 +105,50 @@ def test_line(text: str, answer: str, expected: str, reasons: list[str]) -> None
         ("‸", "\n\na", "", ["blank lines", "blank"]),
         ("f() {‸", "\n\ta;\n}\ng();\n", "f() {\n\ta;\n}", ["end of block"]),
         ("f() {\n\t‸", "a;\n}\ng();\n", "f() {\n\ta;\n}", ["end of block"]),
-        ("if (a) {‸", "\n  b;\n} else {\n  c;\n}\n", "if (a) {\n  b;\n} else {\n  c;\n}", ["end of block"]),
+        (
+            "if (a) {‸",
+            "\n  b;\n} else {\n  c;\n}\n",
+            "if (a) {\n  b;\n} else {\n  c;\n}",
+            ["end of block"],
+        ),
         ("f() {\n  ‸\n}\n", "a;\n}\n", "f() {\n  a;\n}\n", ["repeats below"]),
         ("f() {‸\n  b;\n}\n", "\n  a;\n}\n", "f() {\n  a;\n  b;\n}\n", ["end of block"]),
         ("def f():\n    ‸", "a\ndone_it = 1", "def f():\n    a", ["end of block"]),
         # what stands below is not repeated
-        ("def f():\n    ‸\n    return x\n", "a\n    return x\n", "def f():\n    a\n    return x\n", ["repeats below"]),
-        ("def f():\n    ‸\n\n    return x", "a\n    return x", "def f():\n    a\n\n    return x", ["repeats below"]),
-        ("def f():\n‸\n    return x", "    return x", "def f():\n\n    return x", ["repeats below", "blank"]),
+        (
+            "def f():\n    ‸\n    return x\n",
+            "a\n    return x\n",
+            "def f():\n    a\n    return x\n",
+            ["repeats below"],
+        ),
+        (
+            "def f():\n    ‸\n\n    return x",
+            "a\n    return x",
+            "def f():\n    a\n\n    return x",
+            ["repeats below"],
+        ),
+        (
+            "def f():\n‸\n    return x",
+            "    return x",
+            "def f():\n\n    return x",
+            ["repeats below", "blank"],
+        ),
         ("    ‸\n    x", "if a:\n        x\n    b", "    if a:\n        x\n    b\n    x", []),
         # a bracket right of the cursor moves with the block
         ("x = {‸}", "\n    a: 1,\n}", "x = {\n    a: 1,\n}", ["replaces right"]),
         ("x = {‸}", "\n    a: 1,\n", "x = {\n    a: 1,\n}", []),
-        ("x = {‸};", "\n    a: 1,\n};\n", "x = {\n    a: 1,\n};", ["end of block", "replaces right"]),
-        ("x = {‸}", "\n    # don't\n    a: 1,\n}", "x = {\n    # don't\n    a: 1,\n}", ["replaces right"]),
+        (
+            "x = {‸};",
+            "\n    a: 1,\n};\n",
+            "x = {\n    a: 1,\n};",
+            ["end of block", "replaces right"],
+        ),
+        (
+            "x = {‸}",
+            "\n    # don't\n    a: 1,\n}",
+            "x = {\n    # don't\n    a: 1,\n}",
+            ["replaces right"],
+        ),
         # loops
         ("‸", "a\nb\nb\nb\nb\n", "a\nb", ["loops"]),
         ("‸", "a\n\na\n\na\n\na\n", "a", ["loops"]),
@@ -125,7 +157,12 @@ def test_line(text: str, answer: str, expected: str, reasons: list[str]) -> None
         ("‸", "x = 1\ny = f(" + "self.aa, " * 4, "x = 1", ["loops"]),
         ("x = [‸", "0, 0, 0, 0, 0, 0, 0, 0]", "x = [0, 0, 0, 0, 0, 0, 0, 0]", []),
         ("# ‸", "-" * 60, "# " + "-" * 60, []),
-        ("‸", "".join(f"x{i}\n" for i in range(40)), "\n".join(f"x{i}" for i in range(32)), ["too long"]),
+        (
+            "‸",
+            "".join(f"x{i}\n" for i in range(40)),
+            "\n".join(f"x{i}" for i in range(32)),
+            ["too long"],
+        ),
     ],
 )
 def test_block(text: str, answer: str, expected: str, reasons: list[str]) -> None:
@@ -163,7 +200,8 @@ def test_multiline_setting() -> None:
 
 
 @pytest.mark.parametrize(
-    ("logprob", "confidence"), [(0.0, 1.0), (-0.6931471805599453, 0.5), (1e-9, 1.0), (float("nan"), 0.0)]
+    ("logprob", "confidence"),
+    [(0.0, 1.0), (-0.6931471805599453, 0.5), (1e-9, 1.0), (float("nan"), 0.0)],
 )
 def test_confidence(logprob: float, confidence: float) -> None:
     found = Shaper.at(context_at("x = ‸")).shape("1", logprob)
@@ -236,13 +274,17 @@ MULTILINE = st.sampled_from(["auto", "always", "never"])
 def test_once_done_more_text_changes_nothing(
     prefix: str, suffix: str, answer: str, more: str, multiline: Multiline
 ) -> None:
-    shaper = Shaper.at(context_at(f"{prefix}‸{suffix}"), FORMATS["starcoder2"], multiline=multiline, max_lines=5)
+    shaper = Shaper.at(
+        context_at(f"{prefix}‸{suffix}"), FORMATS["starcoder2"], multiline=multiline, max_lines=5
+    )
     text = answer + more
     for end in range(len(text) + 1):
         if shaper.done(text[:end]):
             shaped = shaper.shape(text[:end])
             assert all(shaper.done(text[:longer]) for longer in range(end, len(text) + 1))
-            assert all(shaper.shape(text[:longer]) == shaped for longer in range(end, len(text) + 1))
+            assert all(
+                shaper.shape(text[:longer]) == shaped for longer in range(end, len(text) + 1)
+            )
             return
 
 

@@ -8,7 +8,12 @@ from tests.fim.toys import CharacterEncoder, context_at
 
 SNIPPETS = (Snippet("b.py", "B", "open"), Snippet("c.py", "C", "recent"))
 ALL: tuple[Layout, ...] = ("psm", "spm")
-UNSEEN = [(name, layout) for name in FORMATS for layout in get_args(Layout) if layout not in FORMATS[name].offered]
+UNSEEN = [
+    (name, layout)
+    for name in FORMATS
+    for layout in get_args(Layout)
+    if layout not in FORMATS[name].offered
+]
 
 CASES: list[tuple[str, Layout | None, dict[str, object], str]] = [
     ("starcoder2", None, {}, "<fim_prefix><fim_suffix>S<fim_middle>P"),
@@ -27,7 +32,12 @@ CASES: list[tuple[str, Layout | None, dict[str, object], str]] = [
         {"snippets": SNIPPETS[:1], "repository": "R"},
         "<repo_name>R<file_sep>b.py\nB<file_sep><fim_prefix><fim_suffix>S<fim_middle>P",
     ),
-    ("starcoder", "psm", {"path": "a.py", "snippets": SNIPPETS}, "<fim_prefix>P<fim_suffix>S<fim_middle>"),
+    (
+        "starcoder",
+        "psm",
+        {"path": "a.py", "snippets": SNIPPETS},
+        "<fim_prefix>P<fim_suffix>S<fim_middle>",
+    ),
     ("santacoder", "psm", {}, "<fim-prefix>P<fim-suffix>S<fim-middle>"),
     ("stablelm2", None, {}, "<|fim_prefix|>P<|fim_suffix|>S<|fim_middle|>"),
     ("codellama", "psm", {}, "<PRE> P <SUF>S <MID>"),
@@ -69,7 +79,9 @@ def test_prompt(name: str, layout: Layout | None, fields: dict[str, object], exp
     assert encoder.decode(prompt.ids[slice(*prompt.suffix)]) == "S"
     head = encoder.decode(prompt.ids[slice(*prompt.context)])
     assert head == expected[: len(head)]
-    assert prompt.context[1] == min(prompt.ids.index(sentinels.prefix), prompt.ids.index(sentinels.suffix))
+    assert prompt.context[1] == min(
+        prompt.ids.index(sentinels.prefix), prompt.ids.index(sentinels.suffix)
+    )
 
 
 @pytest.mark.parametrize(("name", "layout"), UNSEEN)
@@ -96,7 +108,9 @@ def test_codellama_suffix_has_no_leading_space() -> None:
 
 def test_lone_surrogates_anywhere() -> None:
     encoder = CharacterEncoder(FORMATS["starcoder2"].texts)
-    context = context_at("P\ud800‸S", path="\udcff.py", snippets=(Snippet("b\udcff.py", "\ud800", "open"),))
+    context = context_at(
+        "P\ud800‸S", path="\udcff.py", snippets=(Snippet("b\udcff.py", "\ud800", "open"),)
+    )
     prompt = build_prompt(context, resolve(encoder, "starcoder2"), encoder)
     assert encoder.decode(prompt.ids).count("\ufffd") == 4
 
@@ -118,7 +132,9 @@ def test_sentinels_in_the_users_code(name: str, code: str, defused: str) -> None
     text = render_text(context, family)
     empty = render_text(context_at("‸", path="p", snippets=(Snippet("p", "", "open"),)), family)
     assert code == defused or code not in text
-    assert text.count(defused) == (5 if family.file_sep else 2)  # twice in the snippet, and in the path
+    assert text.count(defused) == (
+        5 if family.file_sep else 2
+    )  # twice in the snippet, and in the path
     for sentinel in family.texts:
         assert text.count(sentinel) == empty.count(sentinel)
 
@@ -131,7 +147,10 @@ def test_sentinels_in_the_users_code(name: str, code: str, defused: str) -> None
 
 def test_windows_line_ends_reach_the_model_as_it_knows_line_ends() -> None:
     context = context_at("a\r\nb‸\r\nc\rd")
-    assert render_text(context, FORMATS["starcoder2"], "psm") == "<fim_prefix>a\nb<fim_suffix>\nc\rd<fim_middle>"
+    assert (
+        render_text(context, FORMATS["starcoder2"], "psm")
+        == "<fim_prefix>a\nb<fim_suffix>\nc\rd<fim_middle>"
+    )
 
 
 @pytest.mark.parametrize(
@@ -173,7 +192,9 @@ def test_healing_leaves_out_the_last_piece(prefix: str, left_out: str, layout: L
 def test_what_was_typed_behind_the_anchor_begins_the_middle(name: str, expected: str) -> None:
     context = context_at("PT‸S", typed=1, path="a.py", snippets=SNIPPETS[:1])
     assert render_text(context, FORMATS[name], "anchored") == expected
-    encoder = SentencePieceLike(vocabulary(FORMATS[name]))  # where the suffix has no blank in front, this has none
+    encoder = SentencePieceLike(
+        vocabulary(FORMATS[name])
+    )  # where the suffix has no blank in front, this has none
     prompt = build_prompt(context, resolve(encoder, name), encoder, "anchored")
     blank = "" if FORMATS[name].bare_suffix else " "
     assert prompt.layout == "anchored"
@@ -186,9 +207,12 @@ def test_what_was_typed_behind_the_anchor_begins_the_middle(name: str, expected:
 
 
 @pytest.mark.parametrize(
-    ("prefix", "typed", "left_out"), [("a b.ret", 3, "ret"), ("a ret", 5, " ret"), ("a ret", 2, "et"), ("a ret", 0, "")]
+    ("prefix", "typed", "left_out"),
+    [("a b.ret", 3, "ret"), ("a ret", 5, " ret"), ("a ret", 2, "et"), ("a ret", 0, "")],
 )
-def test_only_what_was_typed_behind_the_anchor_is_healed(prefix: str, typed: int, left_out: str) -> None:
+def test_only_what_was_typed_behind_the_anchor_is_healed(
+    prefix: str, typed: int, left_out: str
+) -> None:
     encoder = CharacterEncoder(vocabulary(FORMATS["starcoder2"]))
     context = context_at(f"{prefix}‸S", typed=typed)
     prompt = build_prompt(context, resolve(encoder, "starcoder2"), encoder, "anchored", heal=True)

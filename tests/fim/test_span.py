@@ -3,7 +3,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fim import FORMATS, Shaper
-from fim.targets import Kind, target_at
+from fim.editing.targets import Kind, target_at
 from tests.fim.test_postprocess import CODE
 from tests.fim.toys import context_at
 
@@ -30,7 +30,12 @@ def check(text: str, answer: str, expected: str, *reasons: str, **rules: object)
         ("‸", "a\nb\nb\nb\nb\n", "a\nb", ["loops"]),
         ("‸", "a {\n      }\n    }\n  }\n}", "a {\n      }\n    }\n  }\n}", []),
         ("‸", "x = 1\ny = f(" + "self.aa, " * 4, "x = 1", ["loops"]),
-        ("‸", "".join(f"x{i}\n" for i in range(70)), "\n".join(f"x{i}" for i in range(64)), ["too long"]),
+        (
+            "‸",
+            "".join(f"x{i}\n" for i in range(70)),
+            "\n".join(f"x{i}" for i in range(64)),
+            ["too long"],
+        ),
         # characters
         ("‸", "a<fim_middle>b", "a", ["sentinel"]),
         ("‸", "a\u202eb", "a", ["strange character"]),
@@ -50,7 +55,9 @@ def test_span(text: str, answer: str, expected: str, reasons: list[str]) -> None
 
 def test_the_body_ends_before_a_line_that_is_indented_less() -> None:
     check("def f():\n    ‸", "a\n\ndef g():\n    b", "a", "end of span", least_columns=4)
-    check("def f():\n    ‸", "if a:\n        b\n    c\n", "if a:\n        b\n    c", least_columns=4)
+    check(
+        "def f():\n    ‸", "if a:\n        b\n    c\n", "if a:\n        b\n    c", least_columns=4
+    )
     check("f() {\n\t‸\n};\n", "a;\n}\n", "a;", "end of span", least_columns=4)
     check("def f():\n\t‸\n\nb\n", "a\n\tc\n", "a\n\tc", least_columns=4)
 
@@ -75,15 +82,47 @@ def test_one_line_and_how_many() -> None:
 @pytest.mark.parametrize(
     ("language", "kind", "marked", "answer", "expected"),
     [
-        ("python", "body", "def f():‸\n\nx = 1\n", "return 1\n\ndef g():\n", "def f():\n    return 1\n\nx = 1\n"),
-        ("go", "body", "func f() {‸}\n", "a()\n\tb()\n}\n\nfunc g", "func f() {\n\ta()\n\tb()\n}\n"),
+        (
+            "python",
+            "body",
+            "def f():‸\n\nx = 1\n",
+            "return 1\n\ndef g():\n",
+            "def f():\n    return 1\n\nx = 1\n",
+        ),
+        (
+            "go",
+            "body",
+            "func f() {‸}\n",
+            "a()\n\tb()\n}\n\nfunc g",
+            "func f() {\n\ta()\n\tb()\n}\n",
+        ),
         ("c", "body", "int f() { return ‸1; }\n", "return 2; }\nint g", "int f() { return 2; }\n"),
-        ("python", "docstring", "def f():‸\n    a\n", 'Do."""\n    a\n', 'def f():\n    """Do."""\n    a\n'),
-        ("java", "docstring", "void f() {‸}\n", "Do.\n * It.\n */\nvoid", "/**\n * Do.\n * It.\n */\nvoid f() {}\n"),
-        ("rust", "docstring", "fn f() {‸}\n", "Do.\n/// It.\nfn f() {}\n", "/// Do.\n/// It.\nfn f() {}\n"),
+        (
+            "python",
+            "docstring",
+            "def f():‸\n    a\n",
+            'Do."""\n    a\n',
+            'def f():\n    """Do."""\n    a\n',
+        ),
+        (
+            "java",
+            "docstring",
+            "void f() {‸}\n",
+            "Do.\n * It.\n */\nvoid",
+            "/**\n * Do.\n * It.\n */\nvoid f() {}\n",
+        ),
+        (
+            "rust",
+            "docstring",
+            "fn f() {‸}\n",
+            "Do.\n/// It.\nfn f() {}\n",
+            "/// Do.\n/// It.\nfn f() {}\n",
+        ),
     ],
 )
-def test_a_target_and_its_span(language: str, kind: Kind, marked: str, answer: str, expected: str) -> None:
+def test_a_target_and_its_span(
+    language: str, kind: Kind, marked: str, answer: str, expected: str
+) -> None:
     before, after = marked.split("‸")
     text = before + after
     target = target_at(text, language, len(before), len(before), kind)
@@ -96,12 +135,21 @@ def test_a_target_and_its_span(language: str, kind: Kind, marked: str, answer: s
         least_columns=target.least_columns,
         closing=target.closing,
     )
-    assert text[: target.start] + target.fit(shaper.shape(answer).text) + text[target.end :] == expected
+    assert (
+        text[: target.start] + target.fit(shaper.shape(answer).text) + text[target.end :]
+        == expected
+    )
 
 
 @pytest.mark.parametrize(
     ("answer", "until_done"),
-    [("a\n  b\nc", "a\n  b\nc"), ("a\n  end", None), ("a*/", "a*/"), ("a\n\n\n\nb", "a\n\n\n\n"), ("a\n\n\n", None)],
+    [
+        ("a\n  b\nc", "a\n  b\nc"),
+        ("a\n  end", None),
+        ("a*/", "a*/"),
+        ("a\n\n\n\nb", "a\n\n\n\n"),
+        ("a\n\n\n", None),
+    ],
 )
 def test_done(answer: str, until_done: str | None) -> None:
     shaper = Shaper.for_span(context_at("  ‸"), least_columns=2, closing="*/")
@@ -111,9 +159,13 @@ def test_done(answer: str, until_done: str | None) -> None:
 
 @settings(max_examples=150, deadline=None)
 @given(CODE, CODE, CODE, CODE, st.sampled_from([0, 2, 4]), st.sampled_from(["", '"', "}"]))
-def test_a_span_is_sound(prefix: str, suffix: str, answer: str, more: str, least: int, closing: str) -> None:
+def test_a_span_is_sound(
+    prefix: str, suffix: str, answer: str, more: str, least: int, closing: str
+) -> None:
     context = context_at(f"{prefix}‸{suffix}")
-    shaper = Shaper.for_span(context, FORMATS["starcoder2"], max_lines=5, least_columns=least, closing=closing)
+    shaper = Shaper.for_span(
+        context, FORMATS["starcoder2"], max_lines=5, least_columns=least, closing=closing
+    )
     found = shaper.shape(answer)
     assert found.replace == (0, 0)
     assert answer.replace("\r\n", "\n").startswith(found.text.replace("\r\n", "\n"))

@@ -6,7 +6,8 @@ from fim import CursorContext
 
 
 class CharacterEncoder:
-    """One token per code point, or `width` of them; special tokens only by name. Notes what it was given."""
+    """One token per code point, or `width` of them; special tokens only by name. Notes what it was
+    given."""
 
     def __init__(self, specials: Sequence[str] = (), width: int = 1) -> None:
         self.specials = {token: 0x110000 + index for index, token in enumerate(specials)}
@@ -27,11 +28,16 @@ class CharacterEncoder:
 
 
 class SpacePairEncoder(CharacterEncoder):
-    """Joins a line end with the indentation behind it into one token, as byte-level vocabularies do."""
+    """Joins a line end with the indentation behind it into one token, as byte-level vocabularies
+    do."""
 
     def encode(self, text: str) -> list[int]:
         ids = super().encode(text)
-        return [id for id, before in zip(ids, [0, *ids], strict=False) if not (id == 32 and before in (10, 32))]
+        return [
+            id
+            for id, before in zip(ids, [0, *ids], strict=False)
+            if not (id == 32 and before in (10, 32))
+        ]
 
 
 def context_at(text: str, **fields: object) -> CursorContext:

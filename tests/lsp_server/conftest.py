@@ -1,4 +1,5 @@
-"""Homes: folders for sockets and logs, and no engine that outlives a test; or an engine that a test plays."""
+"""Homes: folders for sockets and logs, and no engine that outlives a test; or an engine that a test
+plays."""
 
 from __future__ import annotations
 
@@ -8,14 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from lsp_server import local_engine
+from lsp_server.engines import local
 from tests.lsp_server.helpers import Home
 from tests.lsp_server.played import Played
 
 
 @pytest.fixture(autouse=True)
 def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """What the developer has set for an editor is not for the tests, nor are their counts the developer's."""
+    """What the developer has set for an editor is not for the tests, nor are their counts the
+    developer's."""
     for name in [name for name in os.environ if name.startswith("FIMLS_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("FIMLS_STATE_DIR", str(tmp_path / "state"))
@@ -42,5 +44,5 @@ def shared_home() -> Iterator[Home]:
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch) -> Played:
     played = Played()
-    monkeypatch.setattr(local_engine, "make_engine", lambda *_, **__: played)
+    monkeypatch.setattr(local, "make_engine", lambda *_, **__: played)
     return played

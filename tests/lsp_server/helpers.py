@@ -1,4 +1,5 @@
-"""What the tests of the server share: a place for engines, an editor's window, an endpoint that does as it is told."""
+"""What the tests of the server share: a place for engines, an editor's window, an endpoint that
+does as it is told."""
 
 from __future__ import annotations
 
@@ -23,17 +24,20 @@ from typing import Any
 
 from aiohttp import web
 
-from lsp_server.local_engine import local_client
+from lsp_server.engines.local import local_client
 from tests.conftest import STARCODER2, write_tokenizer
 
-PATIENCE_S = 120.0  # for what must come some time; on a busy machine an engine takes a while to load
+PATIENCE_S = (
+    120.0  # for what must come some time; on a busy machine an engine takes a while to load
+)
 GONE_S = 2.0  # the promise
 URI = "file:///work/place/code.py"
 INLINE = {"textDocument": {"inlineCompletion": {}}}
 
 
 async def until(condition: Callable[[], Any], patience_s: float = PATIENCE_S) -> Any:
-    """Waits until the condition gives something true, and returns it. It may be a coroutine function."""
+    """Waits until the condition gives something true, and returns it. It may be a coroutine
+    function."""
     deadline = time.monotonic() + patience_s
     while True:
         value = condition()
@@ -46,17 +50,22 @@ async def until(condition: Callable[[], Any], patience_s: float = PATIENCE_S) ->
 
 
 def engines_in(folder: Path) -> list[int]:
-    """The engine processes that run in this runtime folder, spares that wait to be told what to serve among them."""
+    """The engine processes that run in this runtime folder, spares that wait to be told what to
+    serve among them."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            if b"model.serve" in (process / "cmdline").read_bytes() and (process / "cwd").readlink() == folder:
+            if (
+                b"model.engine" in (process / "cmdline").read_bytes()
+                and (process / "cwd").readlink() == folder
+            ):
                 found.append(int(process.name))
     return found
 
 
 class Home:
-    """Folders of a user of our own, for sockets and logs. The path is short: a socket's may have 107 bytes."""
+    """Folders of a user of our own, for sockets and logs. The path is short: a socket's may have
+    107 bytes."""
 
     def __init__(self) -> None:
         self.path = Path(tempfile.mkdtemp(prefix="fimls-", dir="/tmp"))
@@ -66,7 +75,8 @@ class Home:
             "FIMLS_LOG_DIR": str(self.logs),
             "FIMLS_STATE_DIR": str(self.path / "state"),
             "FIMLS_CACHE_DIR": str(self.path / "cache"),
-            "NUMBA_DISABLE_JIT": "1",  # each home would compile for itself: tests/model/test_machine_code.py does
+            # each home would compile for itself: tests/model/cpu/test_code_cache.py does
+            "NUMBA_DISABLE_JIT": "1",
         }
 
     def engines(self) -> list[int]:
@@ -100,7 +110,8 @@ class Home:
         assert gone, "an engine had to be killed"
 
     def _remove(self) -> None:
-        """Also while a server that an editor has started, and that is just ending, writes what it has counted."""
+        """Also while a server that an editor has started, and that is just ending, writes what it
+        has counted."""
         deadline = time.monotonic() + PATIENCE_S / 4
         while self.path.exists():
             try:
@@ -131,11 +142,14 @@ class RpcError(Exception):
 class Window:
     """One editor window, at the level of frames, so that it can also send what no library would.
 
-    shown: the server's messages to the user; progress: the kinds of its progress reports; statuses: what it told of
-    itself; edits: what it wanted applied; tokens: of its progress; answers: how many came for each id.
+    shown: the server's messages to the user; progress: the kinds of its progress reports; statuses:
+    what it told of itself; edits: what it wanted applied; tokens: of its progress; answers: how
+    many came for each id.
     """
 
-    def __init__(self, channel: socket.socket, process: subprocess.Popen[bytes] | None = None) -> None:
+    def __init__(
+        self, channel: socket.socket, process: subprocess.Popen[bytes] | None = None
+    ) -> None:
         self.process = process
         self.shown: list[str] = []
         self.progress: list[str] = []
@@ -159,8 +173,12 @@ class Window:
         with theirs, (home.logs / "stderr").open("ab") as stderr:
             process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "lsp_server", "lsp", *arguments],
-                stdin=theirs, stdout=theirs, stderr=stderr, env=os.environ | home.environment, cwd=cwd,
-            )  # fmt: skip
+                stdin=theirs,
+                stdout=theirs,
+                stderr=stderr,
+                env=os.environ | home.environment,
+                cwd=cwd,
+            )
         return cls(ours, process)
 
     async def __aenter__(self) -> Window:
@@ -189,7 +207,10 @@ class Window:
         return self.process.returncode
 
     async def start(
-        self, settings: dict[str, Any] | None = None, capabilities: dict[str, Any] = INLINE, **more: Any
+        self,
+        settings: dict[str, Any] | None = None,
+        capabilities: dict[str, Any] = INLINE,
+        **more: Any,
     ) -> None:
         """initialize and initialized."""
         params = {"processId": os.getpid(), "rootUri": None, "initializationOptions": settings}
@@ -203,14 +224,17 @@ class Window:
         document = {"uri": uri, "languageId": language, "version": 1, "text": text}
         self.notify("textDocument/didOpen", {"textDocument": document})
 
-    def change(self, version: int, text: str, where: dict[str, Any] | None = None, uri: str = URI) -> None:
+    def change(
+        self, version: int, text: str, where: dict[str, Any] | None = None, uri: str = URI
+    ) -> None:
         """An edit of a range, or of the whole text."""
         edit = {"text": text} if where is None else {"text": text, "range": where}
         document = {"uri": uri, "version": version}
         self.notify("textDocument/didChange", {"textDocument": document, "contentChanges": [edit]})
 
     def reopen(self, text: str) -> None:
-        """As open, and what was suggested for the document is forgotten, so that the engine will be asked again."""
+        """As open, and what was suggested for the document is forgotten, so that the engine will be
+        asked again."""
         self.close_document()
         self.open(text)
 
@@ -218,21 +242,33 @@ class Window:
         self.notify("textDocument/didClose", {"textDocument": {"uri": uri}})
 
     def ask(
-        self, line: int, character: int, uri: str = URI, *, menu: bool = False, invoked: bool = False, **context: Any
+        self,
+        line: int,
+        character: int,
+        uri: str = URI,
+        *,
+        menu: bool = False,
+        invoked: bool = False,
+        **context: Any,
     ) -> tuple[int, asyncio.Future[Any]]:
         """Asks for a suggestion; the request's id and its answer's items."""
         params: dict[str, Any] = {
-            "textDocument": {"uri": uri}, "position": {"line": line, "character": character},
+            "textDocument": {"uri": uri},
+            "position": {"line": line, "character": character},
             "context": {"triggerKind": 1 if invoked or menu else 2} | context,
-        }  # fmt: skip
-        number, answer = self.send("textDocument/completion" if menu else "textDocument/inlineCompletion", params)
+        }
+        number, answer = self.send(
+            "textDocument/completion" if menu else "textDocument/inlineCompletion", params
+        )
 
         async def items() -> Any:
             return (await asyncio.wait_for(answer, PATIENCE_S))["items"]
 
         return number, asyncio.ensure_future(items())
 
-    async def suggestion(self, line: int, character: int, uri: str = URI, *, menu: bool = False) -> dict[str, Any]:
+    async def suggestion(
+        self, line: int, character: int, uri: str = URI, *, menu: bool = False
+    ) -> dict[str, Any]:
         """Asks again and again, as someone types, until there is one; its item."""
 
         async def items() -> Any:
@@ -328,12 +364,14 @@ async def window_in_process(
     **more: Any,
 ) -> AsyncIterator[Window]:
     """A window on a server that runs in this process, where a test can put faults into it."""
-    from lsp_server.server import run
+    from lsp_server.protocol.server import run
 
     ours, theirs = socket.socketpair()
     with theirs:
         serving = asyncio.ensure_future(run(theirs.fileno(), theirs.fileno()))
-        serving.add_done_callback(lambda _: theirs.shutdown(socket.SHUT_RDWR))  # as the end of a process does
+        serving.add_done_callback(
+            lambda _: theirs.shutdown(socket.SHUT_RDWR)
+        )  # as the end of a process does
         try:
             async with Window(ours) as window:
                 window.configuration = configuration
@@ -341,15 +379,19 @@ async def window_in_process(
                 yield window
         finally:
             await asyncio.wait_for(serving, PATIENCE_S)
-            # The descriptor is closed when nobody reads it any more: its number may soon be another's.
-            await until(lambda: not any(thread.name == "lsp-reader" for thread in threading.enumerate()))
+            # The descriptor is closed when nobody reads it any more: its number may soon be
+            # another's.
+            await until(
+                lambda: not any(thread.name == "lsp-reader" for thread in threading.enumerate())
+            )
 
 
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Endpoint:
-    """A completions endpoint on loopback. bodies: what it was asked; streams: the answers it is at."""
+    """A completions endpoint on loopback. bodies: what it was asked; streams: the answers it is
+    at."""
 
     def __init__(self, answer: Answer, tls: ssl.SSLContext | None = None) -> None:
         self.answer, self._tls = answer, tls
@@ -359,7 +401,9 @@ class Endpoint:
     async def __aenter__(self) -> Endpoint:
         app = web.Application()
         app.router.add_post("/v1/completions", self._handle)
-        self._runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=0.1)
+        self._runner = web.AppRunner(
+            app, handler_cancellation=True, access_log=None, shutdown_timeout=0.1
+        )
         await self._runner.setup()
         await web.TCPSite(self._runner, "127.0.0.1", 0, ssl_context=self._tls).start()
         self.url = f"http{'s' if self._tls else ''}://127.0.0.1:{self._runner.addresses[0][1]}"
@@ -422,7 +466,9 @@ async def talks(request: web.Request) -> web.StreamResponse:
 def front_folder(folder: Path, **config: Any) -> Path:
     """A model folder as far as the front reads it: no weights."""
     folder.mkdir(exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(STARCODER2 | {"max_position_embeddings": 4096} | config))
+    (folder / "config.json").write_text(
+        json.dumps(STARCODER2 | {"max_position_embeddings": 4096} | config)
+    )
     write_tokenizer(folder)
     return folder
 
@@ -433,7 +479,11 @@ async def window_on(
 ) -> AsyncIterator[tuple[Window, Endpoint]]:
     """A window in this process, its endpoint, and an open document "x = "; ready to be asked."""
     async with Endpoint(says("ready\n")) as endpoint:
-        remote = {"remote.url": endpoint.url, "remote.format": "starcoder2", "remote.timeout": 10 * PATIENCE_S}
+        remote = {
+            "remote.url": endpoint.url,
+            "remote.format": "starcoder2",
+            "remote.timeout": 10 * PATIENCE_S,
+        }
         async with window_in_process(remote | (settings or {}), **more) as window:
             window.open("x = ")
             await window.suggestion(0, 4)

@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
 from typing import Any
 
-from lsp_server.engines import CompletionRequest, EngineState, Piece
+from lsp_server.engines.interface import CompletionRequest, EngineState, Piece
 from tests.lsp_server.helpers import URI, Window, until, window_in_process
 
 BODY = "def f():\n    "  # the cursor at its end asks for a block
@@ -33,7 +33,8 @@ class Stream:
 
 
 class Played:
-    """An engine here. asked: the answers, the oldest first; prefilled: prompts that were to be read."""
+    """An engine here. asked: the answers, the oldest first; prefilled: prompts that were to be
+    read."""
 
     has_idle_time = True
     state = EngineState("ready")
@@ -76,7 +77,8 @@ class Played:
         return [stream for stream in self.asked if not stream.request.idle]
 
     async def answers(self, number: int, text: str, items: Awaitable[list[str]]) -> list[str]:
-        """Says all of the newest answer that is waited for, which has to be of this number; what the items are then."""
+        """Says all of the newest answer that is waited for, which has to be of this number; what
+        the items are then."""
         await until(lambda: len(self.waited_for) == number + 1)
         self.waited_for[number].finish(text)
         return await items

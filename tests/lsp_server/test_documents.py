@@ -14,7 +14,10 @@ from lsp_server.documents import Change, Document, Documents, Encoding
 
 ENCODINGS: tuple[Encoding, ...] = ("utf-8", "utf-16", "utf-32")
 ENCODING = st.sampled_from(ENCODINGS)
-TEXT = st.text(st.sampled_from("ab\r\n\f\v\x85\u2028\u0301é日😀\ud83d\ude00") | st.sampled_from("\r\n"), max_size=24)
+TEXT = st.text(
+    st.sampled_from("ab\r\n\f\v\x85\u2028\u0301é日😀\ud83d\ude00") | st.sampled_from("\r\n"),
+    max_size=24,
+)
 POSITION = st.tuples(st.integers(0, 8), st.integers(0, 12) | st.just(2**31 - 1))
 
 
@@ -70,7 +73,9 @@ EDITS = st.lists(st.lists(EDIT | EDIT | EDIT | st.builds(Change, TEXT), max_size
 
 @settings(max_examples=400, deadline=None)
 @given(text=TEXT, encoding=ENCODING, edits=EDITS, chunk=st.integers(1, 9))
-def test_same_as_the_slow_mirror(text: str, encoding: Encoding, edits: list[list[Change]], chunk: int) -> None:
+def test_same_as_the_slow_mirror(
+    text: str, encoding: Encoding, edits: list[list[Change]], chunk: int
+) -> None:
     with mock.patch.object(documents, "CHUNK", chunk):
         fast, slow = Document("f", 0, "", text, encoding), SlowMirror(text, encoding)
         for version, changes in enumerate(edits, start=1):
@@ -106,7 +111,13 @@ def test_a_window_is_a_piece_of_the_text_that_reaches_far_enough(
     ("text", "start", "end", "new", "expected"),
     [
         ("ab\ncd", (1, 1), (1, 2), "X", "ab\ncX"),
-        ("ab\ncd", (1, 99), (9, 0), "X", "ab\ncdX"),  # beyond the end of a last line without a line end
+        (
+            "ab\ncd",
+            (1, 99),
+            (9, 0),
+            "X",
+            "ab\ncdX",
+        ),  # beyond the end of a last line without a line end
         ("ab\ncd\n", (2, 5), (2, 5), "X", "ab\ncd\nX"),
         ("ab\ncd", (0, 99), (0, 99), "X", "abX\ncd"),  # beyond a line's end: before its line end
         ("ab\r\ncd", (0, 99), (0, 99), "X", "abX\r\ncd"),
@@ -123,7 +134,9 @@ def test_a_window_is_a_piece_of_the_text_that_reaches_far_enough(
         ("e\u0301x", (0, 2), (0, 3), "y", "e\u0301y"),
     ],
 )
-def test_edit(text: str, start: tuple[int, int], end: tuple[int, int], new: str, expected: str) -> None:
+def test_edit(
+    text: str, start: tuple[int, int], end: tuple[int, int], new: str, expected: str
+) -> None:
     document = Document("f", 1, "", text)
     document.change(2, [Change(new, start, end)])
     assert document.text == expected
@@ -157,7 +170,9 @@ def test_changes_to_a_file_that_is_not_open_are_ignored(caplog: pytest.LogCaptur
     documents_ = Documents()
     with caplog.at_level(logging.WARNING):
         documents_.change("file:///a", 1, [Change("x")])
-    assert [record.getMessage() for record in caplog.records] == ["ignored a change to file:///a, which is not open"]
+    assert [record.getMessage() for record in caplog.records] == [
+        "ignored a change to file:///a, which is not open"
+    ]
     assert documents_.get("file:///a") is None
     assert documents_.snapshot("file:///a", 0, 0) is None
     documents_.close("file:///a")
@@ -175,7 +190,9 @@ def test_open_snapshot_close() -> None:
     assert open_.uris() == ()
 
 
-@pytest.mark.parametrize("text", ["x" * 49 + "\n", "x", "é"], ids=["lines", "one line", "one wide line"])
+@pytest.mark.parametrize(
+    "text", ["x" * 49 + "\n", "x", "é"], ids=["lines", "one line", "one wide line"]
+)
 def test_a_key_in_a_giant_file_or_line_is_cheap(text: str) -> None:
     document = Document("f", 1, "", text * (20_000_000 // len(text) if "\n" in text else 2_000_000))
     line, character = document.offset_to_position(document.length // 2)

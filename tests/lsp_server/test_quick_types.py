@@ -1,4 +1,5 @@
-"""The kept code of attrs' classes: used when whole and ours, and otherwise as if it were not there."""
+"""The kept code of attrs' classes: used when whole and ours, and otherwise as if it were not
+there."""
 
 from __future__ import annotations
 
@@ -27,16 +28,22 @@ print(count)
 
 def compiled_with(folder: Path) -> int:
     env = os.environ | {"FIMLS_CACHE_DIR": str(folder)}
-    done = subprocess.run([sys.executable, "-c", PROGRAM], env=env, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM], env=env, capture_output=True, text=True, check=True
+    )
     return int(done.stdout)
 
 
 def test_the_second_start_compiles_next_to_nothing(tmp_path: Path) -> None:
     assert compiled_with(tmp_path / "new") > 500
-    assert compiled_with(tmp_path / "new") < 50  # attrs' own classes are there before it can be helped
+    assert (
+        compiled_with(tmp_path / "new") < 50
+    )  # attrs' own classes are there before it can be helped
 
 
-@pytest.mark.parametrize("damage", ["truncated", "flipped", "writable by others", "read-only folder"])
+@pytest.mark.parametrize(
+    "damage", ["truncated", "flipped", "writable by others", "read-only folder"]
+)
 def test_a_doubtful_file_is_a_miss(damage: str, tmp_path: Path) -> None:
     compiled_with(tmp_path)
     (kept,) = tmp_path.iterdir()

@@ -32,7 +32,9 @@ JSON = st.recursive(
     lambda inner: (
         st.lists(inner, max_size=4)
         | st.dictionaries(
-            st.text() | st.sampled_from([*_RULES, "fimls", "engine", "fimls.engine", "device"]), inner, max_size=4
+            st.text() | st.sampled_from([*_RULES, "fimls", "engine", "fimls.engine", "device"]),
+            inner,
+            max_size=4,
         )
     ),
     max_leaves=12,
@@ -65,7 +67,8 @@ def test_any_value_of_any_setting_is_taken_or_named(name: str, value: object) ->
 
 
 def as_json(settings: Any) -> dict[str, object]:
-    """The settings as a client would write them; None is left out because the client has no other way to say it."""
+    """The settings as a client would write them; None is left out because the client has no other
+    way to say it."""
     raw: dict[str, object] = {}
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)
@@ -100,8 +103,16 @@ ALL = {
     "temperature": 1,
     "topP": 0.9,
     "seed": 7,
-    "engine": {"device": "cuda:1", "dtype": "bfloat16", "quantization": "int8", "idleTimeout": 60, "threads": 4,
-               "startTimeout": 30.5, "cacheMemory": 64, "cacheDisk": 0},
+    "engine": {
+        "device": "cuda:1",
+        "dtype": "bfloat16",
+        "quantization": "int8",
+        "idleTimeout": 60,
+        "threads": 4,
+        "startTimeout": 30.5,
+        "cacheMemory": 64,
+        "cacheDisk": 0,
+    },
     "remote": {
         "url": "https://example.org:8443/v1",
         "model": "m",
@@ -130,7 +141,9 @@ ALL_PARSED = Settings(
     top_p=0.9,
     seed=7,
     engine=EngineSettings("cuda:1", "bfloat16", "int8", 60.0, 4, 30.5, 64, 0),
-    remote=RemoteSettings("https://example.org:8443/v1", "m", None, "k-1", "codellama", 3.0, "~/ca.pem", False),
+    remote=RemoteSettings(
+        "https://example.org:8443/v1", "m", None, "k-1", "codellama", 3.0, "~/ca.pem", False
+    ),
     log=LogSettings("debug"),
 )
 
@@ -150,7 +163,8 @@ def test_every_setting_in_every_shape(raw: object) -> None:
 
 
 @pytest.mark.parametrize(
-    "raw", [{"engine.device": "cpu"}, {"fimls.engine.device": "cpu"}, {"fimls": {"engine.device": "cpu"}}]
+    "raw",
+    [{"engine.device": "cpu"}, {"fimls.engine.device": "cpu"}, {"fimls": {"engine.device": "cpu"}}],
 )
 def test_dotted_names(raw: object) -> None:
     assert parse(raw) == (Settings(engine=EngineSettings(device="cpu")), ())
@@ -159,31 +173,57 @@ def test_dotted_names(raw: object) -> None:
 @pytest.mark.parametrize(
     ("raw", "problem"),
     [
-        ({"maxTokens": 5000}, "fimls.maxTokens is 5000, expected a whole number from 1 to 1024; 64 is used instead"),
-        ({"maxTokens": True}, "fimls.maxTokens is true, expected a whole number from 1 to 1024; 64 is used instead"),
-        ({"maxTokens": 1.5}, "fimls.maxTokens is 1.5, expected a whole number from 1 to 1024; 64 is used instead"),
+        (
+            {"maxTokens": 5000},
+            "fimls.maxTokens is 5000, expected a whole number from 1 to 1024; 64 is used instead",
+        ),
+        (
+            {"maxTokens": True},
+            "fimls.maxTokens is true, expected a whole number from 1 to 1024; 64 is used instead",
+        ),
+        (
+            {"maxTokens": 1.5},
+            "fimls.maxTokens is 1.5, expected a whole number from 1 to 1024; 64 is used instead",
+        ),
         (
             {"contextTokens": 63},
-            "fimls.contextTokens is 63, expected a whole number of at least 64; null is used instead",
+            "fimls.contextTokens is 63, expected a whole number of at least 64; null is used "
+            "instead",
         ),
-        ({"temperature": float("nan")}, "fimls.temperature is NaN, expected a number from 0 to 2; 0.0 is used instead"),
-        ({"topP": 0}, "fimls.topP is 0, expected a number above 0 and up to 1; 1.0 is used instead"),
+        (
+            {"temperature": float("nan")},
+            "fimls.temperature is NaN, expected a number from 0 to 2; 0.0 is used instead",
+        ),
+        (
+            {"topP": 0},
+            "fimls.topP is 0, expected a number above 0 and up to 1; 1.0 is used instead",
+        ),
         ({"enabled": 1}, "fimls.enabled is 1, expected true or false; true is used instead"),
-        ({"layout": "PSM"}, 'fimls.layout is "PSM", expected one of auto, psm, spm, anchored; "auto" is used instead'),
+        (
+            {"layout": "PSM"},
+            'fimls.layout is "PSM", expected one of auto, psm, spm, anchored; "auto" is used '
+            "instead",
+        ),
         (
             {"engine": {"idleTimeout": float("inf")}},
-            "fimls.engine.idleTimeout is Infinity, expected a number of seconds above 0; 900.0 is used instead",
+            "fimls.engine.idleTimeout is Infinity, expected a number of seconds above 0; 900.0 is "
+            "used instead",
         ),
         (
             {"engine.device": "tpu"},
-            'fimls.engine.device is "tpu", expected auto, cpu, cuda, or cuda: and a number; "auto" is used instead',
+            'fimls.engine.device is "tpu", expected auto, cpu, cuda, or cuda: and a number; '
+            '"auto" is used instead',
         ),
-        ({"engine": "cpu"}, 'fimls.engine is "cpu", expected an object with settings; it is ignored'),
+        (
+            {"engine": "cpu"},
+            'fimls.engine is "cpu", expected an object with settings; it is ignored',
+        ),
         ([1], "fimls is [1], expected an object with settings; it is ignored"),
         ({"fimls": 1}, "fimls is 1, expected an object with settings; it is ignored"),
         (
             {"remote": {"url": "https://me:secret@example.org"}},
-            'fimls.remote.url is "https://…@example.org", expected an http or https address without user name'
+            'fimls.remote.url is "https://…@example.org", expected an http or https address '
+            "without user name"
             " and password; null is used instead",
         ),
         (
@@ -192,14 +232,18 @@ def test_dotted_names(raw: object) -> None:
         ),
         (
             {"remote.apiKeyEnv": "sk-secret"},
-            "fimls.remote.apiKeyEnv is not usable, expected the name of an environment variable; it is ignored",
+            "fimls.remote.apiKeyEnv is not usable, expected the name of an environment variable; "
+            "it is ignored",
         ),
         (
             {"disabledLanguages": "lua"},
             'fimls.disabledLanguages is "lua", expected a list of strings; [] is used instead',
         ),
         ({"maxToken": 5}, "fimls.maxToken is not a setting; did you mean fimls.maxTokens?"),
-        ({"engine": {"devise": "cpu"}}, "fimls.engine.devise is not a setting; did you mean fimls.engine.device?"),
+        (
+            {"engine": {"devise": "cpu"}},
+            "fimls.engine.devise is not a setting; did you mean fimls.engine.device?",
+        ),
         ({"zzz": 5}, "fimls.zzz is not a setting; it is ignored"),
     ],
     ids=str,
@@ -218,13 +262,17 @@ def test_what_is_not_set_or_bad_keeps_the_base() -> None:
     base = Settings(max_tokens=9, remote=RemoteSettings(url="http://localhost:1", timeout=1.0))
     settings, problems = parse({"maxTokens": 0, "remote": {"timeout": 2, "url": ""}}, base=base)
     assert settings == Settings(max_tokens=9, remote=RemoteSettings(timeout=2.0))
-    assert problems == ("fimls.maxTokens is 0, expected a whole number from 1 to 1024; 9 is used instead",)
+    assert problems == (
+        "fimls.maxTokens is 0, expected a whole number from 1 to 1024; 9 is used instead",
+    )
 
 
 def test_a_workspace_cannot_choose_model_device_or_endpoint() -> None:
     base = Settings(model="mine", remote=RemoteSettings(api_key="base-secret"))
     settings, problems = parse(ALL, base=base, trusted=False)
-    assert settings == dataclasses.replace(ALL_PARSED, model="mine", engine=EngineSettings(), remote=base.remote)
+    assert settings == dataclasses.replace(
+        ALL_PARSED, model="mine", engine=EngineSettings(), remote=base.remote
+    )
     assert {problem.split()[0].removeprefix("fimls.") for problem in problems} == MACHINE_SCOPE
     assert 'fimls.model cannot be set by a workspace; "mine" is used instead' in problems
     assert "secret" not in " ".join(problems)

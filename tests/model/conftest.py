@@ -10,7 +10,7 @@ import torch
 from hypothesis import settings
 
 from model import LoadedModel, Tokenizer
-from model.machine_code import code_folder, is_intact, start
+from model.cpu.code_cache import code_folder, is_intact, start
 from tests.conftest import SENTINELS, write_tokenizer
 from tests.model.toys import load
 
@@ -62,7 +62,9 @@ def merging_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=340, special_tokens=SENTINELS, show_progress=False,
+        vocab_size=340,
+        special_tokens=SENTINELS,
+        show_progress=False,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )
     lines = [f"x = {chr(c)} {chr(c + 1)}{chr(0x4E00 + c % 500)}" for c in range(0x1F600, 0x1F640)]

@@ -41,7 +41,8 @@ def write_index(folder: Path, weight_map: object) -> None:
 
 
 def check_refused(folder: Path, *words: str) -> None:
-    """Loading fails, and the message names the folder and has these words: the fault and the remedy."""
+    """Loading fails, and the message names the folder and has these words: the fault and the
+    remedy."""
     with pytest.raises(ModelError) as caught:
         load(folder)
     message = str(caught.value)

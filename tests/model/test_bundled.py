@@ -7,21 +7,31 @@ import json
 import pytest
 
 from fim import Shaper
+from lsp_server.completion.prompter import Prompter
 from lsp_server.documents import Snapshot
-from lsp_server.prompter import Prompter
 from lsp_server.settings import Settings
 from model import LoadedModel, load_model
-from model.copying import CopyWeights
-from model.hub import ATTRIBUTION, BUNDLED
+from model.generation.copying import CopyWeights
+from model.weights.folder import ATTRIBUTION, BUNDLED
 
 MAX_BYTES, MAX_ATTRIBUTION_BYTES = 30 * 10**6, 5 * 10**6
 PREDICTABLE = [
-    ("import os\nimport sys\n\n\nclass Shape:\n    def __init__(self, name, size):\n        self.name = name\n        "
-     "self.size = ", "size", "\n\n    def area(self):\n        return self.size\n"),
-    ("def first(values):\n    for value in values:\n        if value is not None:\n            ret", "urn", "\n"),
+    (
+        "import os\nimport sys\n\n\nclass Shape:\n    def __init__(self, name, size):\n        "
+        "self.name = name\n        "
+        "self.size = ",
+        "size",
+        "\n\n    def area(self):\n        return self.size\n",
+    ),
+    (
+        "def first(values):\n    for value in values:\n        if value is not None:\n            "
+        "ret",
+        "urn",
+        "\n",
+    ),
     ("try:\n    import json\nexc", "ept", " ImportError:\n    json = None\n"),
     ("def main():\n    pass\n\n\nif __name__ == ", '"__main__":', "\n    main()\n"),
-]  # fmt: skip
+]
 
 
 @pytest.fixture(scope="module")
@@ -37,15 +47,22 @@ def test_it_fits_what_ships() -> None:
 
 
 @pytest.mark.parametrize(("prefix", "expected", "suffix"), PREDICTABLE)
-def test_it_writes_the_plainly_predictable(bundled: LoadedModel, prefix: str, expected: str, suffix: str) -> None:
+def test_it_writes_the_plainly_predictable(
+    bundled: LoadedModel, prefix: str, expected: str, suffix: str
+) -> None:
     settings = Settings(max_tokens=32)
     prompter = Prompter.for_settings(settings)
-    context = prompter.context(Snapshot("file:///a.py", 1, "python", prefix + suffix, len(prefix)), settings, None)
+    context = prompter.context(
+        Snapshot("file:///a.py", 1, "python", prefix + suffix, len(prefix)), settings, None
+    )
     asked, _ = prompter.request(context, settings, "test")
     assert not isinstance(asked.prompt, str)
     tokens = bundled.generate(
-        asked.prompt, max_new_tokens=12, stop_ids=asked.stop_ids, begin_with=asked.begin_with,
+        asked.prompt,
+        max_new_tokens=12,
+        stop_ids=asked.stop_ids,
+        begin_with=asked.begin_with,
         copying=CopyWeights(**asked.copying) if asked.copying else None,
-    )  # fmt: skip
+    )
     text = "".join(t.text for t in tokens)
     assert Shaper.at(context, multiline="never").shape(text).text.startswith(expected)

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from model import Tokenizer
 from model.errors import ModelError
-from model.generate import generate
-from model.sampling import Sampling
+from model.generation.generate import generate
+from model.generation.sampling import Sampling
 from tests.conftest import SENTINELS
 from tests.model.toys import END, MIDDLE, Parrot
 
@@ -44,11 +44,17 @@ def test_a_sentinel_in_a_whole_prompt_is_one_and_only_there(tokenizer: Tokenizer
     a, b = tokenizer.encode("a"), tokenizer.encode("b")
     assert tokenizer.encode_prompt(text) == [1, *a, 3, *b, 2]
     assert not set(tokenizer.encode(text)) & {1, 2, 3}  # the next plain text is plain again
-    assert [tokenizer.token_id(t) for t in ("<fim_prefix>", "<fim_middle>", "<nonsense>")] == [1, 2, None]
+    assert [tokenizer.token_id(t) for t in ("<fim_prefix>", "<fim_middle>", "<nonsense>")] == [
+        1,
+        2,
+        None,
+    ]
 
 
 @given(text=st.text())
-def test_decoding_undoes_encoding(byte_tokenizer: Tokenizer, merging_tokenizer: Tokenizer, text: str) -> None:
+def test_decoding_undoes_encoding(
+    byte_tokenizer: Tokenizer, merging_tokenizer: Tokenizer, text: str
+) -> None:
     for tokenizer in (byte_tokenizer, merging_tokenizer):
         assert tokenizer.decode(tokenizer.encode(text)) == text
 
@@ -63,7 +69,9 @@ def test_decoding_undoes_encoding(byte_tokenizer: Tokenizer, merging_tokenizer: 
         ("<fim_middle>\ud800", "<fim_middle>\ufffd"),
     ],
 )
-def test_a_lone_surrogate_counts_as_a_replacement_character(tokenizer: Tokenizer, text: str, read_as: str) -> None:
+def test_a_lone_surrogate_counts_as_a_replacement_character(
+    tokenizer: Tokenizer, text: str, read_as: str
+) -> None:
     assert tokenizer.encode(text) == tokenizer.encode(read_as)
 
 
@@ -71,14 +79,21 @@ def said(tokenizer: Tokenizer, ids: list[int], limit: int) -> str:
     """What a model that generates these ids shows, stopped after `limit` tokens."""
     parrot = Parrot(ids)
     tokens = generate(
-        parrot, parrot.new_cache(), [MIDDLE], max_new_tokens=limit, text=tokenizer.stream(), sampling=Sampling(),
+        parrot,
+        parrot.new_cache(),
+        [MIDDLE],
+        max_new_tokens=limit,
+        text=tokenizer.stream(),
+        sampling=Sampling(),
         stop_ids={END},
     )
     return "".join(t.text for t in tokens)
 
 
 @pytest.mark.parametrize("text", TEXTS)
-def test_every_text_cut_at_every_token_shows_whole_characters_only(tokenizer: Tokenizer, text: str) -> None:
+def test_every_text_cut_at_every_token_shows_whole_characters_only(
+    tokenizer: Tokenizer, text: str
+) -> None:
     ids = tokenizer.encode(text)
     assert said(tokenizer, ids, len(ids) + 1) == text
     for limit in range(len(ids)):
@@ -96,8 +111,14 @@ def byte_ids(tokenizer: Tokenizer) -> list[int]:
     return [i for i in found if i is not None]
 
 
-@given(raw=st.lists(st.binary(max_size=6) | st.sampled_from(CHARACTERS).map(str.encode), max_size=6).map(b"".join))
-def test_bytes_that_are_no_text_hold_up_only_themselves(byte_tokenizer: Tokenizer, raw: bytes) -> None:
+@given(
+    raw=st.lists(
+        st.binary(max_size=6) | st.sampled_from(CHARACTERS).map(str.encode), max_size=6
+    ).map(b"".join)
+)
+def test_bytes_that_are_no_text_hold_up_only_themselves(
+    byte_tokenizer: Tokenizer, raw: bytes
+) -> None:
     """They read as U+FFFD once something valid follows; at the end of a stream they stay unsaid."""
     byte_id = byte_ids(byte_tokenizer)
     ids = [byte_id[b] for b in raw + b"end"]
@@ -114,5 +135,7 @@ def test_special_tokens_are_not_shown(tokenizer: Tokenizer) -> None:
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"model": 3}', "\x00"])
 def test_a_broken_tokenizer_is_refused_with_the_remedy(tmp_path: Path, content: str) -> None:
     (tmp_path / "tokenizer.json").write_text(content)
-    with pytest.raises(ModelError, match=r"tokenizer\.json cannot be read .* Download the model again"):
+    with pytest.raises(
+        ModelError, match=r"tokenizer\.json cannot be read .* Download the model again"
+    ):
         Tokenizer(tmp_path / "tokenizer.json")

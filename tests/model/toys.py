@@ -1,4 +1,5 @@
-"""Stand-ins for this room's tests: a cache whose keys are the ids themselves, a decoder that says what it is told."""
+"""Stand-ins for this room's tests: a cache whose keys are the ids themselves, a decoder that says
+what it is told."""
 
 from __future__ import annotations
 
@@ -11,11 +12,11 @@ from pathlib import Path
 import torch
 
 from model import LoadedModel, Tokenizer, load_model
-from model.config import DecoderConfig, RopeConfig
-from model.decoder import Cancelled, DecoderOutput
-from model.engine import Engine, Event, Failed, Finished, Job, Request
-from model.hub import ModelFolder
-from model.kv_cache import KVCache
+from model.decoder.config import DecoderConfig, RopeConfig
+from model.decoder.decoder import Cancelled, DecoderOutput
+from model.decoder.kv_cache import KVCache
+from model.engine.worker import Engine, Event, Failed, Finished, Job, Request
+from model.weights.folder import ModelFolder
 
 END, MIDDLE = 0, 2  # ids of <|endoftext|> and <fim_middle> in the tests' tokenizer
 CPU = torch.device("cpu")
@@ -28,16 +29,27 @@ def load(folder: Path) -> LoadedModel:
 
 def toy_config(max_positions: int = 4096) -> DecoderConfig:
     return DecoderConfig(
-        vocab_size=320, hidden_size=8, intermediate_size=8, num_layers=2, num_heads=2, num_kv_heads=1,
-        max_positions=max_positions, norm_eps=1e-5, rope=RopeConfig("default", 10000.0, 4, max_positions),
-        activation="silu", gated_mlp=False, stop_ids=(END,),
+        vocab_size=320,
+        hidden_size=8,
+        intermediate_size=8,
+        num_layers=2,
+        num_heads=2,
+        num_kv_heads=1,
+        max_positions=max_positions,
+        norm_eps=1e-5,
+        rope=RopeConfig("default", 10000.0, 4, max_positions),
+        activation="silu",
+        gated_mlp=False,
+        stop_ids=(END,),
     )
 
 
 @torch.inference_mode()
 def write_ids(cache: KVCache, layer: int, ids: Sequence[int]) -> None:
     """Appends each id as its own key and value, exact in float32."""
-    entry = torch.tensor(ids, dtype=torch.float32)[None, :, None].expand(1, len(ids), cache.config.head_dim)
+    entry = torch.tensor(ids, dtype=torch.float32)[None, :, None].expand(
+        1, len(ids), cache.config.head_dim
+    )
     cache.append(layer, entry, -entry)
 
 
@@ -45,10 +57,12 @@ def write_ids(cache: KVCache, layer: int, ids: Sequence[int]) -> None:
 def read_ids(cache: KVCache) -> list[int]:
     """The ids that a cache holds, the same in every layer, keys and values."""
     nothing = torch.empty(1, 0, cache.config.head_dim)
-    held = {tuple(sign * x for x in t[0, 0, :, d].int().tolist())
-            for layer in range(cache.config.num_layers)
-            for sign, t in zip((1, -1), cache.append(layer, nothing, nothing), strict=True)
-            for d in range(cache.config.head_dim)}
+    held = {
+        tuple(sign * x for x in t[0, 0, :, d].int().tolist())
+        for layer in range(cache.config.num_layers)
+        for sign, t in zip((1, -1), cache.append(layer, nothing, nothing), strict=True)
+        for d in range(cache.config.head_dim)
+    }
     assert len(held) == 1, "layers, keys and values disagree"
     return list(held.pop())
 
@@ -63,7 +77,8 @@ def remember(cache: KVCache, ids: Sequence[int]) -> None:
 
 @dataclass
 class Parrot:
-    """In a decoder's place: says `script` behind <fim_middle>, then <|endoftext|>; what it reads is in its cache.
+    """In a decoder's place: says `script` behind <fim_middle>, then <|endoftext|>; what it reads is
+    in its cache.
 
     on_layer is called while a layer is computed.
     """
@@ -121,9 +136,12 @@ def running(model: LoadedModel, upgrade: Iterator[None] | None = None) -> Iterat
 
 
 class Answer:
-    """The events of one request; `react`, which may cancel the job, sees each of them on the engine's thread."""
+    """The events of one request; `react`, which may cancel the job, sees each of them on the
+    engine's thread."""
 
-    def __init__(self, engine: Engine, request: Request, react: Callable[[Job, Event], None]) -> None:
+    def __init__(
+        self, engine: Engine, request: Request, react: Callable[[Job, Event], None]
+    ) -> None:
         self.events: list[Event] = []
         self._react, self._submitted, self._ended = react, threading.Event(), threading.Event()
         self.job = engine.submit(request, self._emit)

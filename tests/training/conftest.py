@@ -9,7 +9,10 @@ import pytest
 
 from training.tokenizer import train as train_tokenizer
 
-TEXT = "def double(value):\n    return value + value\n\n\ndef triple(value):\n    return value + value + value\n" * 8
+TEXT = (
+    "def double(value):\n    return value + value\n\n\ndef triple(value):\n    return value + "
+    "value + value\n" * 8
+)
 CONFIG = """
 [model]
 vocab_size = 320
@@ -43,7 +46,9 @@ heal_rate = 0.5
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     for split in ("train", "validation", "test"):
-        records = [{"package": f"p{i // 20}", "path": f"{i}.py", "text": TEXT[i:]} for i in range(80)]
+        records = [
+            {"package": f"p{i // 20}", "path": f"{i}.py", "text": TEXT[i:]} for i in range(80)
+        ]
         (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
     train_tokenizer([TEXT], 320).save(str(tmp_path / "tokenizer.json"))
     return tmp_path

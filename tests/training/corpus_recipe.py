@@ -26,18 +26,27 @@ def source(seed: int, functions: int = 12) -> str:
     return "\n\n".join(function() for _ in range(functions))
 
 
-def wheel(folder: Path, name: str, files: dict[str, str | bytes], metadata: str = "License-Expression: MIT") -> str:
+def wheel(
+    folder: Path,
+    name: str,
+    files: dict[str, str | bytes],
+    metadata: str = "License-Expression: MIT",
+) -> str:
     """Writes NAME-1.0-py3-none-any.whl; its SHA-256."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}-1.0-py3-none-any.whl"
     with zipfile.ZipFile(path, "w") as z:
-        for file, content in {f"{name}-1.0.dist-info/METADATA": f"{METADATA}{metadata}\n", **files}.items():
+        for file, content in {
+            f"{name}-1.0.dist-info/METADATA": f"{METADATA}{metadata}\n",
+            **files,
+        }.items():
             z.writestr(zipfile.ZipInfo(file), content)
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 class Recipe:
-    """packages.toml, packages.lock and the wheels of a small corpus: tested, validated, trained (and what is added)."""
+    """packages.toml, packages.lock and the wheels of a small corpus: tested, validated, trained
+    (and what is added)."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.data = folder, folder / "data"
@@ -47,16 +56,29 @@ class Recipe:
         self.add("validated", "validation", {"validated/a.py": source(2)})
         self.add("trained", "train", {"trained/a.py": source(3)})
 
-    def add(self, name: str, split: str, files: dict[str, str | bytes], licence: str = "MIT", **more: str) -> None:
+    def add(
+        self,
+        name: str,
+        split: str,
+        files: dict[str, str | bytes],
+        licence: str = "MIT",
+        **more: str,
+    ) -> None:
         self.packages[name] = split, licence, wheel(self.data / "archives", name, files, **more)
 
     def write(self) -> None:
         def lines(split: str) -> str:
-            return "".join(f'{n} = "{licence}"\n' for n, (s, licence, _) in self.packages.items() if s == split)
+            return "".join(
+                f'{n} = "{licence}"\n' for n, (s, licence, _) in self.packages.items() if s == split
+            )
 
-        self.table.write_text(f"[held_out.validation]\n{lines('validation')}[held_out.test]\n{lines('test')}"
-                              f"[train]\n{lines('train')}")
-        self.lock.write_text("".join(f"{n}==1.0 --hash=sha256:{h}\n" for n, (_, _, h) in self.packages.items()))
+        self.table.write_text(
+            f"[held_out.validation]\n{lines('validation')}[held_out.test]\n{lines('test')}"
+            f"[train]\n{lines('train')}"
+        )
+        self.lock.write_text(
+            "".join(f"{n}==1.0 --hash=sha256:{h}\n" for n, (_, _, h) in self.packages.items())
+        )
 
     def build(self) -> dict[str, dict[str, int]]:
         """The manifest's counts of dropped files in training: reason -> files."""
@@ -65,7 +87,9 @@ class Recipe:
         return {why: n["files"] for why, n in read_manifest(self.data)["dropped"]["train"].items()}
 
     def rows(self, split: str = "train") -> list[dict[str, str]]:
-        return [json.loads(line) for line in (self.data / f"{split}.jsonl").read_text().splitlines()]
+        return [
+            json.loads(line) for line in (self.data / f"{split}.jsonl").read_text().splitlines()
+        ]
 
     def paths(self, split: str = "train") -> set[str]:
         return {row["path"] for row in self.rows(split)}

@@ -29,7 +29,8 @@ def found(filter_: Attribution, text: str) -> set[str]:
 
 
 def passage(text: str, filter_: Attribution, at: int = 0) -> str:
-    """The first of the stated length from there on; one that begins or ends with a blank is shorter."""
+    """The first of the stated length from there on; one that begins or ends with a blank is
+    shorter."""
     text = normalized(text)
     spans = (text[start : start + filter_.surely_found] for start in range(at, len(text)))
     return next(span for span in spans if span == span.strip())
@@ -37,7 +38,9 @@ def passage(text: str, filter_: Attribution, at: int = 0) -> str:
 
 @pytest.fixture(scope="module")
 def files() -> dict[str, list[str]]:
-    return {package: [code(f"{package} {n}") for n in range(4)] for package in ("one", "two", "three")}
+    return {
+        package: [code(f"{package} {n}") for n in range(4)] for package in ("one", "two", "three")
+    }
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +52,9 @@ def test_every_passage_of_the_stated_length_is_found_and_its_package_named(
     files: dict[str, list[str]], filter_: Attribution
 ) -> None:
     length, passages = filter_.surely_found, 0
-    assert 2 * GRAM < length < 400  # the filter was too small for every gram, and yet holds enough of them
+    assert (
+        2 * GRAM < length < 400
+    )  # the filter was too small for every gram, and yet holds enough of them
     for package, texts in files.items():
         for text in map(normalized, texts):
             for start in range(len(text) - length + 1):
@@ -73,7 +78,9 @@ def test_what_nobody_wrote_is_not_found(filter_: Attribution) -> None:
     assert sum(bool(found(filter_, span)) for span in spans) <= len(spans) // 100
 
 
-def test_a_passage_of_two_packages_names_both_and_is_stored_once(tmp_path: Path, files: dict[str, list[str]]) -> None:
+def test_a_passage_of_two_packages_names_both_and_is_stored_once(
+    tmp_path: Path, files: dict[str, list[str]]
+) -> None:
     alone = Attribution(build(write_corpus(tmp_path, files), SMALL))
     shared = Attribution(build(write_corpus(tmp_path, files | {"four": files["one"][:1]}), SMALL))
     assert found(shared, passage(files["one"][0], shared, 300)) == {"one", "four"}
@@ -131,20 +138,34 @@ def test_a_table_that_is_too_full_is_told() -> None:
     ("spoil", "message"),
     [
         (lambda data: (data / "manifest.json").unlink(), "manifest.json cannot be read"),
-        (lambda data: (data / "manifest.json").write_text('{"packages": {}}'), "does not describe the packages"),
+        (
+            lambda data: (data / "manifest.json").write_text('{"packages": {}}'),
+            "does not describe the packages",
+        ),
         (lambda data: (data / "train.jsonl").unlink(), "train.jsonl cannot be read"),
-        (lambda data: (data / "train.jsonl").write_text('{"package": "one"}\n'), "line 1, is no row of a corpus"),
+        (
+            lambda data: (data / "train.jsonl").write_text('{"package": "one"}\n'),
+            "line 1, is no row of a corpus",
+        ),
         (lambda data: (data / "train.jsonl").write_text(""), "has no text"),
     ],
 )
 def test_a_broken_corpus_is_one_line_that_names_the_remedy(
-    spoil, message: str, tmp_path: Path, files: dict[str, list[str]], monkeypatch: pytest.MonkeyPatch
+    spoil,
+    message: str,
+    tmp_path: Path,
+    files: dict[str, list[str]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     spoil(write_corpus(tmp_path, files))
     monkeypatch.setattr(sys, "argv", ["attribution", str(tmp_path), str(tmp_path / "out.bin")])
     with pytest.raises(SystemExit) as ended:
         attribution.main()
-    assert message in str(ended.value) and "make corpus" in str(ended.value) and "\n" not in str(ended.value)
+    assert (
+        message in str(ended.value)
+        and "make corpus" in str(ended.value)
+        and "\n" not in str(ended.value)
+    )
     assert not (tmp_path / "out.bin").exists()
 
 
@@ -154,20 +175,30 @@ def run_benchmark(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_benchmark_counts_what_is_found(
-    tmp_path: Path, files: dict[str, list[str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    files: dict[str, list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     data = write_corpus(tmp_path, files)
     (data / "filter.bin").write_bytes(build(data, SMALL))
-    with pytest.raises(SystemExit, match=r"test\.jsonl cannot be read \(No such file or directory\): make corpus"):
+    with pytest.raises(
+        SystemExit, match=r"test\.jsonl cannot be read \(No such file or directory\): make corpus"
+    ):
         run_benchmark(data, monkeypatch)
     (data / "test.jsonl").write_text("")
     with pytest.raises(SystemExit, match=r"test\.jsonl is empty: make corpus"):
         run_benchmark(data, monkeypatch)
-    (data / "test.jsonl").write_text(json.dumps({"package": "own", "path": "a.py", "text": code("of nobody")}) + "\n")
+    (data / "test.jsonl").write_text(
+        json.dumps({"package": "own", "path": "a.py", "text": code("of nobody")}) + "\n"
+    )
     monkeypatch.setattr(benchmark, "LOOKS", 200)
     run_benchmark(data, monkeypatch)
     said = capsys.readouterr().out
-    assert "found, and the package named: 50 of 50, 100.0%" in said and "alarms: 0 of 1000, 0.0%" in said
+    assert (
+        "found, and the package named: 50 of 50, 100.0%" in said
+        and "alarms: 0 of 1000, 0.0%" in said
+    )
 
 
 def test_more_packages_than_the_filter_tells_apart(tmp_path: Path) -> None:
@@ -177,13 +208,23 @@ def test_more_packages_than_the_filter_tells_apart(tmp_path: Path) -> None:
 
 
 def test_the_command_writes_a_file_that_loads(
-    tmp_path: Path, files: dict[str, list[str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    files: dict[str, list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     write_corpus(tmp_path, files)
-    monkeypatch.setattr(sys, "argv", ["attribution", str(tmp_path), str(tmp_path / "out.bin"), "--bytes", str(SMALL)])
+    monkeypatch.setattr(
+        sys,
+        "argv",
+        ["attribution", str(tmp_path), str(tmp_path / "out.bin"), "--bytes", str(SMALL)],
+    )
     attribution.main()
     filter_ = Attribution((tmp_path / "out.bin").read_bytes())
-    assert f"a passage of {filter_.surely_found} normalized characters is surely found" in capsys.readouterr().out
+    assert (
+        f"a passage of {filter_.surely_found} normalized characters is surely found"
+        in capsys.readouterr().out
+    )
     text = normalized(files["one"][2])
     match = filter_.find(text[:400], text[400:500])
     assert isinstance(match, Match) and match.sources[0].licence == "MIT"
@@ -191,11 +232,16 @@ def test_the_command_writes_a_file_that_loads(
     assert described["version"] == match.sources[0].version
 
 
-def test_sets_that_are_too_many_still_name_a_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sets_that_are_too_many_still_name_a_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(attribution, "SET_BITS", 2)
     rng = random.Random(0)
     texts = [code(n, 20) for n in range(12)]
-    packages = {name: [t for t in texts if rng.random() < 0.6] + [code(name)] for name in ("one", "two", "three")}
+    packages = {
+        name: [t for t in texts if rng.random() < 0.6] + [code(name)]
+        for name in ("one", "two", "three")
+    }
     filter_ = Attribution(build(write_corpus(tmp_path, packages), SMALL))
     for name, owned in packages.items():
         for text in owned:

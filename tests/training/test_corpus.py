@@ -1,4 +1,5 @@
-"""The corpus from made-up wheels: what is kept, what is dropped and why, licences, the same bytes twice."""
+"""The corpus from made-up wheels: what is kept, what is dropped and why, licences, the same bytes
+twice."""
 
 from __future__ import annotations
 
@@ -10,11 +11,21 @@ import pytest
 
 from tests.training.corpus_recipe import Recipe, source, wheel
 from training.corpus.build import LOCK, TABLE
-from training.corpus.filters import NearDuplicates, dropped_because, jaccard, shingles, sketch, without_humaneval
+from training.corpus.filters import (
+    NearDuplicates,
+    dropped_because,
+    jaccard,
+    shingles,
+    sketch,
+    without_humaneval,
+)
 from training.corpus.folder import read_manifest
 from training.corpus.packages import Package, contradiction, licence_found, read_packages
 
-CODE = "def double(value):\n    return value + value\n\n\ndef triple(value):\n    return value + value + value\n" * 3
+CODE = (
+    "def double(value):\n    return value + value\n\n\ndef triple(value):\n    return value + "
+    "value + value\n" * 3
+)
 
 
 @pytest.fixture
@@ -56,18 +67,26 @@ def test_each_filter_has_its_edge(text: str, reason: str | None) -> None:
 
 
 def test_folders_and_bytes_that_are_not_taken(recipe: Recipe) -> None:
-    recipe.add("more", "train", {
-        "more/a.py": source(4), "more/_vendor/b.py": source(5), "more/latin.py": source(6).encode() + b"# \xe9\n",
-        "more/again.py": source(4).replace("\n", "\r\n"), "more/notes.txt": source(7),
-        "more/bom.py": "\ufeff" + source(8),
-    })  # fmt: skip
+    recipe.add(
+        "more",
+        "train",
+        {
+            "more/a.py": source(4),
+            "more/_vendor/b.py": source(5),
+            "more/latin.py": source(6).encode() + b"# \xe9\n",
+            "more/again.py": source(4).replace("\n", "\r\n"),
+            "more/notes.txt": source(7),
+            "more/bom.py": "\ufeff" + source(8),
+        },
+    )
     assert recipe.build() == {"vendored": 1, "not UTF-8": 1, "duplicate": 1}
     assert recipe.paths() == {"trained/a.py", "more/a.py", "more/bom.py"}
     assert not any(row["text"].startswith("\ufeff") for row in recipe.rows())
 
 
 def changed(text: str, wanted: float) -> str:
-    """The text with words replaced one by one until its Jaccard index to the first one is just under `wanted`."""
+    """The text with words replaced one by one until its Jaccard index to the first one is just
+    under `wanted`."""
     lines = text.split("\n")
     for i in range(0, len(lines), 4):
         if jaccard(shingles(text), shingles("\n".join(lines))) < wanted:
@@ -93,7 +112,12 @@ def test_near_duplicates_are_found_from_the_threshold_on() -> None:
     found = []
     for place, text in enumerate(originals):
         above, below = changed(text, 0.88), changed(text, 0.85)
-        assert jaccard(shingles(text), shingles(above)) >= 0.85 > jaccard(shingles(text), shingles(below)) > 0.8
+        assert (
+            jaccard(shingles(text), shingles(above))
+            >= 0.85
+            > jaccard(shingles(text), shingles(below))
+            > 0.8
+        )
         assert near.find(sketch(below)) is None
         found.append(near.find(sketch(above)) == place)
     assert all(found)
@@ -101,24 +125,47 @@ def test_near_duplicates_are_found_from_the_threshold_on() -> None:
 
 def test_a_near_duplicate_is_dropped_and_the_first_one_stays(recipe: Recipe) -> None:
     text = source(4, 60)
-    recipe.add("more", "train", {"more/a.py": text, "more/b.py": changed(text, 0.9), "more/c.py": changed(text, 0.6)})
+    recipe.add(
+        "more",
+        "train",
+        {"more/a.py": text, "more/b.py": changed(text, 0.9), "more/c.py": changed(text, 0.6)},
+    )
     assert recipe.build() == {"near-duplicate": 1}
     assert recipe.paths() == {"trained/a.py", "more/a.py", "more/c.py"}
 
 
 def test_what_is_held_out_is_never_trained_on(recipe: Recipe) -> None:
     held = source(4, 60)
-    lines = "\n".join(f"value_{i} = compute_the_next_value(of_this={i}, and_that={i})" for i in range(9))
-    recipe.add("other", "test", {"other/a.py": held, "other/b.py": changed(held, 0.9), "other/c.py": f"{CODE}{lines}"})
-    recipe.add("more", "train", {
-        "more/a.py": held + "\n", "more/near_a.py": changed(held, 0.95),
-        "more/near_b.py": changed(changed(held, 0.9), 0.95),
-        "more/lines.py": source(5, 40) + "\n" + lines, "more/own.py": source(6),
-    })  # fmt: skip
+    lines = "\n".join(
+        f"value_{i} = compute_the_next_value(of_this={i}, and_that={i})" for i in range(9)
+    )
+    recipe.add(
+        "other",
+        "test",
+        {"other/a.py": held, "other/b.py": changed(held, 0.9), "other/c.py": f"{CODE}{lines}"},
+    )
+    recipe.add(
+        "more",
+        "train",
+        {
+            "more/a.py": held + "\n",
+            "more/near_a.py": changed(held, 0.95),
+            "more/near_b.py": changed(changed(held, 0.9), 0.95),
+            "more/lines.py": source(5, 40) + "\n" + lines,
+            "more/own.py": source(6),
+        },
+    )
     assert recipe.build() == {"duplicate": 1, "copies a held-out file": 3}
     assert recipe.paths() == {"trained/a.py", "more/own.py"}
-    assert recipe.paths("test") == {"tested/a.py", "other/a.py", "other/b.py", "other/c.py"}  # as they are, all of them
-    by_split = [{row["package"] for row in recipe.rows(split)} for split in ("train", "validation", "test")]
+    assert recipe.paths("test") == {
+        "tested/a.py",
+        "other/a.py",
+        "other/b.py",
+        "other/c.py",
+    }  # as they are, all of them
+    by_split = [
+        {row["package"] for row in recipe.rows(split)} for split in ("train", "validation", "test")
+    ]
     assert by_split == [{"trained", "more"}, {"validated"}, {"tested", "other"}]
 
 
@@ -156,9 +203,14 @@ def test_a_file_that_cannot_be_cut_is_dropped(text: str) -> None:
 
 def test_humaneval_is_counted(recipe: Recipe) -> None:
     task = FIB.format(name="fib", doc=">>> fib(10)\n    55")
-    recipe.add("more", "train", {
-        "more/a.py": source(4) + "\n\n" + task, "more/b.py": source(5) + "\n\nprint 'fib'\n" + task,
-    })  # fmt: skip
+    recipe.add(
+        "more",
+        "train",
+        {
+            "more/a.py": source(4) + "\n\n" + task,
+            "more/b.py": source(5) + "\n\nprint 'fib'\n" + task,
+        },
+    )
     recipe.add("held", "test", {"held/a.py": source(6) + "\n\n" + task})
     assert recipe.build() == {"HumanEval": 1}
     assert read_manifest(recipe.data)["humaneval_functions_cut"] == 1
@@ -176,7 +228,10 @@ def test_the_same_twice(recipe: Recipe, tmp_path: Path) -> None:
     assert list(recipe.data.glob("*.partial")) == []
     manifest = json.loads(first[-1])
     assert manifest["written"]["train.jsonl"]["sha256"] == hashlib.sha256(first[0]).hexdigest()
-    assert manifest["packages"]["more"].items() >= {"version": "1.0", "licence": "MIT", "licence_found": "MIT"}.items()
+    assert (
+        manifest["packages"]["more"].items()
+        >= {"version": "1.0", "licence": "MIT", "licence_found": "MIT"}.items()
+    )
     assert manifest["packages"]["more"]["bytes"] == sum(
         len(row["text"]) for row in recipe.rows() if row["package"] == "more"
     )
@@ -188,7 +243,12 @@ def test_the_same_twice(recipe: Recipe, tmp_path: Path) -> None:
         ("MIT", "train", "License-Expression: MIT", None),
         ("MIT", "train", "License-Expression: Apache-2.0", "packages.toml says MIT"),
         ("BSD-3-Clause", "train", "Classifier: License :: OSI Approved :: BSD License", None),
-        ("BSD-3-Clause", "train", "License-Expression: BSD-2-Clause", "packages.toml says BSD-3-Clause"),
+        (
+            "BSD-3-Clause",
+            "train",
+            "License-Expression: BSD-2-Clause",
+            "packages.toml says BSD-3-Clause",
+        ),
         ("Apache-2.0", "train", "License: Apache License, Version 2.0", None),
         ("MIT", "train", "License: MPL-2.0 AND MIT", "no licence to train on"),
         ("MIT", "test", "License: MPL-2.0 AND MIT", None),
@@ -206,7 +266,9 @@ def test_a_licence_is_what_the_wheel_says(
 
 
 def test_a_licence_file_is_read_where_the_metadata_says_nothing(tmp_path: Path) -> None:
-    text = "Copyright (c) A. N. Other\n\nPermission is hereby granted,\nfree of charge, to any person"
+    text = (
+        "Copyright (c) A. N. Other\n\nPermission is hereby granted,\nfree of charge, to any person"
+    )
     digest = wheel(tmp_path, "x", {"x-1.0.dist-info/licenses/LICENSE": text}, "Summary: x")
     found = licence_found(tmp_path / "x-1.0-py3-none-any.whl")
     assert found.startswith("LICENSE: Permission is hereby granted, free of charge")
@@ -216,9 +278,15 @@ def test_a_licence_file_is_read_where_the_metadata_says_nothing(tmp_path: Path) 
 def test_the_recipe_of_the_shipped_model() -> None:
     packages = read_packages(TABLE, LOCK)
     assert len(packages) <= 60
-    held_out = {split: {p.name for p in packages if p.split == split} for split in ("validation", "test")}
+    held_out = {
+        split: {p.name for p in packages if p.split == split} for split in ("validation", "test")
+    }
     assert held_out == {  # chosen before the first model: never to be changed
         "validation": set("click peewee tornado marshmallow".split()),
-        "test": set("requests rich flask jinja2 networkx attrs tqdm beautifulsoup4 pyparsing boltons arrow lmfit scrapy"
-                    .split()),
-    }  # fmt: skip
+        "test": set(
+            (
+                "requests rich flask jinja2 networkx attrs tqdm beautifulsoup4 pyparsing boltons "
+                "arrow lmfit scrapy"
+            ).split()
+        ),
+    }

@@ -1,4 +1,5 @@
-"""A corpus that cannot be built, read or restored says so in one line with its remedy; pieces restore it exactly."""
+"""A corpus that cannot be built, read or restored says so in one line with its remedy; pieces
+restore it exactly."""
 
 from __future__ import annotations
 
@@ -53,9 +54,15 @@ def test_recipes_that_contradict_themselves(recipe: Recipe) -> None:
     ("table", "message"),
     [
         ("[held_out\n", r"packages\.toml and packages\.lock cannot be read \(Expected"),
-        ("[train]\n", r"packages\.toml needs the tables held_out\.test, held_out\.validation and train"),
+        (
+            "[train]\n",
+            r"packages\.toml needs the tables held_out\.test, held_out\.validation and train",
+        ),
         ("train = 1\n[held_out]\ntest = {}\nvalidation = {}\n", "needs the tables"),
-        ("[train]\na = ['MIT']\n[held_out]\ntest = {}\nvalidation = {}\n", r"a is under \['MIT'\]; only MIT"),
+        (
+            "[train]\na = ['MIT']\n[held_out]\ntest = {}\nvalidation = {}\n",
+            r"a is under \['MIT'\]; only MIT",
+        ),
         (None, r"packages\.toml cannot be read \(No such file or directory\)"),
     ],
 )
@@ -90,7 +97,9 @@ def test_a_line_that_is_no_row(line: bytes, tmp_path: Path) -> None:
     path.write_bytes(GOOD + line + b"\n" + GOOD)
     read = rows(path)
     assert next(read) == Row("p", "a.py", "x = 1\n")
-    with pytest.raises(CorpusError, match=r"train\.jsonl, line 2, is no row of a corpus: build it again"):
+    with pytest.raises(
+        CorpusError, match=r"train\.jsonl, line 2, is no row of a corpus: build it again"
+    ):
         next(read)
 
 
@@ -101,8 +110,12 @@ def test_rows_that_cannot_be_read(tmp_path: Path) -> None:
 
 
 def test_a_wheel_under_another_licence(recipe: Recipe) -> None:
-    recipe.add("more", "train", {"more/a.py": source(4)}, metadata="License-Expression: GPL-3.0-only")
-    with pytest.raises(CorpusError, match=r"more: packages\.toml says MIT, its metadata 'GPL-3\.0-only'"):
+    recipe.add(
+        "more", "train", {"more/a.py": source(4)}, metadata="License-Expression: GPL-3.0-only"
+    )
+    with pytest.raises(
+        CorpusError, match=r"more: packages\.toml says MIT, its metadata 'GPL-3\.0-only'"
+    ):
         recipe.build()
 
 
@@ -110,7 +123,10 @@ def test_a_wheel_that_is_not_the_one_locked(recipe: Recipe) -> None:
     recipe.write()
     archive = next(recipe.data.rglob("trained*.whl"))
     archive.write_bytes(archive.read_bytes()[:-100])
-    with pytest.raises(CorpusError, match=r"pip could not download them \(.+\): check the network, or put the wheels"):
+    with pytest.raises(
+        CorpusError,
+        match=r"pip could not download them \(.+\): check the network, or put the wheels",
+    ):
         recipe.build()
 
 
@@ -124,7 +140,10 @@ def test_a_broken_wheel(recipe: Recipe, damage: str) -> None:
         raw[raw.index(b"return")] ^= 1
     archive.write_bytes(raw)
     recipe.packages["trained"] = "train", "MIT", folder.hashlib.sha256(raw).hexdigest()
-    with pytest.raises(CorpusError, match=r"trained-1\.0-py3-none-any\.whl cannot be read \(.+\): delete it and build"):
+    with pytest.raises(
+        CorpusError,
+        match=r"trained-1\.0-py3-none-any\.whl cannot be read \(.+\): delete it and build",
+    ):
         recipe.build()
     assert not (recipe.data / "train.jsonl").exists()
 
@@ -143,7 +162,10 @@ def test_a_full_disk_leaves_the_corpus_that_was_there(
     monkeypatch.setattr(command.build, "__defaults__", (recipe.table, recipe.lock))
     assert command.main(["build", str(data)]) == 1
     said = capsys.readouterr().err
-    assert said == f"corpus: {data}: No space left on device: free 2 GB or name a folder on another disk\n"
+    assert (
+        said
+        == f"corpus: {data}: No space left on device: free 2 GB or name a folder on another disk\n"
+    )
     assert {name: (data / name).read_bytes() for name in FILES} == before
     assert list(data.glob("*.partial")) == []
 
@@ -151,7 +173,9 @@ def test_a_full_disk_leaves_the_corpus_that_was_there(
 def test_a_folder_without_a_whole_corpus(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     whole = (data / "train.jsonl").read_bytes()
     (data / "train.jsonl").write_bytes(whole[:-50])
-    with pytest.raises(CorpusError, match=rf"train\.jsonl has {len(whole) - 50} of {len(whole)} bytes"):
+    with pytest.raises(
+        CorpusError, match=rf"train\.jsonl has {len(whole) - 50} of {len(whole)} bytes"
+    ):
         read_manifest(data)
     assert tokenizer_main([str(data), "300"]) == 1
     assert "build the corpus again (make corpus)" in capsys.readouterr().err
@@ -174,7 +198,9 @@ def test_pieces_restore_the_corpus(data: Path, tmp_path: Path) -> None:
         assert (tmp_path / "again" / name).read_bytes() == (data / name).read_bytes()
 
     first = [path.read_bytes() for path in paths]
-    (tmp_path / "pieces" / f"corpus.tar.xz.{len(first):03}").write_bytes(b"of a larger corpus, packed before")
+    (tmp_path / "pieces" / f"corpus.tar.xz.{len(first):03}").write_bytes(
+        b"of a larger corpus, packed before"
+    )
     pack(tmp_path / "again", tmp_path / "pieces", 1000)
     assert [path.read_bytes() for path in sorted((tmp_path / "pieces").iterdir())] == first
 
@@ -190,7 +216,9 @@ def test_pieces_that_are_no_whole_corpus(data: Path, tmp_path: Path, damage: str
         path.write_bytes(raw)
     else:
         path.unlink()
-    with pytest.raises(CorpusError, match=r"pieces in .* are no whole corpus \(.+\): copy them again"):
+    with pytest.raises(
+        CorpusError, match=r"pieces in .* are no whole corpus \(.+\): copy them again"
+    ):
         unpack(tmp_path / "pieces", tmp_path / "again")
     assert list((tmp_path / "again").iterdir()) == []
 
@@ -214,7 +242,9 @@ def test_pieces_of_another_corpus_are_told_by_their_hashes(data: Path, tmp_path:
         ("other.jsonl", tarfile.REGTYPE, b"{}", "other.jsonl"),
     ],
 )
-def test_pieces_of_something_else(name: str, kind: bytes, content: bytes, message: str, tmp_path: Path) -> None:
+def test_pieces_of_something_else(
+    name: str, kind: bytes, content: bytes, message: str, tmp_path: Path
+) -> None:
     with tarfile.open(tmp_path / "corpus.tar.xz.000", "w:xz") as tar:
         entry = tarfile.TarInfo(name)
         entry.type, entry.size = kind, len(content)
@@ -226,4 +256,6 @@ def test_pieces_of_something_else(name: str, kind: bytes, content: bytes, messag
 
 def test_a_folder_without_pieces(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main(["unpack", str(tmp_path), str(tmp_path / "data")]) == 1
-    assert "holds no pieces corpus.tar.xz.000, ...: make them with `pack`" in capsys.readouterr().err
+    assert (
+        "holds no pieces corpus.tar.xz.000, ...: make them with `pack`" in capsys.readouterr().err
+    )

@@ -18,9 +18,13 @@ from training.syntax import SyntaxSpans
 EVERYTHING = Recipe(fim_rate=0.8, spm_rate=0.5, syntax_rate=0.5, repository_rate=0.5, heal_rate=0.5)
 
 
-def stream(data: Path, recipe: Recipe = EVERYTHING, context: int = 64, workers: int = 0) -> SampleStream:
+def stream(
+    data: Path, recipe: Recipe = EVERYTHING, context: int = 64, workers: int = 0
+) -> SampleStream:
     documents = read_documents(data / "train.jsonl")
-    return SampleStream(documents, data / "tokenizer.json", context=context, recipe=recipe, seed=1, workers=workers)
+    return SampleStream(
+        documents, data / "tokenizer.json", context=context, recipe=recipe, seed=1, workers=workers
+    )
 
 
 def unpack(ids: np.ndarray, documents: np.ndarray) -> list[list[int]]:
@@ -69,7 +73,9 @@ def test_packing_keeps_samples_whole_and_wastes_little() -> None:
 
 @pytest.mark.parametrize("layout", ["spm", "psm"])
 @pytest.mark.parametrize("heal", [0.0, 1.0])
-def test_a_sample_is_the_prompt_of_the_product_and_its_answer(data: Path, layout: str, heal: float) -> None:
+def test_a_sample_is_the_prompt_of_the_product_and_its_answer(
+    data: Path, layout: str, heal: float
+) -> None:
     recipe = Recipe(1.0, float(layout == "spm"), 0.0, 0.0, heal)
     made = stream(data, recipe, context=400)
     texts = {d.text for d in made.documents}
@@ -81,7 +87,9 @@ def test_a_sample_is_the_prompt_of_the_product_and_its_answer(data: Path, layout
             suffix = head.removeprefix("<fim_prefix><fim_suffix>")
             whole = rest + suffix
             assert any(whole in t for t in texts)
-            cut = next(n for n in range(len(rest) + 1) if is_prompt(made, sample, rest[:n], suffix, heal))
+            cut = next(
+                n for n in range(len(rest) + 1) if is_prompt(made, sample, rest[:n], suffix, heal)
+            )
             assert rest[:cut] + rest[cut:] == rest
         else:
             head, middle = text.removesuffix("<|endoftext|>").split("<fim_middle>")
@@ -98,7 +106,10 @@ def is_prompt(made: SampleStream, sample: list[int], prefix: str, suffix: str, h
 def test_middles_of_syntax_nodes_are_whole_nodes(data: Path) -> None:
     made = stream(data, Recipe(1.0, 0.0, 1.0, 0.0, 0.0), context=400)
     made.documents = [Row("p", f"{i}.py", TEXT) for i in range(60)]
-    middles = {made.tokenizer.decode(s).split("<fim_middle>")[1].removesuffix("<|endoftext|>") for s in samples(made)}
+    middles = {
+        made.tokenizer.decode(s).split("<fim_middle>")[1].removesuffix("<|endoftext|>")
+        for s in samples(made)
+    }
     assert middles >= {"return value + value", "value"}
     nodes = {TEXT[a:b] for a, b in SyntaxSpans(TEXT).nodes}
     assert len(middles & nodes) >= 5  # the rest: a random place between functions is in no node
@@ -142,7 +153,11 @@ def test_a_rate_beyond_one_is_refused() -> None:
 
 def test_every_character_is_trained_on(data: Path) -> None:
     made = stream(data, Recipe(0.0, 0.0, 0.0, 0.0, 0.0))
-    found = sum(len(made.tokenizer.decode(s[:-1])) for pool in range(made.pools) for s in samples(made, pool))
+    found = sum(
+        len(made.tokenizer.decode(s[:-1]))
+        for pool in range(made.pools)
+        for s in samples(made, pool)
+    )
     assert found == sum(len(d.text) for d in made.documents)
     assert torch.tensor(made.make_pool(0)[0].astype(int)).max() < 320
     assert TEXT in {d.text for d in made.documents}

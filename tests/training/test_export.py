@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from model.weights import INT8_ROWS
+from model.weights.checkpoint import INT8_ROWS
 from training import checkpoint
 from training.export import main, parse
 from training.network import ROPE_THETA, Network, Shape
@@ -22,7 +22,13 @@ def run(data: Path, tmp_path: Path) -> Path:
     folder.mkdir()
     shutil.copyfile(data / "tokenizer.json", folder / "tokenizer.json")
     for step in (1, 2):
-        state = {"model": Network(SHAPE).state_dict(), "shape": vars(SHAPE), "step": step, "tokens": 1, "bits": 1.0}
+        state = {
+            "model": Network(SHAPE).state_dict(),
+            "shape": vars(SHAPE),
+            "step": step,
+            "tokens": 1,
+            "bits": 1.0,
+        }
         assert checkpoint.save(folder, state)
     return folder
 
@@ -39,10 +45,14 @@ def test_a_broken_checkpoint_gives_way_to_the_one_before(
 
 
 @pytest.mark.parametrize("missing", ["tokenizer.json", checkpoint.NEWEST])
-def test_what_is_missing_is_named_and_nothing_is_written(run: Path, tmp_path: Path, missing: str) -> None:
+def test_what_is_missing_is_named_and_nothing_is_written(
+    run: Path, tmp_path: Path, missing: str
+) -> None:
     (run / missing).unlink()
     (run / checkpoint.BEFORE).unlink()
-    with pytest.raises(SystemExit, match=r"run holds no (tokenizer\.json|checkpoint): make train RUN="):
+    with pytest.raises(
+        SystemExit, match=r"run holds no (tokenizer\.json|checkpoint): make train RUN="
+    ):
         main(run, tmp_path / "out", quantized=True)
     assert not (tmp_path / "out").exists()
 

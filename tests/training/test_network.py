@@ -1,4 +1,5 @@
-"""The network that is trained computes what the decoder that ships computes, and keeps documents apart."""
+"""The network that is trained computes what the decoder that ships computes, and keeps documents
+apart."""
 
 from __future__ import annotations
 
@@ -45,7 +46,13 @@ def test_parameters_are_counted_right() -> None:
 @torch.no_grad()
 def test_the_decoder_runs_what_was_trained(data: Path, tmp_path: Path) -> None:
     trained = network()
-    state = {"model": trained.state_dict(), "shape": vars(SHAPE), "step": 1, "tokens": 1, "bits": 1.0}
+    state = {
+        "model": trained.state_dict(),
+        "shape": vars(SHAPE),
+        "step": 1,
+        "tokens": 1,
+        "bits": 1.0,
+    }
     save(data, state)  # where the tokenizer is
     export(data, tmp_path / "model", quantized=False)
     decoder = load_model(tmp_path / "model", device="cpu", dtype="float32").decoder
@@ -63,7 +70,9 @@ def test_a_document_does_not_see_the_one_packed_before_it() -> None:
     packed, alone = losses(trained, ids, documents), losses(trained, second)
     # rotary positions are relative: the second document computes the same from position 20 on
     torch.testing.assert_close(packed[20:], alone, atol=1e-4, rtol=1e-4)
-    assert (losses(trained, ids)[20:] - alone).abs().max() > 1e-3  # without the mask it sees the first
+    assert (
+        losses(trained, ids)[20:] - alone
+    ).abs().max() > 1e-3  # without the mask it sees the first
 
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without")
@@ -72,13 +81,22 @@ def test_the_mask_for_cuda_is_the_same_mask() -> None:
     documents = torch.tensor([[1] * 50 + [2] * 70 + [0] * 8, [1] * 128])
     q, k, v = torch.randn(2, 4, 128, 16), torch.randn(2, 2, 128, 16), torch.randn(2, 2, 128, 16)
     block_mask = flex.create_block_mask(
-        lambda row, _, a, b: (a >= b) & (documents[row, a] == documents[row, b]), 2, None, 128, 128, device="cpu"
+        lambda row, _, a, b: (a >= b) & (documents[row, a] == documents[row, b]),
+        2,
+        None,
+        128,
+        128,
+        device="cpu",
     )
-    torch.testing.assert_close(attend(q, k, v, block_mask), attend(q, k, v, document_mask(documents)))
+    torch.testing.assert_close(
+        attend(q, k, v, block_mask), attend(q, k, v, document_mask(documents))
+    )
 
 
 @pytest.mark.parametrize(
-    "change", [{"hidden_size": 30}, {"num_key_value_heads": 3}, {"num_hidden_layers": 0}], ids=lambda c: next(iter(c))
+    "change",
+    [{"hidden_size": 30}, {"num_key_value_heads": 3}, {"num_hidden_layers": 0}],
+    ids=lambda c: next(iter(c)),
 )
 def test_a_shape_that_cannot_be_is_refused(change: dict[str, int]) -> None:
     with pytest.raises(SystemExit, match=r"\[model\]"):

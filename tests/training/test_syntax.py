@@ -22,7 +22,9 @@ def test_nodes_are_found_in_code_points_beside_wide_characters() -> None:
 
 def test_a_middle_stays_in_its_window_and_leaves_half_of_it() -> None:
     start = TEXT.index("if")
-    assert all(m in TEXT[start:] and len(m) <= (len(TEXT) - start) // 2 for m in middles(TEXT, start))
+    assert all(
+        m in TEXT[start:] and len(m) <= (len(TEXT) - start) // 2 for m in middles(TEXT, start)
+    )
 
 
 @pytest.mark.parametrize("text", ["def f(:\n", "x = '\0'\n", "a = 1\rb = 22\n", "(" * 5000])

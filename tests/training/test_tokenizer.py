@@ -11,7 +11,11 @@ import pytest
 from tests.training.corpus_recipe import Recipe, source
 from training.tokenizer import INDENTATIONS, SPECIAL_TOKENS, main, split_indentations, train
 
-NESTED = "".join("    " * depth + f"if value_{depth}:\n" for depth in range(6)) + "    " * 6 + "return 'é', 2026\n"
+NESTED = (
+    "".join("    " * depth + f"if value_{depth}:\n" for depth in range(6))
+    + "    " * 6
+    + "return 'é', 2026\n"
+)
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +26,10 @@ def corpus() -> list[str]:
 def test_special_tokens_come_first_in_starcoder2s_order(corpus: list[str]) -> None:
     tokenizer = train(corpus, 400)
     assert [tokenizer.id_to_token(i) for i in range(len(SPECIAL_TOKENS))] == SPECIAL_TOKENS
-    assert SPECIAL_TOKENS[:5] == "<|endoftext|> <fim_prefix> <fim_middle> <fim_suffix> <fim_pad>".split()
+    assert (
+        SPECIAL_TOKENS[:5]
+        == "<|endoftext|> <fim_prefix> <fim_middle> <fim_suffix> <fim_pad>".split()
+    )
     assert len(SPECIAL_TOKENS) == 38
     assert tokenizer.get_vocab_size() == 400
 
@@ -35,7 +42,13 @@ def test_any_text_comes_back(corpus: list[str]) -> None:
 
 
 def test_an_indentation_is_one_token(corpus: list[str]) -> None:
-    assert [len(run) for run in INDENTATIONS] == [4, 8, 12, 16, 20]  # a newline in place of the last space
+    assert [len(run) for run in INDENTATIONS] == [
+        4,
+        8,
+        12,
+        16,
+        20,
+    ]  # a newline in place of the last space
     tokenizer = train(corpus, 500)
     assert split_indentations(tokenizer) == []
     assert split_indentations(train(["x = 1\n" * 100], 300)) == list(INDENTATIONS)
@@ -52,7 +65,9 @@ def test_the_command_reports_both_sizes_and_writes_the_first(
     first = (recipe.data / "tokenizer.json").read_bytes()
     assert len(json.loads(first)["model"]["vocab"]) == 320
     said = capsys.readouterr().out
-    figures = re.findall(r"^(\d+) entries, ([\d.]+) characters a token on the validation packages", said, re.M)
+    figures = re.findall(
+        r"^(\d+) entries, ([\d.]+) characters a token on the validation packages", said, re.M
+    )
     (small, per_token), (large, per_larger_token) = figures
     assert (small, large) == ("320", "450")
     assert 1 <= float(per_token) < float(per_larger_token)

@@ -1,4 +1,5 @@
-"""The trainer end to end on a corpus of a few lines: it learns, is killed, resumes, and what it exports runs."""
+"""The trainer end to end on a corpus of a few lines: it learns, is killed, resumes, and what it
+exports runs."""
 
 from __future__ import annotations
 
@@ -38,13 +39,20 @@ def log(run: Path, key: str) -> dict[int, float]:
 
 
 @pytest.mark.slow
-def test_it_learns_and_after_a_kill_goes_on_with_the_same_losses(data: Path, tmp_path: Path) -> None:
-    config = CONFIG.replace("save_every_s = 3600", "save_every_s = 0")  # a checkpoint with every line of the log
+def test_it_learns_and_after_a_kill_goes_on_with_the_same_losses(
+    data: Path, tmp_path: Path
+) -> None:
+    config = CONFIG.replace(
+        "save_every_s = 3600", "save_every_s = 0"
+    )  # a checkpoint with every line of the log
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert "Traceback" not in finish(start(data, whole, config))
     process = start(data, killed, config)
     deadline = time.monotonic() + 300
-    while not ((killed / "log.jsonl").exists() and len(log(killed, "loss")) >= 5) and time.monotonic() < deadline:
+    while (
+        not ((killed / "log.jsonl").exists() and len(log(killed, "loss")) >= 5)
+        and time.monotonic() < deadline
+    ):
         time.sleep(0.02)
     process.kill()
     process.communicate()
@@ -128,6 +136,8 @@ def test_a_section_becomes_its_dataclass() -> None:
 def test_held_out_text_fills_at_least_one_batch(data: Path) -> None:
     tokenizer = Tokenizer(data / "tokenizer.json")
     documents = read_documents(data / "validation.jsonl") * 60
-    batches, size = held_out_batches(tokenizer, documents, rows=20, context=2048)  # more than HELD_OUT_TOKENS
+    batches, size = held_out_batches(
+        tokenizer, documents, rows=20, context=2048
+    )  # more than HELD_OUT_TOKENS
     assert [x.shape for x, _ in batches] == [(20, 2048)]
     assert size > 40_960

@@ -9,7 +9,13 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
-from training.corpus.filters import SKIPPED_FOLDERS, NearDuplicates, dropped_because, sketch, without_humaneval
+from training.corpus.filters import (
+    SKIPPED_FOLDERS,
+    NearDuplicates,
+    dropped_because,
+    sketch,
+    without_humaneval,
+)
 from training.corpus.folder import FILES, SPLITS, CorpusError, partial
 from training.corpus.packages import (
     Package,
@@ -26,7 +32,8 @@ TABLE, LOCK = TRAINING / "packages.toml", TRAINING / "packages.lock"
 
 
 class Filters:
-    """What is kept of the files that pass by, held-out packages first: it remembers what it has kept."""
+    """What is kept of the files that pass by, held-out packages first: it remembers what it has
+    kept."""
 
     def __init__(self) -> None:
         self.fingerprints: set[bytes] = set()  # of texts without white space
@@ -70,7 +77,8 @@ class Filters:
 
 
 def build(out: Path, table: Path = TABLE, lock: Path = LOCK) -> dict[str, Any]:
-    """Writes the corpus into the folder `out`; wheels are kept in out/archives. The manifest. Raises CorpusError."""
+    """Writes the corpus into the folder `out`; wheels are kept in out/archives. The manifest.
+    Raises CorpusError."""
     packages = read_packages(table, lock)
     archives = fetch(packages, out / "archives")
     keep = Filters()
@@ -83,7 +91,9 @@ def build(out: Path, table: Path = TABLE, lock: Path = LOCK) -> dict[str, Any]:
                 sinks[f"{package.split}.jsonl"].write(json.dumps(row).encode() + b"\n")
             manifest["packages"][package.name] = entry
             manifest["bytes"][package.split] += entry["bytes"]
-            print(f"{package.split:10} {package.name:24} {entry['bytes'] / 1e6:7.2f} MB", flush=True)
+            print(
+                f"{package.split:10} {package.name:24} {entry['bytes'] / 1e6:7.2f} MB", flush=True
+            )
         for split in SPLITS:
             manifest["written"][f"{split}.jsonl"] = sinks[f"{split}.jsonl"].summary()
         manifest |= {"dropped": dropped, "humaneval_functions_cut": keep.functions_cut}
@@ -98,25 +108,36 @@ def package_rows(
     if package.sha256 is None:
         files, version, found = standard_library(), sys.version.split()[0], "the standard library"
         if version != package.version:
-            print(f"note: the standard library is Python {version}'s, the shipped model's was {package.version}'s")
+            print(
+                f"note: the standard library is Python {version}'s, the shipped model's was "
+                f"{package.version}'s"
+            )
     else:
         archive = archives[package.sha256]
         files, version = members(archive), package.version
         found = licence_found(archive)
         if problem := contradiction(package, found):
-            raise CorpusError(f"{package.name}: {problem}: correct packages.toml or choose another package")
+            raise CorpusError(
+                f"{package.name}: {problem}: correct packages.toml or choose another package"
+            )
     rows = []
     read = hashlib.sha256()
     for path, raw in files:
         read.update(path.encode() + b"\0" + raw)
         text, reason = keep(package.split, path, raw)
         if reason is None:
-            rows.append({"package": package.name, "licence": package.licence, "path": path, "text": text})
+            rows.append(
+                {"package": package.name, "licence": package.licence, "path": path, "text": text}
+            )
         else:
             dropped[reason].update(files=1, bytes=len(raw))
     entry = {
-        "split": package.split, "version": version, "licence": package.licence, "licence_found": found,
-        "files": len(rows), "bytes": sum(len(row["text"].encode()) for row in rows),
+        "split": package.split,
+        "version": version,
+        "licence": package.licence,
+        "licence_found": found,
+        "files": len(rows),
+        "bytes": sum(len(row["text"].encode()) for row in rows),
         "sha256": package.sha256 or read.hexdigest(),
-    }  # fmt: skip
+    }
     return entry, rows

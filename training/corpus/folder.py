@@ -1,4 +1,5 @@
-"""A corpus folder on disk: whole or not there. Files appear under their names only when all of them are written."""
+"""A corpus folder on disk: whole or not there. Files appear under their names only when all of them
+are written."""
 
 from __future__ import annotations
 
@@ -26,9 +27,12 @@ class Row(NamedTuple):
 
 
 def rows(path: Path) -> Iterator[Row]:
-    """The files in train.jsonl or another split. Raises CorpusError for a file or a line that `build` never wrote."""
+    """The files in train.jsonl or another split. Raises CorpusError for a file or a line that
+    `build` never wrote."""
     try:
-        with path.open("rb") as lines:  # decoded one by one, so that bad UTF-8 has a line number, too
+        with path.open(
+            "rb"
+        ) as lines:  # decoded one by one, so that bad UTF-8 has a line number, too
             for number, line in enumerate(lines, 1):
                 try:
                     fields = json.loads(line.decode())
@@ -36,7 +40,10 @@ def rows(path: Path) -> Iterator[Row]:
                 except (ValueError, KeyError, TypeError, RecursionError):
                     row = None
                 if row is None or not row.text or not all(isinstance(field, str) for field in row):
-                    raise CorpusError(f"{path}, line {number}, is no row of a corpus: build it again (make corpus)")
+                    raise CorpusError(
+                        f"{path}, line {number}, is no row of a corpus: build it again (make "
+                        "corpus)"
+                    )
                 yield row
     except OSError as error:
         raise CorpusError(f"{path} cannot be read ({error.strerror}): make corpus") from None
@@ -60,7 +67,8 @@ class Sink:
 
 @contextmanager
 def partial(folder: Path, names: Sequence[str]) -> Iterator[dict[str, Sink]]:
-    """Files NAME.partial, renamed in this order when the block is left in good order, deleted when it fails."""
+    """Files NAME.partial, renamed in this order when the block is left in good order, deleted when
+    it fails."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = {name: folder / f"{name}.partial" for name in names}
     try:
@@ -81,9 +89,13 @@ def read_manifest(data: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise CorpusError(f"{data} holds no corpus: make corpus") from None
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise CorpusError(f"{data}/manifest.json is broken or of an older kind: make corpus") from None
+        raise CorpusError(
+            f"{data}/manifest.json is broken or of an older kind: make corpus"
+        ) from None
     for name, size in written.items():
         there = path.stat().st_size if (path := data / name).is_file() else 0
         if there != size:
-            raise CorpusError(f"{path} has {there} of {size} bytes: build the corpus again (make corpus)")
+            raise CorpusError(
+                f"{path} has {there} of {size} bytes: build the corpus again (make corpus)"
+            )
     return manifest

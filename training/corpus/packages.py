@@ -1,4 +1,5 @@
-"""Which packages the corpus is made of, their wheels, and whether their licences are what packages.toml says."""
+"""Which packages the corpus is made of, their wheels, and whether their licences are what
+packages.toml says."""
 
 from __future__ import annotations
 
@@ -20,8 +21,11 @@ from pathlib import Path
 
 from training.corpus.folder import SPLITS, CorpusError
 
-# One wheel a version, whatever machine builds the corpus: hashes hold, and macOS has the smallest of the big ones.
-WHEELS = "--only-binary :all: --platform macosx_14_0_arm64 --implementation cp --python-version 3.13".split()
+# One wheel a version, whatever machine builds the corpus: hashes hold, and macOS has the smallest
+# of the big ones.
+WHEELS = (
+    "--only-binary :all: --platform macosx_14_0_arm64 --implementation cp --python-version 3.13"
+).split()
 LICENCES = {  # SPDX name -> how metadata and licence files say it
     "MIT": r"\bMIT\b|Permission is hereby granted, free of charge",
     "BSD-2-Clause": r"BSD-2-Clause|\bBSD\b(?!-\d)",
@@ -29,12 +33,15 @@ LICENCES = {  # SPDX name -> how metadata and licence files say it
     "Apache-2.0": r"Apache",
     "PSF-2.0": r"PSF|Python Software Foundation",
 }
-NOT_PERMISSIVE = re.compile(r"GPL|GNU|\bMPL|Mozilla|\bEPL|Eclipse|CDDL|SSPL|BUSL|Business Source|Proprietary")
+NOT_PERMISSIVE = re.compile(
+    r"GPL|GNU|\bMPL|Mozilla|\bEPL|Eclipse|CDDL|SSPL|BUSL|Business Source|Proprietary"
+)
 
 
 @dataclass(frozen=True)
 class Package:
-    """One line of packages.toml with its line of packages.lock; the standard library has no archive and no hash."""
+    """One line of packages.toml with its line of packages.lock; the standard library has no archive
+    and no hash."""
 
     name: str
     split: str
@@ -51,11 +58,17 @@ def read_packages(table: Path, lock: Path) -> list[Package]:
         splits.append(("train", [*wanted["train"].items()]))
         lines = lock.read_text(encoding="utf-8").splitlines()
     except OSError as error:
-        raise CorpusError(f"{error.filename} cannot be read ({error.strerror}): restore it") from None
+        raise CorpusError(
+            f"{error.filename} cannot be read ({error.strerror}): restore it"
+        ) from None
     except ValueError as error:
-        raise CorpusError(f"{table} and {lock.name} cannot be read ({error}): correct them") from None
+        raise CorpusError(
+            f"{table} and {lock.name} cannot be read ({error}): correct them"
+        ) from None
     except (KeyError, TypeError, AttributeError):
-        raise CorpusError(f"{table} needs the tables held_out.test, held_out.validation and train: add them") from None
+        raise CorpusError(
+            f"{table} needs the tables held_out.test, held_out.validation and train: add them"
+        ) from None
     locked = {}
     for line in lines:
         if match := re.fullmatch(r"([\w.-]+)==(\S+) --hash=sha256:([0-9a-f]{64})", line):
@@ -66,12 +79,19 @@ def read_packages(table: Path, lock: Path) -> list[Package]:
             packages.append(Package("python", "train", "PSF-2.0", wanted["standard_library"], None))
         for name, licence in licences:
             if str(licence) not in LICENCES:
-                raise CorpusError(f"{table.name}: {name} is under {licence}; only {', '.join(LICENCES)} are taken")
+                raise CorpusError(
+                    f"{table.name}: {name} is under {licence}; only {', '.join(LICENCES)} are taken"
+                )
             if name not in locked:
-                raise CorpusError(f"{lock.name} has no {name}: add the line NAME==VERSION --hash=sha256:HASH for it")
+                raise CorpusError(
+                    f"{lock.name} has no {name}: add the line NAME==VERSION --hash=sha256:HASH "
+                    "for it"
+                )
             packages.append(Package(name, split, licence, *locked[name]))
     if twice := [name for name, count in Counter(p.name for p in packages).items() if count > 1]:
-        raise CorpusError(f"{table.name} has {', '.join(twice)} in two splits: a package belongs to one")
+        raise CorpusError(
+            f"{table.name} has {', '.join(twice)} in two splits: a package belongs to one"
+        )
     return packages
 
 
@@ -80,24 +100,44 @@ def archives_by_hash(folder: Path) -> dict[str, Path]:
 
 
 def fetch(packages: list[Package], folder: Path) -> dict[str, Path]:
-    """SHA-256 -> wheel, of all packages; what the folder lacks is downloaded. Raises CorpusError."""
+    """SHA-256 -> wheel, of all packages; what the folder lacks is downloaded. Raises
+    CorpusError."""
     folder.mkdir(parents=True, exist_ok=True)
     found = archives_by_hash(folder)
     if missing := [p for p in packages if p.sha256 and p.sha256 not in found]:
-        print(f"downloading {len(missing)} packages: {' '.join(p.name for p in missing)}", flush=True)
+        print(
+            f"downloading {len(missing)} packages: {' '.join(p.name for p in missing)}", flush=True
+        )
         with tempfile.NamedTemporaryFile("w", suffix=".txt") as requirements:
-            requirements.writelines(f"{p.name}=={p.version} --hash=sha256:{p.sha256}\n" for p in missing)
+            requirements.writelines(
+                f"{p.name}=={p.version} --hash=sha256:{p.sha256}\n" for p in missing
+            )
             requirements.flush()
-            pip = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--ignore-requires-python", *WHEELS]
+            pip = [
+                sys.executable,
+                "-m",
+                "pip",
+                "download",
+                "-q",
+                "--no-deps",
+                "--ignore-requires-python",
+                *WHEELS,
+            ]
             pip += ["--require-hashes", "-r", requirements.name, "-d", str(folder)]
             run = subprocess.run(pip, capture_output=True, text=True)
         if run.returncode:
-            said = next((x for x in run.stderr.splitlines() if x.startswith("ERROR")), "").removeprefix("ERROR: ")
-            raise CorpusError(f"pip could not download them ({said}): check the network, or put the wheels that "
-                              f"packages.lock names into {folder}")
+            said = next(
+                (x for x in run.stderr.splitlines() if x.startswith("ERROR")), ""
+            ).removeprefix("ERROR: ")
+            raise CorpusError(
+                f"pip could not download them ({said}): check the network, or put the wheels that "
+                f"packages.lock names into {folder}"
+            )
         found = archives_by_hash(folder)
         if lost := [p.name for p in missing if p.sha256 not in found]:
-            raise CorpusError(f"the wheels of {', '.join(lost)} are not those of packages.lock: build again")
+            raise CorpusError(
+                f"the wheels of {', '.join(lost)} are not those of packages.lock: build again"
+            )
     return found
 
 
@@ -107,7 +147,9 @@ def opened(archive: Path) -> Iterator[zipfile.ZipFile]:
         with zipfile.ZipFile(archive) as z:
             yield z
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
-        raise CorpusError(f"{archive} cannot be read ({error}): delete it and build again") from error
+        raise CorpusError(
+            f"{archive} cannot be read ({error}): delete it and build again"
+        ) from error
 
 
 def members(archive: Path) -> Iterator[tuple[str, bytes]]:
@@ -127,22 +169,29 @@ def standard_library() -> Iterator[tuple[str, bytes]]:
 
 
 def licence_found(archive: Path) -> str:
-    """What a wheel says of its licence: the expression in its metadata, else classifiers, field, or licence file.
+    """What a wheel says of its licence: the expression in its metadata, else classifiers, field, or
+    licence file.
 
     Raises CorpusError.
     """
     with opened(archive) as z:
-        info = next((n for n in z.namelist() if re.fullmatch(r"[^/]+\.dist-info/METADATA", n)), None)
+        info = next(
+            (n for n in z.namelist() if re.fullmatch(r"[^/]+\.dist-info/METADATA", n)), None
+        )
         if info is None:
             raise CorpusError(f"{archive} has no metadata: delete it and build again")
         metadata = email.message_from_bytes(z.read(info))
         if expression := metadata.get("License-Expression"):
             return str(expression)
-        if classifiers := [c for c in metadata.get_all("Classifier", []) if c.startswith("License ::")]:
+        if classifiers := [
+            c for c in metadata.get_all("Classifier", []) if c.startswith("License ::")
+        ]:
             return "; ".join(classifiers)
         if field := str(metadata.get("License") or "").strip():
             return field.splitlines()[0]
-        for name in sorted(n for n in z.namelist() if re.search(r"\.dist-info/(.*/)?LICEN[CS]E[^/]*$", n)):
+        for name in sorted(
+            n for n in z.namelist() if re.search(r"\.dist-info/(.*/)?LICEN[CS]E[^/]*$", n)
+        ):
             text = " ".join(z.read(name).decode("utf-8", "replace").split())
             for spelling in LICENCES.values():
                 if match := re.search(spelling, text):

@@ -1,6 +1,7 @@
 """The corpus as one tar.xz in pieces, small enough to be stored and sent.
 
-It is one stream since files that resemble each other shrink best together: `cat corpus.tar.xz.* | tar -xJ` opens it.
+It is one stream since files that resemble each other shrink best together: `cat corpus.tar.xz.* |
+tar -xJ` opens it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ PIECE_BYTES = 25_000_000
 
 
 class Pieces:
-    """A write-only stream, cut into corpus.tar.xz.000, .001, ..., which end in .partial until it is closed."""
+    """A write-only stream, cut into corpus.tar.xz.000, .001, ..., which end in .partial until it is
+    closed."""
 
     def __init__(self, folder: Path, size: int) -> None:
         self.folder, self.size, self.sizes = folder, size, list[int]()
@@ -52,7 +54,9 @@ def pack(data: Path, out: Path, piece_bytes: int = PIECE_BYTES) -> list[int]:
     pieces = Pieces(out, piece_bytes)
     with tarfile.open(fileobj=pieces, mode="w|xz") as tar:  # type: ignore[call-overload]
         for name in reversed(FILES):  # the manifest first
-            entry = tarfile.TarInfo(name)  # no owner, no date: the same corpus gives the same pieces
+            entry = tarfile.TarInfo(
+                name
+            )  # no owner, no date: the same corpus gives the same pieces
             entry.size = (data / name).stat().st_size
             with (data / name).open("rb") as file:
                 tar.addfile(entry, file)

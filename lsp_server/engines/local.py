@@ -1,0 +1,260 @@
+"""The engine process on this machine: found, started, attached to, replaced, and started again when
+it dies."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import subprocess
+import time
+from collections.abc import AsyncGenerator, Callable
+from pathlib import Path
+
+import aiohttp
+
+from lsp_server import __version__
+from lsp_server.engines.interface import (
+    CompletionRequest,
+    Engine,
+    EngineState,
+    EngineUnavailable,
+    HttpClient,
+    Piece,
+    RemoteEngine,
+)
+from lsp_server.engines.process import dismiss, start_engine, use_spare
+from lsp_server.folders import cache_folder, runtime_folder
+from lsp_server.logs import engine_log
+from lsp_server.settings import EngineSettings, Settings
+from model.weights.folder import ModelFolder, find_model
+
+logger = logging.getLogger(__name__)
+
+POLL_S = 0.05
+MAX_PAUSE_S = 60.0
+STEADY_S = 30.0  # an engine that has been ready for so long has earned a restart without a pause
+
+
+class LocalEngine:
+    """A window's side of the engine that it shares with the user's other windows.
+
+    The engine itself holds a lock for its lifetime, so however many windows start one at once, one
+    stays. An engine that is gone (idle, killed, out of memory) is noticed by the next request,
+    which gets no answer and starts it again, after pauses that grow while it keeps dying.
+    """
+
+    has_idle_time = True
+
+    def __init__(
+        self,
+        folder: ModelFolder,
+        settings: EngineSettings,
+        *,
+        spare: subprocess.Popen[bytes] | None = None,
+        on_state: Callable[[EngineState], None] = lambda state: None,
+    ) -> None:
+        self._settings, self._on_state, self._spare = settings, on_state, spare
+        self._model = "bundled" if folder.is_bundled else str(folder.path.resolve())
+        self.socket = socket_path(folder, settings)
+        self._client = local_client(self.socket, self._model)
+        self._state = EngineState("absent")
+        self._starting: asyncio.Task[None] | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._ready_since = 0.0
+        self._pause, self._not_before = 0.0, 0.0
+
+    @property
+    def state(self) -> EngineState:
+        return self._state
+
+    def start(self) -> None:
+        if self._state.name in ("ready", "loading") or time.monotonic() < self._not_before:
+            return
+        self._process = None  # the one of before, if any, has nothing to say any more
+        self._set(EngineState("loading"))
+        try:
+            if not self.socket.exists():
+                self._spawn()  # at once: what follows takes this process some time too
+        except OSError as error:
+            self._fail(f"The engine could not be started ({error}).")
+        else:
+            self._starting = asyncio.ensure_future(self._bring_up())
+
+    async def wait_until_settled(self) -> EngineState:
+        if self._starting is not None:
+            await asyncio.shield(self._starting)
+        return self._state
+
+    async def complete(self, request: CompletionRequest) -> AsyncGenerator[Piece]:
+        if self._state.name != "ready":
+            self.start()
+            raise EngineUnavailable(self._state.message or "the model is loading")
+        pieces = self._client.stream(request)
+        try:
+            async for piece in pieces:
+                yield piece
+        except EngineUnavailable:
+            if (
+                await self._client.call("GET", "/fimls/status") is None
+                and self._state.name == "ready"
+            ):
+                self._lost()
+            raise
+        finally:
+            await pieces.aclose()
+
+    async def prefill(self, request: CompletionRequest) -> None:
+        if self._state.name == "ready":
+            await self._client.prefill(request)
+
+    async def prioritize(self, id: str, *, idle: bool) -> None:
+        await self._client.call(
+            "POST", "/fimls/priority", body={"id": id, "priority": "idle" if idle else None}
+        )
+
+    async def close(self) -> None:
+        if self._starting is not None:
+            self._starting.cancel()
+        await self._client.close()
+
+    def _set(self, state: EngineState) -> None:
+        if state.name == "ready":
+            dismiss(self._spare)  # the engine was there already
+        if state != self._state:
+            self._state = state
+            self._on_state(state)
+
+    def _lost(self) -> None:
+        """The engine has gone: start it again, at once if it was steady, else after a pause that
+        doubles."""
+        steady = time.monotonic() - self._ready_since > STEADY_S
+        self._grow_pause(steady)
+        logger.info(
+            "the engine has gone; starting it again after %.0f s",
+            self._not_before - time.monotonic(),
+        )
+        self._set(EngineState("absent"))
+        self.start()
+
+    def _grow_pause(self, steady: bool) -> None:
+        now = time.monotonic()
+        self._not_before = now if steady else now + self._pause
+        self._pause = 1.0 if steady else min(MAX_PAUSE_S, max(1.0, 2 * self._pause))
+
+    async def _bring_up(self) -> None:
+        """Attaches to the engine, starting or replacing it, until it is ready, has failed, or takes
+        too long."""
+        deadline = time.monotonic() + self._settings.start_timeout
+        replacing = False
+        try:
+            while time.monotonic() < deadline:
+                status = await self._client.call("GET", "/fimls/status")
+                if status is None:
+                    if self._process is None:
+                        self._spawn()
+                    elif (code := self._process.poll()) is not None:
+                        self._process = None
+                        if code:
+                            return self._fail(
+                                f"The engine ended with status {code}. Its log is {engine_log()}."
+                            )
+                elif status.get("version") != __version__ or status.get("model") != self._model:
+                    if not replacing:
+                        logger.info("replacing an engine of another version or model")
+                    replacing = True
+                    await self._client.call("POST", "/fimls/stop")
+                    self._process = None
+                elif status.get("state") == "ready":
+                    self._ready_since = time.monotonic()
+                    return self._set(EngineState("ready", 1.0))
+                elif status.get("state") == "failed":
+                    return self._fail(str(status.get("message")))
+                else:
+                    self._set(EngineState("loading", float(status.get("progress") or 0.0)))
+                await asyncio.sleep(POLL_S)
+            self._fail(
+                f"The engine did not get ready within {self._settings.start_timeout:.0f} s. Its "
+                f"log is {engine_log()}."
+            )
+        except (
+            OSError,
+            ValueError,
+            TypeError,
+        ) as error:  # the latter two: what answers there is no engine
+            self._fail(f"The engine could not be started ({error}).")
+
+    def _fail(self, message: str) -> None:
+        self._grow_pause(steady=False)
+        self._set(EngineState("failed", message=message))
+
+    def _spawn(self) -> None:
+        """Starts an engine. If another one is on the socket already, it ends at once."""
+        arguments = [
+            "--model",
+            self._model,
+            "--listen",
+            f"unix:{self.socket}",
+            "--version",
+            __version__,
+            "--device",
+            self._settings.device,
+            "--dtype",
+            self._settings.dtype,
+            "--quantization",
+            self._settings.quantization,
+            "--threads",
+            str(self._settings.threads or 0),
+            "--idle-timeout",
+            str(self._settings.idle_timeout),
+            "--cache-bytes",
+            str(self._settings.cache_memory * 2**20),
+            "--cache-dir",
+            str(cache_folder().absolute()),
+            "--disk-bytes",
+            str(self._settings.cache_disk * 2**20),
+        ]
+        spare, self._spare = self._spare, None
+        if spare is not None and use_spare(spare, arguments):
+            self._process = spare
+        else:
+            self._process = start_engine(arguments)
+
+
+def make_engine(
+    settings: Settings,
+    *,
+    spare: subprocess.Popen[bytes] | None = None,
+    on_state: Callable[[EngineState], None] = lambda state: None,
+) -> Engine:
+    """The engine that the settings ask for: an endpoint elsewhere, or the one here. Raises
+    ModelError, OSError."""
+    if settings.remote.url:
+        return RemoteEngine(settings.remote)
+    return LocalEngine(find_model(settings.model), settings.engine, spare=spare, on_state=on_state)
+
+
+def local_client(socket: Path, model: str = "") -> HttpClient:
+    """The dialect over an engine's Unix socket."""
+    return HttpClient(
+        "http://engine",
+        lambda: aiohttp.UnixConnector(path=str(socket), limit=0),
+        model=model,
+        extensions=True,
+    )
+
+
+def socket_path(folder: ModelFolder, settings: EngineSettings) -> Path:
+    """The socket of the one engine that serves these files in this way for this user."""
+    name = repr(
+        (
+            folder.identity,
+            settings.device,
+            settings.dtype,
+            settings.quantization,
+            settings.threads,
+            settings.cache_memory,
+            settings.cache_disk,
+        )
+    )
+    return runtime_folder() / f"{hashlib.sha256(name.encode()).hexdigest()[:12]}.sock"

@@ -1,0 +1,96 @@
+"""Starting engine processes. Light enough to be the first thing that `fimls lsp` does."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import BinaryIO
+
+from lsp_server.folders import runtime_folder
+from lsp_server.logs import engine_log
+
+
+def start_engine(arguments: list[str]) -> subprocess.Popen[bytes]:
+    """Starts an engine process that outlives this one. Raises OSError."""
+    return _start(arguments, subprocess.DEVNULL)
+
+
+def start_spare(environment: Mapping[str, str]) -> subprocess.Popen[bytes] | None:
+    """An engine that loads torch while this window starts, and is told later what to serve; None
+    where one is not wanted: an engine is there already, or completions come from elsewhere.
+
+    It ends by itself when this process does, or closes its stdin.
+    """
+    if environment.get("FIMLS_REMOTE_URL"):
+        return None
+    with contextlib.suppress(OSError):
+        if not any(runtime_folder().glob("*.sock")):
+            return _start(["--spare"], subprocess.PIPE)
+    return None
+
+
+def use_spare(spare: subprocess.Popen[bytes], arguments: list[str]) -> bool:
+    """Makes the spare the engine with these arguments; False if it is there no more."""
+    assert spare.stdin is not None
+    try:
+        with spare.stdin:
+            spare.stdin.write(json.dumps(arguments).encode() + b"\n")
+    except OSError:
+        return False
+    return True
+
+
+def dismiss(spare: subprocess.Popen[bytes] | None) -> None:
+    """Lets a spare that nobody needs end; one that was used is left alone."""
+    if spare is not None and spare.stdin is not None:
+        with contextlib.suppress(OSError):
+            spare.stdin.close()
+
+
+def _start(arguments: list[str], stdin: int) -> subprocess.Popen[bytes]:
+    with open_log() as log:
+        process = subprocess.Popen(
+            # -P: the working folder, which may be anyone's repository, is no place to import from
+            [sys.executable, "-P", "-m", "model.engine", *arguments],
+            stdin=stdin,
+            stdout=log,
+            stderr=log,
+            cwd=runtime_folder(),
+            start_new_session=True,
+        )
+    # Asks for its status when it ends, or a dead engine would stay a zombie for as long as this
+    # window lives.
+    threading.Thread(target=process.wait, name="engine-status", daemon=True).start()
+    return process
+
+
+def open_log() -> BinaryIO:
+    """Where an engine writes; no log folder is no reason to have no engine."""
+    try:
+        return engine_log().open("ab")
+    except OSError:
+        return Path(os.devnull).open("ab")
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process is there. One that has ended counts as gone, even if nobody has asked for
+    its status yet."""
+    if os.name == "nt":
+        return True  # there, signal 0 is Ctrl-C; the end of stdin has to do
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True  # not ours
+    try:
+        state = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0]
+    except (OSError, IndexError):
+        return True  # no Linux, or it has just gone: the next look tells
+    return state not in (b"Z", b"X")

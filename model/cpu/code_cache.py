@@ -1,0 +1,137 @@
+"""Machine code that numba makes of model.cpu.numba_step, kept in the user's cache folder.
+
+To compile takes seconds and memory, so a process of its own does it, once for each version of the
+source, numba and CPU. What is kept is run as a program, so the folder has to be the user's alone,
+and its files as they were written: their checksum is written last. Any doubt is a miss.
+
+    python -m model.cpu.code_cache FOLDER   compiles into FOLDER; ends when its input is closed
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from model.machine import is_private, own_folder
+
+SOURCE = Path(__file__).with_name("numba_step.py")
+CHECKSUM = "sha256"
+KEPT_S = 30 * 86400.0  # code of other versions, or of other machines with the same home
+
+
+def code_folder(cache_dir: Path) -> Path | None:
+    """Where the code for this machine is, or will be; None without numba, or with it off."""
+    if (
+        os.environ.get("NUMBA_DISABLE_JIT", "0") != "0"
+    ):  # the functions are then plain Python, and hours slow
+        return None
+    try:
+        versions = f"{version('numba')} {version('llvmlite')} {version('numpy')} {sys.version}"
+        from llvmlite import binding
+    except (PackageNotFoundError, ImportError):
+        return None
+    # All by which numba itself finds what it has compiled: it may not find this folder's code to be
+    # another's.
+    chosen = [os.environ.get(name, "") for name in ("NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES")]
+    cpu = f"{binding.get_host_cpu_name()} {binding.get_host_cpu_features().flatten()} {chosen}"
+    source = f"{SOURCE} {SOURCE.stat().st_mtime_ns}".encode() + SOURCE.read_bytes()
+    return (
+        cache_dir
+        / "compiled"
+        / hashlib.sha256(f"{cpu} {versions}".encode() + source).hexdigest()[:16]
+    )
+
+
+def is_intact(folder: Path) -> bool:
+    """Whether its files are as `make` wrote them, in folders that only this user can write to."""
+    try:
+        private = all(is_private(level) for level in (folder.parent.parent, folder.parent, folder))
+        return private and (folder / CHECKSUM).read_bytes() == _checksum(folder)
+    except OSError:
+        return False
+
+
+def start(folder: Path) -> subprocess.Popen[bytes]:
+    """A process that makes the folder; it ends with this one. Raises OSError."""
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "model.cpu.code_cache",
+        str(folder),
+    ]  # -P: see lsp_server.spawn
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+
+
+def make(folder: Path, written: Path) -> None:
+    """Compiles into `written`, and gives it the folder's name. What nobody has used for long goes.
+    Raises OSError."""
+    own_folder(folder.parent)
+    for other in folder.parent.iterdir():
+        with contextlib.suppress(OSError):  # somebody else tidies up, too
+            if time.time() - other.stat().st_mtime > KEPT_S:
+                shutil.rmtree(other)
+    own_folder(written)
+    try:
+        use(written)
+        load()
+        (written / CHECKSUM).write_bytes(_checksum(written))
+        try:
+            written.rename(folder)
+        except OSError:  # there is one already
+            if not is_intact(folder):
+                shutil.rmtree(folder)
+                written.rename(folder)
+    finally:
+        shutil.rmtree(written, ignore_errors=True)
+
+
+def use(folder: Path) -> None:
+    """Imports model.cpu.numba_step, so that numba keeps its code there. Raises OSError where it
+    does not."""
+    os.environ["NUMBA_CACHE_DIR"] = str(folder)
+    with contextlib.suppress(OSError):
+        os.utime(folder)
+    from model.cpu import numba_step
+
+    if not Path(str(numba_step.forward.stats.cache_path)).is_relative_to(folder):
+        raise OSError(f"numba keeps no code in {folder}")
+
+
+def load() -> None:
+    """Loads what was compiled, or compiles."""
+    from model.cpu import numba_step
+
+    numba_step.forward(*numba_step.toy())
+
+
+def _checksum(folder: Path) -> bytes:
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.name != CHECKSUM:
+            content = path.read_bytes()
+            digest.update(f"{path.relative_to(folder)} {len(content)}\n".encode() + content)
+    return digest.digest()
+
+
+def _end_with_input(written: Path) -> None:
+    os.read(0, 1)
+    shutil.rmtree(written, ignore_errors=True)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    wanted = Path(sys.argv[1])
+    here = wanted.with_name(f"{wanted.name}-{os.getpid()}")
+    threading.Thread(target=_end_with_input, args=(here,), daemon=True).start()
+    if hasattr(os, "nice"):  # not on Windows
+        os.nice(19)
+    make(wanted, here)

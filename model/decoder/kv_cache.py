@@ -1,0 +1,126 @@
+"""The keys and values of one sequence, as an object with verbs."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from model.decoder.config import DecoderConfig
+
+GROWTH = 512  # positions added at a time, at least
+
+
+class KVCache:
+    """Keys and values of the first `length` positions of one sequence.
+
+    Tensors are (layers, kv_heads, capacity, head_dim). A forward pass writes behind `length` with
+    `append`, layer by layer, and makes it count with `commit`; a pass that is cancelled in between
+    has changed nothing.
+    """
+
+    def __init__(
+        self, config: DecoderConfig, *, dtype: torch.dtype, device: torch.device, capacity: int = 0
+    ) -> None:
+        self.config = config
+        self.length = 0
+        shape = (config.num_layers, config.num_kv_heads, capacity, config.head_dim)
+        self.keys = torch.empty(shape, dtype=dtype, device=device)
+        self.values = torch.empty(shape, dtype=dtype, device=device)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.keys.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.keys.device
+
+    @property
+    def capacity(self) -> int:
+        return self.keys.shape[2]
+
+    @property
+    def nbytes(self) -> int:
+        """What it takes up: capacity, not length."""
+        return 2 * self.keys.nbytes
+
+    def reserve(self, positions: int) -> None:
+        """Makes room for `positions` in all. What is cached stays.
+
+        Grows by a quarter at least: a prompt that grows at every key moves what is cached once in
+        many keys.
+        """
+        if positions > self.capacity:
+            ample = max(self.capacity + GROWTH, self.capacity * 5 // 4)
+            self._resize(max(positions, min(ample, self.config.max_positions)))
+
+    def shrink(self) -> None:
+        """Frees the room behind `length`."""
+        if self.length < self.capacity:
+            self._resize(self.length)
+
+    @property
+    def spare_bytes(self) -> int:
+        """What `shrink` would free."""
+        return self.nbytes * (self.capacity - self.length) // max(1, self.capacity)
+
+    def _resize(self, capacity: int) -> None:
+        layers, kv_heads, _, head_dim = self.keys.shape
+        shape = layers, kv_heads, capacity, head_dim
+
+        def moved(old: Tensor) -> Tensor:
+            new = old.new_empty(shape)
+            new[:, :, : self.length] = old[:, :, : self.length]
+            return new
+
+        self.keys, self.values = moved(self.keys), moved(self.values)
+
+    def append(
+        self, layer: int, keys: Tensor, values: Tensor, first: int = 0
+    ) -> tuple[Tensor, Tensor]:
+        """Writes a layer's new keys and values, each (kv_heads, n, head_dim), behind `length`.
+
+        Returns all keys and values from position `first` on, each (1, kv_heads, length + n - first,
+        head_dim).
+        """
+        end = self.length + keys.shape[1]
+        self.keys[layer, :, self.length : end] = keys
+        self.values[layer, :, self.length : end] = values
+        return self.keys[layer : layer + 1, :, first:end], self.values[
+            layer : layer + 1, :, first:end
+        ]
+
+    def commit(self, positions: int) -> None:
+        """Counts positions that every layer has appended."""
+        self.length += positions
+
+    def trim(self, length: int) -> int:
+        """Forgets every position from `length` on; returns how many were forgotten."""
+        forgotten = max(0, self.length - length)
+        self.length -= forgotten
+        return forgotten
+
+    def fork(self, length: int, room: int = 0) -> KVCache:
+        """A copy of the first `length` positions that can grow on its own; `room` is what will be
+        asked of it."""
+        capacity = min(max(length, room) + GROWTH, max(self.capacity, self.config.max_positions))
+        copy = KVCache(self.config, dtype=self.dtype, device=self.device, capacity=capacity)
+        copy.length = min(length, self.length)
+        copy.keys[:, :, : copy.length] = self.keys[:, :, : copy.length]
+        copy.values[:, :, : copy.length] = self.values[:, :, : copy.length]
+        return copy
+
+    def copy_out(self, start: int, block: Tensor) -> None:
+        """Copies positions `start` and following into block (2, layers, kv_heads, n, head_dim):
+        keys, then values."""
+        end = start + block.shape[3]
+        block[0] = self.keys[:, :, start:end]
+        block[1] = self.values[:, :, start:end]
+
+    def extend(self, block: Tensor) -> None:
+        """Adds the positions of such a block behind `length`."""
+        end = self.length + block.shape[3]
+        self.reserve(end)
+        self.keys[:, :, self.length : end] = block[0]
+        self.values[:, :, self.length : end] = block[1]
+        self.length = end

@@ -1,0 +1,56 @@
+"""The prompts of the product, beyond what fim makes of a context, and the time that an answer
+has."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from fim import CursorContext
+from lsp_server.completion.prompter import Prompter
+from lsp_server.settings import RemoteSettings, Settings
+from model.errors import ModelError
+from model.weights.folder import ModelFolder
+
+
+def ids(before: str, behind: str, layout: str = "spm") -> tuple[int, ...]:
+    settings = Settings(layout=layout)  # type: ignore[arg-type]
+    context = CursorContext("def f(a):\n    return " + before, behind + "\n\nx = 1\n")
+    asked, _ = Prompter.for_settings(settings).request(context, settings, "")
+    assert not isinstance(asked.prompt, str)
+    return asked.prompt
+
+
+@pytest.mark.parametrize(
+    ("before", "behind"), [("g(", ")"), ("g([", "])"), ('g(["', '"])'), ("g(a", "):")]
+)
+def test_brackets_that_an_editor_closes_leave_the_prompt_alone(before: str, behind: str) -> None:
+    assert ids(before, behind) == ids(before, "")
+
+
+def test_anything_else_behind_the_cursor_is_in_the_prompt() -> None:
+    assert ids("g", "") != ids("g", ".x")
+    assert ids("g(", ", b)") != ids("g(", "")
+
+
+def test_the_budget_suits_the_model(talkative_folder: Path) -> None:
+    elsewhere = RemoteSettings("http://engine")
+    for settings, budget in [
+        (Settings(), 100),
+        (Settings(time_budget=0.0), 0),
+        (Settings(model=str(talkative_folder)), 300),
+        (Settings(remote=elsewhere), 300),
+        (Settings(remote=replace(elsewhere, format="starcoder2")), 300),
+        (Settings(remote=replace(elsewhere, format="starcoder2"), time_budget=7.0), 7),
+    ]:
+        assert Prompter.for_settings(settings).time_budget == budget
+
+
+@pytest.mark.parametrize("budget", [-1, "100", True, float("nan")])
+def test_a_budget_that_is_none_is_refused(tmp_path: Path, budget: object) -> None:
+    (tmp_path / "fimls.json").write_text(json.dumps({"time_budget": budget}))
+    with pytest.raises(ModelError, match="time_budget is"):
+        _ = ModelFolder(tmp_path, {}).preferences

@@ -1,0 +1,494 @@
+"""One worker: whose turn it is, what a request tells, and how it ends."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from model import Tokenizer
+from model.engine.worker import (
+    Engine,
+    Event,
+    Failed,
+    FairQueue,
+    Finished,
+    Job,
+    Request,
+    Started,
+    StopStrings,
+)
+from model.generation.generate import Token
+from tests.model.toys import MIDDLE, Answer, Parrot, ask, running
+
+PROMPT = (40, 41, MIDDLE)
+
+
+@pytest.fixture
+def parrot(byte_tokenizer: Tokenizer) -> Parrot:
+    return Parrot(byte_tokenizer.encode("abcdef"))
+
+
+@pytest.fixture
+def engine(parrot: Parrot, byte_tokenizer: Tokenizer) -> Iterator[Engine]:
+    with running(parrot.as_model(byte_tokenizer)) as engine:
+        yield engine
+
+
+def text_of(events: list[Event]) -> str:
+    """What a reader has seen in the end."""
+    return "".join(
+        e.text if isinstance(e, Token) else e.rest if isinstance(e, Finished) else ""
+        for e in events
+    )
+
+
+def held(engine: Engine) -> tuple[Answer, threading.Event]:
+    """An answer at whose first event the engine stays until it is told to go on."""
+    go, busy = threading.Event(), threading.Event()
+
+    def hold(job: Job, event: Event) -> None:
+        busy.set()
+        assert go.wait(60)
+
+    answer = Answer(engine, Request(PROMPT, max_new_tokens=2), hold)
+    assert busy.wait(60)
+    return answer, go
+
+
+def end_of(events: list[Event]) -> Finished:
+    assert isinstance(events[-1], Finished)
+    return events[-1]
+
+
+# What a request tells.
+
+
+def test_events_come_as_started_tokens_finished(engine: Engine, byte_tokenizer: Tokenizer) -> None:
+    first, second = (ask(engine, Request(PROMPT, max_new_tokens=4)) for _ in range(2))
+    assert [type(e) for e in first] == [Started, Token, Token, Token, Token, Finished]
+    assert first[0] == Started(prompt=3, reused=0)
+    assert [(e.id, e.text) for e in first[1:-1]] == list(
+        zip(byte_tokenizer.encode("abcd"), "abcd", strict=True)
+    )
+    end = end_of(first)
+    assert (end.reason, end.rest, end.reused, end.prefilled, end.generated) == (
+        "length",
+        "",
+        0,
+        3,
+        4,
+    )
+    assert min(end.queued_s, end.prefill_s, end.decode_s) >= 0
+    assert second[0] == Started(prompt=3, reused=2)
+    assert (end_of(second).reused, end_of(second).prefilled) == (2, 1)
+    assert second[1:-1] == first[1:-1]
+
+
+def test_a_prefill_only_fills_the_cache(engine: Engine) -> None:
+    started, end = ask(engine, Request(PROMPT, max_new_tokens=0))
+    assert started == Started(prompt=3, reused=0)
+    assert isinstance(end, Finished)
+    assert (end.reason, end.prefilled, end.generated, end.decode_s) == ("length", 3, 0, 0.0)
+    assert ask(engine, Request((*PROMPT, 50), max_new_tokens=0))[0] == Started(prompt=4, reused=3)
+
+
+@pytest.mark.parametrize(
+    ("limits", "said", "reason", "generated"),
+    [
+        ({}, "abcdef", "stop", 6),  # the model's own <|endoftext|>
+        ({"max_new_tokens": 6}, "abcdef", "length", 6),
+        ({"stop": ("d",)}, "abc", "stop", 4),
+        ({"stop": ("cd",)}, "ab", "stop", 4),
+        (
+            {"stop": ("cd",), "max_new_tokens": 3},
+            "abc",
+            "length",
+            3,
+        ),  # held back, and said in the end
+        ({"stop": ("fg", "xyz")}, "abcdef", "stop", 6),  # likewise
+        ({"stop": ("ef", "bcd")}, "a", "stop", 4),
+        ({"stop": ("a",)}, "", "stop", 1),
+        ({"stop": ("f",), "max_new_tokens": 6}, "abcde", "stop", 6),
+        ({"stop": ("",)}, "abcdef", "stop", 6),
+        ({"stop_ids": "d"}, "abc", "stop", 3),
+    ],
+)
+def test_an_answer_ends_where_it_was_told_to(
+    engine: Engine,
+    byte_tokenizer: Tokenizer,
+    limits: dict[str, Any],
+    said: str,
+    reason: str,
+    generated: int,
+) -> None:
+    if "stop_ids" in limits:
+        limits = {"stop_ids": frozenset(byte_tokenizer.encode(limits["stop_ids"]))}
+    events = ask(engine, Request(PROMPT, **{"max_new_tokens": 100, **limits}))
+    assert (text_of(events), end_of(events).reason, end_of(events).generated) == (
+        said,
+        reason,
+        generated,
+    )
+
+
+def test_what_was_computed_behind_a_stop_string_is_kept_too(
+    engine: Engine, byte_tokenizer: Tokenizer
+) -> None:
+    ask(engine, Request(PROMPT, max_new_tokens=100, stop=("d",)))
+    longer = (*PROMPT, *byte_tokenizer.encode("abcx"))
+    assert ask(engine, Request(longer, max_new_tokens=0))[0] == Started(prompt=7, reused=6)
+
+
+# Stop strings.
+
+
+def cut_at_first_stop(text: str, stop: list[str]) -> tuple[str, bool]:
+    """Reads a text letter by letter until one of the stop strings is complete."""
+    for end in range(1, len(text) + 1):
+        complete = [s for s in stop if s and text[:end].endswith(s)]
+        if complete:
+            return text[: end - max(map(len, complete))], True
+    return text, False
+
+
+TEXTS = st.text("ab\n", max_size=4)
+
+
+@given(pieces=st.lists(TEXTS, max_size=12), stop=st.lists(TEXTS, max_size=4))
+def test_stop_strings_cut_a_stream_as_they_cut_the_whole_text(
+    pieces: list[str], stop: list[str]
+) -> None:
+    stops, pushed, shown, stopped = StopStrings(tuple(stop)), "", "", False
+    for piece in pieces:
+        text, stopped = stops.push(piece)
+        pushed, shown = pushed + piece, shown + text
+        if stopped:
+            break
+        held = pushed[len(shown) :]
+        assert not held or any(
+            s.startswith(held) for s in stop
+        )  # no more is held back than need be
+    assert (shown + stops.rest(), stopped) == cut_at_first_stop("".join(pieces), stop)
+
+
+# Whose turn it is.
+
+
+def test_clients_take_turns_and_cancelled_jobs_are_passed_over() -> None:
+    queue = FairQueue()
+    jobs = {
+        name: Job(Request((1,), 1, client=name[0]), print)
+        for name in "a1 a2 a3 b1 b2 c1 d1".split()
+    }
+    for job in jobs.values():
+        queue.put(job)
+    jobs["a2"].cancel()
+    jobs["d1"].cancel()
+    assert len(queue) == 7
+    names = {id(job): name for name, job in jobs.items()}
+    assert [names[id(queue.take())] for _ in range(5)] == ["a1", "b1", "c1", "b2", "a3"]
+    assert len(queue) == 0
+    queue.put(jobs["a1"])
+    queue.close()
+    assert queue.take() is None
+
+
+def test_a_job_that_was_cancelled_while_it_waited_never_starts(engine: Engine) -> None:
+    first, go = held(engine)
+    second, third = (
+        Answer(engine, Request(PROMPT, max_new_tokens=2), lambda *_: None) for _ in range(2)
+    )
+    assert (engine.busy, engine.idle_s, len(engine.queue)) == (True, 0.0, 2)
+    second.job.cancel()
+    go.set()
+    assert end_of(first.wait()).reason == end_of(third.wait()).reason == "length"
+    assert second.events == []
+
+
+# Work that nobody waits for.
+
+
+def test_idle_work_comes_last_and_of_a_clients_only_the_newest() -> None:
+    queue = FairQueue()
+    names: dict[int, str] = {}
+
+    def put(name: str, *, idle: bool = False) -> Job | None:
+        job = Job(Request((1,), 1, client=name[0], idle=idle), print)
+        names[id(job)] = name
+        return queue.put(job)
+
+    assert put("a idle", idle=True) is None
+    assert put("b idle", idle=True) is None
+    replaced = put("a newer", idle=True)
+    assert replaced is not None and names[id(replaced)] == "a idle"
+    put("a1")
+    put("a2")
+    put("b1")
+    assert len(queue) == 5
+    taken = [names[id(queue.take())] for _ in range(5)]
+    assert taken == ["a1", "b1", "a2", "b idle", "a newer"]
+    assert len(queue) == 0
+    put("a idle", idle=True)
+    queue.close()
+    assert queue.take() is None
+
+
+@pytest.mark.parametrize(
+    ("client", "idle", "ends"),
+    [
+        ("a", False, True),
+        ("b", False, True),
+        ("a", True, True),
+        ("b", True, False),
+    ],
+)
+def test_idle_work_that_runs_ends_for_whoever_asks(client: str, idle: bool, ends: bool) -> None:
+    queue = FairQueue()
+    running = Job(Request((1,), 1, client="a", idle=True), print)
+    queue.put(running)
+    assert queue.take() is running
+    queue.put(Job(Request((1,), 1, client=client, idle=idle), print))
+    assert running.cancelled == ends
+    queue.take()
+    later = Job(Request((1,), 1, client="a"), print)
+    queue.put(later)
+    assert queue.take() is later
+    queue.put(Job(Request((1,), 1, client="b"), print))
+    assert not later.cancelled  # somebody waits for it
+
+
+def test_of_a_job_that_runs_it_can_be_said_whether_somebody_waits() -> None:
+    queue = FairQueue()
+
+    def job(client: str = "a", *, idle: bool = False) -> Job:
+        made = Job(Request((1,), 1, client=client, idle=idle), print)
+        queue.put(made)
+        return made
+
+    left = job()
+    assert queue.take() is left
+    queue.prioritize(left, idle=True)
+    assert not left.cancelled  # nobody wants the engine
+    job("b", idle=True)
+    assert not left.cancelled
+    asked = job("b")
+    assert left.cancelled and queue.take() is asked
+    behind = job("c")
+    queue.prioritize(asked, idle=True)
+    assert asked.cancelled  # somebody waited for its end already
+    assert queue.take() is behind
+    begun = queue.take()
+    assert begun is not None and begun.idle
+    queue.prioritize(begun, idle=False)
+    job("b", idle=True)
+    job("c")
+    assert not begun.cancelled
+    queue.prioritize(left, idle=False)  # it has ended
+    queue.prioritize(begun, idle=True)
+    assert begun.cancelled
+
+
+def test_what_idle_work_has_read_stays_when_somebody_asks(engine: Engine, parrot: Parrot) -> None:
+    asked: list[Answer] = []
+    computed = 0
+    ids = (40,) * 1200
+
+    def ask_in_the_third_layer() -> None:
+        nonlocal computed
+        computed += 1
+        if computed == 3:
+            asked.append(
+                Answer(
+                    engine, Request((*ids, MIDDLE), max_new_tokens=2, client="b"), lambda *_: None
+                )
+            )
+
+    parrot.on_layer = ask_in_the_third_layer
+    started, end = ask(engine, Request(ids, max_new_tokens=0, client="a", idle=True))
+    assert isinstance(started, Started) and isinstance(end, Finished)
+    assert (end.reason, end.prefilled, computed >= 3) == ("cancelled", 512, True)
+    events = asked[0].wait()
+    assert events[0] == Started(prompt=1201, reused=512)
+    assert (text_of(events), end_of(events).reason) == ("ab", "length")
+
+
+def test_idle_work_that_never_ran_ends_when_newer_takes_its_place(engine: Engine) -> None:
+    first, go = held(engine)
+    older, newer = (
+        Answer(engine, Request(PROMPT, 0, client="a", idle=True), lambda *_: None) for _ in range(2)
+    )
+    (end,) = older.wait()
+    assert isinstance(end, Finished) and (end.reason, end.prefilled) == ("cancelled", 0)
+    go.set()
+    first.wait()
+    assert end_of(newer.wait()).reason == "length"
+
+
+def test_an_engine_counts_how_often_the_model_was_run(engine: Engine) -> None:
+    assert (engine.passes, engine.positions) == (0, 0)
+    ask(engine, Request(PROMPT, max_new_tokens=4))
+    assert (engine.passes, engine.positions) == (
+        4,
+        6,
+    )  # the prompt, and a token each but for the last one
+    ask(engine, Request(PROMPT, max_new_tokens=0))
+    assert (engine.passes, engine.positions) == (5, 7)
+    end = end_of(ask(engine, Request((60,) * 600, max_new_tokens=1)))
+    assert (end.passes, engine.passes, engine.positions) == (2, 7, 607)
+
+
+# How a request ends before its time.
+
+
+@pytest.mark.parametrize(
+    ("layer", "prefilled"),
+    [(1, 0), (2, 512), (3, 512), (4, 1024), (5, 1024)],  # of three chunks of two layers each
+)
+def test_a_cancelled_prefill_ends_within_a_layer(
+    engine: Engine, parrot: Parrot, layer: int, prefilled: int
+) -> None:
+    jobs: list[Job] = []
+    computed = 0
+
+    def cancel() -> None:
+        nonlocal computed
+        computed += 1
+        if computed == layer:
+            jobs[0].cancel()
+
+    parrot.on_layer = cancel
+    started, end = ask(
+        engine, Request((40,) * 1200, max_new_tokens=4), lambda job, _: jobs.append(job)
+    )
+    assert isinstance(started, Started) and isinstance(end, Finished)
+    assert (end.reason, end.prefilled, end.generated) == ("cancelled", prefilled, 0)
+    assert computed == layer  # not one more
+
+
+def test_a_cancelled_answer_ends_within_a_token(engine: Engine) -> None:
+    def cancel_at_c(job: Job, event: Event) -> None:
+        if isinstance(event, Token) and event.text == "c":
+            job.cancel()
+
+    events = ask(engine, Request(PROMPT, max_new_tokens=6), cancel_at_c)
+    assert (text_of(events), end_of(events).reason, end_of(events).generated) == (
+        "abc",
+        "cancelled",
+        3,
+    )
+
+
+def fails(error: Exception) -> Callable[[], None]:
+    def on_layer() -> None:
+        raise error
+
+    return on_layer
+
+
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("no room"), MemoryError("no room"), RuntimeError("no room")],
+    ids=repr,
+)
+def test_a_request_that_fails_says_so_and_frees_the_cache(
+    engine: Engine, parrot: Parrot, error: Exception
+) -> None:
+    ask(engine, Request((40,) * 600, max_new_tokens=0))
+    assert engine.prefixes.nbytes > 0
+    parrot.on_layer = fails(error)
+    started, failed = ask(engine, Request(PROMPT, max_new_tokens=4))
+    assert isinstance(started, Started)
+    assert failed == Failed(f"The engine could not answer ({type(error).__name__}: no room).")
+    assert engine.prefixes.nbytes == 0
+    parrot.on_layer = lambda: None
+    assert text_of(ask(engine, Request(PROMPT, max_new_tokens=4))) == "abcd"
+
+
+def test_a_request_that_cannot_be_run_fails_alone(engine: Engine) -> None:
+    assert isinstance(ask(engine, Request((), max_new_tokens=4))[-1], Failed)
+    assert isinstance(ask(engine, Request((40,) * 5000, max_new_tokens=4))[-1], Failed)
+    assert text_of(ask(engine, Request(PROMPT, max_new_tokens=4))) == "abcd"
+
+
+@pytest.mark.parametrize("kind", [Started, Token, Finished])
+def test_a_reader_that_fails_harms_no_other(engine: Engine, kind: type) -> None:
+    def stumble(job: Job, event: Event) -> None:
+        if isinstance(event, kind | Failed):
+            raise OSError("the reader has gone")
+
+    ask(engine, Request(PROMPT, max_new_tokens=4), stumble)
+    assert text_of(ask(engine, Request(PROMPT, max_new_tokens=4))) == "abcd"
+
+
+def test_an_engine_knows_what_it_has_served_and_that_it_is_busy(engine: Engine) -> None:
+    seen: list[tuple[int, bool, float]] = []
+
+    def look(*_: object) -> None:
+        seen.append((engine.served, engine.busy, engine.idle_s))
+
+    for _ in range(3):
+        ask(engine, Request(PROMPT, max_new_tokens=0), look)
+    assert seen == [(n, True, 0.0) for n in (0, 0, 1, 1, 2, 2)]
+
+
+# What is done while nobody asks.
+
+
+def test_an_upgrade_goes_on_between_requests_until_it_ends(
+    parrot: Parrot, byte_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("model.engine.worker.UPGRADE_AFTER_S", 0.01)
+    parrot.row_costs = {1: 1.0, 2: 1.5}
+    begun, ended = threading.Event(), threading.Event()
+
+    def upgrade() -> Iterator[None]:
+        for _ in range(3):
+            begun.set()
+            assert not engine.busy
+            yield
+        parrot.row_costs = {1: 1.0, 2: 9.0}
+        ended.set()
+
+    with running(parrot.as_model(byte_tokenizer), upgrade()) as engine:
+        assert begun.wait(60)
+        assert text_of(ask(engine, Request(PROMPT, max_new_tokens=4))) == "abcd"
+        assert ended.wait(60)
+        assert text_of(ask(engine, Request(PROMPT, max_new_tokens=4))) == "abcd"
+        assert engine.upgraded
+        assert engine.recent is not None
+        assert engine.recent.costs == [0.0, 1.0, 9.0]
+
+
+def test_an_upgrade_that_fails_harms_nobody(
+    parrot: Parrot, byte_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("model.engine.worker.UPGRADE_AFTER_S", 0.01)
+    failed = threading.Event()
+
+    def upgrade() -> Iterator[None]:
+        yield
+        failed.set()
+        raise MemoryError
+
+    with running(parrot.as_model(byte_tokenizer), upgrade()) as engine:
+        assert not engine.upgraded
+        assert failed.wait(60)
+        assert text_of(ask(engine, Request(PROMPT, max_new_tokens=4))) == "abcd"
+        assert engine.upgraded
+
+
+def test_free_memory_is_given_back_when_nobody_asks(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given_back = threading.Event()
+    monkeypatch.setattr("model.engine.worker.TIDY_AFTER_S", 0.01)
+    monkeypatch.setattr("model.engine.worker.give_back_memory", given_back.set)
+    ask(engine, Request(PROMPT, max_new_tokens=4))
+    assert given_back.wait(60)
+    assert text_of(ask(engine, Request(PROMPT, max_new_tokens=4))) == "abcd"

@@ -1,0 +1,82 @@
+"""What the tests of exports share: toys stored in several ways, and texts that are hard to
+tokenize."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import json
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer as Backend
+from tokenizers import decoders, models, pre_tokenizers, trainers
+
+from model.export.hugging_face import export
+from model.weights.checkpoint import INT8_ROWS
+from model.weights.folder import ModelFolder, find_model
+from tests.conftest import SENTINELS, STABLELM, STARCODER2, write_model
+from training.export import int8_rows
+
+TRICKY = [
+    "def f(x):\n\treturn {'😀': 'é日本', \"it's\": x[-1]}  # we'LL\n\n\n",
+    "0x1F + 1234567.89e-10 == ٣٤ ½² 100\u00a0000",
+    "a\r\n  b \r\n\t\t c   \n    d     ",
+    "<fim_prefix>one<fim_suffix> two<fim_middle><|endoftext|><file_sep>a.py\n<not_one>",
+    "e\u0301\u200b\ufeff\U0001f468\u200d\U0001f469\u200d\U0001f467 ﬁ ǅ",
+    " ",
+    "",
+]
+MODELS = {
+    "starcoder2": STARCODER2,
+    "starcoder2, untied": STARCODER2 | {"tie_word_embeddings": False},
+    "starcoder2, window": STARCODER2 | {"sliding_window": 64},
+    "stablelm": STABLELM,
+    "stablelm, parallel": STABLELM | {"use_parallel_residual": True, "use_qkv_bias": True},
+}
+
+
+def store(folder: Path, how: str) -> Path:
+    """Changes how a toy's weights lie on disk."""
+    weights = load_file(folder / "model.safetensors")
+    if how == "int8 rows":
+        save_file(int8_rows(weights), folder / "model.safetensors")
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(
+            json.dumps(config | {"quantization_config": {"quant_method": INT8_ROWS}})
+        )
+    elif how == "shards":
+        names = sorted(weights, key=lambda name: name[::-1])  # no shard has neighbours only
+        files = {name: f"model-{i % 2 + 1:05}-of-00002.safetensors" for i, name in enumerate(names)}
+        (folder / "model.safetensors").unlink()
+        for file in set(files.values()):
+            save_file({n: weights[n] for n in names if files[n] == file}, folder / file)
+        (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": files}))
+    return folder
+
+
+def write_pieces(folder: Path, *before: pre_tokenizers.PreTokenizer) -> None:
+    """A tokenizer in place of the folder's, with merges of its own; llama.cpp reads none
+    without."""
+    backend = Backend(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [*before, pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    backend.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=310, special_tokens=SENTINELS, show_progress=False, initial_alphabet=alphabet
+    )
+    backend.train_from_iterator([inspect.getsource(functools)], trainer)
+    backend.save(str(folder / "tokenizer.json"))
+
+
+def toy(folder: Path, kind: str = "starcoder2", how: str = "float32") -> ModelFolder:
+    path = store(write_model(folder / "toy", MODELS[kind]), how)
+    write_pieces(path, pre_tokenizers.Digits(individual_digits=True))
+    return find_model(path)
+
+
+def exported(folder: ModelFolder, tmp_path: Path, layout: str, dtype: str = "float32") -> Path:
+    export(folder, tmp_path / "out", layout, dtype)
+    return tmp_path / "out"
