@@ -40,7 +40,7 @@ SENTINELS = resolve(ENCODER, "starcoder2")
 ROOM = Path(fim.__file__).parent
 SOURCE = "\n\n".join(
     (ROOM / name).read_text(encoding="utf-8")
-    for name in ("postprocess.py", "prompt.py", "outline.py")
+    for name in ("postprocess.py", "prompt.py", "editing/outline.py")
 )
 
 

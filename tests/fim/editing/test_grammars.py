@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from fim import grammars
+from fim.editing import grammars
 from fim.editing.grammars import GRAMMARS, definitions, load
 
 
@@ -19,7 +19,7 @@ def test_every_grammar_loads_and_its_words_are_its_own(language: str) -> None:
 
 def test_nothing_is_loaded_before_it_is_asked_for() -> None:
     code = (
-        "import sys, fim, fim.targets; print(*(name for name in sys.modules if "
+        "import sys, fim, fim.editing.targets; print(*(name for name in sys.modules if "
         "name.startswith('tree_sitter')))"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -61,7 +61,8 @@ def test_the_scales_of_int8_rows_are_no_parameters() -> None:
 
 def test_the_list_takes_no_torch() -> None:
     code = (
-        "import sys; from lsp_server.cli import app; app(['models'], standalone_mode=False); "
+        "import sys; from lsp_server.commands.cli import app; "
+        "app(['models'], standalone_mode=False); "
         "print({*sys.modules})"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -294,23 +294,23 @@ def fault_in(monkeypatch: pytest.MonkeyPatch, place: str) -> None:
     "place",
     [
         "documents:Documents.snapshot",
-        "server:FimlsServer.relative_path",
-        "suggestions:Suggestions.suggest",
-        "offers:Offers.rest_at",
-        "prompter:Prompter.context",
-        "prompter:around_cursor",
-        "prompter:render_text",
-        "completer:Shaper.at",
-        "prompter:CompletionRequest",
-        "engines:RemoteEngine.complete",
-        "engines:HttpClient.stream",
-        "engines:_piece",
-        "completer:Shaper.done",
-        "completer:Shaper.shape",
-        "completer:Trace",
-        "trace:Trace.to_json",
+        "protocol.server:FimlsServer.relative_path",
+        "completion.suggestions:Suggestions.suggest",
+        "completion.offers:Offers.rest_at",
+        "completion.prompter:Prompter.context",
+        "completion.prompter:around_cursor",
+        "completion.prompter:render_text",
+        "completion.completer:Shaper.at",
+        "completion.prompter:CompletionRequest",
+        "engines.interface:RemoteEngine.complete",
+        "engines.interface:HttpClient.stream",
+        "engines.interface:_piece",
+        "completion.completer:Shaper.done",
+        "completion.completer:Shaper.shape",
+        "completion.completer:Trace",
+        "completion.trace:Trace.to_json",
         "documents:Document.offset_to_position",
-        "server:to_position",
+        "protocol.server:to_position",
     ],
 )
 async def test_a_fault_at_any_stage_is_an_empty_answer_and_one_line_in_the_log(
@@ -339,7 +339,9 @@ async def test_a_fault_at_any_stage_is_an_empty_answer_and_one_line_in_the_log(
 
 
 @pytest.mark.asyncio
-@pytest.mark.parametrize("place", ["documents:Documents.snapshot", "offers:Offers.changed"])
+@pytest.mark.parametrize(
+    "place", ["documents:Documents.snapshot", "completion.offers:Offers.changed"]
+)
 async def test_a_fault_in_counting_does_no_harm_to_the_mirror(
     place: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -381,7 +383,7 @@ async def test_a_fault_in_the_mirror_gives_no_suggestion_for_a_stale_text(
 async def test_a_fault_while_loading_is_reported_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    fault_in(monkeypatch, "prompter:Prompter.for_settings")
+    fault_in(monkeypatch, "completion.prompter:Prompter.for_settings")
     async with window_in_process(
         {"remote.url": "http://127.0.0.1:9", "remote.format": "starcoder2"}
     ) as window:

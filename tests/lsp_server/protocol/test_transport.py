@@ -374,7 +374,8 @@ def test_an_answer_that_makes_no_sense_ends_the_wait_for_it(toy: Toy) -> None:
 
 def test_taking_stdio_imports_nothing_heavy() -> None:
     code = (
-        "import sys, lsp_server.transport; print([m for m in ('pygls', 'lsprotocol', 'torch') "
+        "import sys, lsp_server.protocol.transport; "
+        "print([m for m in ('pygls', 'lsprotocol', 'torch') "
         "if m in sys.modules])"
     )
     assert subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, text=True) == "[]\n"

@@ -146,7 +146,7 @@ def test_it_can_be_cancelled_and_takes_no_ids_that_are_none(
 def test_numbers_that_are_none_are_passed_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A broken checkpoint does not write text with an air of confidence."""
+    """A broken model does not write text with an air of confidence."""
     for broken in (float("nan"), float("inf")):
         m = load_small(write_model(tmp_path, STARCODER2), monkeypatch)
         m.decoder.norm.weight[3] = broken

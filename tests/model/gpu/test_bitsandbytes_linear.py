@@ -1,4 +1,4 @@
-"""bitsandbytes' checkpoint, on the CPU, where it is slow but right; and who may ask for them."""
+"""bitsandbytes' weights, on the CPU, where it is slow but right; and who may ask for them."""
 
 from __future__ import annotations
 

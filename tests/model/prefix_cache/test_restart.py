@@ -41,12 +41,12 @@ def running_on(model: LoadedModel, folder: Path, **options: int) -> Iterator[Eng
     engine = Engine(
         model, store=open_store(folder, 2**30, model.folder, model.decoder.new_cache()), **options
     )
-    worker.start()
+    engine.start()
     try:
         yield engine
     finally:
-        worker.close()
-        worker.join(60)
+        engine.close()
+        engine.join(60)
 
 
 def test_an_engine_that_ends_leaves_its_prefixes_to_the_next(
