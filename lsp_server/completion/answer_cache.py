@@ -50,16 +50,14 @@ class Memory:
         self._contexts = Newest[CursorContext](KEPT)  # by digests of texts, which may be long
         self._last: dict[str, CursorContext] = {}
 
-    def question(self, place: Place, *, here: bool = True) -> Question:
-        """As question_at; at a text of before with its context. here: the cursor is there, or is it
-        only a guess?"""
+    def question(self, place: Place) -> Question:
+        """As question_at; at a text of before with its context."""
         uri, key = place.snapshot.uri, context_key(place)
         question = question_at(
             place, context=self._contexts.get(uri, key), previous=self._last.get(uri)
         )
         self._contexts.put(uri, key, question.context)
-        if here:
-            self._last[uri] = question.context
+        self._last[uri] = question.context
         return question
 
     def find(self, question: Question) -> Generation | None:

@@ -1,5 +1,4 @@
-"""How a window asks the engine: what is known is not asked, what was begun is taken up, what takes
-long comes in parts.
+"""Answers from the cache or from the engine; slow answers are returned in part.
 
 Loaded after `initialize` is answered.
 """
@@ -18,13 +17,12 @@ from lsp_server.completion.completer import (
     finish,
     wait_for_lines,
 )
-from lsp_server.completion.lookahead import Ahead
-from lsp_server.completion.offers import Offer, Offers
+from lsp_server.completion.offers import Offers
+from lsp_server.completion.prefill import Prefill
 from lsp_server.completion.prompter import Prompter
 from lsp_server.completion.stream import Generation
 from lsp_server.completion.unfinished import Unfinished
 from lsp_server.documents import Snapshot
-from lsp_server.engines.interface import EngineUnavailable
 from lsp_server.scheduler import Background
 
 
@@ -46,7 +44,7 @@ class Asking:
     def __init__(self, background: Background) -> None:
         self.offers, self._memory = Offers(), Memory()
         self.unfinished = Unfinished(self._memory, self.offers, background)
-        self._ahead = Ahead(self._memory, background)
+        self._prefill = Prefill(self._memory, background)
         self._prompter: Prompter | None = None
 
     def made_by(self, prompter: Prompter) -> None:
@@ -68,18 +66,11 @@ class Asking:
             if cut
             else (math.inf, math.inf)
         )
-        begun, goes_on = self._ahead.take(question), False
-        generation = self._begin(question) if begun is None else begun
+        self.unfinished.end_all()  # it would be in the way
+        generation = begin(question)
+        goes_on = False
         try:
-            try:
-                state = await wait_for_lines(question, generation, *limits)
-            except EngineUnavailable:
-                if begun is None:
-                    raise
-                generation = self._begin(
-                    question
-                )  # what was begun in idle time had to make way for others
-                state = await wait_for_lines(question, generation, *limits)
+            state = await wait_for_lines(question, generation, *limits)
             done = await finish(question, generation, state)
             self._memory.keep(question, generation)
             goes_on = state == "cut" and not done.suggestion.hidden
@@ -88,38 +79,26 @@ class Asking:
             if not goes_on:
                 generation.end()
 
-    def _begin(self, question: Question) -> Generation:
-        """What goes on for other documents would be in the way."""
-        self.unfinished.end_all()
-        return begin(question)
-
     def prefill(self, place: Place) -> None:
         """The cursor stands there: in idle time the engine reads the prompt that a request would
         have."""
         self.made_by(place.prompter)
-        if not self.unfinished.leads_to(
-            place.snapshot
-        ):  # or it would end that, which a request takes up
-            self._ahead.prefill(place)
-
-    def look_ahead(self, offer: Offer, place: Place) -> None:
-        """Asks in idle time what comes behind an offer that is shown whole."""
-        if not self.unfinished.has(offer):
-            self._ahead.answer_behind(offer, place)
+        if not self.unfinished.leads_to(place.snapshot):
+            self._prefill.start(place)
 
     def edited(self, now: Snapshot) -> None:
         """Ends what the text has departed from."""
         self.unfinished.edited(now)
-        self._ahead.edited(now)
+        self._prefill.close(now.uri)
 
     def forget(self, uri: str) -> None:
         """A document was closed."""
         self.offers.close(uri)
         self.unfinished.end(uri)
-        self._ahead.forget(uri)
+        self._prefill.close(uri)
         self._memory.forget(uri)
 
     def stop(self) -> None:
         """Ends what goes on in the background."""
         self.unfinished.end_all()
-        self._ahead.end()
+        self._prefill.close()

@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 
-from lsp_server.engines.interface import CompletionRequest, Engine, EngineUnavailable, Piece
+from lsp_server.engines.interface import CompletionRequest, Engine, Piece
 
 SETTLED = 4  # tokens, from which on doubt can only grow
 
@@ -38,9 +38,6 @@ class Generation:
     def __init__(
         self, engine: Engine, request: CompletionRequest, done: Callable[[str, float], bool]
     ) -> None:
-        self._engine, self._id = engine, ""
-        self._idle = self._told_idle = request.idle
-        self._telling: asyncio.Task[None] | None = None
         self.text = ""
         self.logprobs: list[float] = []
         self._total, self._sure = 0.0, list[float]()  # behind each token
@@ -95,20 +92,6 @@ class Generation:
             await self.more()
         await self.more()
 
-    def wait_for(self, waited: bool) -> None:
-        """Tells the engine, soon, whether somebody waits for what is being written. Before it has
-        begun: nothing."""
-        self._idle = not waited
-        if self._id and (self._telling is None or self._telling.done()):
-            self._telling = asyncio.ensure_future(self._tell())
-
-    async def _tell(self) -> None:
-        while (
-            self.running and self._told_idle != self._idle
-        ):  # one at a time: the last word is the last to come
-            self._told_idle = self._idle
-            await self._engine.prioritize(self._id, idle=self._idle)
-
     def end(self) -> None:
         self._task.cancel()
 
@@ -123,8 +106,6 @@ class Generation:
             async with aclosing(pieces):
                 async for piece in pieces:
                     self._take(piece)
-                    if piece.ended:
-                        raise EngineUnavailable("somebody else went first")
                     if done(self.text, self.logprob() if len(self._sure) >= SETTLED else 0.0):
                         break
             self.whole = True
@@ -136,7 +117,6 @@ class Generation:
             piece.text or piece.logprobs
         ):  # the first piece may only tell of the cache
             self.first_at = time.perf_counter()
-        self._id = piece.id or self._id
         self.text += piece.text
         for logprob in piece.logprobs:
             self.logprobs.append(logprob)

@@ -134,7 +134,6 @@ class Suggestions:
             if offer.completion is not None:
                 self._keep_reason(snapshot.uri, Reason(offer.completion, is_rest=True))
             if not invoked:
-                asking.look_ahead(offer, place)
                 return [Answer(offer.id, rest, model)]
             found.append(Answer(offer.id, rest, model))
         wanted, patience = (settings.alternatives, MOST_ALIKE) if invoked else (1, 1)
@@ -168,12 +167,10 @@ class Suggestions:
         found += [Answer(offer.id, offer.suggestion, model) for offer in reversed(added)]
         if found:
             asking.offers.choose(found[0].id)
-        if made:
-            if (goes_on := made[0].rest) is not None:
-                asking.unfinished.let_finish(
-                    *goes_on, added[-1], lambda done: self._keep_reason(snapshot.uri, Reason(done))
-                )
-            asking.look_ahead(added[-1], place)
+        if made and (goes_on := made[0].rest) is not None:
+            asking.unfinished.let_finish(
+                *goes_on, added[-1], lambda done: self._keep_reason(snapshot.uri, Reason(done))
+            )
         return found
 
     def focused(self, look: Callable[[], Snapshot | None], path: str | None) -> None:

@@ -65,11 +65,10 @@ class Unfinished:
         offer: Offer,
         grown: Callable[[Completion], None],
     ) -> None:
-        """Takes the generation over, which makes way for other requests from now on. The offer
-        becomes longer, line by line; `grown` hears of it."""
+        """Takes the generation over. The offer becomes longer, line by line; `grown` hears of
+        it."""
         uri = question.place.snapshot.uri
         self.end(uri)
-        generation.wait_for(False)
         item = self._growing[uri] = Growing(question, generation, offer)
         # The generation ends also where the task never begins.
         self._background.start(self._grow(item, grown)).add_done_callback(
@@ -126,11 +125,7 @@ class Unfinished:
             left = deadline - time.monotonic()
             if left <= 0 or found is not None:
                 break
-            item.generation.wait_for(True)
-            try:
-                await item.grown.wait(left)
-            finally:
-                item.generation.wait_for(False)
+            await item.grown.wait(left)
         self.end(snapshot.uri)
         return self._offers.rest_at(snapshot)
 
@@ -138,10 +133,6 @@ class Unfinished:
         """Whether an answer is being written that goes on at the cursor."""
         item = self._growing.get(snapshot.uri)
         return item is not None and item.follows(snapshot, to_cursor=True)
-
-    def has(self, offer: Offer) -> bool:
-        item = self._growing.get(offer.snapshot.uri)
-        return item is not None and item.offer is offer
 
     def edited(self, now: Snapshot) -> None:
         """Ends the answer that the text has departed from."""

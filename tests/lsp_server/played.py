@@ -18,14 +18,13 @@ PATIENT = {"remote.url": "http://engine", "remote.format": "starcoder2", "altern
 class Stream:
     """One answer, said piece by piece by the test."""
 
-    def __init__(self, request: CompletionRequest, name: str) -> None:
-        self.request, self.closed, self.name = request, False, name
-        self.told: list[bool] = []  # each time, whether it is idle from then on
+    def __init__(self, request: CompletionRequest) -> None:
+        self.request, self.closed = request, False
         self.pieces: asyncio.Queue[Piece | Exception | None] = asyncio.Queue()
 
     def say(self, *texts: str) -> None:
         for text in texts:
-            self.pieces.put_nowait(Piece(text, (-0.1,), id=self.name))
+            self.pieces.put_nowait(Piece(text, (-0.1,)))
 
     def finish(self, *texts: str) -> None:
         self.say(*texts)
@@ -51,7 +50,7 @@ class Played:
         return self.state
 
     async def complete(self, request: CompletionRequest) -> AsyncGenerator[Piece]:
-        stream = Stream(request, str(len(self.asked)))
+        stream = Stream(request)
         self.asked.append(stream)
         try:
             while (piece := await stream.pieces.get()) is not None:
@@ -64,23 +63,18 @@ class Played:
     async def prefill(self, request: CompletionRequest) -> None:
         self.prefilled.append(request)
 
-    async def prioritize(self, id: str, *, idle: bool) -> None:
-        self.asked[int(id)].told.append(idle)
+    async def prioritize(self, id: str, *, idle: bool) -> None: ...
 
     async def close(self) -> None: ...
 
     async def stream(self, number: int) -> Stream:
         return await until(lambda: len(self.asked) > number and self.asked[number])
 
-    @property
-    def waited_for(self) -> list[Stream]:
-        return [stream for stream in self.asked if not stream.request.idle]
-
     async def answers(self, number: int, text: str, items: Awaitable[list[str]]) -> list[str]:
-        """Says all of the newest answer that is waited for, which has to be of this number; what
+        """Says all of the newest answer, which has to be of this number; what
         the items are then."""
-        await until(lambda: len(self.waited_for) == number + 1)
-        self.waited_for[number].finish(text)
+        await until(lambda: len(self.asked) == number + 1)
+        self.asked[number].finish(text)
         return await items
 
 

@@ -47,7 +47,7 @@ async def test_other_ways_to_sample_are_other_questions(engine: Played) -> None:
     async with typist_at("x = ", alternatives=2) as typist:
         assert await engine.answers(0, "first", typist.ask()) == ["first"]
         assert await engine.answers(1, "second", typist.ask(invoked=True)) == ["first", "second"]
-        assert engine.waited_for[1].request.seed == 1
+        assert engine.asked[1].request.seed == 1
 
 
 @pytest.mark.asyncio

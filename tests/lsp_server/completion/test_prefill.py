@@ -4,92 +4,17 @@ its own."""
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import re
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lsp_server.completion import lookahead as asked_ahead
-from lsp_server.engines.interface import EngineState, Piece
+from lsp_server.completion import prefill
+from lsp_server.engines.interface import EngineState
 from tests.lsp_server.helpers import INLINE, URI, Home, until, window_in_process
-from tests.lsp_server.played import BODY, HOURS, PATIENT, Played, Stream, Typist, settle, typist_at
+from tests.lsp_server.played import HOURS, PATIENT, Played, Typist, typist_at
 
 pytestmark = pytest.mark.asyncio
-
-
-# ---- behind a suggestion ----
-
-
-@contextlib.asynccontextmanager
-async def shown_whole(engine: Played) -> AsyncIterator[tuple[Typist, Stream]]:
-    """A suggestion is shown; what the engine is asked then."""
-    async with typist_at() as typist:
-        assert await engine.answers(0, "a = 1", typist.ask()) == ["a = 1"]
-        ahead = await engine.stream(1)
-        assert ahead.request.idle and str(ahead.request.prompt).endswith("\n    a = 1")
-        yield typist, ahead
-
-
-async def test_what_comes_behind_a_suggestion_is_there_when_it_is_accepted(engine: Played) -> None:
-    async with shown_whole(engine) as (typist, ahead):
-        ahead.finish(" + 2")
-        await settle()
-        for keys in ("a ", "= 1"):  # also by the keys that it has
-            answer = await typist.types(keys)
-        assert answer == [" + 2"]
-        await settle()
-        # And so on: what comes behind that one.
-        assert [stream.request.idle for stream in engine.asked] == [False, True, True]
-
-
-async def test_what_has_begun_to_come_is_taken_up(engine: Played) -> None:
-    async with shown_whole(engine) as (typist, ahead):
-        ahead.say(" +")
-        await settle()
-        items = typist.ask_at(BODY + "a = 1")
-        await settle()
-        assert ahead.told == [False]  # no idle work any more
-        ahead.finish(" 2")
-        assert await items == [" + 2"]
-        assert len(engine.waited_for) == 1
-        assert re.search(r"first token after\W+0 ms", await typist.why())
-
-
-@pytest.mark.parametrize("begun", [False, True])
-async def test_who_asks_does_not_wait_behind_idle_work(engine: Played, begun: bool) -> None:
-    """What has not begun is asked again; what has begun, too, when it had to make way for another
-    window."""
-    async with shown_whole(engine) as (typist, ahead):
-        if begun:
-            ahead.say(" +")
-            await settle()
-        items = typist.ask_at(BODY + "a = 1")
-        await settle()
-        if begun:
-            ahead.pieces.put_nowait(Piece("", ended=True))
-        assert await engine.answers(1, " + 3", items) == [" + 3"]
-
-
-async def test_it_ends_when_something_else_is_typed(engine: Played) -> None:
-    async with shown_whole(engine) as (typist, ahead):
-        typist.to(BODY + "a")
-        await settle()
-        assert not ahead.closed
-        typist.to(BODY + "ax")
-        await until(lambda: ahead.closed)
-
-
-async def test_it_ends_with_its_document(engine: Played) -> None:
-    async with shown_whole(engine) as (typist, ahead):
-        ahead.say(" + 2")
-        await settle()
-        typist.window.close_document()
-        await until(lambda: ahead.closed)
-        items = Typist(typist.window, BODY + "a = 1").ask()
-        assert await engine.answers(1, " + 3", items) == [" + 3"]  # it was not kept
 
 
 # ---- where the cursor stands ----
@@ -98,7 +23,7 @@ async def test_it_ends_with_its_document(engine: Played) -> None:
 async def test_an_edit_ends_the_prefill_of_the_text_before(
     engine: Played, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(asked_ahead, "FIRST_S", 0.2)
+    monkeypatch.setattr(prefill, "DELAY_S", 0.2)
     async with typist_at("x = ") as typist:
         typist.looks()
         await typist.rests()
@@ -210,7 +135,6 @@ async def test_type_through_and_retype_cost_no_forward_pass(
             status = await until(lambda: at_rest(home))
             return dict(status["forward_passes"])
 
-        await asyncio.sleep(0.1)  # what is asked ahead begins
         before = await passes()
         assert before["calls"] > 0 and before["positions"] > before["calls"]
         for taken in range(1, len(text)):
@@ -218,13 +142,8 @@ async def test_type_through_and_retype_cost_no_forward_pass(
         for length in range(len(text) - 1, -1, -1):
             assert await typist.ask_at("x = " + text[:length]) == [text[length:]]
         assert await passes() == before
-        # Accepted: what comes behind was asked ahead.
-        assert len((await typist.ask_at("x = " + text))[0]) == 8
-        await asyncio.sleep(0.1)
-        after = await passes()
-        assert after["calls"] > before["calls"]  # for what comes behind that one
         typist.looks(position={"line": 0, "character": 1})
-        await until(lambda: passes_beyond(home, after["positions"]))
+        await until(lambda: passes_beyond(home, before["positions"]))
 
 
 async def at_rest(home: Home) -> dict[str, Any] | None:
