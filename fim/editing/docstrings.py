@@ -3,16 +3,8 @@
 import re
 
 from fim.editing.fitting import Target
-from fim.editing.outline import (
-    Definition,
-    indentation,
-    inner_indent,
-    line_at,
-    line_end,
-    line_start,
-    most_lines,
-    newline_at,
-)
+from fim.editing.line_offsets import indentation, line_at, line_end, line_start, newline_at
+from fim.editing.outline import Definition, inner_indent, most_lines
 
 _TRIPLE = '"""'
 _BLANKS_AND_COMMENTS = re.compile(r"(?:[ \t\ufeff]*(?:#[^\n]*)?\r?\n)*[ \t\ufeff]*")

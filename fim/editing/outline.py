@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from fim.editing.line_offsets import indentation, line_at, line_end, line_start, lines_below
 from fim.lines import opens_block, width
 
 # Languages whose text has no functions, whatever its lines look like.
@@ -70,28 +71,6 @@ class Definition:
         return f"`{self.name}`" if self.name else "this type" if self.type else "this function"
 
 
-def line_start(text: str, offset: int) -> int:
-    return text.rfind("\n", 0, offset) + 1
-
-
-def line_end(text: str, offset: int) -> int:
-    r"""The end of the line's text, before \n or \r\n."""
-    end = text.find("\n", offset)
-    if end < 0:
-        return len(text)
-    return end - 1 if end > offset and text[end - 1] == "\r" else end
-
-
-def line_at(text: str, offset: int) -> str:
-    return text[line_start(text, offset) : line_end(text, offset)]
-
-
-def indentation(text: str, offset: int) -> str:
-    """The blanks that the line at `offset` begins with."""
-    line = line_at(text, offset)
-    return line[: len(line) - len(line.lstrip(" \t"))]
-
-
 def closed_by(
     text: str, bare: Definition, start: int, closer: int | None, *, broken: bool
 ) -> Definition:
@@ -111,15 +90,6 @@ def closed_by(
                 return replace(bare, inner=(start, at))
             break
     return replace(bare, inner=(start, end), closed=not bare.closer)
-
-
-def lines_below(text: str, offset: int) -> Iterator[tuple[int, str]]:
-    """The lines under that of `offset`, each with its start, without their ends."""
-    start = text.find("\n", offset) + 1
-    while 0 < start <= len(text):
-        end = line_end(text, start)
-        yield start, text[start:end]
-        start = text.find("\n", end) + 1
 
 
 def indented_end(text: str, header: int, columns: int) -> int:
@@ -254,13 +224,6 @@ def _step(text: str, language: str, at: int) -> str:
     return max(
         steps, key=lambda step: steps[step], default="    " if own and usual == "\t" else usual
     )
-
-
-def newline_at(text: str, offset: int) -> str:
-    """The line end that is nearest above, or else below."""
-    end = text.rfind("\n", 0, offset)
-    end = end if end >= 0 else text.find("\n", offset)
-    return "\r\n" if end > 0 and text[end - 1] == "\r" else "\n"
 
 
 def most_lines(text: str, start: int, end: int, least: int) -> int:

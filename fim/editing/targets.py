@@ -9,15 +9,8 @@ import re
 from fim.editing.docstrings import comment_above, docstring, module_docstring, string_at
 from fim.editing.fitting import Kind, Target
 from fim.editing.grammars import definitions
-from fim.editing.outline import (
-    Definition,
-    indentation,
-    inner_indent,
-    line_end,
-    line_start,
-    most_lines,
-    newline_at,
-)
+from fim.editing.line_offsets import indentation, line_end, line_start, newline_at
+from fim.editing.outline import Definition, inner_indent, most_lines
 
 __all__ = ["KINDS", "Kind", "Target", "target_at", "targets_at"]
 

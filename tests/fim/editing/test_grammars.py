@@ -1,11 +1,12 @@
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 
-from fim.editing import grammars
-from fim.editing.grammars import GRAMMARS, definitions, load
+from fim.editing.grammars import definitions, load
+from fim.editing.languages import GRAMMARS
 
 
 @pytest.mark.parametrize("language", GRAMMARS)
@@ -32,7 +33,7 @@ TEXT = "class A {\n  f(x) {\n    return x;\n  }\n}\n"
 def test_without_its_wheel_a_language_is_read_by_indentation(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    missing = grammars.replace(GRAMMARS["javascript"], module="tree_sitter_missing")
+    missing = replace(GRAMMARS["javascript"], module="tree_sitter_missing")
     monkeypatch.setitem(GRAMMARS, "javascript", missing)
     found = list(definitions(TEXT, "javascript", TEXT.index("return")))
     assert [(each.name, each.inner) for each in found] == [("f", (18, TEXT.index("}")))]

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fim.editing.grammars import GRAMMARS
+from fim.editing.languages import GRAMMARS
 from fim.editing.targets import KINDS, Kind, Target, target_at, targets_at
 
 
