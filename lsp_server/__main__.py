@@ -37,10 +37,6 @@ def lsp(arguments: list[str]) -> int:
 
     spare = start_spare(os.environ)  # it has more to import than this process
 
-    from lsp_server.quick_types import import_types
-
-    import_types()
-
     import asyncio
 
     from lsp_server.logs import log_to_file

@@ -46,19 +46,18 @@ LSP_SERVER = {
     "folders": "",
     "logs": "folders",
     "scheduler": "logs",
-    "quick_types": "folders",
     "engines": "settings folders logs",
     "completion": "session engines documents settings scheduler logs",
     "session": "completion engines settings scheduler folders logs",
     "protocol": "session completion engines documents settings scheduler folders logs",
     "commands": "protocol session completion engines documents settings folders logs",
-    "__main__": "commands protocol engines logs quick_types",
+    "__main__": "commands protocol engines logs",
 }
 LSP_SERVER_SEES = {"model.weights.folder", "model.tokenizer", "model.errors"}
 # Packages that only these files may import: everything else works without them.
 ONLY_IN = {
     "pygls": "lsp_server/protocol/",
-    "lsprotocol": ("lsp_server/protocol/", "lsp_server/quick_types.py"),
+    "lsprotocol": "lsp_server/protocol/",
     "platformdirs": "lsp_server/",
     "typer": "lsp_server/",
     "torch": "model/",
