@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 
 
@@ -35,7 +34,7 @@ def lsp(arguments: list[str]) -> int:
 
     from lsp_server.engines.process import start_spare
 
-    spare = start_spare(os.environ)  # it has more to import than this process
+    start_spare()  # it has more to import than this process
 
     import asyncio
 
@@ -43,7 +42,7 @@ def lsp(arguments: list[str]) -> int:
     from lsp_server.protocol.server import run
 
     log_to_file("lsp.log")
-    return asyncio.run(run(incoming, outgoing, parent, spare))
+    return asyncio.run(run(incoming, outgoing, parent))
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from lsp_server.engines.interface import (
     Piece,
     RemoteEngine,
 )
-from lsp_server.engines.process import dismiss, start_engine, use_spare
+from lsp_server.engines.process import end_spare, start_engine
 from lsp_server.folders import cache_folder, runtime_folder
 from lsp_server.logs import engine_log
 from lsp_server.settings import EngineSettings, Settings
@@ -51,10 +51,9 @@ class LocalEngine:
         folder: ModelFolder,
         settings: EngineSettings,
         *,
-        spare: subprocess.Popen[bytes] | None = None,
         on_state: Callable[[EngineState], None] = lambda state: None,
     ) -> None:
-        self._settings, self._on_state, self._spare = settings, on_state, spare
+        self._settings, self._on_state = settings, on_state
         self._model = "bundled" if folder.is_bundled else str(folder.path.resolve())
         self.socket = socket_path(folder, settings)
         self._client = local_client(self.socket, self._model)
@@ -120,7 +119,7 @@ class LocalEngine:
 
     def _set(self, state: EngineState) -> None:
         if state.name == "ready":
-            dismiss(self._spare)  # the engine was there already
+            end_spare()  # the engine was there already
         if state != self._state:
             self._state = state
             self._on_state(state)
@@ -214,24 +213,19 @@ class LocalEngine:
             "--disk-bytes",
             str(self._settings.cache_disk * 2**20),
         ]
-        spare, self._spare = self._spare, None
-        if spare is not None and use_spare(spare, arguments):
-            self._process = spare
-        else:
-            self._process = start_engine(arguments)
+        self._process = start_engine(arguments)
 
 
 def make_engine(
     settings: Settings,
     *,
-    spare: subprocess.Popen[bytes] | None = None,
     on_state: Callable[[EngineState], None] = lambda state: None,
 ) -> Engine:
     """The engine that the settings ask for: an endpoint elsewhere, or the one here. Raises
     ModelError, OSError."""
     if settings.remote.url:
         return RemoteEngine(settings.remote)
-    return LocalEngine(find_model(settings.model), settings.engine, spare=spare, on_state=on_state)
+    return LocalEngine(find_model(settings.model), settings.engine, on_state=on_state)
 
 
 def local_client(socket: Path, model: str = "") -> HttpClient:

@@ -8,49 +8,51 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO
 
 from lsp_server.folders import runtime_folder
 from lsp_server.logs import engine_log
 
+_spare: subprocess.Popen[bytes] | None = None
+"""An engine process that loads torch and waits on its stdin to be told what to serve."""
+
+
+def start_spare() -> None:
+    """Starts the spare process, which imports torch while this window starts.
+
+    Not where an engine runs already or completions come from elsewhere. The spare ends by itself
+    when this process does.
+    """
+    global _spare
+    if os.environ.get("FIMLS_REMOTE_URL"):
+        return
+    with contextlib.suppress(OSError):
+        if not any(runtime_folder().glob("*.sock")):
+            _spare = _start(["--spare"], subprocess.PIPE)
+
 
 def start_engine(arguments: list[str]) -> subprocess.Popen[bytes]:
-    """Starts an engine process that outlives this one. Raises OSError."""
+    """Starts an engine process that outlives this one, from the spare if there is one. Raises
+    OSError."""
+    global _spare
+    spare = _spare
+    _spare = None
+    if spare is not None and spare.stdin is not None:
+        with contextlib.suppress(OSError):  # the spare has died: start another process
+            with spare.stdin:
+                spare.stdin.write(json.dumps(arguments).encode() + b"\n")
+            return spare
     return _start(arguments, subprocess.DEVNULL)
 
 
-def start_spare(environment: Mapping[str, str]) -> subprocess.Popen[bytes] | None:
-    """An engine that loads torch while this window starts, and is told later what to serve; None
-    where one is not wanted: an engine is there already, or completions come from elsewhere.
-
-    It ends by itself when this process does, or closes its stdin.
-    """
-    if environment.get("FIMLS_REMOTE_URL"):
-        return None
-    with contextlib.suppress(OSError):
-        if not any(runtime_folder().glob("*.sock")):
-            return _start(["--spare"], subprocess.PIPE)
-    return None
-
-
-def use_spare(spare: subprocess.Popen[bytes], arguments: list[str]) -> bool:
-    """Makes the spare the engine with these arguments; False if it is there no more."""
-    assert spare.stdin is not None
-    try:
-        with spare.stdin:
-            spare.stdin.write(json.dumps(arguments).encode() + b"\n")
-    except OSError:
-        return False
-    return True
-
-
-def dismiss(spare: subprocess.Popen[bytes] | None) -> None:
-    """Lets a spare that nobody needs end; one that was used is left alone."""
-    if spare is not None and spare.stdin is not None:
+def end_spare() -> None:
+    """Lets the spare end if no engine was made of it."""
+    global _spare
+    if _spare is not None and _spare.stdin is not None:
         with contextlib.suppress(OSError):
-            spare.stdin.close()
+            _spare.stdin.close()
+    _spare = None
 
 
 def _start(arguments: list[str], stdin: int) -> subprocess.Popen[bytes]:

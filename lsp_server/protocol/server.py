@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import subprocess
 import sys
 import uuid
 from collections.abc import Generator, Iterator
@@ -112,14 +111,13 @@ class Protocol(LanguageServerProtocol):
 class FimlsServer(LanguageServer):
     """The window's state as far as LSP goes; what it does with it is `session`."""
 
-    def __init__(self, spare: subprocess.Popen[bytes] | None = None) -> None:
+    def __init__(self) -> None:
         super().__init__("fimls", __version__, protocol_cls=Protocol)
         self.documents = Documents()
         self.session = Session(
             show_message=self._show_message,
             on_progress=self._on_progress,
             on_status=self.status_changed,
-            spare=spare,
         )
         self.suggestions = Suggestions(self.session)
         self.parent: int | None = None
@@ -299,8 +297,8 @@ class FimlsServer(LanguageServer):
         self._progress = asyncio.ensure_future(quietly(report()))
 
 
-def make_server(spare: subprocess.Popen[bytes] | None = None) -> FimlsServer:
-    server = FimlsServer(spare)
+def make_server() -> FimlsServer:
+    server = FimlsServer()
 
     @server.feature(lsp.INITIALIZED)
     async def initialized(_: lsp.InitializedParams) -> None:
@@ -371,16 +369,15 @@ async def run(
     incoming: int,
     outgoing: int,
     parent: int | None = None,
-    spare: subprocess.Popen[bytes] | None = None,
 ) -> int:
     """Serves one client over two descriptors until it says so, ends, or dies. Returns the exit
     status.
 
-    parent: the process to go with, until `initialize` names one. spare: see lsp_server.spawn.
+    parent: the process to go with, until `initialize` names one.
     """
     from lsp_server.protocol.transport import serve
 
-    server = make_server(spare)
+    server = make_server()
     server.parent = parent
     serving = asyncio.ensure_future(serve(server, incoming, outgoing))
     watching = asyncio.ensure_future(parent_gone(server))

@@ -6,14 +6,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import subprocess
 import time
 import uuid
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from lsp_server.engines.process import dismiss
+from lsp_server.engines.process import end_spare
 from lsp_server.logs import log_error
 from lsp_server.scheduler import Scheduler
 from lsp_server.session.status import Status
@@ -37,7 +36,6 @@ class Session:
 
     show_message is told what the user should read, each thing once; on_progress the share of the
     model that is loaded, 0 to 1, and None at the end; on_status that `status` may have changed.
-    spare is an engine process that waits to be told what to serve.
     """
 
     def __init__(
@@ -45,14 +43,12 @@ class Session:
         show_message: ShowMessage,
         on_progress: Callable[[float | None], None],
         on_status: Callable[[], None] = lambda: None,
-        spare: subprocess.Popen[bytes] | None = None,
     ) -> None:
         self._show_message, self._on_progress, self._on_status = (
             show_message,
             on_progress,
             on_status,
         )
-        self._spare = spare
         self._reporter = Reporter()
         # Problems of the environment wait for `initialize`: before it there is nobody to show them
         # to.
@@ -102,9 +98,7 @@ class Session:
             if self.engine is None:
                 from lsp_server.engines.local import make_engine
 
-                self.engine = make_engine(
-                    self.settings, spare=self._spare, on_state=self._engine_changed
-                )
+                self.engine = make_engine(self.settings, on_state=self._engine_changed)
             if self.settings.enabled:
                 self.engine.start()
             from lsp_server.completion.prompter import Prompter
@@ -124,7 +118,7 @@ class Session:
                 "'bundled'."
             )
         if self.engine is None or self.settings.remote.url or not self.settings.enabled:
-            dismiss(self._spare)
+            end_spare()
         self._prompter_pending = False
         self._update_progress()
 
@@ -301,6 +295,6 @@ class Session:
         if self._waking is not None:
             self._waking.cancel()
         await self.scheduler.close()
-        dismiss(self._spare)
+        end_spare()
         if self.engine is not None:
             await self.engine.close()
