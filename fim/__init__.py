@@ -21,6 +21,7 @@ from fim.context import CursorContext, Snippet, around_cursor, without_surrogate
 from fim.editing.targets import Kind, Target, target_at, targets_at
 from fim.formats import (
     FORMATS,
+    LAYOUTS,
     MODEL_TYPES,
     Encoder,
     FimFormat,
@@ -36,6 +37,7 @@ from fim.prompt import Prompt, Span, build_prompt, render_text
 
 __all__ = [
     "FORMATS",
+    "LAYOUTS",
     "MODEL_TYPES",
     "Attribution",
     "AttributionError",

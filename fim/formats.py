@@ -1,23 +1,55 @@
-"""The sentinel layouts of each model family, as data, and their ids in one tokenizer.
+"""The prompt formats of the model families and the layouts of a prompt, as data; and the ids of a
+format's sentinels in one tokenizer.
 
-Sources: Bavarian et al. 2022 (the layouts psm and spm), the StarCoder2 paper §5, the CodeLlama
-paper §2.3 and its reference tokenizer, mistral-common, and the model cards of the other families.
+To add a family, add one FimFormat to _FORMATS, and its `model_type` to MODEL_TYPES. To add a
+layout, add its name to Layout and its row to ORDERS.
+
+Sources: Bavarian et al. 2022, https://arxiv.org/abs/2207.14255 (the layouts psm and spm), the
+StarCoder2 paper §5, the CodeLlama paper §2.3 and its reference tokenizer, mistral-common, and the
+model cards of the other families.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
 Layout = Literal["psm", "spm", "anchored"]
+LAYOUTS: tuple[Layout, ...] = get_args(Layout)
+
+# The parts of a prompt: the sentinels in angle brackets, and the text that goes with them. "typed"
+# is the end of the prefix that was typed since the anchor; layouts without it have the whole
+# prefix in "prefix".
+Part = Literal["<prefix>", "prefix", "<suffix>", "suffix", "<middle>", "typed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """One layout: in which order the parts stand, after the header with the other files."""
+
+    parts: tuple[Part, ...]
+    trained_as: Layout  # a family must have seen this layout in training
+
+
+ORDERS: Mapping[Layout, Order] = MappingProxyType(
+    {
+        "psm": Order(("<prefix>", "prefix", "<suffix>", "suffix", "<middle>"), "psm"),
+        # SPMv2 of Bavarian et al. It only grows while someone types.
+        "spm": Order(("<prefix>", "<suffix>", "suffix", "<middle>", "prefix"), "spm"),
+        # psm with the beginning of the middle already written. It only grows while the anchor
+        # stays where it is: fim.anchor decides that.
+        "anchored": Order(("<prefix>", "prefix", "<suffix>", "suffix", "<middle>", "typed"), "psm"),
+    }
+)
+_SPM_SUFFIX_FIRST: tuple[Part, ...] = ("<suffix>", "suffix", "<prefix>", "prefix", "<middle>")
 
 
 class Encoder(Protocol):
-    """What this room needs of a tokenizer."""
+    """The part of a tokenizer's interface that this room uses."""
 
     def encode(self, text: str) -> list[int]:
-        """The ids of `text` as plain text: a sentinel written in it does not become the special
-        id."""
+        """The ids of `text` as plain text: a sentinel that is written in it does not become the
+        special id."""
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of `ids`."""
@@ -27,14 +59,14 @@ class Encoder(Protocol):
 
 
 class FormatError(ValueError):
-    """A format that the model or the request does not fit. The message names the remedy."""
+    """The model or the request does not fit the format. The message names the remedy."""
 
 
 @dataclass(frozen=True, slots=True)
 class FimFormat:
     """How one family marks prefix, suffix and middle.
 
-    The fields with a default are what sets families apart; None means that the family has no such
+    Families differ by these fields and by nothing else. None means that the family has no such
     token.
     """
 
@@ -43,35 +75,54 @@ class FimFormat:
     suffix: str
     middle: str | None  # None: the answer follows the prefix directly
     end: tuple[str, ...]  # texts at which the middle ends, besides the sentinels themselves
-    # Seen in training, the preferred one first: of two spm, since a model that saw both is as good
-    # with it or better (Bavarian et al. 2022: .616 psm, .622 spm on single lines), and while
-    # someone types it only grows.
+    # Seen in training, the preferred one first. Of two that is spm: a model that saw both is as
+    # good with it or better (Bavarian et al. 2022: .616 psm, .622 spm on single lines), and it only
+    # grows while someone types.
     layouts: tuple[Layout, ...]
     begin: str | None = None  # opens every prompt; remote endpoints add it themselves
     repo_name: str | None = None
     file_sep: str | None = None  # stands in front of each file of a repository
     file_end: str = ""  # written after the repository's name and after each file
-    path_in_prefix: bool = (
-        False  # the path is the first line of the prefix, not a line before the sentinels
-    )
-    always_names_file: bool = False  # the file's header is written even when no other file is shown
+    path_in_prefix: bool = False  # the path is the prefix's first line; else before the sentinels
+    always_names_file: bool = False  # the header names the file even when no other file is shown
     suffix_first: bool = False  # spm is `suffix S prefix P middle`, not `prefix suffix S middle P`
-    bare_suffix: bool = (
-        False  # suffix and middle are encoded without the space that SentencePiece puts in front
-    )
-    spaced: bool = (
-        False  # the vocabulary spells sentinels `▁<PRE>`; in text, spaces stand around them
-    )
+    bare_suffix: bool = False  # SentencePiece's space is not put in front of suffix and middle
+    spaced: bool = False  # `▁<PRE>` in the vocabulary; in text, spaces stand around sentinels
 
     @property
     def offered(self) -> tuple[Layout, ...]:
-        """What the family may be asked: "anchored" is psm with the beginning of the middle told
-        (fim.anchor)."""
-        return (*self.layouts, "anchored") if "psm" in self.layouts else self.layouts
+        """The layouts that the family may be asked for: those that it saw in training, then those
+        that look the same to it."""
+        offered = list(self.layouts)
+        for layout, order in ORDERS.items():
+            if order.trained_as in self.layouts and layout not in offered:
+                offered.append(layout)
+        return tuple(offered)
+
+    def checked(self, layout: Layout | None) -> Layout:
+        """The layout if the family may be asked for it, and the preferred one for None.
+
+        Raises FormatError: a model scores little on a layout that it never saw (trained on spm
+        alone, 2% on psm: Bavarian et al. 2022).
+        """
+        if layout is None:
+            return self.layouts[0]
+        if layout not in self.offered:
+            seen = " or ".join(self.offered)
+            raise FormatError(
+                f"{self.name!r} models never saw layout {layout!r} in training: ask for {seen}"
+            )
+        return layout
+
+    def order(self, layout: Layout) -> tuple[Part, ...]:
+        """The order of the parts in this family's prompts."""
+        if layout == "spm" and self.suffix_first:
+            return _SPM_SUFFIX_FIRST
+        return ORDERS[layout].parts
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """Every sentinel's text that has no place in an answer."""
+        """The text of every sentinel that has no place in an answer."""
         own = (self.prefix, self.suffix, self.middle, self.repo_name, self.file_sep, *self.end)
         return tuple(dict.fromkeys(text for text in own if text))
 
@@ -89,10 +140,22 @@ class Sentinels:
     file_sep: int | None
     stop_ids: frozenset[int]  # the ends, and the sentinels: none of them is ever part of an answer
 
+    def id_of(self, text: str) -> int:
+        """The id of the sentinel that is written `text`."""
+        ids = {
+            self.format.prefix: self.prefix,
+            self.format.suffix: self.suffix,
+            self.format.middle: self.middle,
+            self.format.repo_name: self.repo_name,
+            self.format.file_sep: self.file_sep,
+        }
+        found = ids[text]
+        assert found is not None  # resolve() left out of the format what has no id
+        return found
+
 
 _FORMATS = (
-    # No token ends the middle (bigcode-project/starcoder2#10): the stop rules of postprocess.py
-    # matter here.
+    # No token ends the middle (bigcode-project/starcoder2#10): the rules of fim.stops matter here.
     FimFormat(
         "starcoder2",
         "<fim_prefix>",
@@ -232,70 +295,84 @@ def resolve(encoder: Encoder, name: str = "auto", model_type: str | None = None)
     Raises FormatError: an unknown name, or a vocabulary without the sentinels.
     """
     if name != "auto":
-        if name not in FORMATS:
-            raise FormatError(
-                f"unknown FIM format {name!r}: choose 'auto' or one of {', '.join(FORMATS)}"
-            )
-        if missing := _missing(encoder, FORMATS[name]):
-            raise FormatError(
-                f"the tokenizer lacks {', '.join(missing)}, which the FIM format {name!r} needs: "
-                "set the "
-                "format to 'auto', or use a model that was trained on this format"
-            )
-        return _sentinels(encoder, FORMATS[name])
+        return _resolve_by_name(encoder, name)
     first = MODEL_TYPES.get(model_type or "", ())
-    for candidate in dict.fromkeys((*first, *FORMATS)):
+    for candidate in (*first, *FORMATS):
         if not _missing(encoder, FORMATS[candidate]):
             return _sentinels(encoder, FORMATS[candidate])
     likely = FORMATS[first[0] if first else "starcoder2"]
     raise FormatError(
         f"the tokenizer has the sentinels of no FIM format (for {likely.name!r} it lacks "
         f"{', '.join(_missing(encoder, likely))}): use a model trained to fill in the middle, "
-        "such as "
-        f"bigcode/starcoder2-3b; known formats: {', '.join(FORMATS)}"
+        f"such as bigcode/starcoder2-3b; known formats: {', '.join(FORMATS)}"
     )
+
+
+def _resolve_by_name(encoder: Encoder, name: str) -> Sentinels:
+    if name not in FORMATS:
+        raise FormatError(
+            f"unknown FIM format {name!r}: choose 'auto' or one of {', '.join(FORMATS)}"
+        )
+    missing = _missing(encoder, FORMATS[name])
+    if missing:
+        raise FormatError(
+            f"the tokenizer lacks {', '.join(missing)}, which the FIM format {name!r} needs: "
+            "set the format to 'auto', or use a model that was trained on this format"
+        )
+    return _sentinels(encoder, FORMATS[name])
 
 
 def _token_id(encoder: Encoder, family: FimFormat, text: str | None) -> int | None:
     if text is None:
         return None
-    found = encoder.token_id("▁" + text) if family.spaced else None
-    return encoder.token_id(text) if found is None else found
+    found = None
+    if family.spaced:
+        found = encoder.token_id("▁" + text)
+    if found is None:
+        found = encoder.token_id(text)
+    return found
 
 
 def _missing(encoder: Encoder, family: FimFormat) -> list[str]:
     """The tokens without which the family cannot be asked; headers and `begin` may be absent."""
+
+    def lacks(text: str) -> bool:
+        return _token_id(encoder, family, text) is None
+
     needed = [text for text in (family.prefix, family.suffix, family.middle) if text is not None]
-    missing = [text for text in needed if _token_id(encoder, family, text) is None]
-    if all(_token_id(encoder, family, text) is None for text in family.end):
+    missing = list(filter(lacks, needed))
+    if all(map(lacks, family.end)):
         missing.append(" or ".join(family.end))
     return missing
 
 
 def _sentinels(encoder: Encoder, family: FimFormat) -> Sentinels:
+    """The ids of a format of which the vocabulary has all that is needed (`_missing`)."""
+
+    def token_id(text: str | None) -> int | None:
+        return _token_id(encoder, family, text)
+
     def known(text: str | None) -> str | None:
-        return None if _token_id(encoder, family, text) is None else text
+        return None if token_id(text) is None else text
 
     family = replace(
         family,
-        end=tuple(text for text in family.end if known(text)),
+        end=tuple(filter(known, family.end)),
         begin=known(family.begin),
         repo_name=known(family.repo_name),
         file_sep=known(family.file_sep),
     )
-    prefix, suffix = (
-        _token_id(encoder, family, family.prefix),
-        _token_id(encoder, family, family.suffix),
-    )
-    assert prefix is not None and suffix is not None  # _missing() found none
-    stops = (_token_id(encoder, family, text) for text in family.texts)
+    prefix = token_id(family.prefix)
+    suffix = token_id(family.suffix)
+    assert prefix is not None and suffix is not None
+    stops = map(token_id, family.texts)
     return Sentinels(
         format=family,
         prefix=prefix,
         suffix=suffix,
-        middle=_token_id(encoder, family, family.middle),
-        begin=_token_id(encoder, family, family.begin),
-        repo_name=_token_id(encoder, family, family.repo_name),
-        file_sep=_token_id(encoder, family, family.file_sep),
+        middle=token_id(family.middle),
+        begin=token_id(family.begin),
+        repo_name=token_id(family.repo_name),
+        file_sep=token_id(family.file_sep),
         stop_ids=frozenset(stop for stop in stops if stop is not None),
     )

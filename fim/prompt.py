@@ -1,17 +1,17 @@
 """CursorContext + format -> prompt: as token ids, or as text for an endpoint whose tokenizer is not
-here."""
+here. The order of its parts is in fim.formats.ORDERS."""
 
 import re
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from fim.context import CursorContext, as_trained
-from fim.formats import Encoder, FimFormat, FormatError, Layout, Sentinels
+from fim.formats import Encoder, FimFormat, Layout, Part, Sentinels
 
 Span = tuple[int, int]  # (start, stop)
 
-# What GPT-2's pre-tokenization, which the byte-level families share, joins with what comes behind
-# it: a word or a run of punctuation with the blank before, or that blank. ASCII only: every
+# GPT-2's pre-tokenization, which the byte-level families share, joins these with what follows: a
+# word or a run of punctuation with the blank before it, or that blank alone. ASCII only: every
 # tokenizer can spell that.
 _LAST_PIECE = re.compile(r" ?[A-Za-z]{1,32}\Z| ?[!-/:-@\[-`{-~]{1,32}\Z| \Z")
 _LONGEST_PIECE = 33
@@ -27,15 +27,14 @@ class Prompt:
     context: Span  # headers and snippets with their sentinels, all that stands before the FIM part
     prefix: Span  # plain text ids; with StarCoder2's header the path is their first line
     suffix: Span  # plain text ids
-    begin_with: str = (
-        ""  # the end of the prefix that the ids leave out: the answer has to spell it first
-    )
+    # The end of the prefix that the ids leave out: the answer has to spell it first.
+    begin_with: str = ""
     typed: Span = (0, 0)  # plain text ids; with the layout "anchored" the rest of the prefix
 
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """A part of the prompt in its order: one sentinel, or plain text of its own tokenization."""
+    """A part of the prompt: one sentinel, or plain text that is tokenized by itself."""
 
     role: Literal["sentinel", "header", "prefix", "suffix", "typed"]
     text: str
@@ -57,59 +56,35 @@ def build_prompt(
     the Qwen2.5-Coder report give the forms.
 
     heal leaves out the last piece of the prefix that a tokenizer would have joined with what
-    follows it, and asks for an answer that begins with it (token healing: model.healing). While a
-    word is typed, the ids stay the same. Behind an anchor only what was typed since is healed.
+    follows it, and asks for an answer that begins with it (token healing). While a word is typed,
+    the ids stay the same. After an anchor only what was typed since is healed.
 
-    Raises FormatError: a layout that the family never saw (pure SPM training scores 2% on psm:
-    Bavarian et al. 2022).
+    Raises FormatError: a layout that the family never saw.
     """
     family = sentinels.format
-    layout = _checked(family, layout)
-    anchor = len(context.prefix) - context.typed if layout == "anchored" else 0
-    found = (
-        _LAST_PIECE.search(context.prefix[max(anchor, len(context.prefix) - _LONGEST_PIECE) :])
-        if heal
-        else None
-    )
-    begin_with = found[0] if found else ""
-    context = replace(
-        context,
-        prefix=context.prefix.removesuffix(begin_with),
-        typed=max(0, context.typed - len(begin_with)),
-    )
-    sentinel_ids = {
-        family.prefix: sentinels.prefix,
-        family.suffix: sentinels.suffix,
-        family.middle: sentinels.middle,
-        family.repo_name: sentinels.repo_name,
-        family.file_sep: sentinels.file_sep,
-    }
-
-    def encode(piece: _Piece) -> list[int]:
-        if piece.role == "sentinel":
-            sentinel = sentinel_ids[piece.text]
-            assert sentinel is not None  # resolve() left out of the format what has no id
-            return [sentinel]
-        text = as_trained(piece.text)
-        bare = piece.role in ("suffix", "typed") and family.bare_suffix
-        return _encode_bare(encoder, text) if bare else encoder.encode(text)
-
-    ids = [] if sentinels.begin is None else [sentinels.begin]
-    first = len(ids)
+    layout = family.checked(layout)
+    begin_with = ""
+    if heal:
+        begin_with = _last_piece(context, family.order(layout))
+        context = _without_end(context, len(begin_with))
+    ids: list[int] = []
+    if sentinels.begin is not None:
+        ids.append(sentinels.begin)
+    header_start = len(ids)
     header = _header(context, family)
     for piece in header:
-        ids += encode(piece)
+        ids += _encode(piece, sentinels, encoder)
     header_end = len(ids)
     spans: dict[str, Span] = {}
     for piece in _infill(context, family, layout, named=bool(header)):
         start = len(ids)
-        ids += encode(piece)
+        ids += _encode(piece, sentinels, encoder)
         spans[piece.role] = (start, len(ids))
     return Prompt(
         ids=tuple(ids),
         layout=layout,
         stop_ids=sentinels.stop_ids,
-        context=(first, header_end),
+        context=(header_start, header_end),
         prefix=spans["prefix"],
         suffix=spans["suffix"],
         begin_with=begin_with,
@@ -122,33 +97,38 @@ def render_text(context: CursorContext, format: FimFormat, layout: Layout | None
 
     An endpoint turns a sentinel's text into the sentinel wherever it stands, so one that is part of
     the user's code gets a zero-width space after its first character: nothing is lost or visibly
-    changed, no tokenizer takes it for the sentinel, and should the model copy it, `Shaper` cuts
+    changed, and no tokenizer takes it for the sentinel. Should the model copy it, `Shaper` cuts
     there, since the user's text has no such character.
 
     Raises FormatError: as `build_prompt`.
     """
-    written = []
+    layout = format.checked(layout)
     header = _header(context, format)
-    for piece in (*header, *_infill(context, format, _checked(format, layout), named=bool(header))):
-        if piece.role != "sentinel":
-            # CodeLlama: `<PRE> P <SUF>S <MID>`, and `<PRE> <SUF>S <MID> P`.
-            gap = " " if format.spaced and piece.role == "prefix" else ""
-            written.append(gap + _defused(as_trained(piece.text), format))
+    written: list[str] = []
+    for piece in (*header, *_infill(context, format, layout, named=bool(header))):
+        # CodeLlama: `<PRE> P <SUF>S <MID>`, and `<PRE> <SUF>S <MID> P`.
+        if format.spaced and written and piece.role in ("sentinel", "prefix"):
+            written.append(" ")
+        if piece.role == "sentinel":
+            written.append(piece.text)
         else:
-            gap = " " if format.spaced and written else ""
-            written.append(gap + piece.text)
+            written.append(_defused(as_trained(piece.text), format))
     return "".join(written)
 
 
-def _checked(family: FimFormat, layout: Layout | None) -> Layout:
-    if layout is None:
-        return family.layouts[0]
-    if layout not in family.offered:
-        seen = " or ".join(family.offered)
-        raise FormatError(
-            f"{family.name!r} models never saw layout {layout!r} in training: ask for {seen}"
-        )
-    return layout
+def _last_piece(context: CursorContext, order: tuple[Part, ...]) -> str:
+    """The end of the prefix that healing leaves out."""
+    start = max(0, len(context.prefix) - _LONGEST_PIECE)
+    if "typed" in order:
+        start = max(start, len(context.prefix) - context.typed)
+    found = _LAST_PIECE.search(context.prefix[start:])
+    return found[0] if found else ""
+
+
+def _without_end(context: CursorContext, length: int) -> CursorContext:
+    """The context without the last characters of its prefix."""
+    prefix = context.prefix[: len(context.prefix) - length]
+    return replace(context, prefix=prefix, typed=max(0, context.typed - length))
 
 
 def _header(context: CursorContext, family: FimFormat) -> list[_Piece]:
@@ -174,33 +154,52 @@ def _infill(
     context: CursorContext, family: FimFormat, layout: Layout, *, named: bool
 ) -> list[_Piece]:
     """Prefix and suffix with their sentinels; `named` says that a header goes before."""
-    path = context.path + "\n" if named and family.path_in_prefix and context.path else ""
-    anchor = len(context.prefix) - (context.typed if layout == "anchored" else 0)
-    prefix = [_Piece("sentinel", family.prefix), _Piece("prefix", path + context.prefix[:anchor])]
-    suffix = [_Piece("sentinel", family.suffix), _Piece("suffix", context.suffix)]
-    middle = [_Piece("sentinel", family.middle)] if family.middle else []
-    if layout == "psm":
-        return prefix + suffix + middle
-    if layout == "anchored":
-        return [*prefix, *suffix, *middle, _Piece("typed", context.prefix[anchor:])]
-    if family.suffix_first:
-        return suffix + prefix + middle
-    return prefix[:1] + suffix + middle + prefix[1:]
+    order = family.order(layout)
+    anchor = len(context.prefix)
+    if "typed" in order:
+        anchor -= context.typed
+    prefix = context.prefix[:anchor]
+    if named and family.path_in_prefix and context.path:
+        prefix = f"{context.path}\n{prefix}"
+    pieces: dict[Part, _Piece] = {
+        "<prefix>": _Piece("sentinel", family.prefix),
+        "prefix": _Piece("prefix", prefix),
+        "<suffix>": _Piece("sentinel", family.suffix),
+        "suffix": _Piece("suffix", context.suffix),
+        "typed": _Piece("typed", context.prefix[anchor:]),
+    }
+    if family.middle:
+        pieces["<middle>"] = _Piece("sentinel", family.middle)
+    return [pieces[part] for part in order if part in pieces]
+
+
+def _encode(piece: _Piece, sentinels: Sentinels, encoder: Encoder) -> list[int]:
+    if piece.role == "sentinel":
+        return [sentinels.id_of(piece.text)]
+    text = as_trained(piece.text)
+    if sentinels.format.bare_suffix and piece.role in ("suffix", "typed"):
+        return _encode_bare(encoder, text)
+    return encoder.encode(text)
 
 
 def _encode_bare(encoder: Encoder, text: str) -> list[int]:
-    """Encode without the leading space of SentencePiece: behind another symbol, which is then taken
+    """Encode without the leading space of SentencePiece: after another symbol, which is then taken
     off.
 
-    So the reference tokenizers of CodeLlama and Mistral do it.
+    The reference tokenizers of CodeLlama and Mistral do it in the same way.
     """
     symbol = encoder.encode("☺")
     ids = encoder.encode("☺" + text)
-    return ids[len(symbol) :] if ids[: len(symbol)] == symbol else encoder.encode(text)
+    if ids[: len(symbol)] == symbol:
+        return ids[len(symbol) :]
+    return encoder.encode(text)
 
 
 def _defused(text: str, family: FimFormat) -> str:
-    marks = [*family.texts, family.begin] if family.begin else family.texts
+    """The text with a zero-width space inside whatever looks like a sentinel."""
+    marks = list(family.texts)
+    if family.begin:
+        marks.append(family.begin)
     # A look-ahead that consumes one character also sees marks that overlap.
-    found = "|".join(re.escape(mark) for mark in marks)
+    found = "|".join(map(re.escape, marks))
     return re.sub(f"(?=(?:{found}))(.)", "\\1\u200b", text)
