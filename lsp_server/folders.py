@@ -7,9 +7,11 @@ is asked: this module is among the first that `fimls lsp` loads.
 from __future__ import annotations
 
 import os
-import stat
+import sys
 import tempfile
 from pathlib import Path
+
+from model.private_files import NotOwned, make_private_folder, own_private_folder
 
 MAX_SOCKET_PATH = 100  # bytes; the system's limit is 104 to 108
 
@@ -40,7 +42,7 @@ def log_folder() -> Path:
         import platformdirs
 
         folder = platformdirs.user_log_path("fimls", appauthor=False)
-    make_private(folder)
+    make_private_folder(folder)
     return folder
 
 
@@ -56,22 +58,19 @@ def runtime_folder() -> Path:
 
         folder = platformdirs.user_cache_path("fimls", appauthor=False) / "run"
     if len(os.fsencode(folder)) > MAX_SOCKET_PATH - len("/123456789012.sock"):
-        folder = Path(tempfile.gettempdir()) / f"fimls-{os.getuid()}"
-    make_private(folder)
-    info = folder.stat()
-    if info.st_uid != os.getuid() or not stat.S_ISDIR(folder.lstat().st_mode):
+        folder = Path(tempfile.gettempdir()) / f"fimls-{user_number()}"
+    try:
+        own_private_folder(folder)
+    except NotOwned:
         raise PermissionError(
             f"{folder} belongs to someone else; set FIMLS_RUNTIME_DIR to a folder of your own"
-        )
-    if stat.S_IMODE(info.st_mode) & 0o077:
-        folder.chmod(0o700)
+        ) from None
     return folder
 
 
-def make_private(folder: Path) -> None:
-    """Makes a folder that is the user's alone, and so each above it that is not there yet. Raises
-    OSError."""
-    for level in reversed(
-        (folder, *folder.parents)
-    ):  # mkdir's own `parents` would let others into those
-        level.mkdir(mode=0o700, exist_ok=True)
+def user_number() -> str:
+    """Tells users apart in a folder that they share. On Windows nobody shares the folder for
+    temporary files, so the number is 0 there."""
+    if sys.platform == "win32":
+        return "0"
+    return str(os.getuid())

@@ -7,8 +7,6 @@ import ctypes
 import math
 import os
 import platform
-import stat
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -145,46 +143,3 @@ def _sum_of(file: Path, *names: str) -> int | None:
         return sum(int(lines[name].split()[0]) for name in names) * 1024
     except (OSError, KeyError, ValueError):
         return None
-
-
-def private_folder(path: Path) -> None:
-    """Makes a folder that is the user's alone, and so each above it that is not there yet. Raises
-    OSError."""
-    for folder in reversed((path, *path.parents)):
-        folder.mkdir(mode=0o700, exist_ok=True)
-
-
-def own_folder(path: Path) -> None:
-    """Makes a folder, or takes one, that is now the user's alone. Raises OSError where it is
-    somebody else's."""
-    private_folder(path)
-    info = path.lstat()
-    if not stat.S_ISDIR(info.st_mode) or not is_mine(info):
-        raise PermissionError(f"{path} is not a folder of this user")
-    if stat.S_IMODE(info.st_mode) & 0o077:
-        path.chmod(0o700)
-
-
-def is_private(folder: Path) -> bool:
-    """Whether nobody else can have written there. Raises OSError where nothing is."""
-    info = folder.lstat()
-    mine = stat.S_ISDIR(info.st_mode) and is_mine(info)
-    return mine and (os.name == "nt" or not stat.S_IMODE(info.st_mode) & 0o022)
-
-
-def is_mine(info: os.stat_result) -> bool:
-    return not hasattr(os, "getuid") or info.st_uid == os.getuid()
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Writes a private file, in a private folder, whole or not at all. Raises OSError."""
-    private_folder(path.parent)
-    handle, name = tempfile.mkstemp(dir=path.parent)  # 0600
-    written = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        written.replace(path)
-    except BaseException:
-        written.unlink(missing_ok=True)
-        raise

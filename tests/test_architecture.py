@@ -27,16 +27,17 @@ ROOMS = ("fim", "model", "lsp_server")
 MODEL = {
     "errors": "",
     "machine": "",
+    "private_files": "",
     "tokenizer": "errors",
     "decoder": "errors",
     "families": "decoder errors",
     "weights": "families decoder errors machine cpu gpu",
-    "cpu": "decoder errors machine",
+    "cpu": "decoder errors machine private_files",
     "gpu": "decoder errors",
     "generation": "decoder errors",
     "loading": "weights families cpu gpu generation decoder tokenizer errors machine",
     "probe": "cpu machine",
-    "prefix_cache": "weights decoder errors machine engine",
+    "prefix_cache": "weights decoder errors private_files engine",
     "engine": "prefix_cache loading weights cpu generation decoder errors machine",
     "export": "loading weights families decoder tokenizer errors",
 }
@@ -53,7 +54,12 @@ LSP_SERVER = {
     "commands": "protocol session completion engines documents settings folders logs",
     "__main__": "commands protocol engines logs",
 }
-LSP_SERVER_SEES = {"model.weights.folder", "model.tokenizer", "model.errors"}
+LSP_SERVER_SEES = {
+    "model.weights.folder",
+    "model.tokenizer",
+    "model.errors",
+    "model.private_files",
+}
 # Packages that only these files may import: everything else works without them.
 ONLY_IN = {
     "pygls": "lsp_server/protocol/",
@@ -241,7 +247,7 @@ HEAVY = {"torch", "transformers", "accelerate", "bitsandbytes", "numpy"}
 @pytest.mark.parametrize(
     ("modules", "absent"),
     [
-        (["model", "model.weights.folder", "model.tokenizer", "model.errors"], HEAVY | {"aiohttp"}),
+        (["model", *sorted(LSP_SERVER_SEES)], HEAVY | {"aiohttp"}),
         (
             [
                 dotted_name(p)

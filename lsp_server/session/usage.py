@@ -7,14 +7,14 @@ import contextlib
 import json
 import logging
 import os
-import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from lsp_server.engines.process import is_alive
-from lsp_server.folders import make_private, state_folder
+from lsp_server.folders import state_folder
+from model.private_files import write_private_file
 
 logger = logging.getLogger(__name__)
 KEPT = 200  # sessions
@@ -96,22 +96,16 @@ class UsageFile:
         }
         if self._given_up or value == self._written or counts == Counts():
             return
-        partial = ""
         try:
             folder = usage_folder()
-            make_private(folder)
             if not self._written:
                 for old in sorted(folder.glob("*.json"))[: 1 - KEPT]:
                     old.unlink(missing_ok=True)
-            descriptor, partial = tempfile.mkstemp(dir=folder)  # mode 0600
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                json.dump(value, file)
-            Path(partial).replace(folder / f"{self._started:.3f}-{os.getpid()}.json")
+            path = folder / f"{self._started:.3f}-{os.getpid()}.json"
+            write_private_file(path, json.dumps(value).encode())
         except OSError as error:
             self._given_up = True
             logger.warning("the session's counts cannot be kept: %s", error.strerror)
-            if partial:
-                Path(partial).unlink(missing_ok=True)
         self._written = value
 
 

@@ -20,7 +20,7 @@ import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from model.machine import is_private, own_folder
+from model.private_files import is_private_folder, own_private_folder
 
 SOURCE = Path(__file__).with_name("numba_step.py")
 CHECKSUM = "sha256"
@@ -53,7 +53,9 @@ def code_folder(cache_dir: Path) -> Path | None:
 def is_intact(folder: Path) -> bool:
     """Whether its files are as `make` wrote them, in folders that only this user can write to."""
     try:
-        private = all(is_private(level) for level in (folder.parent.parent, folder.parent, folder))
+        private = all(
+            is_private_folder(level) for level in (folder.parent.parent, folder.parent, folder)
+        )
         return private and (folder / CHECKSUM).read_bytes() == _checksum(folder)
     except OSError:
         return False
@@ -74,12 +76,12 @@ def start(folder: Path) -> subprocess.Popen[bytes]:
 def make(folder: Path, written: Path) -> None:
     """Compiles into `written`, and gives it the folder's name. What nobody has used for long goes.
     Raises OSError."""
-    own_folder(folder.parent)
+    own_private_folder(folder.parent)
     for other in folder.parent.iterdir():
         with contextlib.suppress(OSError):  # somebody else tidies up, too
             if time.time() - other.stat().st_mtime > KEPT_S:
                 shutil.rmtree(other)
-    own_folder(written)
+    own_private_folder(written)
     try:
         use(written)
         load()

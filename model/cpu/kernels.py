@@ -28,7 +28,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.machine import processor, write_whole
+from model.machine import processor
+from model.private_files import write_private_file
 
 log = logging.getLogger(__name__)
 
@@ -349,7 +350,7 @@ class Book:
             }
             if self._path is not None:
                 with suppress(OSError):  # it is only measured again
-                    write_whole(self._path, json.dumps(self._machines).encode())
+                    write_private_file(self._path, json.dumps(self._machines).encode())
         return known
 
     def _read(self, what: str, wanted: Mapping[str, Sequence[int]]) -> Times | None:

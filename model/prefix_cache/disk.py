@@ -32,8 +32,8 @@ import torch
 
 from model.decoder.kv_cache import KVCache
 from model.errors import ModelError
-from model.machine import is_mine, own_folder, private_folder
 from model.prefix_cache.packed_ids import WIDTH, common_prefix
+from model.private_files import is_mine, make_private_folder, own_private_folder
 from model.weights.folder import ModelFolder
 
 log = logging.getLogger(__name__)
@@ -120,7 +120,7 @@ class PrefixStore:
         self._seen = -1
         self._usable = self._writable = True
         try:
-            own_folder(folder)
+            own_private_folder(folder)
         except OSError as error:
             self._give_up(error)
             self._usable = False
@@ -191,7 +191,7 @@ class PrefixStore:
         except (
             FileNotFoundError
         ):  # somebody has cleared the folder away: it is made anew, for the next time
-            private_folder(self._folder)
+            make_private_folder(self._folder)
             return 0
         except OSError as error:
             self._give_up(error)

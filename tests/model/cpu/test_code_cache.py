@@ -68,7 +68,7 @@ def test_a_folder_that_others_can_write_to_is_not_believed(
     link.symlink_to(made)
     assert not is_intact(link)
     link.unlink()
-    monkeypatch.setattr("model.machine.is_mine", lambda info: False)
+    monkeypatch.setattr("model.private_files.is_mine", lambda info: False)
     assert not is_intact(made)
 
 

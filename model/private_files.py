@@ -1,0 +1,74 @@
+"""Folders and files that belong to this user alone.
+
+On Linux and macOS the owner and the mode of a file say who may use it. Windows keeps neither: there
+every file counts as the user's own, because the folders of a user's profile are closed to others.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+import tempfile
+from pathlib import Path
+
+OTHERS_MAY_WRITE = 0o022
+OTHERS_MAY_ANYTHING = 0o077
+
+
+class NotOwned(PermissionError):
+    """Something else than a folder of this user has the path."""
+
+
+def make_private_folder(path: Path) -> None:
+    """Makes a folder, and each parent that is missing, with mode 0700. An existing one keeps its
+    mode. Raises OSError."""
+    # The `parents` of Path.mkdir would be open to others.
+    for folder in reversed((path, *path.parents)):
+        folder.mkdir(mode=0o700, exist_ok=True)
+
+
+def own_private_folder(path: Path) -> None:
+    """Makes a folder, or closes an existing one to others (mode 0700).
+
+    Raises NotOwned where the path is a link or another user's folder, and other kinds of OSError.
+    """
+    make_private_folder(path)
+    info = path.lstat()
+    if not stat.S_ISDIR(info.st_mode) or not is_mine(info):
+        raise NotOwned(f"{path} is not a folder of this user")
+    if info.st_mode & OTHERS_MAY_ANYTHING:
+        path.chmod(0o700)
+
+
+def is_private_folder(path: Path) -> bool:
+    """Whether the path is a folder of this user in which nobody else can have written. Raises
+    OSError where nothing has the path."""
+    info = path.lstat()
+    if not stat.S_ISDIR(info.st_mode) or not is_mine(info):
+        return False
+    return sys.platform == "win32" or not info.st_mode & OTHERS_MAY_WRITE
+
+
+def is_mine(info: os.stat_result) -> bool:
+    """Whether a file belongs to this user; always true on Windows."""
+    if sys.platform == "win32":
+        return True
+    return info.st_uid == os.getuid()
+
+
+def write_private_file(path: Path, content: bytes) -> None:
+    """Writes a file of mode 0600 as a whole: a reader sees the old content or all of the new.
+
+    Makes the folder if it is missing. Raises OSError, and then leaves the old file as it was.
+    """
+    make_private_folder(path.parent)
+    descriptor, name = tempfile.mkstemp(dir=path.parent)  # its mode is 0600
+    partial = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
