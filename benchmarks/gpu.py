@@ -142,9 +142,10 @@ class Bench:
                 weight_bytes(decoder) + cache_bytes(decoder, length + steps // 2)
             ) / self.bandwidth
             graphs = self.step_seconds(decoder, length, steps)
-            few, decoder.few_rows = decoder.few_rows, None
+            few, costs = decoder.step, decoder.row_costs
+            decoder.use_step(None)
             plain = self.step_seconds(decoder, length, self.scaled(32))
-            decoder.few_rows = few
+            decoder.use_step(few, costs)
             generated = self.generate_seconds(decoder, length, steps)
             found.append(
                 {
@@ -198,7 +199,7 @@ class Bench:
         found, steps = [], self.scaled(32)
         one = self.step_seconds(decoder, length, steps)
         for rows in SIZES:
-            decoder.few_rows = Graphs(decoder, recorder(decoder))
+            decoder.use_step(Graphs(decoder, recorder(decoder)))
             cache = cache_of(decoder, length, 64)
             ids = random_ids(rows, self.device, decoder.config.vocab_size)[None]
             logits, times = [], []
@@ -209,10 +210,11 @@ class Bench:
                 logits.append(decoder(ids, cache=cache).logits[0].float())
                 synchronize(self.device)
                 times.append(time.perf_counter() - started)
-            few, decoder.few_rows = decoder.few_rows, None
+            few, costs = decoder.step, decoder.row_costs
+            decoder.use_step(None)
             cache.trim(length)
             plain = decoder(ids, cache=cache).logits[0].float()
-            decoder.few_rows = few
+            decoder.use_step(few, costs)
             step = one if rows == 1 else self.step_seconds(decoder, length, steps, rows)
             found.append(
                 {

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from benchmarks.peers import STARCODER2_3B
 from model.decoder.decoder import Decoder
+from model.decoder.factory import Factory
 from model.decoder.kv_cache import KVCache
-from model.decoder.layers import Factory
 from model.families.starcoder2 import decoder_config
 from model.gpu.bitsandbytes_linear import BitsFactory, BitsLinear
 from model.gpu.cuda_graphs import CudaRecorder, Graphs, add_graphs
@@ -116,7 +116,7 @@ def record(decoder: Decoder) -> None:
     if decoder.device.type == "cuda":
         add_graphs(decoder)
     else:
-        decoder.few_rows = Graphs(decoder, None)
+        decoder.use_step(Graphs(decoder, None))
 
 
 def recorder(decoder: Decoder) -> CudaRecorder | None:

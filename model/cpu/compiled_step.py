@@ -75,14 +75,15 @@ def add_compiled_step(decoder: Decoder, book: Book, version: str) -> None:
     """Puts it in the step's place where it is faster. version: of its code. Raises whatever numba
     raises."""
     compiled = CompiledStep(decoder)
-    before = decoder.few_rows
+    before = decoder.step
+    costs_before = decoder.row_costs
     ways = {"torch": before, "compiled": compiled}
 
     def measure(way: str, rows: Sequence[int]) -> dict[int, float]:
-        decoder.few_rows = ways[way]
+        decoder.use_step(ways[way])
         return step_us(decoder, rows)
 
-    wanted, costs = {"torch": [1], "compiled": step_rows(decoder, compiled.most)}, None
+    wanted, costs = {"torch": [1], "compiled": step_rows(decoder, compiled.max_rows)}, None
     try:
         times = book.times(f"compiled {version} {shape_of(decoder)}", wanted, measure)
         if times["compiled"][1] < times["torch"][1]:
@@ -90,16 +91,16 @@ def add_compiled_step(decoder: Decoder, book: Book, version: str) -> None:
     except Busy:
         costs = BY_THUMB
     finally:
-        decoder.few_rows = before
+        decoder.use_step(before, costs_before)
     if costs is not None:
         compiled.share()
-        decoder.few_rows, decoder.row_costs = compiled, costs
+        decoder.use_step(compiled, costs)
 
 
 class CompiledStep:
-    """See model.decoder.FewRows."""
+    """See model.decoder.decoder.FewRowsStep."""
 
-    most = FEW[-1]
+    max_rows = FEW[-1]
 
     def __init__(self, decoder: Decoder) -> None:
         """Raises whatever numba raises."""
@@ -126,7 +127,7 @@ class CompiledStep:
                 [layer.attention_norm if layer.parallel else layer.mlp_norm for layer in layers]
             ),
             gains=torch.stack(gains).numpy(),
-            turns=torch.view_as_real(decoder.turns.pairs[:, 0]).contiguous().numpy(),
+            turns=torch.view_as_real(decoder.rotations.pairs[:, 0]).contiguous().numpy(),
             last_norm=_norms([decoder.norm])[0],
             embed=self._matrices([embed.linear]),
             head=self._matrices([embed.linear if c.tie_embeddings else decoder.head]),
@@ -187,5 +188,6 @@ class CompiledStep:
         )
 
 
-def _norms(modules: Sequence[nn.LayerNorm]) -> Floats:
-    return torch.stack([torch.stack((module.weight, module.bias)) for module in modules]).numpy()
+def _norms(modules: Sequence[nn.LayerNorm | nn.RMSNorm]) -> Floats:
+    layer_norms = [cast(nn.LayerNorm, module) for module in modules]
+    return torch.stack([torch.stack((norm.weight, norm.bias)) for norm in layer_norms]).numpy()

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from model.cpu.kernels import Kernel, Plan, Shape, kernels, make_plan, piece_rows
 from model.decoder.config import DecoderConfig
-from model.decoder.layers import Attention, Embeddings, Factory, Packed
+from model.decoder.factory import PREFILL_CHUNK, Embeddings, Factory, Packed
+from model.decoder.layers import Attention
 from model.machine import give_back_memory
 
 LARGEST = 127
@@ -135,7 +136,7 @@ class Int8Embedding(Embeddings, Packed):
 class Int8Factory(Factory):
     """Makes the modules of a decoder with int8 matrices, and attention in pairs."""
 
-    paired: ClassVar[bool] = True
+    interleaved: ClassVar[bool] = True
 
     plan: Plan
     config: DecoderConfig
@@ -148,6 +149,12 @@ class Int8Factory(Factory):
             if plan.few == plan.many
             else f"{plan.many}, {plan.few} to {plan.few_rows} rows"
         )
+
+    @property
+    def prefill_chunk(self) -> int:
+        if self.plan.small:
+            return PREFILL_CHUNK
+        return self.plan.piece  # a large model's prefill takes long, and may be cancelled
 
     @classmethod
     def for_cpu(cls, config: DecoderConfig, measured: Path | None = None) -> Int8Factory:
@@ -193,8 +200,7 @@ def step_shapes(config: DecoderConfig) -> Counter[Shape]:
 
 
 def paired(config: DecoderConfig) -> tuple[Tensor, Tensor]:
-    """(order, factors) of the rows of the fused projection, as layers.Attention says of `paired`.
-    Both (rows,).
+    """(order, factors) of the rows of the fused projection, both (rows,): see layers.Attention.
 
     With a norm on the queries their scale cannot be in the rows: `pair_gains` puts it into the
     norm's gains.

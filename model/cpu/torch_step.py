@@ -81,7 +81,8 @@ class Layer:
 Norm = tuple[Tensor, Tensor, float]
 
 
-def _norm(module: torch.nn.LayerNorm) -> Norm:
+def _norm(module: torch.nn.LayerNorm | torch.nn.RMSNorm) -> Norm:
+    assert isinstance(module, torch.nn.LayerNorm)
     return module.weight, module.bias, module.eps
 
 
@@ -102,15 +103,15 @@ class Buffers:
 class Step:
     """Runs a decoder whose matrices are Int8Linear."""
 
-    def __init__(self, decoder: Decoder, most: int) -> None:
-        self.most = most
+    def __init__(self, decoder: Decoder, max_rows: int) -> None:
+        self.max_rows = max_rows
         # To wake a second thread for each product takes longer than a small product, and on a busy
         # machine far longer.
         self.threads: int | None = None  # None: as many as there are
         self._config, self._embed = decoder.config, decoder.embed_tokens
         self._buffers: dict[int, Buffers] = {}
         self._layers = [Layer(cast(DecoderLayer, layer)) for layer in decoder.layers]
-        self._turns = decoder.turns.pairs  # (positions, 1, dim / 2)
+        self._turns = decoder.rotations.pairs  # (positions, 1, dim / 2)
         self._activation = ACTIVATIONS[decoder.config.activation]
         self._last_norm = _norm(decoder.norm)
         self._head = Matrix(
@@ -122,7 +123,7 @@ class Step:
     def __call__(
         self, ids: Tensor, cache: KVCache, keep: int, should_stop: Callable[[], bool] | None
     ) -> Tensor:
-        """See model.decoder.FewRows. The cache has room for the rows."""
+        """See model.decoder.decoder.FewRowsStep. The cache has room for the rows."""
         if self.threads is None:
             return self._run(ids, cache, keep, should_stop)
         with threads(self.threads):
@@ -208,9 +209,8 @@ class Step:
 def add_step(decoder: Decoder, plan: Plan, measured: Path | None = None) -> None:
     """Gives a decoder of int8 matrices, all of them filled, its step. measured: see
     kernels.make_plan."""
-    step = decoder.few_rows = Step(decoder, plan.few_rows)
-    if not plan.small:  # whose prefill takes long, and may be cancelled
-        decoder.prefill_chunk = plan.piece
+    step = Step(decoder, plan.few_rows)
+    decoder.use_step(step)
     ways: dict[str, int | None] = {"all threads": None}
     if (
         plan.small and torch.get_num_threads() > 1
@@ -228,12 +228,14 @@ def add_step(decoder: Decoder, plan: Plan, measured: Path | None = None) -> None
         )
     except Busy:
         step.threads = 1 if plan.small else None
-        decoder.row_costs = {rows: cost for rows, cost in BY_THUMB.items() if rows <= plan.few_rows}
+        costs = {rows: cost for rows, cost in BY_THUMB.items() if rows <= plan.few_rows}
+        decoder.use_step(step, costs)
         return
     best = "all threads"
     if "one thread" in times and times["one thread"][1] < SHARED * times[best][1]:
         best = "one thread"
-    step.threads, decoder.row_costs = ways[best], relative(times[best])
+    step.threads = ways[best]
+    decoder.use_step(step, relative(times[best]))
 
 
 def relative(times: Mapping[int, float]) -> dict[int, float]:

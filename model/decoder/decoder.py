@@ -11,12 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from model.decoder.config import DecoderConfig
+from model.decoder.factory import Factory
 from model.decoder.kv_cache import KVCache
-from model.decoder.layers import DecoderLayer, Factory, Turns
+from model.decoder.layers import DecoderLayer
+from model.decoder.rope import Rotations
+
+ShouldStop = Callable[[], bool]
 
 
 class Cancelled(Exception):
-    """`should_stop` said so between two layers. The cache is as it was before the call."""
+    """`should_stop` returned true between two layers. The cache is as it was before the call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,41 +30,44 @@ class DecoderOutput:
     logits: Tensor
 
 
-class FewRows(Protocol):
-    """A forward pass of at most `most` rows behind a cache. Each row comes out as it would
-    alone."""
+class FewRowsStep(Protocol):
+    """Runs up to `max_rows` new positions after a cache, faster than the decoder's layers do.
 
-    most: int
+    The result of each row does not depend on the other rows, except for the last bits on CUDA
+    (model.gpu.cuda_graphs).
+    """
+
+    max_rows: int
 
     def __call__(
-        self, ids: Tensor, cache: KVCache, keep: int, should_stop: Callable[[], bool] | None
+        self, ids: Tensor, cache: KVCache, keep: int, should_stop: ShouldStop | None
     ) -> Tensor:
-        """ids (rows,) -> logits (keep, vocabulary) of the last. Raises Cancelled."""
+        """ids (rows,) -> logits (keep, vocabulary) of the last rows.
+
+        The cache has room for the rows. Commits them. Raises Cancelled.
+        """
 
 
 class Decoder(nn.Module):
-    """Made with whatever is in memory for weights; model.weights fills it.
+    """A new decoder holds whatever is in memory for weights; model.weights.checkpoint fills it.
 
-    scheme: how the matrices are kept, and multiplied at first. row_costs: what a forward pass over
-    so many rows behind a long cache takes, as a multiple of one row's. Absent rows are not worth
-    drafting for (model.speculative). prefill_chunk: positions between two commits of a prefill,
-    which is what a cancelled one may lose.
+    scheme: how the matrices are kept, and multiplied at first. prefill_chunk: positions between two
+    commits of a prefill. A cancelled prefill loses at most these.
     """
 
     def __init__(self, config: DecoderConfig, factory: Factory) -> None:
         super().__init__()
-        self.config, self.scheme = config, factory.scheme
+        self.config = config
+        self.scheme = factory.scheme
+        self.prefill_chunk = factory.prefill_chunk
         self.embed_tokens = factory.embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(DecoderLayer(config, factory) for _ in range(config.num_layers))
-        self.norm = factory.norm(config.hidden_size, config.norm_eps)
+        self.norm = factory.norm(config)
         if not config.tie_embeddings:
             self.head = factory.linear(config.hidden_size, config.vocab_size, False)
-        self.few_rows: FewRows | None = (
-            None  # another way for a few rows behind a cache, where there is a faster one
-        )
-        self.row_costs: Mapping[int, float] | None = None
-        self.prefill_chunk = 512
-        self._turns: Turns | None = None
+        self._step: FewRowsStep | None = None
+        self._row_costs: Mapping[int, float] | None = None
+        self._rotations: Rotations | None = None
 
     @property
     def device(self) -> torch.device:
@@ -68,8 +75,28 @@ class Decoder(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of what is computed between the weights, and of the cache."""
+        """The type of what is computed between the matrices, and of the cache."""
         return self.norm.weight.dtype
+
+    @property
+    def step(self) -> FewRowsStep | None:
+        """Runs a few rows after a cache in place of the layers; None where the layers do."""
+        return self._step
+
+    @property
+    def row_costs(self) -> Mapping[int, float] | None:
+        """The time of a pass over so many rows after a long cache, as a multiple of one row's.
+
+        Numbers of rows that are missing are not worth drafting for (model.generation.drafting).
+        """
+        return self._row_costs
+
+    def use_step(
+        self, step: FewRowsStep | None, row_costs: Mapping[int, float] | None = None
+    ) -> None:
+        """Lets `step` run few rows from now on; None lets the layers run them."""
+        self._step = step
+        self._row_costs = row_costs
 
     def new_cache(self, capacity: int = 0) -> KVCache:
         return KVCache(self.config, dtype=self.dtype, device=self.device, capacity=capacity)
@@ -80,50 +107,51 @@ class Decoder(nn.Module):
         *,
         cache: KVCache | None = None,
         logits_to_keep: int = 0,
-        should_stop: Callable[[], bool] | None = None,
+        should_stop: ShouldStop | None = None,
     ) -> DecoderOutput:
-        """Runs input_ids (batch, positions) behind what the cache holds (batch 1 with a cache).
+        """Runs input_ids (batch, positions) after what the cache holds (batch 1 with a cache).
 
-        logits_to_keep: logits of only the last so many positions; 0 keeps all. Raises Cancelled
-        when should_stop, asked between layers, says so; ValueError when the positions do not fit
-        the model.
+        logits_to_keep: logits of only the last so many positions; 0 keeps all. should_stop is asked
+        between layers. Raises Cancelled when it returns true; ValueError when the positions do not
+        fit the model.
         """
         batch, new = input_ids.shape
         start = 0 if cache is None else cache.length
-        if start + new > self.config.max_positions:
-            raise ValueError(
-                f"{start + new} positions do not fit the model's {self.config.max_positions}"
-            )
+        end = start + new
+        if end > self.config.max_positions:
+            raise ValueError(f"{end} positions do not fit the model's {self.config.max_positions}")
         if cache is not None:
             if batch != 1:
                 raise ValueError("a cache holds one sequence: batch must be 1")
-            cache.reserve(start + new)
-            if self.few_rows is not None and new <= self.few_rows.most:
-                logits = self.few_rows(
-                    input_ids[0], cache, min(logits_to_keep, new) or new, should_stop
-                )
+            cache.reserve(end)
+            if self._step is not None and new <= self._step.max_rows:
+                keep = min(logits_to_keep, new) or new
+                logits = self._step(input_ids[0], cache, keep, should_stop)
                 return DecoderOutput(logits[None])
-        turns = self.turns[start : start + new]
+        rotations = self.rotations[start:end]
         x = self.embed_tokens(input_ids)  # (B, T, hidden)
         for i, layer in enumerate(self.layers):
             if should_stop is not None and should_stop():
                 raise Cancelled
-            x = layer(x, turns, i, cache)
+            x = layer(x, rotations, i, cache)
         if cache is not None:
             cache.commit(new)
-        x = self.norm(x[:, -logits_to_keep:])
-        return DecoderOutput(
-            self.embed_tokens.as_head(x) if self.config.tie_embeddings else self.head(x)
-        )
+        return DecoderOutput(self.logits_of(self.norm(x[:, -logits_to_keep:])))
+
+    def logits_of(self, x: Tensor) -> Tensor:
+        """The head: x (..., hidden) after the last norm -> logits (..., vocabulary)."""
+        if self.config.tie_embeddings:
+            return self.embed_tokens.as_head(x)
+        logits: Tensor = self.head(x)
+        return logits
 
     @property
-    def turns(self) -> Turns:
-        """The rotations of every position, shared by all layers."""
-        if self._turns is None or (self._turns.cos.device, self._turns.cos.dtype) != (
-            self.device,
-            self.dtype,
-        ):
-            self._turns = Turns.of(
-                self.config.rope, self.config.max_positions, self.device, self.dtype
+    def rotations(self) -> Rotations:
+        """The rotations of every position, shared by all layers and made at the first use."""
+        made = self._rotations
+        if made is None or made.cos.device != self.device or made.cos.dtype != self.dtype:
+            made = Rotations.of_first(
+                self.config.max_positions, self.config.rope, self.device, self.dtype
             )
-        return self._turns
+            self._rotations = made
+        return made

@@ -6,32 +6,36 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from model.decoder.config import (
-    DecoderConfig,
-    Keys,
-    WeightSlot,
-    WeightTable,
+from model.decoder.config import DecoderConfig
+from model.families.hf_config import (
+    ConfigReader,
     activation,
+    even_head_dim,
     rope_config,
     stop_ids,
 )
+from model.families.weight_table import WeightSlot, WeightTable
 
 
 def decoder_config(raw: Mapping[str, Any]) -> DecoderConfig:
     """A Hugging Face config.json of model_type stablelm -> DecoderConfig. Raises ModelError."""
-    keys = Keys(raw)
+    keys = ConfigReader(raw)
     hidden, heads = keys.get("hidden_size", int, 2560), keys.get("num_attention_heads", int, 32)
     positions = keys.get("max_position_embeddings", int, 4096)
+    kv_heads = keys.get("num_key_value_heads", int, 32)
+    head_dim = even_head_dim(hidden, heads, kv_heads)
     config = DecoderConfig(
         vocab_size=keys.get("vocab_size", int, 50304),
         hidden_size=hidden,
         intermediate_size=keys.get("intermediate_size", int, 6912),
         num_layers=keys.get("num_hidden_layers", int, 32),
         num_heads=heads,
-        num_kv_heads=keys.get("num_key_value_heads", int, 32),
+        head_dim=head_dim,
+        num_kv_heads=kv_heads,
         max_positions=positions,
+        norm="layer_norm",
         norm_eps=keys.get("layer_norm_eps", float, 1e-5),
-        rope=rope_config(keys, hidden // max(heads, 1), positions, partial_default=0.25),
+        rope=rope_config(keys, head_dim, positions, partial_default=0.25),
         activation=activation(keys.get("hidden_act", str, "silu")),
         gated_mlp=True,
         qkv_bias=keys.get("use_qkv_bias", bool, False),

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from model.decoder.layers import Factory, Packed
+from model.decoder.factory import Factory, Packed
 from model.errors import ModelError
 
 BITS = {"int8": 8, "int4": 4}

@@ -31,12 +31,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from model.decoder.decoder import Cancelled, Decoder
 from model.decoder.kv_cache import KVCache
-from model.decoder.layers import Attention, DecoderLayer
+from model.decoder.layers import Attention, DecoderLayer, normalize_heads
 
 log = logging.getLogger(__name__)
 SIZES = (1, 2, 4, 8)  # rows that are recorded; others are filled up to the next
@@ -102,24 +101,24 @@ class Graphs:
         grain: int = GRAIN,
     ) -> None:
         c, device = decoder.config, decoder.device
-        self.most = sizes[-1]
+        self.max_rows = sizes[-1]
         self._decoder, self._record, self._sizes, self._grain = decoder, record, sizes, grain
         self._layers = [cast(DecoderLayer, layer) for layer in decoder.layers]
         self._gains = [
             torch.cat((a.q_norm, a.k_norm)) if c.qk_norm else None for a in self._attentions
         ]
-        turns = decoder.turns
+        turns = decoder.rotations
         self._cos, half = turns.cos, c.rope.dim // 2
         self._sin = torch.cat((-turns.sin[..., :half], turns.sin[..., half:]), dim=-1)
         self._slots = torch.arange(c.max_positions, device=device)
-        self._ids = torch.zeros(self.most, dtype=torch.long, device=device)
-        self._positions = torch.zeros(self.most, dtype=torch.long, device=device)
-        self._logits = torch.empty(self.most, c.vocab_size, dtype=decoder.dtype, device=device)
+        self._ids = torch.zeros(self.max_rows, dtype=torch.long, device=device)
+        self._positions = torch.zeros(self.max_rows, dtype=torch.long, device=device)
+        self._logits = torch.empty(self.max_rows, c.vocab_size, dtype=decoder.dtype, device=device)
         # Which row stands at each place. Places beyond the rows repeat the last: they write there
         # what it writes.
         self._places = {
             rows: torch.arange(self._size(rows), device=device).clamp_(max=rows - 1)
-            for rows in range(1, self.most + 1)
+            for rows in range(1, self.max_rows + 1)
         }
         self._storages: dict[int, weakref.ref[Tensor]] = {}
         # By storage, size and span, the last used at the end; None of what has run once.
@@ -138,8 +137,7 @@ class Graphs:
     def __call__(
         self, ids: Tensor, cache: KVCache, keep: int, should_stop: Callable[[], bool] | None
     ) -> Tensor:
-        """See model.decoder.FewRows. Between layers nobody can ask: should_stop is asked once,
-        before."""
+        """See model.decoder.decoder.FewRowsStep. should_stop is asked once, before the pass."""
         if should_stop is not None and should_stop():
             raise Cancelled
         rows, start = ids.shape[0], cache.length
@@ -213,10 +211,7 @@ class Graphs:
                 x = x + attended
                 x = x + layer.mlp(layer.mlp_norm(x))
         x = decoder.norm(x)
-        logits = (
-            decoder.embed_tokens.as_head(x) if decoder.config.tie_embeddings else decoder.head(x)
-        )
-        self._logits[:size].copy_(logits)
+        self._logits[:size].copy_(decoder.logits_of(x))
 
     def _hidden(self, positions: Tensor, first: int, end: int) -> Tensor:
         """(1, R G, N): what is added to the scores: -inf where a row may not look."""
@@ -254,7 +249,7 @@ class Graphs:
         qkv = attention.qkv(x).view(x.shape[0], -1, width)  # (R, H + 2K, D)
         turned = qkv[:, : heads + kv_heads]
         if gains is not None:
-            turned = F.layer_norm(turned, (width,), eps=c.norm_eps) * gains
+            turned = normalize_heads(turned, c) * gains
         head, half = turned[..., : c.rope.dim], c.rope.dim // 2
         swapped = torch.cat((head[..., half:], head[..., :half]), dim=-1)
         head.mul_(turns[0]).addcmul_(swapped, turns[1])
@@ -277,5 +272,4 @@ class Graphs:
 
 def add_graphs(decoder: Decoder) -> None:
     """Gives a decoder on a CUDA device, all of its weights filled, its step."""
-    decoder.few_rows = Graphs(decoder, CudaRecorder(decoder.device))
-    decoder.row_costs = ROW_COSTS
+    decoder.use_step(Graphs(decoder, CudaRecorder(decoder.device)), ROW_COSTS)

@@ -18,11 +18,12 @@ from safetensors import SafetensorError, safe_open
 
 from model.cpu.quantized_linear import Int8Factory
 from model.cpu.torch_step import add_step
-from model.decoder.config import DecoderConfig, WeightSlot
+from model.decoder.config import DecoderConfig
 from model.decoder.decoder import Decoder
-from model.decoder.layers import Factory, Packed
+from model.decoder.factory import Factory, Packed
 from model.errors import ModelError
 from model.families import stablelm, starcoder2
+from model.families.weight_table import WeightSlot
 from model.gpu.bitsandbytes_linear import BITS, BitsFactory
 from model.gpu.cuda_graphs import add_graphs
 from model.machine import available_memory

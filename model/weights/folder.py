@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from model.decoder.config import Keys
 from model.errors import ModelError
+from model.families.hf_config import ConfigReader
 
 BUNDLED = Path(__file__).parent.parent / "bundled"
 ATTRIBUTION = "attribution.bin"  # beside the weights: see fim/attribution.py
@@ -62,7 +62,7 @@ class ModelFolder:
     @property
     def max_positions(self) -> int:
         """Prompt and completion together, in tokens."""
-        return int(Keys(self.config).get("max_position_embeddings", int, 4096))
+        return int(ConfigReader(self.config).get("max_position_embeddings", int, 4096))
 
     @property
     def attribution(self) -> Path:

@@ -27,7 +27,7 @@ HERE = [part for part in gpu.PARTS if part != "start"]  # which begins a process
 def parameters(config: DecoderConfig) -> int:
     with torch.device("meta"):
         from model.decoder.decoder import Decoder
-        from model.decoder.layers import Factory
+        from model.decoder.factory import Factory
 
         return sum(
             p.numel()

@@ -51,7 +51,7 @@ def load_small(folder: Path, monkeypatch: pytest.MonkeyPatch) -> LoadedModel:
 
 def load_compiled(folder: Path, monkeypatch: pytest.MonkeyPatch) -> LoadedModel:
     m = load_small(folder, monkeypatch)
-    m.decoder.few_rows = CompiledStep(m.decoder)
+    m.decoder.use_step(CompiledStep(m.decoder))
     return m
 
 
@@ -150,7 +150,7 @@ def test_numbers_that_are_none_are_passed_on(
     for broken in (float("nan"), float("inf")):
         m = load_small(write_model(tmp_path, STARCODER2), monkeypatch)
         m.decoder.norm.weight[3] = broken
-        m.decoder.few_rows = CompiledStep(m.decoder)
+        m.decoder.use_step(CompiledStep(m.decoder))
         assert in_steps(m, random_ids(3), 0, 1)[0].isnan().all()
 
 
@@ -159,23 +159,23 @@ def test_it_is_used_where_it_is_faster(
     us: float, better: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     m = load_small(write_model(tmp_path, STARCODER2), monkeypatch)
-    decoder, before, costs = m.decoder, m.decoder.few_rows, m.decoder.row_costs
+    decoder, before, costs = m.decoder, m.decoder.step, m.decoder.row_costs
 
     def measured(_: object, counts: Sequence[int]) -> dict[int, float]:
-        one = us if isinstance(decoder.few_rows, CompiledStep) else 100.0
+        one = us if isinstance(decoder.step, CompiledStep) else 100.0
         return {rows: one * rows for rows in counts}
 
     monkeypatch.setattr(compiled_step, "step_us", measured)
     monkeypatch.setattr("model.cpu.kernels.quiet", lambda: True)
     add_compiled_step(decoder, Book(tmp_path), "1")
-    assert isinstance(decoder.few_rows, CompiledStep) == better
-    assert better or (decoder.few_rows, decoder.row_costs) == (before, costs)
+    assert isinstance(decoder.step, CompiledStep) == better
+    assert better or (decoder.step, decoder.row_costs) == (before, costs)
     assert not better or decoder.row_costs == {1: 1, 2: 2, 4: 4, 8: 8, 16: 16}
     # What was measured is remembered.
     monkeypatch.setattr(compiled_step, "step_us", None)
-    decoder.few_rows = before
+    decoder.use_step(before)
     add_compiled_step(decoder, Book(tmp_path), "1")
-    assert isinstance(decoder.few_rows, CompiledStep) == better
+    assert isinstance(decoder.step, CompiledStep) == better
 
 
 def test_on_a_busy_machine_it_is_used_unmeasured(
@@ -188,7 +188,7 @@ def test_on_a_busy_machine_it_is_used_unmeasured(
 
     monkeypatch.setattr("model.cpu.kernels.Book.times", refuse)
     add_compiled_step(m.decoder, Book(None), "1")
-    assert isinstance(m.decoder.few_rows, CompiledStep)
+    assert isinstance(m.decoder.step, CompiledStep)
     assert m.decoder.row_costs == compiled_step.BY_THUMB
 
 
@@ -243,7 +243,7 @@ def test_a_compiler_that_does_not_end_is_ended(
 
 def test_without_numba_nothing_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     m = load_small(write_model(tmp_path, STARCODER2), monkeypatch)
-    before = m.decoder.few_rows
+    before = m.decoder.step
     monkeypatch.setenv("NUMBA_DISABLE_JIT", "1")
     assert list(upgrade(m.decoder, tmp_path)) == []
     monkeypatch.setenv("NUMBA_DISABLE_JIT", "0")
@@ -253,7 +253,7 @@ def test_without_numba_nothing_changes(tmp_path: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(code_cache, "version", missing)
     assert list(upgrade(m.decoder, tmp_path)) == []
-    assert m.decoder.few_rows is before
+    assert m.decoder.step is before
 
 
 def test_models_with_one_form_of_their_weights_are_left_alone(
@@ -272,7 +272,7 @@ def test_a_measurement_that_fails_leaves_the_step_as_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     m = load_small(write_model(tmp_path, STARCODER2), monkeypatch)
-    before, costs = m.decoder.few_rows, m.decoder.row_costs
+    before, costs = m.decoder.step, m.decoder.row_costs
 
     def fail(*_: object) -> None:
         raise MemoryError
@@ -281,7 +281,7 @@ def test_a_measurement_that_fails_leaves_the_step_as_it_was(
     monkeypatch.setattr(compiled_step, "step_us", fail)
     with pytest.raises(MemoryError):
         add_compiled_step(m.decoder, Book(None), "1")
-    assert (m.decoder.few_rows, m.decoder.row_costs) == (before, costs)
+    assert (m.decoder.step, m.decoder.row_costs) == (before, costs)
 
 
 @pytest.mark.parametrize("config", FAMILIES.values(), ids=FAMILIES)

@@ -159,9 +159,9 @@ def test_what_a_step_costs_is_measured_once(
     monkeypatch.setattr("model.cpu.torch_step.step_us", lambda *_: pytest.fail("measured again"))
     again = load_model(folder, "cpu", quantization="int8", measured=tmp_path).decoder
     assert again.row_costs == first.row_costs
-    assert isinstance(first.few_rows, Step)
-    assert isinstance(again.few_rows, Step)
-    assert again.few_rows.threads == first.few_rows.threads
+    assert isinstance(first.step, Step)
+    assert isinstance(again.step, Step)
+    assert again.step.threads == first.step.threads
 
 
 def test_what_a_step_costs_is_guessed_on_a_busy_machine(
@@ -170,20 +170,20 @@ def test_what_a_step_costs_is_guessed_on_a_busy_machine(
     monkeypatch.setattr(kernels, "quiet", lambda: False)
     folder = write_model(tmp_path / "model", STARCODER2)
     decoder = load_model(folder, "cpu", quantization="int8", measured=tmp_path).decoder
-    assert isinstance(decoder.few_rows, Step)
-    assert decoder.few_rows.threads == 1
+    assert isinstance(decoder.step, Step)
+    assert decoder.step.threads == 1
     assert decoder.row_costs == {
-        rows: cost for rows, cost in BY_THUMB.items() if rows <= decoder.few_rows.most
+        rows: cost for rows, cost in BY_THUMB.items() if rows <= decoder.step.max_rows
     }
     assert not (tmp_path / "kernels.json").exists()
 
 
 def test_quantization_is_left_to_us_or_asked_for(tmp_path: Path) -> None:
     folder = write_model(tmp_path, STARCODER2)
-    assert load_model(folder, "cpu", quantization="auto").decoder.few_rows is not None
-    assert load_model(folder, "cpu", quantization="none").decoder.few_rows is None
-    assert load_model(folder, "cpu").decoder.few_rows is None
-    assert load_model(folder, "cpu", "float32", quantization="auto").decoder.few_rows is None
+    assert load_model(folder, "cpu", quantization="auto").decoder.step is not None
+    assert load_model(folder, "cpu", quantization="none").decoder.step is None
+    assert load_model(folder, "cpu").decoder.step is None
+    assert load_model(folder, "cpu", "float32", quantization="auto").decoder.step is None
     with pytest.raises(ModelError, match=r"unknown\. Use 'auto'"):
         load_model(folder, "cpu", quantization="int3")
     with pytest.raises(ModelError, match="Set the dtype to 'auto'"):

@@ -51,7 +51,7 @@ class Recorder:
 
 def with_graphs(m: LoadedModel, **options: Any) -> Recorder:
     recorder = Recorder()
-    m.decoder.few_rows = Graphs(m.decoder, recorder, **{"grain": GRAIN} | options)
+    m.decoder.use_step(Graphs(m.decoder, recorder, **{"grain": GRAIN} | options))
     return recorder
 
 
@@ -185,7 +185,7 @@ def test_what_was_recorded_for_a_cache_goes_with_it(starcoder2_folder: Path) -> 
         return lambda: started.append(1)
 
     few = Graphs(m.decoder, forgetful, grain=GRAIN)
-    m.decoder.few_rows = few
+    m.decoder.use_step(few)
     for count in range(3):
         cache = m.decoder.new_cache()
         in_steps(m, cache, random_ids(40), (1,) * 40)
@@ -202,7 +202,7 @@ def test_memory_of_a_gone_cache_comes_back_in_another(starcoder2_folder: Path) -
     ids = random_ids(30)
     expected = logits_of(m, ids)
     few = Graphs(m.decoder, lambda run: run)
-    m.decoder.few_rows = few
+    m.decoder.use_step(few)
     cache, gone = poisoned(m, 256), torch.zeros(1)
     few._storages[id(cache.keys)] = weakref.ref(gone)
     few._recorded[id(cache.keys), 1, 0, 256] = lambda: pytest.fail(
@@ -225,8 +225,8 @@ def test_few_recordings_are_kept(starcoder2_folder: Path, monkeypatch: pytest.Mo
             torch.testing.assert_close(
                 in_steps(m, cache, ids, (1,))[0], expected[at], atol=1e-4, rtol=1e-4
             )
-    assert isinstance(m.decoder.few_rows, Graphs)
-    assert len(m.decoder.few_rows._recorded) == 3
+    assert isinstance(m.decoder.step, Graphs)
+    assert len(m.decoder.step._recorded) == 3
 
 
 def test_a_device_that_cannot_record_runs_every_step_as_it_is(
@@ -239,7 +239,7 @@ def test_a_device_that_cannot_record_runs_every_step_as_it_is(
 
     ids = random_ids(30)
     expected = logits_of(m, ids)
-    m.decoder.few_rows = Graphs(m.decoder, refuse)
+    m.decoder.use_step(Graphs(m.decoder, refuse))
     found = in_steps(m, m.decoder.new_cache(), ids, (1,) * 30)
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
     assert [r.getMessage() for r in caplog.records] == [
@@ -269,9 +269,7 @@ def test_nothing_recorded_depends_on_what_the_buffers_hold(tmp_path: Path) -> No
     ids = random_ids(64)
     expected = logits_of(m, ids)
     runs: list[Callable[[], None]] = []
-    m.decoder.few_rows = Graphs(
-        m.decoder, lambda run: runs.append(run) or run, sizes=(1,), grain=64
-    )
+    m.decoder.use_step(Graphs(m.decoder, lambda run: runs.append(run) or run, sizes=(1,), grain=64))
     cache = m.decoder.new_cache(64)
     found = in_steps(m, cache, ids, (1,) * 64)
     assert len(runs) == 1  # one recording served 63 positions

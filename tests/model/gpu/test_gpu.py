@@ -48,9 +48,9 @@ def in_steps(m: LoadedModel, cache: Any, ids: list[int], steps: tuple[int, ...])
 
 def recorded(m: LoadedModel) -> int:
     """How many steps were recorded."""
-    assert isinstance(m.decoder.few_rows, Graphs)
-    assert m.decoder.few_rows._record is not None, "a recording failed"
-    return sum(replay is not None for replay in m.decoder.few_rows._recorded.values())
+    assert isinstance(m.decoder.step, Graphs)
+    assert m.decoder.step._record is not None, "a recording failed"
+    return sum(replay is not None for replay in m.decoder.step._recorded.values())
 
 
 def test_logits_and_greedy_text_are_those_of_the_cpu(starcoder2_folder: Path) -> None:
@@ -94,13 +94,13 @@ def test_recorded_steps_over_many_spans(window: int | None, dtype: str, tmp_path
     """Up to the last position, the cache growing on the way."""
     m = on_gpu(write_model(tmp_path, LONG | {"sliding_window": window}, scale=0.05), dtype)
     ids = random_ids(4096)
-    few, cache = m.decoder.few_rows, m.decoder.new_cache()
+    few, cache = m.decoder.step, m.decoder.new_cache()
     with torch.inference_mode():
         for length in (500, 1000, 2040, 4000):
-            m.decoder.few_rows = None
+            m.decoder.use_step(None)
             in_steps(m, cache, ids, (length - cache.length,))
             expected = in_steps(m, cache, ids, (1,) * 96)
-            m.decoder.few_rows = few
+            m.decoder.use_step(few)
             for steps in ((1,) * 96, (8,) * 12, (3,) * 32):
                 cache.trim(length)
                 found = in_steps(m, cache, ids, steps)
@@ -185,7 +185,7 @@ def test_weights_of_few_bits_take_that_much_and_are_close(
     packed = sum(matrix.shape[0] * matrix.shape[1] for matrix in matrices) * BITS[quantization] / 8
     floats = sum(p.nbytes for p in m.decoder.parameters())
     assert packed + floats < taken < 1.15 * (packed + floats)
-    assert m.decoder.few_rows is None
+    assert m.decoder.step is None
     with torch.inference_mode():
         found = m.decoder(torch.tensor([ids]).cuda()).logits[0].float()
     assert float((found - expected).norm() / expected.norm()) < (

@@ -328,7 +328,7 @@ def test_cached_is_fresh_at_every_split(starcoder2_folder: Path, quantization: s
     many rows are multiplied at once.
     """
     decoder = load_model(starcoder2_folder, "cpu", "float32", quantization).decoder
-    few = decoder.few_rows.most if decoder.few_rows else len(PROMPT)
+    few = decoder.step.max_rows if decoder.step else len(PROMPT)
     with torch.inference_mode():
         fresh = decoder(torch.tensor([PROMPT]), cache=decoder.new_cache(), logits_to_keep=1).logits
         for split in range(1, len(PROMPT)):

@@ -1,0 +1,139 @@
+"""Reads config.json as Hugging Face's transformers writes it.
+
+A key that nobody reads and that may change the result is an error: a model that is not understood
+whole is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from model.decoder.config import Activation, RopeConfig, uneven
+from model.errors import ModelError
+
+# Keys that do not change what the decoder computes at inference, in any family.
+HARMLESS_KEYS = frozenset(
+    """
+    _name_or_path add_cross_attention architectures attention_dropout bos_token_id
+    chunk_size_feed_forward classifier_dropout decoder_start_token_id dtype embedding_dropout
+    eos_token_id finetuning_task gradient_checkpointing hidden_dropout id2label initializer_range
+    is_decoder is_encoder_decoder label2id max_window_layers model_type output_attentions
+    output_hidden_states pad_token_id problem_type quantization_config residual_dropout return_dict
+    tie_encoder_decoder torch_dtype transformers_version unk_token_id use_cache vocab_size
+    """.split()
+)
+ACTIVATIONS: dict[str, Activation] = {
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_new": "gelu_tanh",
+    "gelu": "gelu",
+    "silu": "silu",
+    "swish": "silu",
+}
+
+
+class ConfigReader:
+    """Gives the values of config.json by key and type, and remembers which keys were read."""
+
+    def __init__(self, raw: Mapping[str, Any]) -> None:
+        self.raw = raw
+        self._read: set[str] = set()
+
+    def get(self, key: str, kind: type | tuple[type, ...], default: Any = None) -> Any:
+        """The value of a key, or the default where it is absent or null.
+
+        Raises ModelError when the value is of another type.
+        """
+        self._read.add(key)
+        value = self.raw.get(key)
+        if value is None:
+            return default
+        is_bool = isinstance(value, bool)
+        if isinstance(value, int) and not is_bool and kind is float:
+            return float(value)
+        if not isinstance(value, kind) or (is_bool and kind is not bool):
+            raise ModelError(f"config.json: {key} is {value!r}, which is not of the expected type")
+        return value
+
+    def finish(self, harmless: Iterable[str] = ()) -> None:
+        """Raises ModelError for a key that nobody read and that may change the result.
+
+        harmless: keys of this family that do not change it, beside HARMLESS_KEYS.
+        """
+        unknown = sorted(set(self.raw) - self._read - HARMLESS_KEYS - set(harmless))
+        if unknown:
+            raise ModelError(
+                "config.json has keys that fimls does not know and that may change the result: "
+                f"{', '.join(unknown)}"
+            )
+
+
+def even_head_dim(hidden_size: int, num_heads: int, num_kv_heads: int) -> int:
+    """The dimensions of a head where config.json does not state them. Raises ModelError."""
+    if num_heads < 1:
+        return hidden_size  # DecoderConfig refuses such a number of heads
+    if hidden_size % num_heads:
+        raise uneven(hidden_size, num_heads, num_kv_heads)
+    return hidden_size // num_heads
+
+
+def activation(name: str) -> Activation:
+    """Our name for a hidden_act. Raises ModelError."""
+    if name not in ACTIVATIONS:
+        raise ModelError(
+            f"config.json: hidden_act {name!r} is unknown; known are {', '.join(ACTIVATIONS)}"
+        )
+    return ACTIVATIONS[name]
+
+
+def rope_config(
+    reader: ConfigReader, head_dim: int, max_positions: int, partial_default: float = 1.0
+) -> RopeConfig:
+    """Reads rope_parameters, or the older rope_theta, rope_scaling and partial_rotary_factor.
+
+    partial_default: the share of a head that is rotated where config.json says nothing. Raises
+    ModelError.
+    """
+    parameters = dict(reader.get("rope_scaling", dict, {}))
+    parameters |= reader.get("rope_parameters", dict, {})
+    old_theta = reader.get("rope_theta", float, 10000.0)
+    old_partial = reader.get("partial_rotary_factor", float, partial_default)
+    inner = ConfigReader(parameters)
+    old_kind = inner.get("type", str, "default")
+    kind = inner.get("rope_type", str) or old_kind
+    if kind not in ("default", "linear", "llama3", "yarn"):
+        raise ModelError(
+            f"config.json: rope type {kind!r} is not supported; supported are default, linear, "
+            "llama3 and yarn"
+        )
+    partial = inner.get("partial_rotary_factor", float, old_partial)
+    rope = RopeConfig(
+        kind=kind,
+        theta=inner.get("rope_theta", float, old_theta),
+        dim=int(head_dim * partial),
+        factor=inner.get("factor", float, 1.0),
+        original_max_positions=inner.get("original_max_position_embeddings", int, max_positions),
+        low_freq_factor=inner.get("low_freq_factor", float, 1.0),
+        high_freq_factor=inner.get("high_freq_factor", float, 4.0),
+        beta_fast=inner.get("beta_fast", float, 32.0),
+        beta_slow=inner.get("beta_slow", float, 1.0),
+        attention_factor=inner.get("attention_factor", float),
+    )
+    inner.finish()
+    return rope
+
+
+def stop_ids(raw: Mapping[str, Any]) -> tuple[int, ...]:
+    """The ids that end a text, from eos_token_id: one id, a list of them, or none.
+
+    Raises ModelError.
+    """
+    value = raw.get("eos_token_id")
+    if value is None:
+        return ()
+    ids = value if isinstance(value, list) else [value]
+    if not all(type(i) is int for i in ids):
+        raise ModelError(
+            f"config.json: eos_token_id is {value!r}, but must be a token id or a list of them"
+        )
+    return tuple(ids)
