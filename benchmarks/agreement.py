@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.figures import machine, table
-from lsp_server.commands.once import CommandError
+from lsp_server.commands.errors import CommandError
 from lsp_server.commands.source_files import read_packages
 from lsp_server.completion.prompter import Prompter
 from lsp_server.documents import Snapshot

@@ -24,7 +24,7 @@ from benchmarks.peers import Exports
 from benchmarks.replay import Key, Player
 from benchmarks.targets import Target, memory, parse_side, running, used
 from benchmarks.typing_traces import Session, sessions, sources
-from lsp_server.commands.once import CommandError
+from lsp_server.commands.errors import CommandError
 from model.machine import memory_bytes
 
 SETTLE_S = 3.0  # idle work after the last key

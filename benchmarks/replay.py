@@ -43,7 +43,7 @@ from benchmarks.targets import (
     used,
 )
 from benchmarks.typing_traces import MOST, Passage, Session, enough, sessions, sources
-from lsp_server.commands.once import CommandError
+from lsp_server.commands.errors import CommandError
 from lsp_server.completion.prompter import Prompter
 from lsp_server.documents import Snapshot
 from lsp_server.engines.interface import CompletionRequest, EngineUnavailable, HttpClient

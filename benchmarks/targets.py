@@ -25,8 +25,8 @@ from benchmarks.editor import Editor, Home, position, window
 from benchmarks.figures import cpu_seconds
 from benchmarks.peers import Exports, process
 from benchmarks.sides import dtype_and_quantization
+from lsp_server.commands.errors import CommandError
 from lsp_server.commands.evaluate import with_setting
-from lsp_server.commands.once import CommandError
 from lsp_server.completion.completer import Place, complete
 from lsp_server.completion.prompter import Prompter
 from lsp_server.documents import Snapshot

@@ -15,8 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lsp_server.commands.once import language_of
-from lsp_server.commands.source_files import HELD_OUT, Packages, read_packages
+from lsp_server.commands.source_files import HELD_OUT, Packages, language_of, read_packages
 
 KEY_S, JITTER = 0.12, 0.35  # seconds from key to key, and their spread as a share
 LINE_END_S, WORD_S = 0.9, 0.06  # what is added at a line's end, and before a word

@@ -1,19 +1,20 @@
-"""argv -> settings -> command. Errors are one line that names the remedy, with exit code 2."""
+"""Declares the commands of `fimls`: their arguments, options and help.
+
+Settings come from FIMLS_ variables and options. An error that a command expects is printed as one
+line that names the remedy, with exit code 2.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 from collections.abc import Coroutine
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import typer
 
 from lsp_server.settings import Settings, from_environment, parse
-
-T = TypeVar("T")
 
 app = typer.Typer(
     name="fimls",
@@ -33,9 +34,13 @@ app.add_typer(models_app, name="models")
 
 Model = Annotated[str | None, typer.Option(help="'bundled' or the path of a model folder.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+SourceFile = Annotated[
+    Path | None, typer.Argument(help="A source file of yours; a sample is used without one.")
+]
 
 
 def settings_from(model: str | None) -> Settings:
+    """The settings of the environment, with --model where it was given; prints what is wrong."""
     settings, problems = parse(from_environment(os.environ))
     if model is not None:
         settings, more = parse({"model": model}, base=settings)
@@ -45,16 +50,15 @@ def settings_from(model: str | None) -> Settings:
     return settings
 
 
-def run(work: Coroutine[Any, Any, T]) -> T:
-    """Runs a command's coroutine; whatever is known to go wrong ends as one line on stderr and exit
-    code 2."""
+def run(command: Coroutine[Any, Any, None]) -> None:
+    """Runs a command; an error that it expects ends as one line on stderr and exit code 2."""
     from fim import FormatError
-    from lsp_server.commands.once import CommandError
+    from lsp_server.commands.errors import CommandError
     from lsp_server.engines.interface import EngineUnavailable
     from model.errors import ModelError
 
     try:
-        return asyncio.run(work)
+        asyncio.run(command)
     except (CommandError, ModelError, FormatError, EngineUnavailable, OSError) as error:
         typer.echo(f"fimls: {error}", err=True)
         raise typer.Exit(2) from None
@@ -84,8 +88,7 @@ def lsp(
     ] = True,
 ) -> None:
     """The language server on stdin and stdout, for one editor window."""
-    # `fimls lsp` itself is handled in __main__, before this module is loaded; this is its place in
-    # the help.
+    # Only for --help: __main__ runs `fimls lsp` itself, without loading this module.
 
 
 @app.command()
@@ -97,23 +100,13 @@ def complete(
     as_json: Json = False,
 ) -> None:
     """One completion, from the shell."""
-    from lsp_server.commands.once import complete_at
+    from lsp_server.commands.complete import print_completion
 
-    answer = run(complete_at(place, settings_from(model)))
-    if as_json:
-        typer.echo(json.dumps(answer, ensure_ascii=False))
-    elif answer["text"]:
-        typer.echo(answer["text"])
-    else:
-        typer.echo("fimls: no suggestion here.", err=True)
+    run(print_completion(place, settings_from(model), as_json=as_json))
 
 
 @app.command()
-def demo(
-    file: Annotated[
-        Path | None, typer.Argument(help="A source file of yours; a sample is used without one.")
-    ] = None,
-) -> None:
+def demo(file: SourceFile = None) -> None:
     """Suggestions in a real file, through the real server, drawn as an editor draws them."""
     from lsp_server.commands.demo import show
 
@@ -121,13 +114,7 @@ def demo(
 
 
 @app.command()
-def bench(
-    file: Annotated[
-        Path | None, typer.Argument(help="A source file of yours; a sample is used without one.")
-    ] = None,
-    model: Model = None,
-    as_json: Json = False,
-) -> None:
+def bench(file: SourceFile = None, model: Model = None, as_json: Json = False) -> None:
     """How fast the model is on this machine, and which others would be fast enough."""
     from lsp_server.commands.bench import show
 
@@ -201,65 +188,36 @@ def evaluate(
     )
 
 
+@app.command()
+def status(as_json: Json = False) -> None:
+    """What runs, and what was shown and accepted: counts that never leave this machine."""
+    from lsp_server.commands.status import print_status
+
+    run(print_status(as_json=as_json))
+
+
 @engine_app.command("start")
 def engine_start(model: Model = None) -> None:
     """Starts the engine, or attaches to the one that runs, and waits until it is ready."""
-    from lsp_server.commands.once import start_engine
+    from lsp_server.commands.engine import start_engine
 
-    typer.echo(run(start_engine(settings_from(model))))
+    run(start_engine(settings_from(model)))
 
 
 @engine_app.command("stop")
 def engine_stop() -> None:
     """Stops every engine of this user."""
-    from lsp_server.commands.once import stop_engines
+    from lsp_server.commands.engine import stop_engines
 
-    count = run(stop_engines())
-    typer.echo(f"stopped {count} engine{'' if count == 1 else 's'}")
+    run(stop_engines())
 
 
 @engine_app.command("status")
 def engine_status(as_json: Json = False) -> None:
     """Shows every engine of this user."""
-    from lsp_server.commands.once import engine_statuses
+    from lsp_server.commands.engine import print_engines
 
-    found = run(engine_statuses())
-    if as_json:
-        typer.echo(json.dumps(found))
-    else:
-        print_engines(found)
-
-
-@app.command()
-def status(as_json: Json = False) -> None:
-    """What runs, and what was shown and accepted: counts that never leave this machine."""
-    from lsp_server.commands.once import engine_statuses
-    from lsp_server.session.usage import read_usage, summary
-
-    engines, sessions = run(engine_statuses()), read_usage()
-    if as_json:
-        typer.echo(
-            json.dumps(
-                {"engines": engines, "sessions": [session.to_json() for session in sessions]}
-            )
-        )
-        return
-    print_engines(engines)
-    for line in summary(sessions):
-        typer.echo(line)
-
-
-def print_engines(found: list[dict[str, Any]]) -> None:
-    if not found:
-        typer.echo("no engine is running")
-    for status in found:
-        memory = f"{status['memory_bytes'] / 1e6:.0f} MB" if status.get("memory_bytes") else "?"
-        typer.echo(
-            f"{status['model']}: {status['state']}, {status['device']} {status['dtype']}, "
-            f"{memory}, "
-            f"{status['served']} requests, idle for {status['idle_s']:.0f} s, process "
-            f"{status['pid']}"
-        )
+    run(print_engines(as_json=as_json))
 
 
 @engine_app.command("serve")
@@ -298,30 +256,12 @@ def engine_serve(
 @models_app.callback(invoke_without_command=True)
 def models(context: typer.Context, model: Model = None, as_json: Json = False) -> None:
     """The models that are here: size, and memory at each precision."""
-    from lsp_server.commands.once import known_models
+    from lsp_server.commands.models import print_models
 
-    if context.invoked_subcommand:
-        if model or as_json:
-            raise typer.BadParameter(f"put the options behind {context.invoked_subcommand!r}")
-        return
-    found = run(known_models(settings_from(model)))
-    if as_json:
-        typer.echo(json.dumps(found, ensure_ascii=False))
-    for each in [] if as_json else found:
-        memory = ", ".join(
-            f"{name} {size / 1e6:,.1f} MB" for name, size in each["weights_bytes"].items()
-        )
-        typer.echo(
-            f"{each['name']}: {each['architecture']}, {each['parameters'] / 1e6:,.1f}M parameters, "
-            f"{each['max_positions']:,} tokens of context, {each['disk_bytes'] / 1e6:,.1f} MB on "
-            "disk; "
-            f"weights in memory: {memory}"
-        )
-        if each["languages"]:
-            others = (
-                f"; for others use {each['other_languages']}" if each["other_languages"] else ""
-            )
-            typer.echo(f"  trained on {', '.join(each['languages'])}{others}")
+    if context.invoked_subcommand is None:
+        run(print_models(settings_from(model), as_json=as_json))
+    elif model or as_json:
+        raise typer.BadParameter(f"put the options behind {context.invoked_subcommand!r}")
 
 
 @models_app.command("export")
@@ -336,16 +276,6 @@ def models_export(
     ] = "float32",
 ) -> None:
     """Writes a model as a folder for transformers, or as a GGUF file for llama.cpp."""
-    import sys
+    from lsp_server.commands.models import export_model
 
-    # A process of its own: this one loads no torch.
-    arguments = [
-        "--format",
-        layout,
-        "--dtype",
-        dtype,
-        "--",
-        settings_from(model).model,
-        str(folder),
-    ]
-    os.execv(sys.executable, [sys.executable, "-P", "-m", "model.export", *arguments])
+    export_model(settings_from(model).model, folder, layout=layout, dtype=dtype)

@@ -13,7 +13,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from lsp_server.commands.once import CommandError, language_of, read_source
+from lsp_server.commands.errors import CommandError
+from lsp_server.commands.source_files import language_of, read_source
 from lsp_server.protocol.client import EditorWindow
 
 SAMPLE = Path(__file__).parent.parent / "settings.py"

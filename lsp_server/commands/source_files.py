@@ -1,70 +1,77 @@
-"""Source files to measure or learn from: those of a folder, or the rows of a .jsonl file."""
+"""Source files that commands read: one file, those of a folder, or the rows of a .jsonl file."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePath
 
-from lsp_server.commands.once import LANGUAGES, CommandError, read_source
+from lsp_server.commands.errors import CommandError
 
-HELD_OUT = Path(__file__).parents[2] / "training" / "data"  # in a checkout, behind `make corpus`
+HELD_OUT = Path(__file__).parents[2] / "training" / "data"  # in a checkout, after `make corpus`
 SPLITS = ("test", "validation")
-SUFFIXES = {
-    *LANGUAGES,
-    ".tsx",
-    ".jsx",
-    ".go",
-    ".java",
-    ".c",
-    ".cpp",
-    ".lua",
-    ".php",
-    ".swift",
-    ".kt",
-    ".scala",
-} - {
-    ".md",
-    ".yml",
+MAX_FILE_BYTES = 512 * 2**20  # of a file that the user names
+MAX_CHARACTERS = 200_000  # of a file in a folder; a longer one was hardly written by a person
+LANGUAGES = {  # LSP's identifiers where they are not the suffix itself
+    ".py": "python",
+    ".pyi": "python",
+    ".js": "javascript",
+    ".ts": "typescript",
+    ".rs": "rust",
+    ".rb": "ruby",
+    ".md": "markdown",
+    ".sh": "shellscript",
+    ".h": "c",
+    ".cc": "cpp",
+    ".hpp": "cpp",
+    ".cs": "csharp",
+    ".yml": "yaml",
 }
-NOT_OWN = {
-    "_vendor",
-    "_vendored",
-    "build",
-    "dist",
-    "env",
-    "extern",
-    "externals",
-    "node_modules",
-    "site-packages",
-    "third_party",
-    "vendor",
-    "vendored",
-    "venv",
-    "__pycache__",
-}
-MAX_CHARACTERS = 200_000  # of a file that someone wrote
+SUFFIXES = LANGUAGES.keys() - {".md", ".yml"} | set(
+    ".tsx .jsx .go .java .c .cpp .lua .php .swift .kt .scala".split()
+)
+SKIPPED_FOLDERS = set(  # they hold other people's code, or what a build made
+    "_vendor _vendored build dist env extern externals node_modules site-packages third_party "
+    "vendor vendored venv __pycache__".split()
+)
 
 Packages = dict[str, list[tuple[str, str]]]
 """Package -> (path, text) of its files."""
 
 
-def read_packages(path: Path | None, split: str = "test") -> Packages:
-    """The files of a folder or of a .jsonl; of the held-out packages for None. Line ends become
-    \\n.
+def language_of(path: PurePath) -> str:
+    """LSP's identifier of a file's language, by its suffix."""
+    return LANGUAGES.get(path.suffix, path.suffix[1:])
 
-    Raises CommandError.
+
+def read_source(path: Path) -> str:
+    """The text of a source file; line ends stay as they are. Raises CommandError, OSError."""
+    if not path.exists():
+        raise CommandError(f"there is no file {path}; check the path")
+    if not path.is_file():
+        raise CommandError(f"{path} is not a file; name a source file")
+    if path.stat().st_size > MAX_FILE_BYTES:
+        raise CommandError(
+            f"{path} is larger than {MAX_FILE_BYTES >> 20} MiB; complete in a smaller file"
+        )
+    raw = path.read_bytes()
+    if b"\0" in raw[:8192]:
+        raise CommandError(f"{path} is a binary file; name a text file")
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise CommandError(f"{path} is not UTF-8 (byte {error.start}); convert it first") from None
+
+
+def read_packages(path: Path | None, split: str = "test") -> Packages:
+    """The files of a folder or of a .jsonl file; without a path, those of the held-out packages.
+
+    Line ends become \\n. Raises CommandError, OSError.
     """
     if path is None:
-        if split not in SPLITS:
-            raise CommandError(f"there is no split {split!r}; choose {' or '.join(SPLITS)}")
-        path = HELD_OUT / f"{split}.jsonl"
-        if not path.exists():
-            raise CommandError(
-                f"the held-out packages ({split}.jsonl) are not here; name a folder with source "
-                "files"
-            )
+        path = held_out_file(split)
     if not path.exists():
         raise CommandError(
             f"there is nothing at {path}; name a folder with source files, or a .jsonl file"
@@ -78,13 +85,25 @@ def read_packages(path: Path | None, split: str = "test") -> Packages:
     )
 
 
+def held_out_file(split: str) -> Path:
+    """The .jsonl file of a split of the held-out packages. Raises CommandError."""
+    if split not in SPLITS:
+        raise CommandError(f"there is no split {split!r}; choose {' or '.join(SPLITS)}")
+    path = HELD_OUT / f"{split}.jsonl"
+    if not path.exists():
+        raise CommandError(
+            f"the held-out packages ({path.name}) are not here; name a folder with source files"
+        )
+    return path
+
+
 def _read_rows(path: Path) -> Packages:
     packages: Packages = {}
     try:
         with path.open(encoding="utf-8", newline="\n") as lines:
             for number, line in enumerate(lines, 1):
                 if line.strip():
-                    package, name, text = _row(line, f"line {number} of {path}")
+                    package, name, text = _parse_row(line, f"line {number} of {path}")
                     packages.setdefault(package, []).append((name, text.replace("\r\n", "\n")))
     except UnicodeDecodeError:
         raise CommandError(f"{path} is not UTF-8; convert it first") from None
@@ -93,22 +112,22 @@ def _read_rows(path: Path) -> Packages:
     return packages
 
 
-def _row(line: str, where: str) -> tuple[str, str, str]:
-    """package, path, text. Raises CommandError."""
-    try:
+def _parse_row(line: str, where: str) -> tuple[str, str, str]:
+    """Package, path and text of a row. Raises CommandError."""
+    with contextlib.suppress(ValueError, LookupError, TypeError, RecursionError):
         row = json.loads(line)
-        package, path, text = row["package"], row["path"], row["text"]
-    except (ValueError, LookupError, TypeError, RecursionError):
-        package = path = text = None
-    if not (isinstance(package, str) and isinstance(path, str) and isinstance(text, str)):
-        raise CommandError(
-            f'{where} is not a row {{"package": …, "path": …, "text": …}}; mend or remove it'
-        )
-    return package, path, text
+        package = row["package"]
+        path = row["path"]
+        text = row["text"]
+        if isinstance(package, str) and isinstance(path, str) and isinstance(text, str):
+            return package, path, text
+    raise CommandError(
+        f'{where} is not a row {{"package": …, "path": …, "text": …}}; mend or remove it'
+    )
 
 
 def _read_folder(folder: Path) -> Packages:
-    """Each subfolder at the top is a package; the files beside them are one, too."""
+    """Each subfolder at the top is a package; the files directly in the folder are one, too."""
     packages: Packages = {}
     for path in _source_files(folder):
         try:
@@ -116,10 +135,12 @@ def _read_folder(folder: Path) -> Packages:
                 continue
             text = read_source(path).replace("\r\n", "\n")
         except (CommandError, OSError):
-            continue  # binary, in another encoding, unreadable: not what anyone edits
+            continue  # binary, in another encoding or unreadable: nobody edits such a file
         if len(text) <= MAX_CHARACTERS:
             within = path.relative_to(folder)
-            package = within.parts[0] if len(within.parts) > 1 else folder.resolve().name
+            package = within.parts[0]
+            if len(within.parts) == 1:
+                package = folder.resolve().name
             packages.setdefault(package, []).append((within.as_posix(), text))
     if not packages:
         raise CommandError(f"there are no source files in {folder}; name a folder that has some")
@@ -127,18 +148,16 @@ def _read_folder(folder: Path) -> Packages:
 
 
 def _source_files(folder: Path) -> Iterator[Path]:
-    """In the order of their names, without hidden folders and those that hold others' code."""
-    for at, folders, files in os.walk(folder):
-        here = Path(at)
-        folders[:] = sorted(
-            name
-            for name in folders
-            if name not in NOT_OWN
-            and not name.startswith(".")
-            and not (here / name / "pyvenv.cfg").exists()
-        )
-        yield from (
-            here / name
-            for name in sorted(files)
-            if Path(name).suffix in SUFFIXES and name[0] != "."
-        )
+    """Sorted by name; hidden files and folders, and folders of others' code, are left out."""
+    for current, subfolders, files in os.walk(folder):
+        here = Path(current)
+        subfolders[:] = sorted(name for name in subfolders if _is_own(here / name))
+        for name in sorted(files):
+            if Path(name).suffix in SUFFIXES and not name.startswith("."):
+                yield here / name
+
+
+def _is_own(folder: Path) -> bool:
+    if folder.name.startswith(".") or folder.name in SKIPPED_FOLDERS:
+        return False
+    return not (folder / "pyvenv.cfg").exists()  # a virtual environment

@@ -21,7 +21,7 @@ from benchmarks.sides import common_prefix, dtype_and_quantization, growing, pre
 from benchmarks.targets import parse_side, parse_trace
 from benchmarks.throughput import jobs
 from benchmarks.throughput import report as throughput_report
-from lsp_server.commands.once import CommandError
+from lsp_server.commands.errors import CommandError
 from lsp_server.completion.trace import Trace
 from tests.conftest import ROOT
 

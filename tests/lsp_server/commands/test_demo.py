@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lsp_server.commands.demo import LEAST_TEXT, places, show
-from lsp_server.commands.once import CommandError
+from lsp_server.commands.errors import CommandError
 from tests.lsp_server.helpers import Home
 
 

@@ -20,10 +20,10 @@ from fim import FormatError
 from fim.evaluation.samples import TASKS, draw
 from fim.evaluation.scoring import Share
 from lsp_server.commands import evaluate as module
-from lsp_server.commands import once
+from lsp_server.commands import ready_engine
 from lsp_server.commands.cli import app
+from lsp_server.commands.errors import CommandError
 from lsp_server.commands.evaluate import Guess, Plan, Row, evaluate, line_up, with_setting
-from lsp_server.commands.once import CommandError
 from lsp_server.commands.source_files import Packages, read_packages
 from lsp_server.engines.interface import CompletionRequest, EngineState, EngineUnavailable, Piece
 from lsp_server.settings import Settings
@@ -152,7 +152,7 @@ async def rows_of(
     plan: Plan,
     packages: Packages = ONE,
 ) -> list[Row]:
-    monkeypatch.setattr(once, "make_engine", lambda settings: engine)
+    monkeypatch.setattr(ready_engine, "make_engine", lambda settings: engine)
     return [row async for row in evaluate(packages, line_up({"": settings}, plan), plan)]
 
 

@@ -67,7 +67,7 @@ def test_the_list_takes_no_torch() -> None:
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert (
-        "'lsp_server.commands.once'" in run.stdout
+        "'lsp_server.commands.models'" in run.stdout
         and "'torch'" not in run.stdout
         and "'numpy'" not in run.stdout
     )

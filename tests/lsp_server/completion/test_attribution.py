@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from lsp_server.commands.once import complete_at
+from lsp_server.commands.complete import complete_at
 from lsp_server.settings import parse
 from tests.corpora import code, write_corpus
 from tests.lsp_server.helpers import INLINE, Endpoint, Window, says, until, window_in_process

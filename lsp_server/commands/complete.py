@@ -1,0 +1,86 @@
+"""`fimls complete FILE:LINE:COL`: one completion without an editor."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from lsp_server.commands.errors import CommandError
+from lsp_server.commands.ready_engine import ready_engine
+from lsp_server.commands.source_files import language_of, read_source
+from lsp_server.completion.completer import Place, complete
+from lsp_server.completion.prompter import Prompter
+from lsp_server.documents import Document
+from lsp_server.settings import Settings
+
+
+async def print_completion(place: str, settings: Settings, *, as_json: bool) -> None:
+    """The command. Raises CommandError, ModelError, FormatError, EngineUnavailable, OSError."""
+    answer = await complete_at(place, settings)
+    if as_json:
+        print(json.dumps(answer, ensure_ascii=False))
+    elif answer["text"]:
+        print(answer["text"])
+    else:
+        print("fimls: no suggestion here.", file=sys.stderr)
+
+
+async def complete_at(place: str, settings: Settings) -> dict[str, Any]:
+    """The completion at FILE:LINE:COL, as --json prints it.
+
+    The range that it replaces is 1-based, its columns count code points; attribution is a
+    fim.attribution.Match or None. Raises what `print_completion` does.
+    """
+    path, line, column = parse_place(place)
+    document = document_at(path, line, column)
+    prompter = Prompter.for_settings(settings)
+    snapshot = document.snapshot(line, column)
+    async with ready_engine(settings) as engine:
+        done = await complete(Place(snapshot, path.name, prompter, engine, settings, "cli"))
+    suggestion = done.suggestion
+    cursor = snapshot.window_start + snapshot.offset
+    start, end = suggestion.replace
+    return {
+        "text": suggestion.text,
+        "range": {
+            "start": one_based_position(document, cursor + start),
+            "end": one_based_position(document, cursor + end),
+        },
+        "attribution": asdict(suggestion.match) if suggestion.match else None,
+        "model": settings.remote.model or settings.model,
+        "timings": done.trace.to_json(),
+    }
+
+
+def parse_place(place: str) -> tuple[Path, int, int]:
+    """FILE:LINE:COL -> path and 0-based line and column. Raises CommandError."""
+    match = re.fullmatch(r"(.+):([0-9]{1,9}):([0-9]{1,9})", place, re.DOTALL)
+    if match is None or not int(match[2]) or not int(match[3]):
+        raise CommandError(f"{place!r} is not FILE:LINE:COL with line and column counted from 1")
+    return Path(match[1]), int(match[2]) - 1, int(match[3]) - 1
+
+
+def document_at(path: Path, line: int, column: int) -> Document:
+    """The file as a document. Raises CommandError, also where the position is not in the file."""
+    document = Document(path.absolute().as_uri(), 1, language_of(path), read_source(path), "utf-32")
+    if line >= document.line_count:
+        raise CommandError(
+            f"line {line + 1} is beyond the end of {path}, which has {document.line_count} lines"
+        )
+    end_of_line = document.position_to_offset(line, 2**31)
+    _, length = document.offset_to_position(end_of_line)
+    if column > length:
+        raise CommandError(
+            f"column {column + 1} is beyond the end of line {line + 1}, which has {length} "
+            "characters"
+        )
+    return document
+
+
+def one_based_position(document: Document, offset: int) -> dict[str, int]:
+    line, column = document.offset_to_position(offset)
+    return {"line": line + 1, "column": column + 1}

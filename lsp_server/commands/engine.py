@@ -1,0 +1,68 @@
+"""`fimls engine`: looks after the processes that hold a model."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from lsp_server import __version__
+from lsp_server.commands.ready_engine import ready_engine
+from lsp_server.engines.local import local_client
+from lsp_server.folders import runtime_folder
+from lsp_server.settings import Settings
+
+
+async def start_engine(settings: Settings) -> None:
+    """`fimls engine start`. Raises CommandError, ModelError, OSError."""
+    async with ready_engine(settings):
+        print(f"the engine for {settings.model} is ready (fimls {__version__})")
+
+
+async def stop_engines() -> None:
+    """`fimls engine stop`: stops every engine of this user. Raises OSError."""
+    count = len(await call_engines("POST", "/fimls/stop"))
+    noun = "engine" if count == 1 else "engines"
+    print(f"stopped {count} {noun}")
+
+
+async def print_engines(*, as_json: bool) -> None:
+    """`fimls engine status`. Raises OSError."""
+    statuses = await engine_statuses()
+    if as_json:
+        print(json.dumps(statuses))
+    else:
+        print_statuses(statuses)
+
+
+async def engine_statuses() -> list[dict[str, Any]]:
+    """The status of every engine of this user that answers. Raises OSError."""
+    return await call_engines("GET", "/fimls/status")
+
+
+def print_statuses(statuses: list[dict[str, Any]]) -> None:
+    if not statuses:
+        print("no engine is running")
+    for status in statuses:
+        memory = "?"
+        if status.get("memory_bytes"):
+            memory = f"{status['memory_bytes'] / 1e6:.0f} MB"
+        print(
+            f"{status['model']}: {status['state']}, {status['device']} {status['dtype']}, "
+            f"{memory}, {status['served']} requests, idle for {status['idle_s']:.0f} s, "
+            f"process {status['pid']}"
+        )
+
+
+async def call_engines(method: str, path: str) -> list[dict[str, Any]]:
+    """Makes one HTTP call to every engine of this user and returns the answers of those that
+    answer."""
+    answers = []
+    for socket in sorted(runtime_folder().glob("*.sock")):
+        client = local_client(socket)
+        try:
+            answer = await client.call(method, path)
+        finally:
+            await client.close()
+        if answer is not None:
+            answers.append(answer)
+    return answers
