@@ -1,10 +1,10 @@
 """The commands of `fimls`, one module for each command.
 
 - cli: declares the commands, their arguments and their help, and prints errors as one line.
-- complete, demo, bench, models, status, engine: the commands of these names.
-- evaluate: `fimls eval`; evaluation/ has its parts.
+- complete, demo, bench, models, status: the commands of these names.
+- engine: `fimls engine`, and `ready_engine`, which gives the other commands an engine that answers.
+- evaluate: `fimls eval`.
 - source_files: reads one source file, a folder of them, or the held-out packages.
-- ready_engine: starts an engine and waits until it answers.
 - errors: CommandError, the message that a command ends with.
 
 Invariants:

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from lsp_server.commands.demo import SAMPLE, places
+from lsp_server.commands.engine import ready_engine
 from lsp_server.commands.errors import CommandError
-from lsp_server.commands.ready_engine import ready_engine
 from lsp_server.commands.source_files import language_of, read_source
 from lsp_server.completion.prompter import Prompter
 from lsp_server.documents import Snapshot

@@ -1,15 +1,35 @@
-"""`fimls engine`: looks after the processes that hold a model."""
+"""`fimls engine`: starts, stops and shows the processes that hold a model.
+
+`ready_engine` gives the other commands an engine that answers.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from typing import Any
 
 from lsp_server import __version__
-from lsp_server.commands.ready_engine import ready_engine
-from lsp_server.engines.local import local_client
+from lsp_server.commands.errors import CommandError
+from lsp_server.engines.interface import Engine
+from lsp_server.engines.local import local_client, make_engine
 from lsp_server.folders import runtime_folder
 from lsp_server.settings import Settings
+
+
+@asynccontextmanager
+async def ready_engine(settings: Settings) -> AsyncGenerator[Engine]:
+    """Yields an engine that answers and closes it afterwards. Raises CommandError, ModelError."""
+    engine = make_engine(settings)
+    try:
+        engine.start()
+        state = await engine.wait_until_settled()
+        if state.name != "ready":
+            raise CommandError(state.message or "the engine is not ready; try again")
+        yield engine
+    finally:
+        await engine.close()
 
 
 async def start_engine(settings: Settings) -> None:

@@ -39,8 +39,8 @@ from rich.progress import Progress
 from fim import CursorContext, Layout
 from fim.evaluation.samples import TASKS, Sample, Task, draw
 from fim.evaluation.scoring import Share, copy_baseline, is_same, parses, similarity
+from lsp_server.commands.engine import ready_engine
 from lsp_server.commands.errors import CommandError
-from lsp_server.commands.ready_engine import ready_engine
 from lsp_server.commands.source_files import Packages, language_of, read_packages
 from lsp_server.completion.completer import Place, complete
 from lsp_server.completion.prompter import CHARACTERS_PER_TOKEN, Prompter

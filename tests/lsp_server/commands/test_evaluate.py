@@ -20,7 +20,6 @@ from fim import FormatError
 from fim.evaluation.samples import TASKS, draw
 from fim.evaluation.scoring import Share
 from lsp_server.commands import evaluate as module
-from lsp_server.commands import ready_engine
 from lsp_server.commands.cli import app
 from lsp_server.commands.errors import CommandError
 from lsp_server.commands.evaluate import Guess, Plan, Row, evaluate, line_up, with_setting
@@ -152,7 +151,7 @@ async def rows_of(
     plan: Plan,
     packages: Packages = ONE,
 ) -> list[Row]:
-    monkeypatch.setattr(ready_engine, "make_engine", lambda settings: engine)
+    monkeypatch.setattr("lsp_server.commands.engine.make_engine", lambda settings: engine)
     return [row async for row in evaluate(packages, line_up({"": settings}, plan), plan)]
 
 
