@@ -30,8 +30,8 @@ from model import LoadedModel, load_model
 from model.cpu.compiled_step import upgrade_now
 from model.decoder.kv_cache import KVCache
 from model.generation.copying import CopyWeights
-from model.generation.drafting import Recent, Tally
-from model.generation.generate import Token
+from model.generation.drafting import DraftHistory
+from model.generation.generate import DecodeCounts, Token
 
 OWN = Path(__file__).parent.parent / "lsp_server"
 TYPED = 64  # ids
@@ -77,10 +77,10 @@ def main() -> None:
     plain = load_model(options.model, "cpu", "float32")
     int8 = load_model(options.model, "cpu", quantization="int8")
     upgrade_now(int8.decoder, cache_folder())
-    tally = Tally()
-    recent = Recent(int8.decoder.row_costs)
+    tally = DecodeCounts()
+    recent = DraftHistory(int8.decoder.row_costs)
 
-    def ask(model: LoadedModel, way: Way, drafts: Recent | None = None) -> list[Token]:
+    def ask(model: LoadedModel, way: Way, drafts: DraftHistory | None = None) -> list[Token]:
         return list(
             model.generate(
                 ids,

@@ -46,8 +46,7 @@ from benchmarks.gpu_models import (
 )
 from model.decoder.decoder import Decoder
 from model.errors import ModelError
-from model.generation.generate import generate, prefill
-from model.generation.sampling import Sampling
+from model.generation.generate import GenerationOptions, generate, prefill
 from model.gpu.bitsandbytes_linear import library
 from model.gpu.cuda_graphs import SIZES, Graphs
 from model.prefix_cache.memory import PrefixCache
@@ -182,9 +181,8 @@ class Bench:
         for _ in range(3):
             cache = cache_of(decoder, length, steps + 8)
             ids = random_ids(length + 1, torch.device("cpu"), decoder.config.vocab_size).tolist()
-            tokens = generate(
-                decoder, cache, ids, max_new_tokens=steps + 1, text=Silent(), sampling=Sampling()
-            )
+            options = GenerationOptions(max_new_tokens=steps + 1)
+            tokens = generate(decoder, cache, ids, Silent(), options)
             next(tokens)
             started = time.perf_counter()
             count = sum(1 for _ in tokens)
@@ -291,8 +289,8 @@ class Bench:
                 ids, at = ids + [typed[(at + i) % len(typed)] for i in range(count)], at + count
             started = time.perf_counter()
             lease, said, first = prefixes.lease(ids), [], 0.0
-            options: Any = {"max_new_tokens": new, "text": Silent(), "sampling": Sampling()}
-            for token in generate(decoder, lease.cache, ids, **options):
+            options = GenerationOptions(max_new_tokens=new)
+            for token in generate(decoder, lease.cache, ids, Silent(), options):
                 first = first or time.perf_counter() - started
                 said.append(token.id)
             times[kind].append((first, time.perf_counter() - started))

@@ -13,11 +13,18 @@ import torch
 from model.decoder.decoder import Decoder
 from model.decoder.kv_cache import KVCache
 from model.errors import ModelError
-from model.generation.copying import CopyWeights
-from model.generation.drafting import Drafter, Recent, Tally
-from model.generation.generate import Token, generate
+from model.generation.copying import Copying, CopyWeights
+from model.generation.drafting import Drafter, DraftHistory
+from model.generation.generate import (
+    GREEDY,
+    DecodeCounts,
+    GenerationOptions,
+    ScoreProcessor,
+    Token,
+    generate,
+)
 from model.generation.sampling import Sampling
-from model.generation.token_healing import Healing, Spelling
+from model.generation.token_healing import Spelling, TokenHealing
 from model.gpu.bitsandbytes_linear import BITS, library
 from model.tokenizer import Tokenizer
 from model.weights.checkpoint import load_decoder
@@ -47,36 +54,35 @@ class LoadedModel:
         stop_ids: Iterable[int] = (),
         begin_with: str = "",
         copying: CopyWeights | None = None,
-        recent: Recent | None = None,
-        tally: Tally | None = None,
+        recent: DraftHistory | None = None,
+        tally: DecodeCounts | None = None,
         should_stop: Callable[[], bool] | None = None,
     ) -> Iterator[Token]:
-        """Continues ids, whose first cache.length the cache has already; with a cache of its own
-        where none is given.
+        """Continues ids, the first cache.length of which the cache already holds; without a cache
+        it makes one.
 
-        recent: what was said lately, to draft from; None computes every token alone. Raises
-        ValueError for a begin_with that the model cannot spell. See model.generate.generate.
+        begin_with: the text that the answer begins with, which is not yielded. copying: mixes in
+        the tokens that followed the same text before. recent: the texts to draft from; None runs
+        one pass for each token. tally: is added to. Raises ValueError for a begin_with that the
+        model cannot spell. See model.generation.generate.
         """
         stop_ids = frozenset(stop_ids) | set(self.decoder.config.stop_ids)
-        healing = Healing(self.spelling, begin_with) if begin_with else None
-        matches = (recent or Recent()).begin(ids, stop_ids) if recent or copying else None
-        tokens = generate(
-            self.decoder,
-            self.decoder.new_cache() if cache is None else cache,
-            ids,
-            max_new_tokens=max_new_tokens,
-            text=self.tokenizer.stream(),
-            sampling=sampling or Sampling(),
-            stop_ids=stop_ids,
-            should_stop=should_stop,
-            healing=healing,
-            matches=matches,
-            copying=copying,
-            drafter=Drafter(recent, matches) if recent and matches else None,
-            tally=tally,
-        )
+        options = GenerationOptions(max_new_tokens, sampling or GREEDY, stop_ids, should_stop)
+        matches = None
+        drafter = None
+        processors: list[ScoreProcessor] = []
+        if recent or copying:
+            matches = (recent or DraftHistory()).begin(ids, stop_ids)
+            drafter = Drafter(recent, matches)
+            if copying:
+                processors.append(Copying(copying, matches))
+        if begin_with:
+            processors.append(TokenHealing(self.spelling, begin_with))
+        if cache is None:
+            cache = self.decoder.new_cache()
+        text = self.tokenizer.stream()
         try:
-            yield from tokens
+            yield from generate(self.decoder, cache, ids, text, options, processors, drafter, tally)
         finally:
             if recent and matches:
                 recent.end(matches, len(ids))

@@ -24,8 +24,7 @@ from fim.prompt import build_prompt
 from model import LoadedModel, load_model
 from model.errors import ModelError
 from model.generation.copying import CopyWeights, features
-from model.generation.text_matches import START as BEGINNING
-from model.generation.text_matches import Index, Matches
+from model.generation.text_matches import TEXT_START, TextMatches, TokenIndex
 from training.corpus.folder import Row
 from training.data import read_documents
 
@@ -74,7 +73,7 @@ def observe(model: LoadedModel, samples: list[tuple[str, Span]]) -> torch.Tensor
             .softmax(-1)
             .cpu()
         )
-        matches = Matches(Index([BEGINNING, *prompt.ids], prompt.stop_ids))
+        matches = TextMatches(TokenIndex([TEXT_START, *prompt.ids], prompt.stop_ids))
         for token, probabilities in zip(answer, kept, strict=True):
             match, votes = matches.votes()
             if votes:

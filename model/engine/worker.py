@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 
 from model.engine.options import CACHE_BYTES
 from model.generation.copying import CopyWeights
-from model.generation.drafting import Recent, Tally
-from model.generation.generate import Token
+from model.generation.drafting import DraftHistory
+from model.generation.generate import DecodeCounts, Token
 from model.generation.sampling import Sampling
 from model.loading import LoadedModel
 from model.machine import give_back_memory
@@ -253,7 +253,7 @@ class Engine:
         # Without drafts where nobody vouches for rows that come out as they do alone: greedy stays
         # greedy.
         costs = model.decoder.row_costs
-        self.recent: Recent | None = Recent(costs) if costs else None
+        self.recent: DraftHistory | None = DraftHistory(costs) if costs else None
         self.queue = FairQueue()
         self.busy = False
         self.last_used = time.monotonic()
@@ -355,7 +355,7 @@ class Engine:
         reused = lease.reused
         job.emit(Started(len(request.ids), reused))
         stops = StopStrings(request.stop)
-        ids, tally = list(request.ids), Tally()
+        ids, tally = list(request.ids), DecodeCounts()
         stopped, first_token = False, 0.0
         for token in self.model.generate(
             request.ids,

@@ -1,11 +1,11 @@
-"""Copying from the context: the model's next-token probabilities mixed with what followed the same
-tokens before.
+"""Copying from the context: mixes the model's next-token probabilities with the tokens that
+followed the same text before.
 
 A small model knows less about a file than the file itself. Wherever the last tokens stood before,
-what came behind them votes for the next token; how much the votes count grows with the length of
-the match and falls with the model's own certainty. A continuous cache (Grave, Joulin, Usunier 2017,
-arXiv 1612.04426) over exact matches instead of hidden states; the four weights are fitted on
-held-out code (training/copying.py).
+the token that followed them votes for the next token. The weight of the votes grows with the length
+of the match and falls with the model's own certainty. This is a continuous cache (Grave, Joulin,
+Usunier 2017, arXiv 1612.04426) over exact matches instead of hidden states; the four weights are
+fitted on held-out code (training/copying.py).
 """
 
 from __future__ import annotations
@@ -16,10 +16,13 @@ from dataclasses import astuple, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from model.generation.text_matches import TextMatches
+
 
 def features(match: int, agreement: float, certainty: float) -> tuple[float, float, float, float]:
-    """What the weights are multiplied with. match in tokens; agreement: the share of the votes for
-    the first choice; certainty: the model's largest probability."""
+    """The numbers that the four weights are multiplied with. match: its length in tokens;
+    agreement: the share of the votes for the first choice; certainty: the model's largest
+    probability."""
     certainty = min(max(certainty, 1e-6), 1 - 1e-6)
     return 1.0, math.log(match), agreement, math.log(certainty / (1 - certainty))
 
@@ -48,13 +51,37 @@ class CopyWeights:
         return 1 / (1 + math.exp(-max(-30.0, min(30.0, score))))
 
 
-def mix(weights: CopyWeights, row: NDArray[np.float32], match: int, votes: dict[int, int]) -> None:
-    """Changes the model's log-probabilities (vocabulary,) to those of the mixture with the
-    votes."""
+class Copying:
+    """A score processor: mixes in the votes of what followed the end of the text before.
+
+    The generation's drafter keeps the matches up to date.
+    """
+
+    def __init__(self, weights: CopyWeights, matches: TextMatches) -> None:
+        self._weights = weights
+        self._matches = matches
+
+    def process(self, scores: NDArray[np.float32]) -> None:
+        match, votes = self._matches.votes()
+        mix(self._weights, scores, match, votes)
+
+    def take(self, text: str) -> str:
+        return text
+
+
+def mix(
+    weights: CopyWeights, scores: NDArray[np.float32], match: int, votes: dict[int, int]
+) -> None:
+    """Changes the model's log-probabilities (vocabulary,) to those of its mixture with the votes.
+
+    votes: how often each token followed a match of `match` tokens.
+    """
     if not votes:
         return
     total = sum(votes.values())
-    share = weights.share(match, max(votes.values()) / total, math.exp(row[row.argmax()]))
-    row += math.log1p(-share)
-    tokens, counts = list(votes), np.fromiter(votes.values(), np.float32, len(votes))
-    row[tokens] = np.logaddexp(row[tokens], np.log(counts * np.float32(share / total)))
+    certainty = math.exp(scores[scores.argmax()])
+    share = weights.share(match, max(votes.values()) / total, certainty)
+    scores += math.log1p(-share)
+    tokens = list(votes)
+    counts = np.fromiter(votes.values(), np.float32, len(votes))
+    scores[tokens] = np.logaddexp(scores[tokens], np.log(counts * np.float32(share / total)))

@@ -1,128 +1,146 @@
-"""Speculation: drafts of the next tokens from the text at hand, of which one pass of the model
-keeps what is right.
+"""Speculative decoding with prompt look-up: one pass of the model verifies several drafted tokens.
 
-A pass over a few rows costs little more than over one, for both wait for the weights (Leviathan et
-al. 2023, Chen et al. 2023). Drafts cost nothing here: what followed the same tokens in the prompt,
-or in what was said lately (prompt look-up, Saxena 2023). They are as long as pays: how often drafts
-behind a match of that length came true is counted, and what rows cost is measured by the kernels.
+A pass over a few rows costs little more than one over a single row, because both wait for the
+weights (Leviathan et al. 2023, Chen et al. 2023). The drafts cost nothing: they are the tokens that
+followed the same text in the prompt or in a recent generation (prompt look-up, Saxena 2023). A
+draft is as long as pays: acceptance rates are counted by the length of the match, and the kernels'
+measurements say what each number of rows costs.
 
-Tokens are chosen by the model alone, row by row, as without drafts; a draft only decides which rows
-are there already. So greedy is greedy, and sampling draws the same tokens with the same seed: to
-accept a draft that is certain with its probability, else to draw from the rest, is to draw, and to
-look whether it was the draft.
+Tokens are chosen from the model's own scores, row by row, as without drafts; a draft only decides
+which rows one pass computes. So greedy decoding stays greedy, and sampling draws the same tokens
+from the same seed. This is a correct way to accept: the draft is certain of its token, so accepting
+it with the model's probability, and otherwise drawing from the other tokens, is the same as drawing
+from the model and comparing.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 
-from model.generation.text_matches import LONGEST_MATCH, START, Index, Matches
+from model.generation.text_matches import LONGEST_MATCH, TEXT_START, TextMatches, TokenIndex
 
 LONGEST_DRAFT = 15
-# What a pass over so many rows costs, in passes over one, where nobody has measured.
+# The cost of a pass over so many rows, in passes over one row, where nobody has measured it.
 ROW_COSTS = {1: 1.0, 2: 1.1, 4: 1.2, 8: 1.7, 16: 2.6}
-# How often the next token of a draft is right behind a match of 1, 2, 4, 8, 16, 32 tokens, before
-# any was seen.
-ODDS = (0.35, 0.6, 0.85, 0.95, 0.97, 0.97)
-RATE = 1 / 24  # how much one draft more or less changes them
-END = START - 1  # stands behind a generation
-KEPT = 8  # generations whose words are remembered
-CONTEXT = 16  # tokens before each: where they were said
+# Acceptance rates of a draft's next token after a match of 1, 2, 4, 8, 16, 32 tokens, before any
+# was seen.
+ACCEPTANCE = (0.35, 0.6, 0.85, 0.95, 0.97, 0.97)
+RATE = 1 / 24  # the weight of one more draft in an acceptance rate
+TEXT_END = TEXT_START - 1  # stands after each remembered generation
+REMEMBERED = 8  # generations to draft from
+CONTEXT = 16  # tokens of the prompt that are remembered before each
 
 
-@dataclass(slots=True)
-class Tally:
-    """What a generation has done: passes of the model behind the prefill, tokens drafted, drafts
-    that came true."""
-
-    passes: int = 0
-    drafted: int = 0
-    accepted: int = 0
-
-
-class Recent:
-    """What lasts from one generation of a model to the next. One thread uses it."""
+class DraftHistory:
+    """The state that drafts take from one generation of a model to the next: its recent texts, the
+    acceptance rates, and the cost of each number of rows. One thread uses it."""
 
     def __init__(self, costs: Mapping[int, float] | None = None) -> None:
-        """costs: of a pass by its rows, in passes over one row."""
+        """costs: see `use`."""
         self.use(costs or ROW_COSTS)
-        self.odds = list(ODDS)
-        self._said: deque[list[int]] = deque(maxlen=KEPT)
-        self._prompt: Index | None = None  # the last one's, with what was said behind it
-        self._others: Index | None = None  # of all that is kept
+        self.acceptance = list(ACCEPTANCE)
+        self._recent: deque[list[int]] = deque(maxlen=REMEMBERED)
+        self._prompt_index: TokenIndex | None = None  # the last prompt with its generation
+        self._recent_index: TokenIndex | None = None
 
     def use(self, costs: Mapping[int, float]) -> None:
+        """costs: of a pass by its number of rows, in passes over one row."""
         self.costs = row_costs(costs)
 
-    def begin(self, ids: Sequence[int], never: Collection[int]) -> Matches:
-        """The matches of a prompt in itself and in what was said. Most of the last prompt's index
-        serves again."""
-        never, prompt, self._prompt = (
-            frozenset(never),
-            self._prompt,
-            None,
-        )  # None: for a second one at the same time
-        if prompt is None or prompt.never != never:
-            prompt = Index((), never)
-        prompt.become([START, *ids])
-        if self._others is not None and self._others.never != never:
-            self._others = Index(self._others.ids, never)
-        return Matches(prompt, self._others)
+    def begin(self, ids: Sequence[int], never: Collection[int]) -> TextMatches:
+        """The matches of a prompt in itself and in recent generations; the ids of `never` are not
+        drafted. Most of the last prompt's index serves again."""
+        never = frozenset(never)
+        index = self._prompt_index
+        self._prompt_index = None  # a second generation at the same time makes its own
+        if index is None or index.never != never:
+            index = TokenIndex((), never)
+        index.change_to([TEXT_START, *ids])
+        if self._recent_index is not None and self._recent_index.never != never:
+            self._recent_index = TokenIndex(self._recent_index.ids, never)
+        return TextMatches(index, self._recent_index)
 
-    def end(self, matches: Matches, prompt: int) -> None:
-        """Remembers a generation behind a prompt of so many tokens."""
-        self._prompt, ids = matches.own, matches.own.ids
-        if len(ids) - 1 > prompt:
-            self._said.append(ids[max(1, 1 + prompt - CONTEXT) :])
-            self._others = Index(
-                [token for text in self._said for token in (*text, END)], self._prompt.never
-            )
+    def end(self, matches: TextMatches, prompt: int) -> None:
+        """Remembers the generation after a prompt of so many tokens."""
+        self._prompt_index = matches.own
+        ids = matches.own.ids
+        if len(ids) - 1 <= prompt:
+            return
+        self._recent.append(ids[max(1, 1 + prompt - CONTEXT) :])
+        index = TokenIndex((), matches.own.never)
+        for text in self._recent:
+            index.extend([*text, TEXT_END])
+        self._recent_index = index
 
 
 class Drafter:
-    """The drafts of one generation."""
+    """The drafts of one generation. Without a history it drafts nothing and only follows the
+    text."""
 
-    def __init__(self, recent: Recent, matches: Matches) -> None:
-        self._recent, self._matches = recent, matches
-        self._length, self._draft = 0, list[int]()
+    def __init__(self, history: DraftHistory | None, matches: TextMatches) -> None:
+        self._history = history
+        self._matches = matches
+        self._match_length = 0
+        self._draft: list[int] = []
+
+    def push(self, token: int) -> None:
+        """The text goes on with this token."""
+        self._matches.push(token)
 
     def propose(self, limit: int, rows: int = 1) -> list[int]:
-        """As many tokens, up to `limit`, as pay behind `rows` others in the same pass.
+        """A draft of at most `limit` tokens, for a pass that has `rows` other rows.
 
-        What pays brings the most tokens for the time of a pass. More rows than have a cost are not
-        asked for.
+        Its length brings the most tokens for the time of the pass. No draft needs more rows than
+        have a cost.
         """
-        self._length, self._draft = self._matches.draft(LONGEST_DRAFT)
-        odds, costs = self._recent.odds, self._recent.costs
-        sure, expected, best, count = 1.0, 1.0, 1.0, 0
-        for n in range(1, min(limit, len(self._draft), len(costs) - 1 - rows) + 1):
-            sure *= odds[min(self._length + n - 1, LONGEST_MATCH).bit_length() - 1]
-            expected += sure
-            value = expected / (1 + costs[rows + n] - costs[rows])
-            if value > best:
-                best, count = value, n
-        return self._draft[:count]
+        if self._history is None:
+            return []
+        self._match_length, self._draft = self._matches.draft(LONGEST_DRAFT)
+        costs = self._history.costs
+        accepted = 1.0  # the probability that the draft is right up to here
+        expected = 1.0  # tokens of the pass
+        best_rate = 1.0
+        best_length = 0
+        for length in range(1, min(limit, len(self._draft), len(costs) - 1 - rows) + 1):
+            accepted *= self._history.acceptance[self._kind(length - 1)]
+            expected += accepted
+            rate = expected / (1 + costs[rows + length] - costs[rows])
+            if rate > best_rate:
+                best_rate = rate
+                best_length = length
+        return self._draft[:best_length]
 
     def learn(self, place: int, token: int) -> bool:
-        """Whether the draft was right about the token at this place of it, be it proposed or
-        not."""
-        if place >= len(self._draft):
+        """Whether this token is the draft's at this place, also beyond the part that was proposed;
+        updates the acceptance rates."""
+        if self._history is None or place >= len(self._draft):
             return False
         right = self._draft[place] == token
-        kind = min(self._length + place, LONGEST_MATCH).bit_length() - 1
-        self._recent.odds[kind] += RATE * (right - self._recent.odds[kind])
+        rates = self._history.acceptance
+        kind = self._kind(place)
+        rates[kind] += RATE * (right - rates[kind])
         return right
+
+    def _kind(self, place: int) -> int:
+        """The acceptance rate that holds for a place of the draft: each place before it makes the
+        match longer."""
+        return min(self._match_length + place, LONGEST_MATCH).bit_length() - 1
+
+
+def no_drafts() -> Drafter:
+    return Drafter(None, TextMatches(TokenIndex([TEXT_START])))
 
 
 def row_costs(measured: Mapping[int, float]) -> list[float]:
-    """[rows]: the measured costs in those of one row, with straight lines between."""
-    one = measured.get(1, 1.0)
+    """The cost of a pass by its number of rows, relative to one row, with straight lines between
+    the measurements."""
+    one_row = measured.get(1, 1.0)
     costs = [0.0, 1.0]
     for rows in sorted(measured):
-        last, low, high = len(costs) - 1, costs[-1], measured[rows] / one
-        costs += [
-            low + (high - low) * (n - last) / (rows - last) for n in range(last + 1, rows + 1)
-        ]
+        last = len(costs) - 1
+        low = costs[last]
+        high = measured[rows] / one_row
+        for between in range(last + 1, rows + 1):
+            costs.append(low + (high - low) * (between - last) / (rows - last))
     return costs

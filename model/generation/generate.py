@@ -11,17 +11,48 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from model.decoder.config import DecoderConfig
 from model.decoder.decoder import Cancelled, Decoder
 from model.decoder.kv_cache import KVCache
-from model.generation.copying import CopyWeights, mix
-from model.generation.drafting import LONGEST_DRAFT, Drafter, Tally
+from model.generation.drafting import LONGEST_DRAFT, Drafter, no_drafts
 from model.generation.sampling import Sampler, Sampling
-from model.generation.text_matches import Matches
-from model.generation.token_healing import Healing
+
+GREEDY = Sampling()
 
 
 class TextStream(Protocol):
-    def push(self, token_id: int) -> str: ...
+    def push(self, token_id: int) -> str:
+        """The text that becomes whole with this token."""
+
+
+class ScoreProcessor(Protocol):
+    """Changes the log-probabilities that tokens are chosen from, and follows which are chosen."""
+
+    def process(self, scores: NDArray[np.float32]) -> None:
+        """Changes the log-probabilities (vocabulary,) of the next token in place."""
+
+    def take(self, text: str) -> str:
+        """Follows the text of the token that was chosen; returns the part that is yielded."""
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationOptions:
+    """How a prompt is continued, and for how long.
+
+    A token of stop_ids ends the generation and is not yielded. should_stop is asked between the
+    layers of a prefill and between tokens; True ends the generation. The prefill runs in chunks of
+    prefill_chunk positions, by default as many as the decoder's.
+    """
+
+    max_new_tokens: int
+    sampling: Sampling = GREEDY
+    stop_ids: Collection[int] = ()
+    should_stop: Callable[[], bool] | None = None
+    prefill_chunk: int | None = None
+
+    @property
+    def stopped(self) -> bool:
+        return self.should_stop is not None and self.should_stop()
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +65,15 @@ class Token:
     logprob: float
 
 
+@dataclass(slots=True)
+class DecodeCounts:
+    """The passes of the model after the prefill, the tokens drafted, and the drafts accepted."""
+
+    passes: int = 0
+    drafted: int = 0
+    accepted: int = 0
+
+
 def prefill(
     decoder: Decoder,
     cache: KVCache,
@@ -42,129 +82,127 @@ def prefill(
     chunk: int,
     draft: Sequence[int] = (),
 ) -> Tensor:
-    """Brings the cache, which holds the first cache.length of ids, up to all of them and the draft
-    behind them.
+    """Extends the cache, which holds the first cache.length ids, to all of them and the draft.
 
-    Returns the logits (1 + len(draft), vocabulary) behind the last id and each of the draft. Raises
-    Cancelled; finished chunks stay in the cache.
+    Returns the logits (1 + len(draft), vocabulary) after the last id and after each id of the
+    draft. Raises Cancelled; finished chunks stay in the cache.
     """
-    if not cache.length < len(ids):
+    if cache.length >= len(ids):
         raise ValueError("the cache must leave at least one id to compute")
-    while True:
-        piece = list(ids[cache.length : cache.length + chunk])
-        last = cache.length + len(piece) == len(ids)
-        rows = 1 + len(draft) if last else 1
-        step = torch.tensor([[*piece, *draft] if last else piece], device=decoder.device)
+
+    def run(piece: list[int], rows: int) -> Tensor:
+        step = torch.tensor([piece], device=decoder.device)
         with torch.inference_mode():
-            logits: Tensor = decoder(
-                step, cache=cache, logits_to_keep=rows, should_stop=should_stop
-            ).logits[0]
-        if last:
-            return logits
+            output = decoder(step, cache=cache, logits_to_keep=rows, should_stop=should_stop)
+        logits: Tensor = output.logits[0]
+        return logits
+
+    while cache.length + chunk < len(ids):
+        run(list(ids[cache.length : cache.length + chunk]), 1)
+    return run([*ids[cache.length :], *draft], 1 + len(draft))
 
 
-class Stepper:
-    """Passes over a few rows, with as little between them as can be."""
+class DecodeStep:
+    """Passes over a few ids, with as little Python between them as possible."""
 
     def __init__(self, decoder: Decoder, cache: KVCache) -> None:
-        self._decoder, self._cache = decoder, cache
+        self._decoder = decoder
+        self._cache = cache
         self._on_cpu = decoder.device.type == "cpu"
         self._input = torch.zeros((1, 1 + LONGEST_DRAFT), dtype=torch.long)
-        self._numbers = self._input.numpy()[0]
-        self._row = torch.empty(decoder.config.vocab_size)
-        self._view: NDArray[np.float32] = self._row.numpy()
+        self._input_numbers = self._input.numpy()[0]
+        self._scores = torch.empty(decoder.config.vocab_size)
+        self._score_numbers: NDArray[np.float32] = self._scores.numpy()
 
     def __call__(self, ids: Sequence[int]) -> Tensor:
-        """Logits (len(ids), vocabulary) behind each."""
+        """Logits (len(ids), vocabulary) after each id."""
         rows = len(ids)
-        self._numbers[:rows] = ids
+        self._input_numbers[:rows] = ids
         step = self._input[:, :rows]
         with torch.inference_mode():
-            step = step if self._on_cpu else step.to(self._decoder.device)
+            if not self._on_cpu:
+                step = step.to(self._decoder.device)
             logits: Tensor = self._decoder(step, cache=self._cache, logits_to_keep=rows).logits[0]
         return logits
 
-    def normalize(self, logits: Tensor) -> NDArray[np.float32]:
-        """Logits (vocabulary,) -> log-probabilities, in a buffer that the next call writes to
-        again."""
+    def log_probabilities(self, logits: Tensor) -> NDArray[np.float32]:
+        """Logits (vocabulary,) -> log-probabilities, in a buffer that the next call reuses."""
         if logits.dtype != torch.float32 or not self._on_cpu:
             logits = logits.to("cpu", torch.float32)
-        torch.log_softmax(logits, -1, out=self._row)
-        return self._view
+        torch.log_softmax(logits, -1, out=self._scores)
+        return self._score_numbers
 
 
 def generate(
     decoder: Decoder,
     cache: KVCache,
     ids: Sequence[int],
-    *,
-    max_new_tokens: int,
     text: TextStream,
-    sampling: Sampling,
-    stop_ids: Collection[int] = (),
-    should_stop: Callable[[], bool] | None = None,
-    healing: Healing | None = None,
-    matches: Matches | None = None,
-    copying: CopyWeights | None = None,
+    options: GenerationOptions,
+    processors: Sequence[ScoreProcessor] = (),
     drafter: Drafter | None = None,
-    tally: Tally | None = None,
-    chunk: int | None = None,
+    counts: DecodeCounts | None = None,
 ) -> Iterator[Token]:
-    """Continues ids, whose first cache.length are in the cache already, until a stop id, the limit,
-    or should_stop.
+    """Continues ids, the first cache.length of which the cache already holds.
 
-    A stop id is not yielded. should_stop is asked between the layers of a prefill and between
-    tokens; the iterator then just ends. healing is the text to begin with, which is not yielded;
-    there, log-probabilities are those given that text. matches, those of ids in themselves, is
-    needed for copying, which mixes in what followed the same tokens (log-probabilities are then the
-    mixture's), and for drafter, which changes how many passes it takes and nothing else. At every
-    moment the cache holds a prefix of ids + the tokens yielded. Raises ValueError for an empty
-    prompt or one longer than the model takes.
+    processors change the log-probabilities of each token in turn; a token's logprob is the one
+    after the last of them. drafter, which follows the same text, changes how many passes the
+    generation takes and nothing else. counts is added to. At every moment the cache holds a prefix
+    of ids and the tokens yielded. Raises ValueError for an empty prompt or one longer than the
+    model takes.
     """
-    if not ids:
-        raise ValueError("the prompt is empty")
-    if len(ids) > decoder.config.max_positions:
-        raise ValueError(
-            f"a prompt of {len(ids)} tokens does not fit the model's {decoder.config.max_positions}"
-        )
-    max_new_tokens = min(max_new_tokens, decoder.config.max_positions - len(ids) + 1)
-    cache.reserve(min(len(ids) + max_new_tokens, decoder.config.max_positions))
-    tally = Tally() if tally is None else tally
-    chunk = chunk or decoder.prefill_chunk
-    rows = (len(ids) - cache.length - 1) % chunk + 1
-    draft = drafter.propose(max_new_tokens - 1, rows) if drafter else []
+    left = token_limit(decoder.config, ids, options.max_new_tokens)
+    cache.reserve(min(len(ids) + left, decoder.config.max_positions))
+    drafter = drafter or no_drafts()
+    counts = counts or DecodeCounts()
+    chunk = options.prefill_chunk or decoder.prefill_chunk
+    rows_of_last_chunk = (len(ids) - cache.length - 1) % chunk + 1
+    draft = drafter.propose(left - 1, rows_of_last_chunk)
     try:
-        logits = prefill(decoder, cache, ids, should_stop, chunk, draft)
+        logits = prefill(decoder, cache, ids, options.should_stop, chunk, draft)
     except Cancelled:
         return
-    step, sample, left = Stepper(decoder, cache), Sampler(sampling), max_new_tokens
+    step = DecodeStep(decoder, cache)
+    sample = Sampler(options.sampling)
     while left > 0:
-        tally.drafted += len(draft)
-        cache.trim(
-            cache.length - len(draft)
-        )  # what the drafts have computed comes back as they prove right
+        counts.drafted += len(draft)
+        cache.trim(cache.length - len(draft))  # each position is committed as it is accepted
         for place, row in enumerate(logits):
-            scores = step.normalize(row)
-            if copying and matches:
-                mix(copying, scores, *matches.votes())
-            if healing:
-                healing.mask(scores)
+            scores = step.log_probabilities(row)
+            for processor in processors:
+                processor.process(scores)
             token = sample(scores)
-            right = drafter.learn(place, token) if drafter else False
-            tally.accepted += right and place < len(draft)
-            if token in stop_ids:
+            accepted = drafter.learn(place, token) and place < len(draft)
+            counts.accepted += accepted
+            if token in options.stop_ids:
                 return
-            logprob = float(scores[token])
-            if matches:
-                matches.push(token)
-            piece = text.push(token)
+            drafter.push(token)
             left -= 1
-            yield Token(token, healing.take(piece) if healing else piece, logprob)
-            if not left or (should_stop is not None and should_stop()):
+            yield Token(token, answer_text(text.push(token), processors), float(scores[token]))
+            if not left or options.stopped:
                 return
-            if not right or place == len(draft):
+            if not accepted:
                 break
             cache.commit(1)
-        draft = drafter.propose(left - 1) if drafter else []
+        draft = drafter.propose(left - 1)
         logits = step([token, *draft])
-        tally.passes += 1
+        counts.passes += 1
+
+
+def token_limit(config: DecoderConfig, ids: Sequence[int], max_new_tokens: int) -> int:
+    """How many tokens may come after the prompt; the last of them needs no position. Raises
+    ValueError where the prompt cannot be run."""
+    if not ids:
+        raise ValueError("the prompt is empty")
+    if len(ids) > config.max_positions:
+        raise ValueError(
+            f"a prompt of {len(ids)} tokens does not fit the model's {config.max_positions}"
+        )
+    return min(max_new_tokens, config.max_positions - len(ids) + 1)
+
+
+def answer_text(text: str, processors: Sequence[ScoreProcessor]) -> str:
+    """The part of a token's text that is left after every processor."""
+    for processor in processors:
+        text = processor.take(text)
+    return text

@@ -28,29 +28,32 @@ class Sampler:
     """Draws the tokens of one generation; the same seed draws the same tokens."""
 
     def __init__(self, sampling: Sampling) -> None:
-        self.sampling = sampling
-        self._random = np.random.default_rng(sampling.seed) if sampling.temperature > 0 else None
+        self._sampling = sampling
+        self._random: np.random.Generator | None = None
+        if sampling.temperature > 0:
+            self._random = np.random.default_rng(sampling.seed)
 
-    def __call__(self, row: NDArray[np.float32]) -> int:
-        """The model's log-probabilities (vocabulary,) -> a token's id."""
+    def __call__(self, scores: NDArray[np.float32]) -> int:
+        """Log-probabilities (vocabulary,) -> a token's id."""
         if self._random is None:
-            return int(row.argmax())
-        tokens, probabilities = nucleus(row, self.sampling.temperature, self.sampling.top_p)
+            return int(scores.argmax())
+        sampling = self._sampling
+        tokens, probabilities = nucleus(scores, sampling.temperature, sampling.top_p)
         sums = probabilities.cumsum()
         drawn = sums.searchsorted(self._random.random() * sums[-1], "right")
         return int(tokens[min(int(drawn), len(tokens) - 1)])
 
 
 def nucleus(
-    row: NDArray[np.float32], temperature: float, top_p: float
+    scores: NDArray[np.float32], temperature: float, top_p: float
 ) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-    """The nucleus of log-probabilities (vocabulary,) at a temperature, likeliest first: ids and
-    probabilities."""
-    powers = np.exp((row - row.max()) / np.float64(max(temperature, 1e-6)))
+    """The nucleus of log-probabilities (vocabulary,) at a temperature: ids and probabilities, the
+    likeliest first."""
+    powers = np.exp((scores - scores.max()) / np.float64(max(temperature, 1e-6)))
     probabilities = powers / powers.sum()
-    # All tokens below this bound together are too few to matter: the rest reaches top_p, and few
-    # are left to sort.
-    tokens = (probabilities >= (1 - top_p) / len(row)).nonzero()[0]
+    # The tokens below this bound together have less than 1 - top_p, so they are never in the
+    # nucleus. Few are left to sort.
+    tokens = (probabilities >= (1 - top_p) / len(scores)).nonzero()[0]
     tokens = tokens[np.argsort(-probabilities[tokens], kind="stable")]
     kept = probabilities[tokens]
     inside = kept.cumsum() - kept < top_p  # the first token is always inside

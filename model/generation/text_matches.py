@@ -1,34 +1,40 @@
-"""Where the end of a text stood before, and what followed: what copying votes with and drafts are
-made of."""
+"""Finds where the end of a text stood before, and what followed there: copying takes its votes from
+it, and drafting its drafts."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Sequence
+from typing import TypeVar
 
-LONGEST_MATCH = 32  # tokens; longer ones count no more
-PLACES = 256  # the newest places looked at, of a token that is everywhere
-START = -1  # stands before a text; like every id below 0 it is equal to no token
+LONGEST_MATCH = 32  # tokens; a longer match counts as this long
+PLACES = 256  # of a token with more places, only the newest are searched
+TEXT_START = -1  # stands before a text; like every id below 0 it is equal to no token
+
+Ids = TypeVar("Ids", list[int], bytes)
 
 
-class Index:
-    """Tokens, and of each the places where something follows that may be repeated."""
+class TokenIndex:
+    """A text's tokens, and for each token the places where a token follows that may be repeated."""
 
     def __init__(self, ids: Sequence[int], never: Collection[int] = ()) -> None:
-        """never: ids that are not repeated: sentinels."""
+        """never: ids that are not repeated, such as sentinels."""
         self.never = frozenset(never)
         self.ids: list[int] = []
         self.places: defaultdict[int, list[int]] = defaultdict(list)
         self.extend(ids)
 
     def extend(self, ids: Sequence[int]) -> None:
-        all_ids, places, never = self.ids, self.places, self.never
-        last = all_ids[-1] if all_ids else START
-        for place, token in enumerate(ids, len(all_ids) - 1):
+        places = self.places
+        never = self.never
+        last = TEXT_START
+        if self.ids:
+            last = self.ids[-1]
+        for place, token in enumerate(ids, len(self.ids) - 1):
             if token >= 0 and token not in never:
                 places[last].append(place)
             last = token
-        all_ids.extend(ids)
+        self.ids.extend(ids)
 
     def trim(self, length: int) -> None:
         """Forgets every token from `length` on."""
@@ -37,117 +43,147 @@ class Index:
             if self.ids and token >= 0 and token not in self.never:
                 self.places[self.ids[-1]].pop()
 
-    def become(self, ids: Sequence[int]) -> None:
-        """Changes to other ids: of two prompts that follow each other most tokens are the same."""
+    def change_to(self, ids: list[int]) -> None:
+        """Replaces the text. Two prompts in a row have most tokens in common, which stay."""
         kept = common_prefix(self.ids, ids)
         self.trim(kept)
         self.extend(ids[kept:])
 
 
-class Matches:
+class TextMatches:
     """A text that grows by a token at a time, and the longest matches of its end, in itself and in
     other texts."""
 
-    def __init__(self, own: Index, other: Index | None = None) -> None:
-        """own: the text, behind START. other: texts that may be drafted from but have no vote."""
-        self.own, self.other = own, other
-        self._own, self._other = _Match(), _Match()
-        self._look()
+    def __init__(self, own: TokenIndex, other: TokenIndex | None = None) -> None:
+        """own: the text, after TEXT_START. other: texts that drafts may come from, but no votes."""
+        self.own = own
+        self._other = other
+        self._own_matches = _LongestMatches()
+        self._other_matches = _LongestMatches()
+        self._update()
 
     def push(self, token: int) -> None:
         """The text goes on with this token."""
-        own = self.own
-        if token not in own.never:
-            own.places[own.ids[-1]].append(len(own.ids) - 1)
-        own.ids.append(token)
-        self._look()
+        self.own.extend([token])
+        self._update()
 
     def votes(self) -> tuple[int, dict[int, int]]:
-        """The length of the longest match, and what followed its places; the newest counts half as
-        much again."""
-        ids, found = self.own.ids, dict[int, int]()
-        for place in self._own.places:
+        """The length of the longest match, and the votes of the tokens that followed it: two for
+        each place, and one more for the newest."""
+        ids = self.own.ids
+        places = self._own_matches.places
+        votes: dict[int, int] = {}
+        for place in places:
             token = ids[place + 1]
-            found[token] = found.get(token, 0) + 2
-        if found:
-            found[ids[self._own.places[-1] + 1]] += 1
-        return self._own.length, found
+            votes[token] = votes.get(token, 0) + 2
+        if places:
+            votes[ids[places[-1] + 1]] += 1
+        return self._own_matches.length, votes
 
     def draft(self, limit: int) -> tuple[int, list[int]]:
-        """The length of the longest match in any of the texts, and at most `limit` tokens of what
-        followed there.
+        """The length of the longest match in any of the texts, and at most `limit` tokens that
+        followed its newest place.
 
-        A text that repeats itself up to its end is taken to go on repeating itself.
+        Where the match reaches the end of its text, the text repeats itself, and so does the draft.
         """
-        match, index = self._own, self.own
-        if self.other is not None and self._other.length >= match.length:
-            match, index = self._other, self.other
-        if not match.length:
+        matches = self._own_matches
+        ids = self.own.ids
+        if self._other is not None and self._other_matches.length >= matches.length:
+            matches = self._other_matches
+            ids = self._other.ids
+        if not matches.length:
             return 0, []
-        place = match.places[-1] + 1
-        draft = index.ids[place : place + limit]
+        place = matches.places[-1] + 1
+        draft = ids[place : place + limit]
         for i, token in enumerate(draft):
             if token < 0 or token in self.own.never:
-                return match.length, draft[:i]
-        if len(draft) < limit:
-            draft *= -(-limit // len(draft))
-        return match.length, draft[:limit]
+                return matches.length, draft[:i]
+        repeats = -(-limit // len(draft))
+        return matches.length, (draft * repeats)[:limit]
 
-    def _look(self) -> None:
-        self._own.follow(self.own, self.own.ids)
-        if self.other is not None:
-            self._other.follow(self.other, self.own.ids)
+    def _update(self) -> None:
+        self._own_matches.update(self.own, self.own.ids)
+        if self._other is not None:
+            self._other_matches.update(self._other, self.own.ids)
 
 
-class _Match:
-    """The longest matches of a text's end in an index: their length, and where each ends there, in
-    order."""
+class _LongestMatches:
+    """The longest matches of a text's end in an index: their length, and the place of the last
+    token of each, in order."""
 
     def __init__(self) -> None:
-        self.length, self.places = 0, list[int]()
-        self._whole = True  # whether all places were looked at
+        self.length = 0
+        self.places: list[int] = []
+        self._complete = True  # no place was left out
 
-    def follow(self, index: Index, text: list[int]) -> None:
+    def update(self, index: TokenIndex, text: list[int]) -> None:
         """The text has one more token."""
-        ids, end = index.ids, len(text) - 1
-        places = index.places.get(text[end], ())
-        on: list[int] = []
+        places = index.places.get(text[-1])
         if not places:
-            self.length, self.places, self._whole = 0, on, True
+            self.length = 0
+            self.places = []
+            self._complete = True
             return
-        was_whole, self._whole = self._whole, len(places) <= PLACES
-        if not self._whole:
-            places = places[-PLACES:]
+        was_complete = self._complete
+        self._complete = len(places) <= PLACES
+        longer: list[int] = []
         if self.length == LONGEST_MATCH:
-            tail = text[end - LONGEST_MATCH + 1 :]
-            back, first = LONGEST_MATCH - 1, tail[0]
-            on = [p for p in places if ids[p - back] == first and ids[p - back : p + 1] == tail]
-        elif was_whole and self._whole:
-            # Where a longest match goes on it is the longest again, and no other can be as long.
-            token, never = text[end], index.never
-            on = [
-                p + 1
-                for p in self.places
-                if ids[p + 1] == token and ids[p + 2] >= 0 and ids[p + 2] not in never
-            ]
-        if on:
-            self.length, self.places = min(self.length + 1, LONGEST_MATCH), on
-            return
-        length, found = 0, list(places)
-        while found and length < LONGEST_MATCH:
-            length, self.length, self.places = length + 1, length + 1, found
-            found = [p for p in found if ids[p - length] == text[end - length]]
-
-
-def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
-    """How many leading ids two sequences share."""
-    low, high = 0, min(len(a), len(b))
-    if list(a[:high]) == list(b[:high]):
-        return high
-    while low + 1 < high:  # the first `low` are the same, the first `high` are not
-        middle = (low + high) // 2
-        if list(a[low:middle]) == list(b[low:middle]):
-            low = middle
+            longer = _longest_possible(index.ids, places[-PLACES:], text)
+        elif was_complete and self._complete:
+            # A longest match that goes on is the longest again, and no other can be as long.
+            longer = self._continued(index, text[-1])
+        if longer:
+            self.length = min(self.length + 1, LONGEST_MATCH)
+            self.places = longer
         else:
-            high = middle
-    return low
+            self._search(index.ids, places[-PLACES:], text)
+
+    def _continued(self, index: TokenIndex, token: int) -> list[int]:
+        """The places of the present matches that go on with `token`, and then with a token that may
+        be repeated."""
+        ids = index.ids
+        found = []
+        for place in self.places:
+            if ids[place + 1] != token:
+                continue
+            following = ids[place + 2]
+            if following >= 0 and following not in index.never:
+                found.append(place + 1)
+        return found
+
+    def _search(self, ids: list[int], places: list[int], text: list[int]) -> None:
+        """Compares backwards from every place, until no match is longer."""
+        last = len(text) - 1
+        length = 0
+        while places and length < LONGEST_MATCH:
+            length += 1
+            self.length = length
+            self.places = places
+            places = [place for place in places if ids[place - length] == text[last - length]]
+
+
+def _longest_possible(ids: list[int], places: list[int], text: list[int]) -> list[int]:
+    """The places that end a match of LONGEST_MATCH tokens."""
+    tail = text[-LONGEST_MATCH:]
+    back = LONGEST_MATCH - 1
+    found = []
+    for place in places:
+        if ids[place - back] == tail[0] and ids[place - back : place + 1] == tail:
+            found.append(place)
+    return found
+
+
+def common_prefix(first: Ids, second: Ids) -> int:
+    """How many leading items two sequences of the same type share."""
+    same = 0
+    differing = min(len(first), len(second))
+    if first[:differing] == second[:differing]:
+        return differing
+    # The first `same` items are equal, the first `differing` are not.
+    while same + 1 < differing:
+        middle = (same + differing) // 2
+        if first[same:middle] == second[same:middle]:
+            same = middle
+        else:
+            differing = middle
+    return same

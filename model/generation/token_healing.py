@@ -1,8 +1,9 @@
-"""Token healing: a generation that must begin with a text, whatever tokens that takes.
+"""Token healing: a generation must begin with a given text, in whatever tokens spell it.
 
-A prompt that ends inside a word ends in tokens that the model seldom saw there. Its last piece is
-taken away, and the first tokens are held to those that spell it: `retur` + `n` becomes ` return`
-again (Lundberg, "The art of prompt design: prompt boundaries and token healing", 2023).
+A prompt that ends inside a word ends in tokens that the model seldom saw there. So the prompt
+leaves out its last piece, and the first generated tokens are limited to those that spell that
+piece: `retur` + `n` becomes ` return` again (Lundberg, "The art of prompt design: prompt boundaries
+and token healing", 2023).
 """
 
 from __future__ import annotations
@@ -15,52 +16,55 @@ from numpy.typing import NDArray
 
 
 class Spelling:
-    """A vocabulary in the order of its texts."""
+    """The tokens of a vocabulary, sorted by their texts."""
 
     def __init__(self, texts: Sequence[str | None]) -> None:
-        """texts: each id's text, None for ids that are no whole text."""
-        ordered = sorted((text, i) for i, text in enumerate(texts) if text)
+        """texts: the text of each id; None for an id that has no text of whole characters."""
+        ordered = sorted((text, token) for token, text in enumerate(texts) if text)
         self._texts = [text for text, _ in ordered]
-        self._ids = np.array([i for _, i in ordered], np.intp)
+        self._ids = np.array([token for _, token in ordered], np.intp)
 
-    def of(self, text: str) -> NDArray[np.intp]:
-        """The ids that go with a text: it begins with theirs, or theirs with it."""
+    def ids_for(self, text: str) -> NDArray[np.intp]:
+        """The ids whose text begins with `text`, or is the beginning of `text`."""
         begin = bisect_left(self._texts, text)
         end = bisect_right(self._texts, text, begin, key=lambda t: t[: len(text)])
-        ranges = [(begin, end)]
+        found = [self._ids[begin:end]]
         for length in range(1, len(text)):
             first = bisect_left(self._texts, text[:length], 0, begin)
-            ranges.append((first, bisect_right(self._texts, text[:length], first, begin)))
-        return np.concatenate(
-            [self._ids[first:last] for first, last in ranges if first < last] or [self._ids[:0]]
-        )
+            last = bisect_right(self._texts, text[:length], first, begin)
+            if first < last:
+                found.append(self._ids[first:last])
+        return np.concatenate(found)
 
 
-class Healing:
-    """What is left of the text to begin with, and which tokens may come next."""
+class TokenHealing:
+    """A score processor: only tokens that go on spelling the text may come; the rest of the answer
+    is free."""
 
     def __init__(self, spelling: Spelling, begin_with: str) -> None:
         """Raises ValueError where no token could follow."""
-        self._spelling, self.left = spelling, begin_with
-        self._allowed = spelling.of(begin_with) if begin_with else None
-        if self._allowed is not None and not len(self._allowed):
+        self._spelling = spelling
+        self._left = begin_with  # the part of the text that is not spelled yet
+        self._allowed = spelling.ids_for(begin_with)
+        if not len(self._allowed):
             raise ValueError("no token of the model begins with this text")
 
-    def mask(self, row: NDArray[np.float32]) -> None:
-        """Changes log-probabilities (vocabulary,) to those given what is left: nothing else may
-        come."""
-        if self._allowed is None:
+    def process(self, scores: NDArray[np.float32]) -> None:
+        """Changes log-probabilities (vocabulary,) to those among the allowed tokens; all others
+        become impossible."""
+        if not self._left:
             return
-        allowed = row[self._allowed]
+        allowed = scores[self._allowed]
         top = allowed.max()
-        row.fill(-np.inf)
-        row[self._allowed] = allowed - (top + np.log(np.exp(allowed - top).sum()))
+        scores.fill(-np.inf)
+        scores[self._allowed] = allowed - (top + np.log(np.exp(allowed - top).sum()))
 
     def take(self, text: str) -> str:
-        """Spells with a token's text; returns what of it comes after the text to begin with."""
-        if not self.left:
+        """Spells with a token's text; returns the part of it that comes after the given text."""
+        if not self._left:
             return text
-        spelled = min(len(self.left), len(text))
-        self.left = self.left[spelled:]
-        self._allowed = self._spelling.of(self.left) if self.left else None
+        spelled = min(len(self._left), len(text))
+        self._left = self._left[spelled:]
+        if self._left:
+            self._allowed = self._spelling.ids_for(self._left)
         return text[spelled:]

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 
 from model import Tokenizer
 from model.errors import ModelError
-from model.generation.generate import generate
-from model.generation.sampling import Sampling
+from model.generation.generate import GenerationOptions, generate
 from tests.conftest import SENTINELS
 from tests.model.toys import END, MIDDLE, Parrot
 
@@ -82,10 +81,8 @@ def said(tokenizer: Tokenizer, ids: list[int], limit: int) -> str:
         parrot,
         parrot.new_cache(),
         [MIDDLE],
-        max_new_tokens=limit,
-        text=tokenizer.stream(),
-        sampling=Sampling(),
-        stop_ids={END},
+        tokenizer.stream(),
+        GenerationOptions(max_new_tokens=limit, stop_ids={END}),
     )
     return "".join(t.text for t in tokens)
 

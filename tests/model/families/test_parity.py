@@ -3,6 +3,7 @@ sizes."""
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,7 @@ import pytest
 import torch
 
 from model import LoadedModel
-from model.generation.generate import generate, prefill
-from model.generation.sampling import Sampling
+from model.generation.generate import GenerationOptions, generate, prefill
 from tests.conftest import STABLELM, STARCODER2, write_model
 from tests.model.toys import load
 
@@ -203,16 +203,10 @@ def test_a_cancelled_chunk_is_dropped_whole_and_finished_ones_stay(starcoder2_fo
         asked += 1
         return asked > 2 * m.decoder.config.num_layers + 1
 
-    arguments: dict[str, Any] = {
-        "max_new_tokens": 5,
-        "text": m.tokenizer.stream(),
-        "sampling": Sampling(),
-        "chunk": 10,
-    }
-    assert (
-        list(generate(m.decoder, cache, ids, should_stop=stop_in_the_third_chunk, **arguments))
-        == []
-    )
+    text = m.tokenizer.stream()
+    options = GenerationOptions(max_new_tokens=5, prefill_chunk=10)
+    stopped = dataclasses.replace(options, should_stop=stop_in_the_third_chunk)
+    assert list(generate(m.decoder, cache, ids, text, stopped)) == []
     assert cache.length == 20
-    warm = [t.id for t in generate(m.decoder, cache, ids, **arguments)]
+    warm = [t.id for t in generate(m.decoder, cache, ids, text, options)]
     assert warm == [t.id for t in m.generate(ids, max_new_tokens=5)]

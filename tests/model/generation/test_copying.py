@@ -14,9 +14,9 @@ from model.generation.copying import CopyWeights, mix
 from model.generation.text_matches import (
     LONGEST_MATCH,
     PLACES,
-    START,
-    Index,
-    Matches,
+    TEXT_START,
+    TextMatches,
+    TokenIndex,
     common_prefix,
 )
 from model.loading import LoadedModel
@@ -26,8 +26,8 @@ EVEN = CopyWeights(0.0, 0.0, 0.0, 0.0)  # half votes, half model
 SURE = CopyWeights(30.0, 0.0, 0.0, 0.0)
 
 
-def matches(ids: Sequence[int], never: Collection[int] = ()) -> Matches:
-    return Matches(Index([START, *ids], never))
+def matches(ids: Sequence[int], never: Collection[int] = ()) -> TextMatches:
+    return TextMatches(TokenIndex([TEXT_START, *ids], never))
 
 
 @pytest.mark.parametrize(
@@ -79,12 +79,14 @@ def test_votes_are_those_of_a_scan_while_the_text_grows_and_changes(seed: int) -
     kinds, never = rng.choice([2, 3, 6, 50]), rng.choice([0, 99])
     phrases = [[rng.randrange(kinds) for _ in range(rng.choice([1, 3, 60]))] for _ in range(4)]
     ids = [token for _ in range(rng.choice([0, 3, 40])) for token in rng.choice(phrases)]
-    index = Index((), [never])
+    index = TokenIndex((), [never])
     for _ in range(3):
-        index.become([START, *ids])
-        assert index.ids == [START, *ids]
-        assert {t: p for t, p in index.places.items() if p} == Index([START, *ids], [never]).places
-        found = Matches(index)
+        index.change_to([TEXT_START, *ids])
+        assert index.ids == [TEXT_START, *ids]
+        assert {t: p for t, p in index.places.items() if p} == TokenIndex(
+            [TEXT_START, *ids], [never]
+        ).places
+        found = TextMatches(index)
         for token in [
             token for _ in range(12) for token in rng.choice([*phrases, [rng.randrange(kinds)]])
         ]:
@@ -104,7 +106,8 @@ def test_a_common_prefix_is_as_long_as_can_be(a: list[int], b: list[int]) -> Non
         first = next(
             (i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b))
         )
-        assert common_prefix(front + a, tuple(front + b)) == more + first
+        assert common_prefix(front + a, front + b) == more + first
+        assert common_prefix(bytes(front + a), bytes(front + b)) == more + first
 
 
 def test_the_mixture_is_a_distribution_of_both() -> None:

@@ -17,10 +17,10 @@ from model import LoadedModel, Tokenizer
 from model.decoder.decoder import DecoderOutput
 from model.engine.worker import Finished, Request
 from model.generation.copying import CopyWeights
-from model.generation.drafting import ODDS, Drafter, Recent, Tally, row_costs
-from model.generation.generate import Token
+from model.generation.drafting import ACCEPTANCE, Drafter, DraftHistory, row_costs
+from model.generation.generate import DecodeCounts, Token
 from model.generation.sampling import Sampling
-from model.generation.text_matches import START, Index, Matches
+from model.generation.text_matches import TEXT_START, TextMatches, TokenIndex
 from tests.conftest import STABLELM, STARCODER2, make_talkative, write_model
 from tests.model.toys import MIDDLE, Parrot, ask, load, read_ids, running
 
@@ -70,9 +70,9 @@ OPTIONS: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("options", OPTIONS, ids=["plain", "copying", "healing", "sampling"])
 def test_drafts_change_nothing_but_the_passes(model: LoadedModel, options: dict[str, Any]) -> None:
-    recent, total = Recent(FREE), Tally()
+    recent, total = DraftHistory(FREE), DecodeCounts()
     for seed in range(6):
-        ids, tally = prompt(seed), Tally()
+        ids, tally = prompt(seed), DecodeCounts()
         plain = list(model.generate(ids, max_new_tokens=40, **options))
         for _ in range(2):  # the second time from what was said the first
             tally.passes = 0
@@ -89,10 +89,10 @@ def test_drafts_change_nothing_but_the_passes(model: LoadedModel, options: dict[
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 4, 5, 8, 15, 16, 17, 18, 33])
 def test_an_answer_ends_at_its_limit_wherever_a_draft_does(model: LoadedModel, limit: int) -> None:
-    ids, recent = prompt(1), Recent(FREE)
+    ids, recent = prompt(1), DraftHistory(FREE)
     plain = list(model.generate(ids, max_new_tokens=40, copying=HABIT))
     for _ in range(3):
-        tally = Tally()
+        tally = DecodeCounts()
         run = model.generate(ids, max_new_tokens=limit, copying=HABIT, recent=recent, tally=tally)
         same(list(run), plain[:limit])
         assert tally.drafted <= limit - 1 + tally.passes * limit
@@ -100,7 +100,7 @@ def test_an_answer_ends_at_its_limit_wherever_a_draft_does(model: LoadedModel, l
 
 @pytest.mark.parametrize("stop", "abc")
 def test_a_stop_id_in_a_draft_ends_the_answer(model: LoadedModel, stop: str) -> None:
-    stop_ids, recent = model.tokenizer.encode(stop), Recent(FREE)
+    stop_ids, recent = model.tokenizer.encode(stop), DraftHistory(FREE)
     for seed in range(6):
         options: dict[str, Any] = {"max_new_tokens": 40, "copying": HABIT, "stop_ids": stop_ids}
         plain = list(model.generate(prompt(seed), **options))
@@ -109,7 +109,7 @@ def test_a_stop_id_in_a_draft_ends_the_answer(model: LoadedModel, stop: str) -> 
 
 @pytest.mark.parametrize("length", [240, 250, 254, 255, 256])
 def test_the_models_last_position_is_no_place_for_drafts(model: LoadedModel, length: int) -> None:
-    ids, recent = prompt(2, length), Recent(FREE)
+    ids, recent = prompt(2, length), DraftHistory(FREE)
     plain = list(model.generate(ids, max_new_tokens=99))
     assert len(plain) == 257 - length
     for _ in range(2):
@@ -119,7 +119,7 @@ def test_the_models_last_position_is_no_place_for_drafts(model: LoadedModel, len
 @pytest.mark.parametrize("reused", [0, 20, 58, 59])
 def test_a_cache_that_has_served_drafts_is_as_good_as_new(model: LoadedModel, reused: int) -> None:
     """Closed after any token, it goes on with another text as a fresh one does."""
-    ids, recent = prompt(4), Recent(FREE)
+    ids, recent = prompt(4), DraftHistory(FREE)
     for count in range(1, 30):
         cache = model.decoder.new_cache()
         list(model.generate(ids, max_new_tokens=0, cache=cache))
@@ -157,10 +157,10 @@ def parrot(byte_tokenizer: Tokenizer) -> Counting:
 def test_at_every_token_the_cache_holds_what_was_said_before(
     parrot: Counting, byte_tokenizer: Tokenizer
 ) -> None:
-    m, cache, tally = parrot.as_model(byte_tokenizer), parrot.new_cache(), Tally()
+    m, cache, tally = parrot.as_model(byte_tokenizer), parrot.new_cache(), DecodeCounts()
     held = [40, 41, MIDDLE]
     for token in m.generate(
-        held[:], max_new_tokens=99, cache=cache, recent=Recent(FREE), tally=tally
+        held[:], max_new_tokens=99, cache=cache, recent=DraftHistory(FREE), tally=tally
     ):
         assert read_ids(cache) == held
         held.append(token.id)
@@ -177,7 +177,7 @@ def test_should_stop_is_asked_between_drafted_tokens_too(
     m, cache, said = parrot.as_model(byte_tokenizer), parrot.new_cache(), list[Token]()
     options: dict[str, Any] = {
         "cache": cache,
-        "recent": Recent(FREE),
+        "recent": DraftHistory(FREE),
         "should_stop": lambda: len(said) >= count,
     }
     for token in m.generate([MIDDLE], max_new_tokens=99, **options):
@@ -189,7 +189,7 @@ def test_should_stop_is_asked_between_drafted_tokens_too(
 def test_what_was_said_lately_takes_a_pass(parrot: Counting, byte_tokenizer: Tokenizer) -> None:
     """Also a prompt that has grown by what was accepted; the engine tells."""
     with running(parrot.as_model(byte_tokenizer)) as engine:
-        engine.recent = Recent(FREE)
+        engine.recent = DraftHistory(FREE)
         ends = []
         for more in ("", "", "abcd"):
             event = ask(
@@ -237,7 +237,7 @@ def chi_square(counts: Counter[str], shares: dict[str, float]) -> float:
 def test_drafts_do_not_change_how_often_a_token_is_drawn(
     byte_tokenizer: Tokenizer, top_p: float, left: str
 ) -> None:
-    m, recent, tally = Dice().as_model(byte_tokenizer), Recent(FREE), Tally()
+    m, recent, tally = Dice().as_model(byte_tokenizer), DraftHistory(FREE), DecodeCounts()
     ids, counts, pairs = byte_tokenizer.encode("abcdaabacabbadacab"), Counter[str](), Counter[str]()
     for seed in range(40):
         sampling = Sampling(temperature=1.0, top_p=top_p, seed=seed)
@@ -287,19 +287,21 @@ def test_a_draft_is_what_followed_the_longest_match(
 ) -> None:
     never = [ord("X")]
     other = (
-        Index([i for old in before for i in (*map(ord, old), START - 1)], never) if before else None
+        TokenIndex([i for old in before for i in (*map(ord, old), TEXT_START - 1)], never)
+        if before
+        else None
     )
-    matches = Matches(Index([START, *map(ord, text)], never), other)
+    matches = TextMatches(TokenIndex([TEXT_START, *map(ord, text)], never), other)
     assert matches.draft(8) == (length, list(map(ord, draft)))
 
 
 def test_a_draft_is_as_long_as_pays() -> None:
-    ids = [START, *range(20), *range(4)]
+    ids = [TEXT_START, *range(20), *range(4)]
 
     def proposed(costs: dict[int, float], odds: float, limit: int = 15, rows: int = 1) -> int:
-        recent = Recent(costs)
-        recent.odds = [odds] * len(ODDS)
-        return len(Drafter(recent, Matches(Index(ids))).propose(limit, rows))
+        recent = DraftHistory(costs)
+        recent.acceptance = [odds] * len(ACCEPTANCE)
+        return len(Drafter(recent, TextMatches(TokenIndex(ids))).propose(limit, rows))
 
     assert proposed(FREE, 0.1) == 15
     assert proposed(FREE, 0.1, limit=3) == 3
@@ -313,7 +315,7 @@ def test_a_draft_is_as_long_as_pays() -> None:
 
 
 def test_drafts_that_fail_grow_shorter_and_come_back_when_they_would_be_right() -> None:
-    recent, matches = Recent(), Matches(Index([START, *range(20), *range(4)]))
+    recent, matches = DraftHistory(), TextMatches(TokenIndex([TEXT_START, *range(20), *range(4)]))
     drafter = Drafter(recent, matches)
     assert len(before := drafter.propose(15)) > 3
     for _ in range(200):
@@ -342,7 +344,7 @@ def test_costs_between_those_measured_lie_on_a_line(
 
 
 def test_two_generations_at_the_same_time_do_not_meet(model: LoadedModel) -> None:
-    recent = Recent(FREE)
+    recent = DraftHistory(FREE)
     plain = [list(model.generate(prompt(seed), max_new_tokens=20)) for seed in (1, 2)]
     runs: list[Iterator[Token]] = [
         model.generate(prompt(seed), max_new_tokens=20, recent=recent) for seed in (1, 2)

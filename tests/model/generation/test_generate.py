@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from model import LoadedModel, Tokenizer
-from model.generation.generate import Token, generate, prefill
+from model.generation.generate import GenerationOptions, Token, generate, prefill
 from model.generation.sampling import Sampler, Sampling, nucleus
 from tests.model.toys import END, MIDDLE, Parrot, read_ids, toy_config
 
@@ -117,9 +117,15 @@ def say(byte_tokenizer: Tokenizer) -> Callable[..., list[Token]]:
 
     def run(ids: list[int], parrot: Parrot | None = None, **options: Any) -> list[Token]:
         parrot = parrot or Parrot(byte_tokenizer.encode("abcdef"))
-        options = {"max_new_tokens": 100, "sampling": Sampling(), "stop_ids": {END}} | options
+        options = {"max_new_tokens": 100, "stop_ids": {END}} | options
         return list(
-            generate(parrot, parrot.new_cache(), ids, text=byte_tokenizer.stream(), **options)
+            generate(
+                parrot,
+                parrot.new_cache(),
+                ids,
+                byte_tokenizer.stream(),
+                GenerationOptions(**options),
+            )
         )
 
     return run
@@ -212,11 +218,8 @@ def test_should_stop_ends_a_prefill_at_any_layer_and_keeps_whole_chunks(
         parrot,
         cache,
         ids,
-        max_new_tokens=1,
-        text=byte_tokenizer.stream(),
-        sampling=Sampling(),
-        should_stop=stop,
-        chunk=10,
+        byte_tokenizer.stream(),
+        GenerationOptions(max_new_tokens=1, should_stop=stop, prefill_chunk=10),
     )
     assert list(run) == []
     assert read_ids(cache) == ids[: layer // 2 * 10]
@@ -226,7 +229,7 @@ def test_the_cache_always_holds_a_prefix_of_what_was_said(byte_tokenizer: Tokeni
     parrot, ids = Parrot(byte_tokenizer.encode("abcdef")), [40, 41, MIDDLE]
     cache = parrot.new_cache()
     for token in generate(
-        parrot, cache, ids[:], max_new_tokens=6, text=byte_tokenizer.stream(), sampling=Sampling()
+        parrot, cache, ids[:], byte_tokenizer.stream(), GenerationOptions(max_new_tokens=6)
     ):
         assert read_ids(cache) == ids
         ids.append(token.id)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model import LoadedModel, Tokenizer
-from model.generation.token_healing import Healing, Spelling
+from model.generation.token_healing import Spelling, TokenHealing
 
 TEXTS = ["x", None, "re", "ret", "return", "returns", "n", "r", "", "n"]
 
@@ -23,7 +23,7 @@ TEXTS = ["x", None, "re", "ret", "return", "returns", "n", "r", "", "n"]
 )
 def test_only_tokens_that_spell_the_text_are_allowed(begin_with: str, allowed: set[str]) -> None:
     row = np.log(np.arange(1, len(TEXTS) + 1, dtype=np.float32))
-    Healing(Spelling(TEXTS), begin_with).mask(row)
+    TokenHealing(Spelling(TEXTS), begin_with).process(row)
     held = [i for i, text in enumerate(TEXTS) if text in allowed]
     assert np.isfinite(row).nonzero()[0].tolist() == held
     assert np.exp(row[held]) == pytest.approx(
@@ -42,7 +42,7 @@ def test_the_spelling_finds_what_a_look_at_every_text_finds(
     texts: list[str | None], left: str
 ) -> None:
     expected = [i for i, t in enumerate(texts) if t and (t.startswith(left) or left.startswith(t))]
-    assert sorted(Spelling(texts).of(left).tolist()) == expected
+    assert sorted(Spelling(texts).ids_for(left).tolist()) == expected
 
 
 @pytest.mark.parametrize(
@@ -55,13 +55,13 @@ def test_the_spelling_finds_what_a_look_at_every_text_finds(
     ],
 )
 def test_what_comes_behind_the_text_is_the_answer(pieces: list[str], rest: list[str]) -> None:
-    healing = Healing(Spelling(TEXTS), "return")
+    healing = TokenHealing(Spelling(TEXTS), "return")
     assert [healing.take(p) for p in pieces] == rest
 
 
 def test_a_text_that_no_token_begins_is_refused() -> None:
     with pytest.raises(ValueError, match="no token"):
-        Healing(Spelling(TEXTS), "q")
+        TokenHealing(Spelling(TEXTS), "q")
 
 
 def test_texts_are_those_of_whole_characters_and_no_special_token(

@@ -15,7 +15,8 @@ import torch
 from model import LoadedModel
 from model.decoder.decoder import Cancelled
 from model.decoder.kv_cache import KVCache
-from model.generation.drafting import Recent, Tally, row_costs
+from model.generation.drafting import DraftHistory, row_costs
+from model.generation.generate import DecodeCounts
 from model.gpu import cuda_graphs
 from model.gpu.cuda_graphs import Graphs, span
 from tests.conftest import STARCODER2, write_model
@@ -154,7 +155,7 @@ def test_drafts_change_nothing(sizes: tuple[int, ...], talkative_folder: Path) -
     plain = [t.id for t in m.generate(ids, max_new_tokens=40)]
     with_graphs(m, sizes=sizes)
     costs = {rows: cost for rows, cost in cuda_graphs.ROW_COSTS.items() if rows <= sizes[-1]}
-    recent, tally = Recent(costs), Tally()
+    recent, tally = DraftHistory(costs), DecodeCounts()
     for _ in range(3):
         assert [
             t.id for t in m.generate(ids, max_new_tokens=40, recent=recent, tally=tally)

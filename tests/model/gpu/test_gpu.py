@@ -13,8 +13,8 @@ import torch
 
 from model import LoadedModel, load_model
 from model.errors import ModelError
-from model.generation.drafting import Recent, Tally
-from model.generation.generate import prefill
+from model.generation.drafting import DraftHistory
+from model.generation.generate import DecodeCounts, prefill
 from model.gpu.bitsandbytes_linear import BITS, BitsLinear
 from model.gpu.cuda_graphs import ROW_COSTS, Graphs
 from model.prefix_cache.memory import PrefixCache
@@ -152,7 +152,7 @@ def test_drafts_change_nothing(talkative_folder: Path) -> None:
     assert m.decoder.row_costs == ROW_COSTS
     ids = random_ids(LENGTH)
     plain = [t.id for t in m.generate(ids, max_new_tokens=200)]
-    recent, tally = Recent(m.decoder.row_costs), Tally()
+    recent, tally = DraftHistory(m.decoder.row_costs), DecodeCounts()
     for _ in range(3):
         assert [
             t.id for t in m.generate(ids, max_new_tokens=200, recent=recent, tally=tally)
