@@ -12,26 +12,26 @@ Kind = Literal["selection", "body", "docstring"]
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A range to write anew. Offsets are in code points; the new text of the range is `fit` of an
-    answer."""
+    """A range to write anew. Offsets are in code points. `fit` turns an answer into the new text of
+    the range."""
 
     kind: Kind
     start: int
     end: int
-    lead: str
-    tail: str
+    lead: str  # text of the range that stays, or is new, before the answer
+    tail: str  # and after it
     label: str  # for a person: "the body of `fib`"
     extent: Extent  # "line" where a line end in the answer would break something
-    max_lines: int  # more than this is not wanted
+    max_lines: int  # of an answer
     newline: str  # the file's line end
-    indent: str = ""  # what each further line of the answer begins with
-    line_prefix: str = ""  # what stands behind that: the mark of a comment's line
+    indent: str = ""  # of the answer's lines after the first
+    line_prefix: str = ""  # the mark that follows the indentation in a comment of several lines
     closing: str = ""  # the mark that ends the answer wherever the model writes it
 
     @property
     def least_columns(self) -> int:
-        """The indentation below which a line is no longer part of the answer: for the body of a
-        function."""
+        """The columns of indentation of a function's body: a line with fewer ends the answer. 0 for
+        other kinds."""
         return width(self.indent) if self.kind == "body" else 0
 
     def fit(self, answer: str) -> str:
@@ -39,70 +39,88 @@ class Target:
         to fit in."""
         answer = re.sub(r"\r\n?", "\n", answer)
         tail = self.tail
-        if self.kind == "docstring":
-            answer = self._commented(answer) if self.line_prefix else self._quoted(answer)
-            # Quotes must not meet, and those of several lines stand on a line of their own.
-            if not self.line_prefix and ("\n" in answer or answer[-1:] == self.closing[:1]):
-                tail = tail if tail[:1] in "\r\n" else self.newline + self.indent + tail
+        if self.kind == "selection":
+            answer = self._fit_selection(answer)
         elif self.kind == "body":
             answer = answer.strip()
+        elif self.line_prefix:
+            answer = self._fit_comment(answer)
         else:
-            if self.lead:
-                answer = answer.lstrip("\n")
-                # What is a line's indentation already is not written twice.
-                answer = answer.lstrip(" \t") if self.lead[-1:] in " \t" else answer
-            answer = answer.rstrip() if self.tail[:1] in ("\r", "\n") else answer
+            answer = self._fit_docstring(answer)
+            # Quotes must not meet, and those of several lines stand on a line of their own.
+            crowded = "\n" in answer or answer[-1:] == self.closing[:1]
+            if crowded and not tail.startswith(("\r", "\n")):
+                tail = self.newline + self.indent + tail
         return self.lead + answer.replace("\n", self.newline) + tail
 
-    def _quoted(self, answer: str) -> str:
-        """The words of a docstring, the further lines indented at least as the first."""
-        answer = (
-            answer.strip()
-            .removeprefix(self.closing)
-            .partition(self.closing)[0]
-            .strip()
-            .rstrip("\\")
-        )
-        first, *more = answer.split("\n")
-        common = _common_blanks(more)
-        if width(common + "x") < width(self.indent + "x"):
-            more = [self.indent + line[len(common) :] if line.strip() else "" for line in more]
-        return "\n".join(line.rstrip() for line in (first, *more))
+    def _fit_selection(self, answer: str) -> str:
+        if self.lead:
+            answer = answer.lstrip("\n")
+        if self.lead.endswith((" ", "\t")):
+            answer = answer.lstrip(" \t")  # lead is the line's indentation already
+        if self.tail.startswith(("\r", "\n")):
+            answer = answer.rstrip()
+        return answer
 
-    def _commented(self, answer: str) -> str:
-        """The words of a comment, each further line behind the mark."""
+    def _fit_docstring(self, answer: str) -> str:
+        """The words of a docstring, with further lines indented at least like the first."""
+        words = answer.strip().removeprefix(self.closing).partition(self.closing)[0]
+        first, *more = words.strip().rstrip("\\").split("\n")
+        common = _common_blanks(more)
+        fitted = first.rstrip()
+        for line in more:
+            if line.strip() and width(common + "x") < width(self.indent + "x"):
+                line = self.indent + line[len(common) :]
+            fitted += "\n" + line.rstrip()
+        return fitted
+
+    def _fit_comment(self, answer: str) -> str:
+        """The words of a comment, with the mark before each further line."""
         mark = self.line_prefix.strip()
         if self.closing:
             answer = answer.strip().removeprefix("/**").partition(self.closing)[0]
         first, *more = answer.strip().split("\n")
-        marked = bool(more) and more[0].lstrip().startswith(mark)
         words = [first.removeprefix(mark).strip()]
-        common = _common_blanks(more)
-        for line in more:
-            if marked and not line.lstrip().startswith(mark):
-                if self.closing and not line.strip():
-                    continue
-                break  # code begins
-            bare = (
-                line.lstrip().removeprefix(mark).removeprefix(" ")
-                if marked
-                else line[len(common) :]
-            )
-            words.append(bare.rstrip())
+        if more and more[0].lstrip().startswith(mark):
+            words += self._without_marks(more, mark)
+        else:
+            common = _common_blanks(more)
+            words += [line[len(common) :].rstrip() for line in more]
         while len(words) > 1 and not words[-1]:
             words.pop()
-        return "\n".join(
-            [
-                words[0],
-                *((self.indent + self.line_prefix + line).rstrip(" \t") for line in words[1:]),
-            ]
-        )
+        fitted = words[0]
+        for line in words[1:]:
+            fitted += "\n" + (self.indent + self.line_prefix + line).rstrip(" \t")
+        return fitted
+
+    def _without_marks(self, lines: list[str], mark: str) -> list[str]:
+        """The words of the lines that the model marked as comment; code may follow them."""
+        words = []
+        for line in lines:
+            bare = line.lstrip()
+            if bare.startswith(mark):
+                words.append(bare.removeprefix(mark).removeprefix(" ").rstrip())
+            elif bare or not self.closing:
+                break
+        return words
+
+
+def limits(text: str, start: int, end: int, least: int, *, one_line: bool) -> tuple[Extent, int]:
+    """(extent, max_lines) of the text to write in place of text[start:end]."""
+    if one_line:
+        return "line", 1
+    return "span", max(least, 2 * (text.count("\n", start, end) + 1))
 
 
 def _common_blanks(lines: list[str]) -> str:
-    """The indentation that all lines share which are not blank."""
+    """The indentation that all lines share, apart from blank ones."""
     found = [line[: len(line) - len(line.lstrip())] for line in lines if line.strip()]
-    # What the first and the last in their order share, all between them share.
-    low, high = (min(found), max(found)) if found else ("", "")
-    size = next((index for index, char in enumerate(low) if char != high[index]), len(low))
+    if not found:
+        return ""
+    # A prefix of the first and the last in sorted order is one of all between them.
+    low = min(found)
+    high = max(found)
+    size = 0
+    while size < len(low) and low[size] == high[size]:
+        size += 1
     return low[:size]

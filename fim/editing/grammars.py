@@ -1,9 +1,8 @@
-"""Where functions, classes and their bodies stand in a text: by a compiled grammar, or by its
-indentation.
+"""Definitions by syntax tree, with tree-sitter and the compiled grammar of the language.
 
-Grammars are loaded when first asked for, so that importing this room costs nothing. A text is
-parsed for a bounded time: one that is too long or too strange for that, like a language without a
-grammar, is read by its indentation.
+A grammar is loaded when the first text asks for it, so that importing this room costs nothing. A
+text is parsed for a bounded time. A text that is too long or takes too long, like one of a language
+without a grammar, is read by its indentation (outline.py).
 """
 
 import re
@@ -14,90 +13,100 @@ from functools import cache, lru_cache
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from fim.editing.languages import GRAMMARS, PHP, Grammar
-from fim.editing.line_offsets import indentation, line_at, line_end, line_start, lines_below
-from fim.editing.outline import Definition, by_indentation, closed_by, indented_end
+from fim.editing.definition import Definition, closed_by
+from fim.editing.languages import Language, language_of
+from fim.editing.line_offsets import (
+    first_on_line,
+    indentation,
+    indented_end,
+    line_above,
+    line_at,
+    line_end,
+    line_start,
+    lines_below,
+)
+from fim.editing.outline import by_indentation
 from fim.lines import width
 
 if TYPE_CHECKING:
-    from tree_sitter import Language, Node, Tree
+    import tree_sitter
+    from tree_sitter import Node, Tree
 
 _LONGEST = 1_000_000  # code points
 _SECONDS = 0.3  # some texts take a grammar minutes; a common one of 2,000 lines takes it 10 ms
 _CHUNK = 1 << 16
 
-
 # Nodes that a definition may be the last part of: `export const f = () => {}`.
 _WRAPPERS = frozenset(
     "decorated_definition export_statement template_declaration lexical_declaration "
-    "variable_declaration "
-    "variable_declarator expression_statement assignment_expression assignment_statement "
-    "assignment expression_list "
-    "public_field_definition field_definition field pair ambient_declaration var_declaration "
-    "var_spec "
-    "short_var_declaration let_declaration declaration init_declarator "
-    "local_declaration_statement".split()
+    "variable_declaration variable_declarator expression_statement assignment_expression "
+    "assignment_statement assignment expression_list public_field_definition field_definition "
+    "field pair ambient_declaration var_declaration var_spec short_var_declaration let_declaration "
+    "declaration init_declarator local_declaration_statement".split()
 )
+# Nodes that may stand right above a definition and count as a part of it.
 _AHEAD = frozenset("comment line_comment block_comment attribute_item decorator".split())
 _DEEPEST_WRAPPING = 5
 _MOST_COMMENT_LINES = 100
+_LONGEST_NAME = 60
+_CLOSERS = {"{": "}", "(": ")"}
 
 
 def definitions(text: str, language: str, offset: int) -> Iterator[Definition]:
-    """What stands around `offset`, or is declared on its line, from the inside out."""
-    grammar = GRAMMARS.get(language)
-    parsed = _parsed(text, _dialect(grammar, text)) if grammar else None
-    if grammar is None or parsed is None:
-        yield from by_indentation(text, language, offset)
+    """The definitions around `offset`, or declared on its line, from the inside out.
+
+    language: the protocol's name.
+    """
+    known = language_of(language)
+    tree = _parsed(text, known)
+    if tree is None:
+        yield from by_indentation(text, known, offset)
         return
-    kept, cut = [], False
-    for node in _around(parsed.root_node, text, grammar, offset):
-        definition = _definition(node, text, grammar)
+    kept: list[Definition] = []
+    dropped = False
+    for node in _around(tree.root_node, text, known, offset):
+        definition = _definition(node, text, known)
         if definition and _reaches(definition, text, offset):
             kept.append(definition)
         else:
-            cut = True
-    if parsed.root_node.has_error and (cut or not kept):
-        # The tree let a broken definition run on over the next ones.
+            dropped = True
+    if tree.root_node.has_error and (dropped or not kept):
+        # The tree may let a broken definition run on over the next ones.
         innermost = kept[0].start if kept else -1
-        yield from (
-            found for found in by_indentation(text, language, offset) if found.start > innermost
-        )
+        for definition in by_indentation(text, known, offset):
+            if definition.start > innermost:
+                yield definition
     yield from kept
 
 
 @cache
-def load(module: str, language: str) -> "Language | None":
-    """The grammar, or None where its wheel is missing or does not fit the tree_sitter that is
-    here."""
+def load(package: str, loader: str) -> "tree_sitter.Language | None":
+    """The grammar; None where its package is missing or does not fit the installed tree_sitter."""
     try:
         from tree_sitter import Language
 
-        return Language(getattr(import_module(module), language)())
+        return Language(getattr(import_module(package), loader)())
     except (ImportError, AttributeError, TypeError, ValueError, OSError):
         return None
 
 
-def _dialect(grammar: Grammar, text: str) -> Grammar:
-    return (
-        replace(grammar, language="language_php_only")
-        if grammar is PHP and "<?" not in text
-        else grammar
-    )
-
-
 @lru_cache(maxsize=4)
-def _parsed(text: str, grammar: Grammar) -> "Tree | None":
-    """The syntax tree, whose offsets are those of `text`; None where there is no grammar or no time
-    for it."""
-    if len(text) > _LONGEST or not (language := load(grammar.module, grammar.language)):
+def _parsed(text: str, language: Language) -> "Tree | None":
+    """The syntax tree, with offsets as in `text`; None without a grammar, or when time ran out."""
+    if len(text) > _LONGEST or not language.grammar:
+        return None
+    loader = language.loader
+    if language.loader_without_tags and "<?" not in text:
+        loader = language.loader_without_tags
+    grammar = load(language.grammar, loader)
+    if grammar is None:
         return None
     from tree_sitter import Parser
 
     source = _one_byte_each(text)
     give_up = time.monotonic() + _SECONDS
     try:
-        return Parser(language).parse(
+        return Parser(grammar).parse(
             lambda offset, _: source[offset : offset + _CHUNK],
             progress_callback=lambda *_: time.monotonic() > give_up,
         )
@@ -106,46 +115,57 @@ def _parsed(text: str, grammar: Grammar) -> "Tree | None":
 
 
 def _one_byte_each(text: str) -> bytes:
-    """The text for a grammar, one byte per code point: blanks are blanks, and other non-ASCII is a
-    letter."""
+    """The text for a grammar, with one byte for each code point, so that its offsets are ours.
+
+    What is not ASCII becomes a space where it is one, and else a letter.
+    """
     if not text.isascii():
-        text = re.sub(
-            r"[^\x00-\x7f]",
-            lambda found: " " if found[0].isspace() or found[0] == "\ufeff" else "a",
-            text,
-        )
+        text = re.sub(r"[^\x00-\x7f]", _ascii, text)
     return text.replace("\0", " ").encode("ascii")
 
 
-def _around(root: "Node", text: str, grammar: Grammar, offset: int) -> list["Node"]:
+def _ascii(found: re.Match[str]) -> str:
+    return " " if found[0].isspace() or found[0] == "\ufeff" else "a"
+
+
+def _around(root: "Node", text: str, language: Language, offset: int) -> list["Node"]:
     """The nodes of definitions around the offset, from the inside out."""
-    first = line_start(text, offset)
-    code = first + len(indentation(text, offset))
-    points = [code] if offset < code < line_end(text, offset) else [offset, offset - 1]
-    if not grammar.closer:  # here a line belongs to one function as a whole
-        points.append(code)
-        for _ in range(
-            _MOST_COMMENT_LINES
-        ):  # comments and blank lines may stand outside of the body that they end
-            if first == 0 or text[code : line_end(text, code)].strip()[:1] not in ("", "#"):
-                break
-            first = line_start(text, first - 1)
-            code = first + len(indentation(text, first))
-            points.append(code)
     found: dict[int, Node] = {}
-    for point in points:
-        chain = _chain(root, max(point, 0))
-        for node in chain:
-            kept = node if _is_definition(node, grammar) else _wrapped(node, text, grammar)
+    for point in _points(text, language, offset):
+        for node in _chain(root, point):
+            kept = _definition_in(node, text, language)
             if kept is not None:
                 found[kept.id] = kept
-    # Of two that do not hold each other the later one, which begins at the cursor, comes first.
+    # When two do not hold each other, the later one comes first: it begins at the cursor.
     return sorted(found.values(), key=lambda node: (node.start_byte, -node.end_byte), reverse=True)
+
+
+def _points(text: str, language: Language, offset: int) -> list[int]:
+    """The offsets to look at in the tree for what is around `offset`."""
+    start = line_start(text, offset)
+    code = start + len(indentation(text, offset))
+    points = [offset, max(offset - 1, 0)]
+    if offset < code < line_end(text, offset):
+        points = [code]
+    if not language.indented:
+        return points
+    # With indentation a whole line belongs to one function, and blank lines and comments at the
+    # end of a body may stand outside of its node.
+    points.append(code)
+    for _ in range(_MOST_COMMENT_LINES):
+        line = text[code : line_end(text, code)].strip()
+        if start == 0 or (line and not line.startswith(language.line_comment)):
+            break
+        start = line_above(text, start)
+        code = start + len(indentation(text, start))
+        points.append(code)
+    return points
 
 
 def _chain(root: "Node", point: int) -> list["Node"]:
     """The nodes that have the character at `point`, from the outside in."""
-    cursor, nodes = root.walk(), [root]
+    cursor = root.walk()
+    nodes = [root]
     while cursor.goto_first_child_for_byte(point) is not None:
         node = cursor.node
         if node is None or node.start_byte > point:
@@ -154,87 +174,72 @@ def _chain(root: "Node", point: int) -> list["Node"]:
     return nodes
 
 
-def _is_definition(node: "Node", grammar: Grammar) -> bool:
-    if node.type in grammar.closures:
-        body = node.child_by_field_name("body")
-        block = body is not None and (
-            body.type.endswith("block") or body.type == "compound_statement"
-        )
-        return block or bool(grammar.closer == "end" and node.is_named)
-    return node.is_named and (node.type in grammar.functions or node.type in grammar.types)
+def _is_definition(node: "Node", language: Language) -> bool:
+    if node.type not in language.closures:
+        return node.is_named and (node.type in language.functions or node.type in language.types)
+    if language.closer == "end" and node.is_named:
+        return True
+    body = node.child_by_field_name("body")
+    return body is not None and body.type.endswith(("block", "compound_statement"))
 
 
-def _wrapped(node: "Node", text: str, grammar: Grammar, depth: int = 0) -> "Node | None":
-    """The definition that a wrapper holds, or that stands right below a comment or an attribute."""
-    if (
-        node.type in _AHEAD
-        and not text[line_start(text, node.start_byte) : node.start_byte].strip()
-    ):
-        below: Node | None = node
-        while below is not None and below.type in _AHEAD:
-            end = below.end_byte
-            below = below.next_named_sibling
-            if below is None or text.count("\n", end, below.start_byte) > 1:
-                return None
-        assert below is not None
-        if _is_definition(below, grammar):
-            return below
-        node = below
+def _definition_in(node: "Node", text: str, language: Language, depth: int = 0) -> "Node | None":
+    """The node itself if it is a definition, or else the definition that it wraps, or that stands
+    right below this comment or attribute."""
+    if _is_definition(node, language):
+        return node
+    if node.type in _AHEAD and first_on_line(text, node.start_byte):
+        below = _below(node, text)
+        return _definition_in(below, text, language, depth) if below is not None else None
     if node.type in _WRAPPERS and depth < _DEEPEST_WRAPPING:
         for child in reversed(node.named_children):
-            held = (
-                child
-                if _is_definition(child, grammar)
-                else _wrapped(child, text, grammar, depth + 1)
-            )
+            held = _definition_in(child, text, language, depth + 1)
             if held is not None:
                 return held
     return None
 
 
-def _definition(node: "Node", text: str, grammar: Grammar) -> Definition | None:
-    whole = node
+def _below(node: "Node", text: str) -> "Node | None":
+    """The node under a comment or an attribute and under others that follow it; None where a blank
+    line parts them."""
+    below: Node | None = node
+    while below is not None and below.type in _AHEAD:
+        end = below.end_byte
+        below = below.next_named_sibling
+        if below is not None and text.count("\n", end, below.start_byte) > 1:
+            return None
+    return below
+
+
+def _wrappers(node: "Node") -> Iterator["Node"]:
+    """The wrappers around a definition, from the inside out."""
     for _ in range(_DEEPEST_WRAPPING):
-        parent = whole.parent
+        parent = node.parent
         if parent is None or parent.type not in _WRAPPERS:
-            break
-        whole = parent
+            return
+        yield parent
+        node = parent
+
+
+def _definition(node: "Node", text: str, language: Language) -> Definition | None:
+    whole = [node, *_wrappers(node)][-1]
     bare = Definition(
-        _name(node, text),
-        whole.start_byte,
-        None,
-        grammar.closer,
-        type=node.type in grammar.types,
-        nameless=node.type in grammar.closures and whole == node,
+        name=_name(node, text),
+        start=whole.start_byte,
+        inner=None,
+        closer=language.closer,
+        type=node.type in language.types,
+        nameless=node.type in language.closures and whole == node,
     )
-    if not grammar.closer:
-        return _indented(node, text, bare)
-    if grammar.closer == "end":
+    if language.indented:
+        return _indented(node, text, bare, language)
+    if language.closer == "end":
         return _ended(node, text, bare)
-    body = node.child_by_field_name("body")
-    if body is None:
-        return bare
-    if body.type == "arrow_expression_clause":
-        arrow = body.start_byte + len("=>")
-        start = arrow + len(text[arrow : body.end_byte]) - len(text[arrow : body.end_byte].lstrip())
-        return (
-            replace(bare, inner=(start, body.end_byte), expression=True)
-            if start < body.end_byte
-            else bare
-        )
-    opener = text[body.start_byte : body.start_byte + 1]
-    if opener not in {"{", "("}:
-        return bare
-    closer = "}" if opener == "{" else ")"
-    there = body.end_byte - 1 > body.start_byte and text[body.end_byte - 1] == closer
-    bare = replace(bare, closer=closer)
-    return closed_by(
-        text, bare, body.start_byte + 1, body.end_byte - 1 if there else None, broken=node.has_error
-    )
+    return _braced(node, text, bare)
 
 
-def _indented(node: "Node", text: str, bare: Definition) -> Definition | None:
-    """A definition of Python: its header ends with the last colon before its body."""
+def _indented(node: "Node", text: str, bare: Definition, language: Language) -> Definition | None:
+    """With the inside that indentation closes: it begins after the colon."""
     body = node.child_by_field_name("body")
     colons = [child for child in node.children if child.type == ":" and not child.is_missing]
     if not colons or body is None:
@@ -243,23 +248,24 @@ def _indented(node: "Node", text: str, bare: Definition) -> Definition | None:
     columns = width(line_at(text, node.start_byte))
     if node.has_error or body.start_byte == body.end_byte:
         return replace(bare, inner=(header, max(header, indented_end(text, header, columns))))
-    end = line_end(text, body.end_byte)
-    rest = text[body.end_byte : end].strip()
-    end = body.end_byte if rest and not rest.startswith(("#", ";")) else end
+    end = body.end_byte
+    rest = text[end : line_end(text, end)].strip()
+    if not rest or rest.startswith((language.line_comment, ";")):
+        end = line_end(text, end)
     own = width(line_at(text, body.start_byte))
-    for start, line in lines_below(
-        text, end
-    ):  # comments that end the body stand outside of its node
-        if line.strip() and (
-            not line.lstrip().startswith("#") or width(line) < own or own <= columns
-        ):
+    for start, line in lines_below(text, end):
+        # Comments that end the body stand outside of its node.
+        comment = line.lstrip()
+        if not comment:
+            continue
+        if own <= columns or width(line) < own or not comment.startswith(language.line_comment):
             break
-        end = start + len(line) if line.strip() else end
+        end = start + len(line)
     return replace(bare, inner=(header, end))
 
 
-def _ended(node: "Node", text: str, bare: Definition) -> Definition | None:
-    """A definition of Lua or Ruby, which `end` closes."""
+def _ended(node: "Node", text: str, bare: Definition) -> Definition:
+    """With the inside that `end` closes, as in Lua and Ruby."""
     last = node.children[-1] if node.children else None
     body = node.child_by_field_name("body")
     header = node.child_by_field_name("parameters") or node.child_by_field_name("name")
@@ -267,21 +273,45 @@ def _ended(node: "Node", text: str, bare: Definition) -> Definition | None:
         return bare
     if body is not None and body == last and last.type != "body_statement":  # def f(x) = x
         return replace(bare, inner=(body.start_byte, body.end_byte), expression=True)
-    there = last.type == "end" and last.end_byte > last.start_byte
-    after = re.compile(r"[ \t]*;|").match(text, header.end_byte)
-    start = after.end() if after else header.end_byte
-    return closed_by(text, bare, start, last.start_byte if there else None, broken=node.has_error)
+    start = header.end_byte
+    separator = re.compile(r"[ \t]*;").match(text, start)
+    if separator:
+        start = separator.end()
+    closer = None
+    if last.type == "end" and last.end_byte > last.start_byte:
+        closer = last.start_byte
+    return closed_by(text, bare, start, closer, broken=node.has_error)
+
+
+def _braced(node: "Node", text: str, bare: Definition) -> Definition:
+    """With the inside that a brace closes, or the parenthesis of a shell's function."""
+    body = node.child_by_field_name("body")
+    if body is None:
+        return bare
+    if body.type == "arrow_expression_clause":
+        start = body.start_byte + len("=>")
+        start = body.end_byte - len(text[start : body.end_byte].lstrip())
+        if start == body.end_byte:
+            return bare
+        return replace(bare, inner=(start, body.end_byte), expression=True)
+    opener = text[body.start_byte : body.start_byte + 1]
+    if opener not in _CLOSERS:
+        return bare
+    bare = replace(bare, closer=_CLOSERS[opener])
+    last = body.end_byte - 1
+    closer = last if last > body.start_byte and text[last] == bare.closer else None
+    return closed_by(text, bare, body.start_byte + 1, closer, broken=node.has_error)
 
 
 def _reaches(definition: Definition, text: str, offset: int) -> bool:
-    """Whether the offset is not past the definition: by its tree it may run on to the end of a
-    broken file."""
+    """Whether the offset is not past the definition, which may run on to the end of a broken file
+    in its tree."""
     if definition.inner is None:
         return True
     header, end = definition.inner
-    if offset <= line_end(text, end) or (
-        text[header:offset].isspace() and text.count("\n", header, offset) == 1
-    ):
+    if offset <= line_end(text, end):
+        return True
+    if text[header:offset].isspace() and text.count("\n", header, offset) == 1:
         return True
     if definition.closer or line_at(text, offset).strip():
         return False
@@ -290,20 +320,34 @@ def _reaches(definition: Definition, text: str, offset: int) -> bool:
 
 
 def _name(node: "Node", text: str) -> str:
-    named, held = node.child_by_field_name("name"), node
-    for _ in range(_DEEPEST_WRAPPING):
-        if named is not None or held.parent is None or held.parent.type not in _WRAPPERS:
-            break
-        held = held.parent
-        for field in ("name", "left", "key", "property", "pattern", "declarator"):
-            named = named or held.child_by_field_name(field)
-    declared = node.child_by_field_name("declarator")
+    """The name as a person knows it; "" for none, or for one that is too long to show."""
+    named = node.child_by_field_name("name") or _assigned_name(node)
     if named is None and node.type == "type_declaration" and node.named_children:  # of Go
         named = node.named_children[0].child_by_field_name("name")
+    named = named or _declared_name(node)
     if named is None:
-        for _ in range(_DEEPEST_WRAPPING):
-            named, declared = declared, declared and declared.child_by_field_name("declarator")
-            if declared is None:
-                break
-    written = text[named.start_byte : named.end_byte].strip() if named else ""
-    return written if 0 < len(written) <= 60 and "\n" not in written else ""
+        return ""
+    written = text[named.start_byte : named.end_byte].strip()
+    return written if len(written) <= _LONGEST_NAME and "\n" not in written else ""
+
+
+def _assigned_name(node: "Node") -> "Node | None":
+    """The variable, the field or the key that a definition is the value of."""
+    for wrapper in _wrappers(node):
+        for field in ("name", "left", "key", "property", "pattern", "declarator"):
+            named = wrapper.child_by_field_name(field)
+            if named is not None:
+                return named
+    return None
+
+
+def _declared_name(node: "Node") -> "Node | None":
+    """The innermost declarator: of `int *f(void)` it is `f`."""
+    named = None
+    for _ in range(_DEEPEST_WRAPPING):
+        declarator = node.child_by_field_name("declarator")
+        if declarator is None:
+            break
+        named = declarator
+        node = declarator
+    return named

@@ -1,25 +1,34 @@
 """What can be written anew in a text: a selection, a function's body, its documentation.
 
-A `Target` says what is replaced and what must stand around the model's words, so that these are all
-that it has to write: the model's prefix is text[:start] + lead, its suffix tail + text[end:].
+A `Target` says what is replaced and what must stand around the model's words, so that the model
+writes only these: its prefix is text[:start] + lead, its suffix tail + text[end:].
 """
 
 import re
 
+from fim.editing.definition import Definition, inner_indent
 from fim.editing.docstrings import comment_above, docstring, module_docstring, string_at
-from fim.editing.fitting import Kind, Target
+from fim.editing.fitting import Kind, Target, limits
 from fim.editing.grammars import definitions
-from fim.editing.line_offsets import indentation, line_end, line_start, newline_at
-from fim.editing.outline import Definition, inner_indent, most_lines
+from fim.editing.languages import Language, language_of
+from fim.editing.line_offsets import first_on_line, indentation, line_end, line_start, newline_at
 
 __all__ = ["KINDS", "Kind", "Target", "target_at", "targets_at"]
 
 KINDS: tuple[Kind, ...] = ("selection", "body", "docstring")
 
+# Bodies that people write while the real one is yet to come.
+_STUB = re.compile(
+    r"(?:pass|\.\.\.|:|return|raise NotImplementedError\b.*"
+    r"|throw new [\w.\\]*(?:Error|Exception)\(.*\)"
+    r"|(?:todo|unimplemented)!\(.*\)|panic\(.*\)|error\(.*\)|/\*.*\*/);?",
+    re.DOTALL,
+)
+
 
 def targets_at(text: str, language: str, start: int, end: int) -> tuple[Target, ...]:
-    """What can be written anew where `start` to `end` is selected, or where the cursor stands at
-    both."""
+    """What can be written anew where text[start:end] is selected, or where the cursor is when both
+    are the same."""
     found = (target_at(text, language, start, end, kind) for kind in KINDS)
     return tuple(target for target in found if target)
 
@@ -27,108 +36,122 @@ def targets_at(text: str, language: str, start: int, end: int) -> tuple[Target, 
 def target_at(text: str, language: str, start: int, end: int, kind: Kind) -> Target | None:
     """The target of one kind, if there is one. `language` is the protocol's name of the language.
 
-    A body and a docstring are those of the innermost definition around `start`; on its header, its
-    decorators or the comment above it counts as inside.
+    A body and a docstring are those of the innermost definition around `start`. The header, the
+    decorators and the comment above count as inside.
     """
     start, end = sorted(max(0, min(offset, len(text))) for offset in (start, end))
     if kind == "selection":
         return _selection(text, start, end)
+    known = language_of(language)
     found = list(definitions(text, language, start))
     if kind == "body":
         functions = [definition for definition in found if not definition.type]
-        return _body(text, language, functions[0]) if functions else None
-    if language == "python":
-        return docstring(text, found[0]) if found else module_docstring(text, start)
+        return _body(text, known, functions[0]) if functions else None
+    if known.docstrings:
+        return docstring(text, known, found[0]) if found else module_docstring(text, start)
     documented = [definition for definition in found if not definition.nameless]
-    return comment_above(text, language, documented[0]) if documented else None
+    return comment_above(text, known, documented[0]) if documented else None
 
 
 def _selection(text: str, start: int, end: int) -> Target | None:
-    # No editor's position parts a line end.
-    start += text[start - 1 : start + 1] == "\r\n" if start else 0
-    end -= text[end - 1 : end + 1] == "\r\n" if end else 0
-    chosen = text[start:end]
+    # No editor's position is inside of a line end.
+    if start and text[start - 1 : start + 1] == "\r\n":
+        start += 1
+    if end and text[end - 1 : end + 1] == "\r\n":
+        end -= 1
     if start >= end:
         return None
-    content = chosen.strip()
-    at_line_start = not text[line_start(text, start) : start].strip()
-    rest_of_line = text[end : line_end(text, end)].strip()
-    newline = newline_at(text, start)
-    lead = tail = ""
-    if content:
-        before = chosen[: len(chosen) - len(chosen.lstrip())]
-        after = chosen[len(chosen.rstrip()) :]
-        lead = before if at_line_start or "\n" in before else ""
-        tail = after if "\n" in after else ""
-    elif "\n" in chosen:
-        # A gap: its first line end stays where text stands before it, its last where text follows
-        # it.
-        first, last = chosen.partition("\n")[0].removesuffix("\r"), chosen.rpartition("\n")[2]
-        ends_line = rest_of_line or end == line_start(text, end)
-        tail = newline + last if ends_line else ""
-        lead = first if at_line_start else newline + last
-    elif at_line_start:
-        lead = chosen
-    one_line = "\n" not in chosen and (content or not at_line_start or rest_of_line)
+    chosen = text[start:end]
+    whole_lines = first_on_line(text, start) and not _rest_of_line(text, end)
+    one_line = "\n" not in chosen and (bool(chosen.strip()) or not whole_lines)
+    extent, max_lines = limits(text, start, end, 16, one_line=one_line)
+    if chosen.strip():
+        label = "the selection"
+        lead, tail = _around_content(text, start, chosen)
+    else:
+        label = "the gap"
+        lead, tail = _around_gap(text, start, end)
     return Target(
         kind="selection",
         start=start,
         end=end,
         lead=lead,
         tail=tail,
-        label="the selection" if content else "the gap",
-        extent="line" if one_line else "span",
-        max_lines=1 if one_line else most_lines(text, start, end, 16),
-        newline=newline,
+        label=label,
+        extent=extent,
+        max_lines=max_lines,
+        newline=newline_at(text, start),
         indent=indentation(text, start),
     )
 
 
-# What people write in place of a body that is yet to come.
-_STUB = re.compile(
-    r"(?:pass|\.\.\.|:|return|raise NotImplementedError\b.*|throw new [\w.\\]*(?:Error"
-    r"|Exception)\(.*\)"
-    r"|(?:todo|unimplemented)!\(.*\)|panic\(.*\)|error\(.*\)|/\*.*\*/);?",
-    re.DOTALL,
-)
-_LINE_COMMENT = {"python": "#", "ruby": "#", "shellscript": "#", "lua": "--"}  # "//" elsewhere
-_SEPARATED = frozenset(
-    {"ruby", "shellscript"}
-)  # `;` stands between a body and its closer, and is not the body's
+def _around_content(text: str, start: int, chosen: str) -> tuple[str, str]:
+    """(lead, tail): the blanks around the selected code, where they are more than its own."""
+    before = chosen[: len(chosen) - len(chosen.lstrip())]
+    after = chosen[len(chosen.rstrip()) :]
+    if "\n" not in before and not first_on_line(text, start):
+        before = ""
+    if "\n" not in after:
+        after = ""
+    return before, after
 
 
-def _body(text: str, language: str, definition: Definition) -> Target | None:
+def _around_gap(text: str, start: int, end: int) -> tuple[str, str]:
+    """(lead, tail) of selected blanks: the first line end stays where text stands before it, and
+    the last where text follows it."""
+    chosen = text[start:end]
+    starts_line = first_on_line(text, start)
+    if "\n" not in chosen:
+        return (chosen if starts_line else ""), ""
+    last = newline_at(text, start) + chosen.rpartition("\n")[2]
+    lead = last
+    if starts_line:
+        lead = chosen.partition("\n")[0].removesuffix("\r")
+    if _rest_of_line(text, end) or end == line_start(text, end):
+        return lead, last
+    return lead, ""
+
+
+def _rest_of_line(text: str, offset: int) -> str:
+    return text[offset : line_end(text, offset)].strip()
+
+
+def _body(text: str, language: Language, definition: Definition) -> Target | None:
     if definition.inner is None:
         return None
     header, end = definition.inner
     newline = newline_at(text, header)
-    above = indentation(text, definition.start)
+    outside = indentation(text, definition.start)
     indent = inner_indent(text, language, definition)
-    start, lead, tail = header, "", ""
+    line_break = newline + indent
+    start = header
+    lead = ""
+    tail = ""
     if not definition.expression:
-        start, lead = _after_documentation(text, language, definition, newline + indent)
-    # What is there now, without what stays.
-    first = start + len(text[start:end]) - len(text[start:end].lstrip(" \t\r\n;"))
-    last = first + len(text[first:end].rstrip(" \t\r\n;" if language in _SEPARATED else None))
+        start, lead = _after_documentation(text, language, definition, line_break)
+    first, last = _without_blanks(text, start, end, language)
     in_line = "\n" not in text[header:last]
-    if not definition.expression and (
-        first == last or (in_line and _STUB.fullmatch(text, first, last))
-    ):
+    is_stub = first == last or (in_line and _STUB.fullmatch(text, first, last))
+    if lead:
+        start = header
+    if is_stub and not definition.expression:
         # A gap: opened up to lines of its own.
-        start = header if lead else start
-        lead += newline + indent
+        lead += line_break
         if definition.closer and definition.closed:
-            on_its_line = "\n" in text[start:end] and not text[line_start(text, end) : end].strip()
-            tail = newline + (indentation(text, end) if on_its_line else above)
+            closer_has_line = "\n" in text[start:end] and first_on_line(text, end)
+            tail = newline + (indentation(text, end) if closer_has_line else outside)
     elif lead:
-        start, end, lead = header, last, lead + newline + indent
+        lead += line_break
+        end = last
     else:
-        start, end = first, last
-        if not text[line_start(text, first) : first].strip():
+        start = first
+        end = last
+        if first_on_line(text, first):
             indent = indentation(text, first)
     if not definition.closed:
-        tail = newline + above + definition.closer
+        tail = newline + outside + definition.closer
     one_line = in_line and not lead and not tail and "\n" not in text[start:end]
+    extent, max_lines = limits(text, start, end, 32, one_line=one_line)
     return Target(
         kind="body",
         start=start,
@@ -136,35 +159,43 @@ def _body(text: str, language: str, definition: Definition) -> Target | None:
         lead=lead,
         tail=tail,
         label=f"the body of {definition.called}",
-        extent="line" if one_line else "span",
-        max_lines=1 if one_line else most_lines(text, start, end, 32),
+        extent=extent,
+        max_lines=max_lines,
         newline=newline,
         indent=indent,
     )
 
 
+def _without_blanks(text: str, start: int, end: int, language: Language) -> tuple[int, int]:
+    """The range less the blanks and separators at its ends."""
+    first = end - len(text[start:end].lstrip(" \t\r\n;"))
+    found = text[first:end]
+    found = found.rstrip(" \t\r\n;") if language.separated else found.rstrip()
+    return first, first + len(found)
+
+
 def _after_documentation(
-    text: str, language: str, definition: Definition, line_break: str
+    text: str, language: Language, definition: Definition, line_break: str
 ) -> tuple[int, str]:
-    """(start, lead): where the body begins behind its docstring and behind comments that are all
-    there is; and the docstring, if it stands on the header's line and has to move off it.
-    """
+    """(start, lead): the start of the body after its docstring, and after comments when nothing
+    else is there; and the docstring, if it has to move off the header's line."""
     assert definition.inner
     header, end = definition.inner
-    mark = _LINE_COMMENT.get(language, "//")
-    string = string_at(text, header, end) if language == "python" else None
-    if string and "\n" not in text[header : string[0]]:
-        return string[1], line_break + text[slice(*string)]
-    start = _after_comment(text, mark, string[1] if string else header, end)
+    start = header
+    string = string_at(text, header, end) if language.docstrings else None
+    if string:
+        start = string[1]
+        if "\n" not in text[header : string[0]]:
+            return start, line_break + text[slice(*string)]
+    mark = language.line_comment
+    stop = line_end(text, start)
+    if stop <= end and text[start:stop].strip().startswith(mark):
+        start = stop
     comment = re.compile(rf"\s*{mark}[^\r\n]*")
     below = start
     while (found := comment.match(text, below, end)) and "\n" in found[0]:
         below = found.end()
     rest = text[below:end].strip()
-    return (below if not rest or _STUB.fullmatch(rest) else start), ""
-
-
-def _after_comment(text: str, mark: str, start: int, end: int) -> int:
-    """Behind the comment that ends the line at `start`, if there is one."""
-    stop = line_end(text, start)
-    return stop if stop <= end and text[start:stop].strip().startswith(mark) else start
+    if not rest or _STUB.fullmatch(rest):
+        return below, ""
+    return start, ""

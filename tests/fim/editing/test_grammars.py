@@ -6,16 +6,16 @@ from dataclasses import replace
 import pytest
 
 from fim.editing.grammars import definitions, load
-from fim.editing.languages import GRAMMARS
+from fim.editing.languages import LANGUAGES
 
 
-@pytest.mark.parametrize("language", GRAMMARS)
+@pytest.mark.parametrize("language", [name for name in LANGUAGES if LANGUAGES[name].grammar])
 def test_every_grammar_loads_and_its_words_are_its_own(language: str) -> None:
-    grammar = GRAMMARS[language]
-    loaded = load(grammar.module, grammar.language)
+    facts = LANGUAGES[language]
+    loaded = load(facts.grammar, facts.loader)
     assert loaded
     known = {loaded.node_kind_for_id(id) for id in range(loaded.node_kind_count)}
-    assert grammar.functions | grammar.closures | grammar.types <= known
+    assert facts.functions | facts.closures | facts.types <= known
 
 
 def test_nothing_is_loaded_before_it_is_asked_for() -> None:
@@ -33,8 +33,8 @@ TEXT = "class A {\n  f(x) {\n    return x;\n  }\n}\n"
 def test_without_its_wheel_a_language_is_read_by_indentation(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    missing = replace(GRAMMARS["javascript"], module="tree_sitter_missing")
-    monkeypatch.setitem(GRAMMARS, "javascript", missing)
+    missing = replace(LANGUAGES["javascript"], grammar="tree_sitter_missing")
+    monkeypatch.setitem(LANGUAGES, "javascript", missing)
     found = list(definitions(TEXT, "javascript", TEXT.index("return")))
     assert [(each.name, each.inner) for each in found] == [("f", (18, TEXT.index("}")))]
 
