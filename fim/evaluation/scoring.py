@@ -1,5 +1,5 @@
-"""How close an answer comes to what the author wrote; and the baseline that copies from the text
-around."""
+"""Scores of an answer against the author's text, and the baseline that copies from the text around
+the cursor."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from dataclasses import dataclass
 
 from fim.evaluation.samples import LONGEST, Sample
 
-BEFORE, AFTER = 8000, 4000  # characters on both sides of the cursor that the copy baseline looks at
+# characters on both sides of the cursor that the copy baseline looks at
+BEFORE = 8000
+AFTER = 4000
 LONGEST_MATCH = 64
 
 
@@ -31,10 +33,13 @@ class Share:
         """Wilson's interval of 95%, 0..1; None of nothing."""
         if not self.count:
             return None
-        z, n, share = 1.96, self.count, self.hits / self.count
+        z = 1.96
+        n = self.count
+        share = self.hits / n
         centre = share + z * z / (2 * n)
         spread = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-        low, high = ((centre + side * spread) / (1 + z * z / n) for side in (-1, 1))
+        low = (centre - spread) / (1 + z * z / n)
+        high = (centre + spread) / (1 + z * z / n)
         return max(0.0, low), min(1.0, high)  # rounding leaves them a hair outside
 
 
@@ -53,17 +58,21 @@ def is_same(sample: Sample, text: str, replaced: int = 0) -> bool:
 def similarity(sample: Sample, text: str, replaced: int = 0) -> float:
     """1 - Levenshtein distance / length of the longer text, in characters, without blanks at the
     ends: 0..1."""
-    wanted, text = (sample.middle + sample.suffix[:replaced]).rstrip(), text.rstrip()
+    wanted = (sample.middle + sample.suffix[:replaced]).rstrip()
+    text = text.rstrip()
     return 1 - edit_distance(wanted, text) / max(len(wanted), len(text), 1)
 
 
-def edit_distance(a: str, b: str) -> int:
+def edit_distance(first: str, second: str) -> int:
     """Levenshtein's: the least number of characters to insert, delete or replace."""
-    row = list(range(len(b) + 1))
-    for i, x in enumerate(a, 1):
-        diagonal, row[0] = row[0], i
-        for j, y in enumerate(b, 1):
-            diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, diagonal + (x != y))
+    row = list(range(len(second) + 1))
+    for i, char in enumerate(first, 1):
+        diagonal = row[0]
+        row[0] = i
+        for j, other in enumerate(second, 1):
+            above = row[j]
+            row[j] = min(above + 1, row[j - 1] + 1, diagonal + (char != other))
+            diagonal = above
     return row[-1]
 
 
@@ -79,29 +88,30 @@ def parses(text: str) -> bool:
 
 
 def copy_baseline(sample: Sample, *, one_line: bool) -> str:
-    """What follows the longest match, of 2 to 64 characters, of the text before the cursor in the
-    text around.
+    """The text that follows the longest match of the text before the cursor in the text around it;
+    a match has 2 to 64 characters.
 
     Of matches of one length the lowest in the file counts. one_line ends the copy with its line.
-    Else it ends before the first line that stands right of the cursor or below it, where that comes
-    within 240 characters, or with its line where that does not come.
+    Else it ends before the first line that stands right of the cursor or below it, if that comes
+    within 240 characters, or else with its line.
     """
-    before, after = sample.prefix[-BEFORE:], sample.suffix[:AFTER]
-    text = (
-        before[:-1] + "\0" + after
-    )  # the cursor's own place is no match, and no copy runs across it
+    before = sample.prefix[-BEFORE:]
+    after = sample.suffix[:AFTER]
+    # The cursor's own place is no match, and no copy runs across it.
+    text = before[:-1] + "\0" + after
     for length in range(min(LONGEST_MATCH, len(before)), 1, -1):
-        at = text.rfind(before[-length:])
-        if at >= 0:
-            copy = text[at + length :].partition("\0")[0]
-            if not one_line and (end := _end_before(copy, after)) > 0:
-                return copy[:end]
-            return copy.partition("\n")[0]
+        found = text.rfind(before[-length:])
+        if found >= 0:
+            copy = text[found + length :].partition("\0")[0]
+            end = _end_before(copy, after)
+            return copy[:end] if end > 0 and not one_line else copy.partition("\n")[0]
     return ""
 
 
 def _end_before(copy: str, after: str) -> int:
-    """Where the first line of `after` that is not blank comes in the copy; -1 where it does not, or
-    too late."""
-    line = next((line for line in after.split("\n") if line.strip()), "")
-    return copy.find(line, 0, LONGEST + len(line)) if line else -1
+    """The place in the copy of the first line of `after` that is not blank; -1 if it is not there,
+    or comes too late."""
+    for line in after.split("\n"):
+        if line.strip():
+            return copy.find(line, 0, LONGEST + len(line))
+    return -1
