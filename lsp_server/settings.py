@@ -1,5 +1,9 @@
 """The settings: frozen values, read from whatever JSON a client sends.
 
+A setting is one field of a dataclass below, with its default and its rule. Those of `engine.*` are
+stated in model/engine/options.py, because the engine reads them too. README.md and the manifest of
+the VS Code extension (editors/vscode/package.json) describe each to the user.
+
 A bad value never stops anything. It becomes a problem, one sentence that says what to write
 instead, and the base's value is used. null means "not set": editors send it for each setting that
 the user left alone. An empty string means None where None is possible.
@@ -13,33 +17,74 @@ from __future__ import annotations
 
 import difflib
 import json
-import math
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any, Literal, get_args
 from urllib.parse import urlsplit
 
+from model.engine.options import EngineOptions
+from model.engine.rules import SECONDS, Choice, Flag, Number, Rule, Text, Whole, require, setting
+
+if TYPE_CHECKING:  # the server starts without fim
+    from fim.formats import Layout
+
 SECTION = "fimls"
+Multiline = Literal["auto", "always", "never"]
+PRINTABLE = r"[^\x00-\x1f\x7f\ud800-\udfff]+"
+FORMAT_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 
 
-@dataclass(frozen=True, slots=True)
-class EngineSettings:
-    """The process that holds the model."""
+class Names(Rule):
+    def __init__(self) -> None:
+        super().__init__("a list of strings")
 
-    device: str = "auto"
-    dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
-    quantization: Literal["auto", "none", "int8", "int4"] = "auto"
-    idle_timeout: float = 900.0
-    """Seconds without a request after which the engine ends and its memory is free again."""
-    threads: int | None = None
-    """Threads for computing on the CPU; None leaves the choice to the engine."""
-    start_timeout: float = 120.0
-    """Seconds that an engine may take from its start to its first answer."""
-    cache_memory: int = 512
-    cache_disk: int = 1024
-    """MiB of computed prompts to keep, in memory and between the engine's runs; 0 keeps none."""
+    def accept(self, value: Any) -> tuple[str, ...]:
+        require(isinstance(value, list | tuple) and all(isinstance(item, str) for item in value))
+        return tuple(value)
+
+    def from_text(self, text: str) -> object:
+        return [part.strip() for part in text.split(",")]
+
+
+class LayoutName(Rule):
+    """ "auto" or a layout of fim, which is imported only when a layout is named."""
+
+    def __init__(self) -> None:
+        super().__init__("")
+
+    @property
+    def expected(self) -> str:
+        return self._choice().expected
+
+    def accept(self, value: Any) -> str:
+        if value == "auto":
+            return "auto"
+        return self._choice().accept(value)
+
+    def _choice(self) -> Choice:
+        from fim.formats import LAYOUTS
+
+        return Choice("auto", *LAYOUTS)
+
+
+class Url(Rule):
+    """A user name and password would end up in messages and logs, so they are not accepted."""
+
+    def __init__(self) -> None:
+        super().__init__("an http or https address without user name and password")
+
+    def accept(self, value: Any) -> str | None:
+        require(isinstance(value, str))
+        if not value:
+            return None
+        require(re.search(r"[\s\x00-\x1f\ud800-\udfff]", value) is None)
+        parts = urlsplit(value)
+        require(parts.scheme in ("http", "https") and bool(parts.hostname))
+        require("@" not in parts.netloc)
+        require(parts.port is None or parts.port > 0)  # raises ValueError itself if it is no port
+        return str(value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,23 +92,34 @@ class RemoteSettings:
     """An OpenAI-compatible server in place of the engine on this machine; none unless there is a
     url."""
 
-    url: str | None = None
-    model: str = ""
-    api_key_env: str | None = "FIMLS_API_KEY"
+    url: str | None = setting(None, Url())
+    model: str = setting("", Text("the name of a model on the server", f"({PRINTABLE})?"))
+    api_key_env: str | None = setting(
+        "FIMLS_API_KEY",
+        Text(
+            "the name of an environment variable",
+            r"[A-Za-z_][A-Za-z0-9_]*",
+            optional=True,
+            secret=True,
+        ),
+    )
     """The environment variable that holds the key."""
-    api_key: str | None = field(default=None, repr=False)
-    format: str | None = None
+    # Visible ASCII is what an HTTP header can carry.
+    api_key: str | None = setting(
+        None, Text("a key without spaces", r"[!-~]+", optional=True, secret=True)
+    )
+    format: str | None = setting(None, Text("the name of a FIM format", FORMAT_NAME, optional=True))
     """The FIM format of the remote model; prompts are then sent as text."""
-    timeout: float = 10.0
+    timeout: float = setting(10.0, SECONDS)
     """Seconds that a whole answer may take."""
-    ca_file: str | None = None
+    ca_file: str | None = setting(None, Text("the path of a PEM file", PRINTABLE, optional=True))
     """A PEM bundle to trust in place of the system's authorities."""
-    verify_tls: bool = True
+    verify_tls: bool = setting(True, Flag())
 
 
 @dataclass(frozen=True, slots=True)
 class LogSettings:
-    level: Literal["error", "warning", "info", "debug"] = "info"
+    level: str = setting("info", Choice("error", "warning", "info", "debug"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,195 +127,59 @@ class Settings:
     """Everything a user can set. The JSON names are these names in camelCase, under the section
     `fimls`."""
 
-    enabled: bool = True
-    disabled_languages: tuple[str, ...] = ()
+    enabled: bool = setting(True, Flag())
+    disabled_languages: tuple[str, ...] = setting((), Names())
     """LSP language identifiers."""
-    model: str = "bundled"
-    """`bundled` or the path of a model folder."""
-    format: str = "auto"
-    layout: Literal["auto", "psm", "spm", "anchored"] = "auto"
-    multiline: Literal["auto", "always", "never"] = "auto"
-    max_tokens: int = 64
-    context_tokens: int | None = None
+    model: str = setting("bundled", Text('"bundled" or the path of a model folder', PRINTABLE))
+    format: str = setting("auto", Text('"auto" or the name of a FIM format', FORMAT_NAME))
+    layout: Layout | Literal["auto"] = setting("auto", LayoutName())
+    multiline: Multiline = setting("auto", Choice(*get_args(Multiline)))
+    max_tokens: int = setting(64, Whole(1, 1024))
+    context_tokens: int | None = setting(None, Whole(64))
     """Tokens of a whole prompt; None takes what the model takes."""
-    suffix_tokens: int | None = None
-    """Of those behind the cursor, at most; None gives them a quarter, and what the text before it
+    suffix_tokens: int | None = setting(None, Whole(0))
+    """Of those after the cursor, at most; None gives them a quarter, and what the text before it
     leaves free."""
-    min_confidence: float | None = None
+    min_confidence: float | None = setting(
+        None, Number("a number from 0 to 1", lambda value: 0 <= value <= 1)
+    )
     """Suggestions that the model itself is less sure of, 0 to 1, are not shown; None takes what
     suits the model."""
-    alternatives: int = 3
+    alternatives: int = setting(3, Whole(1, 10))
     """Suggestions that an explicit request is answered with, at most."""
-    attribution: Literal["show", "hide", "off"] = "show"
+    attribution: str = setting("show", Choice("show", "hide", "off"))
     """Of a suggestion that repeats text of known packages: say so, do not show it, or do not
     look."""
-    time_budget: float | None = None
+    time_budget: float | None = setting(
+        None, Number("a number of milliseconds of at least 0", lambda value: value >= 0)
+    )
     """Milliseconds after which the whole lines are shown, while the rest goes on; None takes what
     suits the model."""
-    patience: float = 10.0
+    patience: float = setting(10.0, SECONDS)
     """Seconds that a request may take until its first whole line."""
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int = 0
-    engine: EngineSettings = field(default_factory=EngineSettings)
+    temperature: float = setting(0.0, Number("a number from 0 to 2", lambda value: 0 <= value <= 2))
+    top_p: float = setting(
+        1.0, Number("a number above 0 and up to 1", lambda value: 0 < value <= 1)
+    )
+    seed: int = setting(0, Whole(0, 2**63 - 1))
+    engine: EngineOptions = field(default_factory=EngineOptions)
     remote: RemoteSettings = field(default_factory=RemoteSettings)
     log: LogSettings = field(default_factory=LogSettings)
 
 
-@dataclass(frozen=True, slots=True)
-class _Rule:
-    """What one setting takes."""
-
-    expected: str
-    accept: Callable[[Any], Any]
-    """The value as it is kept; raises ValueError or TypeError for one that is not acceptable."""
-    from_text: Callable[[str], object] = str
-    """The JSON value meant by an environment variable; raises ValueError if it is none."""
-    secret: bool = False
-    """Whether a value, even a bad one, might be a key that must not be shown."""
-
-
-def _require(condition: bool) -> None:
-    if not condition:
-        raise ValueError
+def _rules(settings: Any, prefix: str = "") -> dict[str, Rule]:
+    """The rules of a class of settings by their JSON names, those of its groups with dots."""
+    found: dict[str, Rule] = {}
+    for each in fields(settings):
+        name = prefix + re.sub(r"_(.)", lambda match: match[1].upper(), each.name)
+        if "rule" in each.metadata:
+            found[name] = each.metadata["rule"]
+        else:
+            found |= _rules(each.default_factory, f"{name}.")
+    return found
 
 
-def _flag() -> _Rule:
-    def accept(value: Any) -> bool:
-        _require(isinstance(value, bool))
-        return bool(value)
-
-    words = dict.fromkeys(("1", "true", "yes", "on"), True) | dict.fromkeys(
-        ("0", "false", "no", "off"), False
-    )
-    return _Rule("true or false", accept, lambda text: words.get(text.lower(), text))
-
-
-def _number(value: Any) -> Any:
-    """The value if it is a finite number. bool is an int to Python but no number in JSON."""
-    _require(
-        isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    )
-    return value
-
-
-def _whole(low: int, high: int | None = None) -> _Rule:
-    def accept(value: Any) -> int:
-        whole = int(_number(value))
-        # JSON knows one kind of number: some clients write 64 as 64.0.
-        _require(whole == value and low <= whole and (high is None or whole <= high))
-        return whole
-
-    span = f"of at least {low}" if high is None else f"from {low} to {high}"
-    return _Rule(f"a whole number {span}", accept, json.loads)
-
-
-def _real(expected: str, holds: Callable[[float], bool]) -> _Rule:
-    def accept(value: Any) -> float:
-        number = float(_number(value))
-        _require(holds(number))
-        return number
-
-    return _Rule(expected, accept, json.loads)
-
-
-def _seconds() -> _Rule:
-    return _real("a number of seconds above 0", lambda value: value > 0)
-
-
-def _choice(*names: str) -> _Rule:
-    def accept(value: Any) -> str:
-        _require(isinstance(value, str) and value in names)
-        return str(value)
-
-    return _Rule("one of " + ", ".join(names), accept)
-
-
-def _text(expected: str, pattern: str, *, optional: bool = False, secret: bool = False) -> _Rule:
-    def accept(value: Any) -> str | None:
-        _require(isinstance(value, str))
-        if optional and not value:
-            return None
-        _require(re.fullmatch(pattern, value) is not None)
-        return str(value)
-
-    return _Rule(expected, accept, secret=secret)
-
-
-def _names() -> _Rule:
-    def accept(value: Any) -> tuple[str, ...]:
-        _require(isinstance(value, list | tuple) and all(isinstance(item, str) for item in value))
-        return tuple(value)
-
-    return _Rule(
-        "a list of strings", accept, lambda text: [part.strip() for part in text.split(",")]
-    )
-
-
-def _url() -> _Rule:
-    def accept(value: Any) -> str | None:
-        _require(isinstance(value, str))
-        if not value:
-            return None
-        _require(re.search(r"[\s\x00-\x1f\ud800-\udfff]", value) is None)
-        parts = urlsplit(value)
-        _require(
-            parts.scheme in ("http", "https") and bool(parts.hostname) and "@" not in parts.netloc
-        )
-        _require(
-            parts.port is None or parts.port > 0
-        )  # reading it raises ValueError if it is no port
-        return str(value)
-
-    # A user name and password would end up in messages and logs, so they are not taken from here.
-    return _Rule("an http or https address without user name and password", accept)
-
-
-_PRINTABLE = r"[^\x00-\x1f\x7f\ud800-\udfff]+"
-_FORMAT_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
-
-_RULES: dict[str, _Rule] = {
-    "enabled": _flag(),
-    "disabledLanguages": _names(),
-    "model": _text('"bundled" or the path of a model folder', _PRINTABLE),
-    "format": _text('"auto" or the name of a FIM format', _FORMAT_NAME),
-    "layout": _choice("auto", "psm", "spm", "anchored"),
-    "multiline": _choice("auto", "always", "never"),
-    "maxTokens": _whole(1, 1024),
-    "contextTokens": _whole(64),
-    "suffixTokens": _whole(0),
-    "minConfidence": _real("a number from 0 to 1", lambda value: 0 <= value <= 1),
-    "alternatives": _whole(1, 10),
-    "attribution": _choice("show", "hide", "off"),
-    "timeBudget": _real("a number of milliseconds of at least 0", lambda value: value >= 0),
-    "patience": _seconds(),
-    "temperature": _real("a number from 0 to 2", lambda value: 0 <= value <= 2),
-    "topP": _real("a number above 0 and up to 1", lambda value: 0 < value <= 1),
-    "seed": _whole(0, 2**63 - 1),
-    "engine.device": _text(
-        "auto, cpu, cuda, or cuda: and a number", r"auto|cpu|cuda(:[0-9]{1,2})?"
-    ),
-    "engine.dtype": _choice("auto", "float32", "float16", "bfloat16"),
-    "engine.quantization": _choice("auto", "none", "int8", "int4"),
-    "engine.idleTimeout": _seconds(),
-    "engine.threads": _whole(1, 1024),
-    "engine.startTimeout": _seconds(),
-    "engine.cacheMemory": _whole(0, 2**20),
-    "engine.cacheDisk": _whole(0, 2**20),
-    "remote.url": _url(),
-    "remote.model": _text("the name of a model on the server", f"({_PRINTABLE})?"),
-    "remote.apiKeyEnv": _text(
-        "the name of an environment variable", r"[A-Za-z_][A-Za-z0-9_]*", optional=True, secret=True
-    ),
-    # Visible ASCII is what an HTTP header can carry.
-    "remote.apiKey": _text("a key without spaces", r"[!-~]+", optional=True, secret=True),
-    "remote.format": _text("the name of a FIM format", _FORMAT_NAME, optional=True),
-    "remote.timeout": _seconds(),
-    "remote.caFile": _text("the path of a PEM file", _PRINTABLE, optional=True),
-    "remote.verifyTls": _flag(),
-    "log.level": _choice("error", "warning", "info", "debug"),
-}
-
+_RULES = _rules(Settings)
 _GROUPS = frozenset(name.partition(".")[0] for name in _RULES if "." in name)
 
 MACHINE_SCOPE = frozenset(
@@ -289,22 +209,18 @@ def parse(
         rule = _RULES.get(name)
         if rule is None:
             unknown.append(name)
-        elif value is None:
             continue
-        else:
-            try:
-                accepted = rule.accept(value)
-                if trusted or name not in MACHINE_SCOPE:
-                    values[name] = accepted
-                elif accepted != _value(base, name):  # editors also send what they know as defaults
-                    problems.append(
-                        f"{SECTION}.{name} cannot be set by a workspace; {_kept(base, name, rule)}"
-                    )
-            except (ValueError, TypeError, OverflowError):
-                given = "is not usable" if rule.secret else f"is {_show(value)}"
-                problems.append(
-                    f"{SECTION}.{name} {given}, expected {rule.expected}; {_kept(base, name, rule)}"
-                )
+        if value is None:
+            continue
+        try:
+            accepted = rule.accept(value)
+        except (ValueError, TypeError, OverflowError):
+            problems.append(_bad_value(name, value, base))
+            continue
+        if trusted or name not in MACHINE_SCOPE:
+            values[name] = accepted
+        elif accepted != _value(base, name):  # editors also send what they know as defaults
+            problems.append(f"{SECTION}.{name} cannot be set by a workspace; {_kept(base, name)}")
     problems += map(_unknown, unknown[:_MAX_UNKNOWN])
     if len(unknown) > _MAX_UNKNOWN:
         problems.append(f"{len(unknown) - _MAX_UNKNOWN} more names under {SECTION} are no settings")
@@ -400,12 +316,24 @@ def _with(base: Settings, values: Mapping[str, object]) -> Settings:
 
 
 def _value(settings: Settings, name: str) -> object:
-    group, _, attribute = name.rpartition(".")
-    return getattr(getattr(settings, group) if group else settings, _snake(attribute))
+    value: object = settings
+    for part in name.split("."):
+        value = getattr(value, _snake(part))
+    return value
 
 
-def _kept(base: Settings, name: str, rule: _Rule) -> str:
-    return "it is ignored" if rule.secret else f"{_show(_value(base, name))} is used instead"
+def _bad_value(name: str, value: object, base: Settings) -> str:
+    rule = _RULES[name]
+    given = f"is {_show(value)}"
+    if rule.secret:
+        given = "is not usable"
+    return f"{SECTION}.{name} {given}, expected {rule.expected}; {_kept(base, name)}"
+
+
+def _kept(base: Settings, name: str) -> str:
+    if _RULES[name].secret:
+        return "it is ignored"
+    return f"{_show(_value(base, name))} is used instead"
 
 
 def _unknown(name: str) -> str:

@@ -59,6 +59,8 @@ LSP_SERVER_SEES = {
     "model.tokenizer",
     "model.errors",
     "model.private_files",
+    "model.engine.options",
+    "model.engine.rules",
 }
 # Packages that only these files may import: everything else works without them.
 ONLY_IN = {

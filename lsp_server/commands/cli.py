@@ -231,26 +231,17 @@ def engine_serve(
     FIMLS_API_KEY."""
     import sys
 
+    from model.engine.options import Launch
+
     settings = settings_from(model)
-    arguments = [
-        "--model",
-        settings.model,
-        "--listen",
-        f"tcp:{listen}",
-        "--idle-timeout",
-        "0",
-        "--device",
-        settings.engine.device,
-        "--dtype",
-        settings.engine.dtype,
-        "--quantization",
-        settings.engine.quantization,
-        "--threads",
-        str(settings.engine.threads or 0),
-        "--cache-bytes",
-        str(settings.engine.cache_memory * 2**20),
-    ]
-    os.execv(sys.executable, [sys.executable, "-P", "-m", "model.engine", *arguments])
+    launch = Launch(
+        listen=f"tcp:{listen}",
+        model=settings.model,
+        ends_when_idle=False,
+        options=settings.engine,
+    )
+    command = [sys.executable, "-P", "-m", "model.engine", launch.to_json()]
+    os.execv(sys.executable, command)
 
 
 @models_app.callback(invoke_without_command=True)

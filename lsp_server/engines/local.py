@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import logging
 import subprocess
 import time
@@ -26,7 +27,8 @@ from lsp_server.engines.interface import (
 from lsp_server.engines.process import end_spare, start_engine
 from lsp_server.folders import cache_folder, runtime_folder
 from lsp_server.logs import engine_log
-from lsp_server.settings import EngineSettings, Settings
+from lsp_server.settings import Settings
+from model.engine.options import EngineOptions, Launch
 from model.weights.folder import ModelFolder, find_model
 
 logger = logging.getLogger(__name__)
@@ -49,13 +51,14 @@ class LocalEngine:
     def __init__(
         self,
         folder: ModelFolder,
-        settings: EngineSettings,
+        options: EngineOptions,
         *,
         on_state: Callable[[EngineState], None] = lambda state: None,
     ) -> None:
-        self._settings, self._on_state = settings, on_state
+        self._options = options
+        self._on_state = on_state
         self._model = "bundled" if folder.is_bundled else str(folder.path.resolve())
-        self.socket = socket_path(folder, settings)
+        self.socket = socket_path(folder, options)
         self._client = local_client(self.socket, self._model)
         self._state = EngineState("absent")
         self._starting: asyncio.Task[None] | None = None
@@ -144,7 +147,7 @@ class LocalEngine:
     async def _bring_up(self) -> None:
         """Attaches to the engine, starting or replacing it, until it is ready, has failed, or takes
         too long."""
-        deadline = time.monotonic() + self._settings.start_timeout
+        deadline = time.monotonic() + self._options.start_timeout
         replacing = False
         try:
             while time.monotonic() < deadline:
@@ -173,7 +176,7 @@ class LocalEngine:
                     self._set(EngineState("loading", float(status.get("progress") or 0.0)))
                 await asyncio.sleep(POLL_S)
             self._fail(
-                f"The engine did not get ready within {self._settings.start_timeout:.0f} s. Its "
+                f"The engine did not get ready within {self._options.start_timeout:.0f} s. Its "
                 f"log is {engine_log()}."
             )
         except (
@@ -189,31 +192,14 @@ class LocalEngine:
 
     def _spawn(self) -> None:
         """Starts an engine. If another one is on the socket already, it ends at once."""
-        arguments = [
-            "--model",
-            self._model,
-            "--listen",
-            f"unix:{self.socket}",
-            "--version",
-            __version__,
-            "--device",
-            self._settings.device,
-            "--dtype",
-            self._settings.dtype,
-            "--quantization",
-            self._settings.quantization,
-            "--threads",
-            str(self._settings.threads or 0),
-            "--idle-timeout",
-            str(self._settings.idle_timeout),
-            "--cache-bytes",
-            str(self._settings.cache_memory * 2**20),
-            "--cache-dir",
-            str(cache_folder().absolute()),
-            "--disk-bytes",
-            str(self._settings.cache_disk * 2**20),
-        ]
-        self._process = start_engine(arguments)
+        launch = Launch(
+            listen=f"unix:{self.socket}",
+            model=self._model,
+            version=__version__,
+            cache_folder=str(cache_folder().absolute()),
+            options=self._options,
+        )
+        self._process = start_engine(launch)
 
 
 def make_engine(
@@ -238,17 +224,7 @@ def local_client(socket: Path, model: str = "") -> HttpClient:
     )
 
 
-def socket_path(folder: ModelFolder, settings: EngineSettings) -> Path:
-    """The socket of the one engine that serves these files in this way for this user."""
-    name = repr(
-        (
-            folder.identity,
-            settings.device,
-            settings.dtype,
-            settings.quantization,
-            settings.threads,
-            settings.cache_memory,
-            settings.cache_disk,
-        )
-    )
+def socket_path(folder: ModelFolder, options: EngineOptions) -> Path:
+    """The socket of the one engine that serves these files with these options for this user."""
+    name = json.dumps([folder.identity, options.identity])
     return runtime_folder() / f"{hashlib.sha256(name.encode()).hexdigest()[:12]}.sock"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from typing import BinaryIO
 
 from lsp_server.folders import runtime_folder
 from lsp_server.logs import engine_log
+from model.engine.options import Launch
 
 _spare: subprocess.Popen[bytes] | None = None
 """An engine process that loads torch and waits on its stdin to be told what to serve."""
@@ -29,10 +29,10 @@ def start_spare() -> None:
         return
     with contextlib.suppress(OSError):
         if not any(runtime_folder().glob("*.sock")):
-            _spare = _start(["--spare"], subprocess.PIPE)
+            _spare = _start("--spare", subprocess.PIPE)
 
 
-def start_engine(arguments: list[str]) -> subprocess.Popen[bytes]:
+def start_engine(launch: Launch) -> subprocess.Popen[bytes]:
     """Starts an engine process that outlives this one, from the spare if there is one. Raises
     OSError."""
     global _spare
@@ -41,9 +41,9 @@ def start_engine(arguments: list[str]) -> subprocess.Popen[bytes]:
     if spare is not None and spare.stdin is not None:
         with contextlib.suppress(OSError):  # the spare has died: start another process
             with spare.stdin:
-                spare.stdin.write(json.dumps(arguments).encode() + b"\n")
+                spare.stdin.write(launch.to_json().encode() + b"\n")
             return spare
-    return _start(arguments, subprocess.DEVNULL)
+    return _start(launch.to_json(), subprocess.DEVNULL)
 
 
 def end_spare() -> None:
@@ -55,11 +55,11 @@ def end_spare() -> None:
     _spare = None
 
 
-def _start(arguments: list[str], stdin: int) -> subprocess.Popen[bytes]:
+def _start(argument: str, stdin: int) -> subprocess.Popen[bytes]:
     with open_log() as log:
         process = subprocess.Popen(
             # -P: the working folder, which may be anyone's repository, is no place to import from
-            [sys.executable, "-P", "-m", "model.engine", *arguments],
+            [sys.executable, "-P", "-m", "model.engine", argument],
             stdin=stdin,
             stdout=log,
             stderr=log,

@@ -1,7 +1,7 @@
 """The engine process: the OpenAI completions dialect over a private Unix socket, or TCP with a key.
 
-    python -m model.engine --model bundled --listen unix:/path/to.sock
-    FIMLS_API_KEY=... python -m model.engine --model FOLDER --listen tcp:127.0.0.1:8080
+    python -m model.engine '{"listen": "unix:/path/to.sock"}'
+    FIMLS_API_KEY=... python -m model.engine '{"listen": "tcp:127.0.0.1:8080", "model": "FOLDER"}'
 
 POST /v1/completions   prompt as token ids (or as text, in which sentinels count), stream,
                        logprobs, stop, seed; closing the stream cancels
@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 from filelock import FileLock, Timeout
 
-from model.engine.options import Options, parse_options
+from model.engine.options import BadOptions, Launch, parse_launch
 from model.errors import BadRequest, ModelError
 from model.machine import memory_bytes
 
@@ -55,7 +55,7 @@ NICE = 5  # typing comes before completing
 class EngineProcess:
     """The state behind the handlers."""
 
-    options: Options
+    launch: Launch
     key: str | None = None
     engine: Engine | None = None
     progress: float = 0.0
@@ -77,7 +77,7 @@ class EngineProcess:
             def report(share: float) -> None:
                 self.progress = share
 
-            engine = load_engine(self.options, report)
+            engine = load_engine(self.launch, report)
             engine.start()
             self.engine = engine
             log.info("ready after %.2f s", time.monotonic() - self.started)
@@ -138,13 +138,13 @@ async def status(request: web.Request) -> web.Response:
     return web.json_response(
         {
             "server": "fimls",
-            "version": process.options.version,
+            "version": process.launch.version,
             "protocol": PROTOCOL,
             "pid": os.getpid(),
             "state": process.state,
             "progress": process.progress,
             "message": process.failure,
-            "model": process.options.model,
+            "model": process.launch.model,
             "device": str(engine.model.decoder.device) if engine else None,
             "dtype": str(engine.model.decoder.dtype).removeprefix("torch.") if engine else None,
             "weights": engine.model.decoder.scheme if engine else None,
@@ -167,7 +167,7 @@ async def status(request: web.Request) -> web.Response:
 
 async def models(request: web.Request) -> web.Response:
     return web.json_response(
-        {"object": "list", "data": [model_entry(request.app[PROCESS].options.model)]}
+        {"object": "list", "data": [model_entry(request.app[PROCESS].launch.model)]}
     )
 
 
@@ -192,7 +192,7 @@ async def completions(request: web.Request) -> web.StreamResponse:
     wanted = parse_request(
         body, process.engine.model, prefill_only=request.path == "/fimls/prefill"
     )
-    answer = Answer(process.options.model, logprobs=body.get("logprobs") not in (None, False))
+    answer = Answer(process.launch.model, logprobs=body.get("logprobs") not in (None, False))
     if not body.get("stream"):
         async for event in run(process, wanted, answer.id):
             answer.add(event)
@@ -262,15 +262,15 @@ async def run(process: EngineProcess, request: Request, name: str) -> AsyncGener
         job.cancel()
 
 
-async def serve(options: Options, key: str | None) -> None:
-    process = EngineProcess(options, key)
+async def serve(launch: Launch, key: str | None) -> None:
+    process = EngineProcess(launch, key)
     # handler_cancellation: a client that closes its stream cancels the handler, and so the job.
     runner = web.AppRunner(
         make_app(process), handler_cancellation=True, access_log=None, shutdown_timeout=0.5
     )
     await runner.setup()
     try:
-        kind, _, where = options.listen.partition(":")
+        kind, _, where = launch.listen.partition(":")
         if kind == "unix":
             listener = private_socket(Path(where))
             await web.SockSite(runner, listener).start()
@@ -296,17 +296,18 @@ async def serve(options: Options, key: str | None) -> None:
 async def until_done(process: EngineProcess) -> None:
     """Returns when the engine is told to stop, has been idle long enough, or could not load the
     model."""
-    timeout = process.options.idle_timeout
+    timeout = process.launch.options.idle_timeout
     while True:
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(process.stopping.wait(), min(1.0, timeout / 4 or 1.0))
+            await asyncio.wait_for(process.stopping.wait(), min(1.0, timeout / 4))
             return
         if process.failure is not None:
             log.error("%s", process.failure)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(process.stopping.wait(), FAILED_LINGER_S)
             return
-        if timeout and process.engine is not None and process.engine.idle_s > timeout:
+        engine = process.engine
+        if process.launch.ends_when_idle and engine is not None and engine.idle_s > timeout:
             log.info("idle for %.0f s", timeout)
             return
 
@@ -353,12 +354,12 @@ def take_lock(path: Path, patience_s: float = 10.0) -> FileLock | None:
             time.sleep(0.05)
 
 
-def wait_as_spare() -> list[str] | None:
+def wait_as_spare() -> str:
     """Imports torch, which takes most of an engine's start, while a window finds out which engine
     it wants.
 
-    Returns that engine's arguments, a JSON list on stdin; None when the window has ended without a
-    wish. Of several spares at once only one imports: the others' windows will share its engine.
+    Returns the line of JSON on stdin that says which; "" when the window ends without one. Of
+    several spares at once only one imports: the others' windows will share its engine.
     """
     lock = FileLock("spare.lock")  # in the runtime folder, where engines run
     try:
@@ -368,10 +369,10 @@ def wait_as_spare() -> list[str] | None:
         pass
     line = sys.stdin.readline()
     lock.release()
-    return list(map(str, json.loads(line))) if line else None
+    return line
 
 
-def main(argv: list[str] | None) -> int:
+def main(arguments: list[str]) -> int:
     if hasattr(os, "nice"):
         os.nice(NICE)
     # Threads that spin for long at a barrier starve each other on a busy machine: several times
@@ -380,12 +381,17 @@ def main(argv: list[str] | None) -> int:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     sys.setswitchinterval(0.001)  # the worker's Python must not hold up the socket
     logging.basicConfig(level="INFO", format="%(asctime)s %(process)d %(levelname)s %(message)s")
-    if argv == ["--spare"]:
-        argv = wait_as_spare()
-        if argv is None:
+    text = " ".join(arguments)
+    if arguments == ["--spare"]:
+        text = wait_as_spare()
+        if not text:
             return 0
-    options = parse_options(argv or [])
-    kind, _, where = options.listen.partition(":")
+    try:
+        launch = parse_launch(text)
+    except BadOptions as error:
+        print(f"fimls engine: {error}", file=sys.stderr)
+        return 2
+    kind, _, where = launch.listen.partition(":")
     key = os.environ.pop("FIMLS_API_KEY", None) if kind == "tcp" else None
     if kind == "tcp" and not key:
         print("Set FIMLS_API_KEY: an engine on a network port wants a key.", file=sys.stderr)
@@ -396,7 +402,7 @@ def main(argv: list[str] | None) -> int:
         if lock is None:
             return 0  # another window's engine is there, which is as good
     try:
-        asyncio.run(serve(options, key))
+        asyncio.run(serve(launch, key))
     finally:
         if lock is not None:
             Path(where).unlink(missing_ok=True)

@@ -1,42 +1,111 @@
-"""What an engine process is told when it is started."""
+"""The options of an engine: what `fimls.engine.*` sets, and the JSON value that starts a process.
+
+An option is stated here and nowhere else in the program: the front takes its settings from
+EngineOptions and sends them as they are. Standard library only, because the front reads this too.
+"""
 
 from __future__ import annotations
 
-import argparse
-from dataclasses import MISSING, dataclass, fields
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
 
-CACHE_BYTES = 512 * 2**20
+from model.engine.rules import SECONDS, Choice, Flag, Rule, Text, Whole, setting
+
+MIB = 2**20
+MAX_CACHE = 2**20  # MiB
+
+
+class BadOptions(ValueError):
+    """A JSON value that no engine can be started with. The message says what is wrong with it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
-    """What one engine serves, and where."""
+class EngineOptions:
+    """What a user can set of the process that holds the model.
 
-    model: str
-    listen: str  # unix:PATH or tcp:HOST:PORT
-    version: str = ""
-    device: str = "auto"
-    dtype: str = "auto"
-    quantization: str = "auto"
-    threads: int = 0  # 0: as many as this process may use
-    idle_timeout: float = 900.0  # seconds; 0 never ends
-    cache_bytes: int = CACHE_BYTES  # of computed prefixes in memory; 0 keeps none
-    cache_dir: str = (
-        ""  # for what engines keep on disk: prefixes, the speed of kernels; "" keeps nothing
+    Engines that differ in an option are different processes, except where identity is False.
+    """
+
+    device: str = setting(
+        "auto", Text("auto, cpu, cuda, or cuda: and a number", r"auto|cpu|cuda(:[0-9]{1,2})?")
     )
-    disk_bytes: int = 0  # there; 0 keeps none
+    dtype: str = setting("auto", Choice("auto", "float32", "float16", "bfloat16"))
+    quantization: str = setting("auto", Choice("auto", "none", "int8", "int4"))
+    idle_timeout: float = setting(900.0, SECONDS, identity=False)
+    """Seconds without a request after which the engine ends and its memory is free again."""
+    threads: int | None = setting(None, Whole(1, 1024))
+    """Threads for computing on the CPU; None takes as many as there are usable cores."""
+    start_timeout: float = setting(120.0, SECONDS, identity=False)
+    """Seconds from an engine's start to its first answer, at most. Only the front uses it."""
+    cache_memory: int = setting(512, Whole(0, MAX_CACHE))
+    """MiB of computed prompts to keep in memory; 0 keeps none."""
+    cache_disk: int = setting(1024, Whole(0, MAX_CACHE))
+    """MiB of computed prompts to keep on disk between the engine's runs; 0 keeps none."""
+
+    @property
+    def identity(self) -> dict[str, object]:
+        """The options that tell one engine from another."""
+        names = [each.name for each in fields(self) if each.metadata.get("identity", True)]
+        return {name: getattr(self, name) for name in names}
 
 
-def parse_options(argv: list[str]) -> Options:
-    parser = argparse.ArgumentParser(prog="fimls engine")
-    parser.add_argument("--model", default="bundled")
-    parser.add_argument("--listen", required=True, help="unix:PATH or tcp:HOST:PORT")
-    for option in fields(Options):
-        if option.default is not MISSING:
-            flag = "--" + option.name.replace("_", "-")
-            parser.add_argument(flag, type=type(option.default), default=option.default)
-    options = Options(**vars(parser.parse_args(argv)))
-    kind, _, where = options.listen.partition(":")
-    if kind not in ("unix", "tcp") or (kind == "tcp" and not where.rpartition(":")[2].isdigit()):
-        parser.error("--listen is unix:PATH or tcp:HOST:PORT")
-    return options
+CACHE_BYTES = EngineOptions().cache_memory * MIB
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """Everything that an engine process is told when it is started, as one JSON value."""
+
+    listen: str = setting(
+        "tcp:127.0.0.1:8712", Text("unix:PATH or tcp:HOST:PORT", r"(?s)unix:.+|tcp:.*:[0-9]+")
+    )
+    model: str = setting("bundled", Text('"bundled" or the path of a model folder', r"(?s).+"))
+    version: str = setting("", Text("a text", r"(?s).*"))
+    """The front's; a front of another version replaces the engine."""
+    cache_folder: str = setting("", Text("a text", r"(?s).*"))
+    """For prompts, compiled code and the speed of kernels; "" keeps nothing on disk."""
+    ends_when_idle: bool = setting(True, Flag())
+    options: EngineOptions = field(default_factory=EngineOptions)
+
+    def to_json(self) -> str:
+        """One line."""
+        return json.dumps(asdict(self))
+
+
+def parse_launch(text: str) -> Launch:
+    """Reads what `Launch.to_json` writes; what is absent or null has its default. Raises
+    BadOptions."""
+    try:
+        raw = json.loads(text)
+    except (ValueError, RecursionError):
+        raw = text
+    values = dict(_object(raw, "the argument"))
+    options = _object(values.pop("options", {}), "options")
+    known = _accepted(EngineOptions, options, "options.")
+    return Launch(options=EngineOptions(**known), **_accepted(Launch, values, ""))
+
+
+def _object(raw: object, name: str) -> Mapping[str, object]:
+    if not isinstance(raw, dict):
+        raise BadOptions(f"{name} is {str(raw)[:60]!r}, expected a JSON object")
+    return raw
+
+
+def _accepted(kind: Any, raw: Mapping[str, object], prefix: str) -> dict[str, Any]:
+    """The values of some fields of a dataclass, checked by the fields' rules. Raises BadOptions."""
+    rules: dict[str, Rule | None] = {each.name: each.metadata.get("rule") for each in fields(kind)}
+    values = {}
+    for name, value in raw.items():
+        rule = rules.get(name)
+        if rule is None:
+            raise BadOptions(f"{prefix}{name} is not an option of an engine")
+        if value is None:
+            continue
+        try:
+            values[name] = rule.accept(value)
+        except (ValueError, TypeError, OverflowError):
+            shown = str(value)[:60]
+            raise BadOptions(f"{prefix}{name} is {shown!r}, expected {rule.expected}") from None
+    return values

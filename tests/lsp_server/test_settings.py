@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from lsp_server.settings import (
     _RULES,
     MACHINE_SCOPE,
-    EngineSettings,
     LogSettings,
     RemoteSettings,
     Reporter,
@@ -21,6 +20,7 @@ from lsp_server.settings import (
     parse,
     variable,
 )
+from model.engine.options import EngineOptions
 
 JSON = st.recursive(
     st.none()
@@ -140,7 +140,7 @@ ALL_PARSED = Settings(
     temperature=1.0,
     top_p=0.9,
     seed=7,
-    engine=EngineSettings("cuda:1", "bfloat16", "int8", 60.0, 4, 30.5, 64, 0),
+    engine=EngineOptions("cuda:1", "bfloat16", "int8", 60.0, 4, 30.5, 64, 0),
     remote=RemoteSettings(
         "https://example.org:8443/v1", "m", None, "k-1", "codellama", 3.0, "~/ca.pem", False
     ),
@@ -167,7 +167,7 @@ def test_every_setting_in_every_shape(raw: object) -> None:
     [{"engine.device": "cpu"}, {"fimls.engine.device": "cpu"}, {"fimls": {"engine.device": "cpu"}}],
 )
 def test_dotted_names(raw: object) -> None:
-    assert parse(raw) == (Settings(engine=EngineSettings(device="cpu")), ())
+    assert parse(raw) == (Settings(engine=EngineOptions(device="cpu")), ())
 
 
 @pytest.mark.parametrize(
@@ -271,7 +271,7 @@ def test_a_workspace_cannot_choose_model_device_or_endpoint() -> None:
     base = Settings(model="mine", remote=RemoteSettings(api_key="base-secret"))
     settings, problems = parse(ALL, base=base, trusted=False)
     assert settings == dataclasses.replace(
-        ALL_PARSED, model="mine", engine=EngineSettings(), remote=base.remote
+        ALL_PARSED, model="mine", engine=EngineOptions(), remote=base.remote
     )
     assert {problem.split()[0].removeprefix("fimls.") for problem in problems} == MACHINE_SCOPE
     assert 'fimls.model cannot be set by a workspace; "mine" is used instead' in problems
@@ -318,7 +318,7 @@ def test_the_environment() -> None:
             enabled=False,
             disabled_languages=("lua", "markdown"),
             model="123",
-            engine=EngineSettings(device="cpu", idle_timeout=60.0),
+            engine=EngineOptions(device="cpu", idle_timeout=60.0),
             remote=RemoteSettings(url="http://localhost:8000/v1"),
         ),
         ('fimls.maxTokens is "many", expected a whole number from 1 to 1024; 64 is used instead',),

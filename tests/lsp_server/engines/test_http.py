@@ -32,6 +32,7 @@ from lsp_server.engines.interface import (
 )
 from lsp_server.settings import RemoteSettings, Settings
 from model import load_model
+from model.engine.options import Launch
 from tests.lsp_server.helpers import (
     Answer,
     Endpoint,
@@ -66,15 +67,8 @@ def text(pieces: list[Piece]) -> str:
 @pytest.fixture(scope="module")
 def own_engine(talkative_folder: Path) -> Iterator[str]:
     """The address of an engine that wants a key."""
-    command = [
-        sys.executable,
-        "-m",
-        "model.engine",
-        "--model",
-        str(talkative_folder),
-        "--listen",
-        "tcp:127.0.0.1:0",
-    ]
+    launch = Launch(model=str(talkative_folder), listen="tcp:127.0.0.1:0")
+    command = [sys.executable, "-m", "model.engine", launch.to_json()]
     with subprocess.Popen(
         command,
         env=os.environ | {"FIMLS_API_KEY": KEY},
@@ -151,7 +145,7 @@ async def test_the_key_may_come_from_the_environment(
 
 
 def test_a_network_port_without_a_key_is_not_opened() -> None:
-    command = [sys.executable, "-m", "model.engine", "--listen", "tcp:127.0.0.1:0"]
+    command = [sys.executable, "-m", "model.engine", Launch(listen="tcp:127.0.0.1:0").to_json()]
     ended = subprocess.run(command, capture_output=True, text=True)
     assert (ended.returncode, ended.stdout) == (2, "")
     assert "FIMLS_API_KEY" in ended.stderr

@@ -12,7 +12,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from lsp_server.engines import local
 from lsp_server.engines.interface import CompletionRequest, EngineState, EngineUnavailable
 from lsp_server.engines.local import LocalEngine
 from lsp_server.engines.process import open_log
-from lsp_server.settings import EngineSettings
+from model.engine.options import EngineOptions
 from model.weights.folder import find_model
 from tests.lsp_server.helpers import Home, front_folder, until
 
@@ -38,7 +38,7 @@ class WindowSide(LocalEngine):
     def __init__(self, folder: Path, **settings: Any) -> None:
         self.states: list[str] = []
         self.messages: list[str] = []
-        super().__init__(find_model(folder), EngineSettings(**settings), on_state=self._remember)
+        super().__init__(find_model(folder), EngineOptions(**settings), on_state=self._remember)
 
     def _remember(self, state: EngineState) -> None:
         if self.states[-1:] != [state.name]:
@@ -75,6 +75,28 @@ def shared(shared_home: Home, monkeypatch: pytest.MonkeyPatch) -> Home:
 
 
 # ---- one engine for all windows ----
+
+
+ANOTHER = {
+    "device": "cpu",
+    "dtype": "float32",
+    "quantization": "int8",
+    "idle_timeout": 1.0,
+    "threads": 2,
+    "start_timeout": 1.0,
+    "cache_memory": 1,
+    "cache_disk": 1,
+}
+
+
+@pytest.mark.parametrize("option", [each.name for each in fields(EngineOptions)])
+def test_each_option_but_the_timeouts_makes_another_engine(
+    home: Home, talkative_folder: Path, option: str
+) -> None:
+    """A new option does, unless it is marked: two windows that differ in it share no engine."""
+    plain = WindowSide(talkative_folder).socket
+    other = WindowSide(talkative_folder, **{option: ANOTHER[option]}).socket
+    assert (other == plain) == (option in ("idle_timeout", "start_timeout"))
 
 
 @pytest.mark.asyncio

@@ -19,6 +19,7 @@ import pytest
 
 from model import LoadedModel
 from model.engine import worker
+from model.engine.options import EngineOptions, Launch
 from model.engine.worker import Engine, Finished, Request, Started
 from model.prefix_cache.disk import PrefixStore, open_store
 from tests.conftest import ROOT
@@ -138,25 +139,16 @@ def call(path: Path, method: str, address: str, body: object = None) -> dict[str
 
 
 @contextlib.contextmanager
-def engine_process(model: Path, folder: Path, disk_bytes: int) -> Iterator[Path]:
+def engine_process(model: Path, folder: Path, cache_disk: int) -> Iterator[Path]:
     """The socket of an engine that is ready; it is told to go by SIGTERM."""
     with tempfile.TemporaryDirectory(prefix="fimls-", dir="/tmp") as name:
         path = Path(name) / "sock"
-        arguments = [
-            "--model",
-            str(model),
-            "--listen",
-            f"unix:{path}",
-            "--dtype",
-            "float32",
-            "--quantization",
-            "none",
-            "--cache-dir",
-            str(folder.parent),
-            "--disk-bytes",
-            str(disk_bytes),
-        ]
-        process = subprocess.Popen([sys.executable, "-m", "model.engine", *arguments], cwd=ROOT)
+        options = EngineOptions(dtype="float32", quantization="none", cache_disk=cache_disk)
+        launch = Launch(
+            f"unix:{path}", str(model), cache_folder=str(folder.parent), options=options
+        )
+        command = [sys.executable, "-m", "model.engine", launch.to_json()]
+        process = subprocess.Popen(command, cwd=ROOT)
         try:
             deadline = time.monotonic() + 60
             while True:
@@ -173,12 +165,12 @@ def engine_process(model: Path, folder: Path, disk_bytes: int) -> Iterator[Path]
             process.wait()
 
 
-@pytest.mark.parametrize(("disk_bytes", "restored"), [(2**30, 1), (0, 0)])
+@pytest.mark.parametrize(("cache_disk", "restored"), [(1024, 1), (0, 0)])
 def test_a_process_that_ends_leaves_its_prefixes_to_the_next(
-    talkative_folder: Path, folder: Path, disk_bytes: int, restored: int
+    talkative_folder: Path, folder: Path, cache_disk: int, restored: int
 ) -> None:
     for number in range(2):
-        with engine_process(talkative_folder, folder, disk_bytes) as path:
+        with engine_process(talkative_folder, folder, cache_disk) as path:
             call(path, "POST", "/fimls/prefill", {"prompt": PROMPT})
             status = call(path, "GET", "/fimls/status")
             assert (status["cache_sequences"], status["cache_restored"]) == (1, number * restored)
@@ -189,7 +181,7 @@ def test_a_process_that_ends_leaves_its_prefixes_to_the_next(
 def test_a_process_that_is_told_to_stop_writes_nothing_more(
     talkative_folder: Path, folder: Path
 ) -> None:
-    with engine_process(talkative_folder, folder, 2**30) as path:
+    with engine_process(talkative_folder, folder, 1024) as path:
         call(path, "POST", "/fimls/prefill", {"prompt": PROMPT})
         call(path, "POST", "/fimls/stop")
     assert files(folder) == []
