@@ -56,6 +56,31 @@ STABLELM: dict[str, Any] = {
     "eos_token_id": 0,
 }
 
+QWEN2: dict[str, Any] = {
+    "model_type": "qwen2",
+    "vocab_size": 320,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+}
+LLAMA: dict[str, Any] = {
+    "model_type": "llama",
+    "vocab_size": 320,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+}
+
 
 def write_tokenizer(folder: Path, specials: list[str] = SENTINELS) -> None:
     """A byte-level tokenizer: one id a byte, behind the special tokens."""

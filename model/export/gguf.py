@@ -9,8 +9,12 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torch import Tensor
+
 from model.decoder.config import DecoderConfig
 from model.errors import ModelError
+from model.families.registry import FAMILIES
+from model.families.weight_table import WeightSlot
 from model.weights.checkpoint import read_config, read_weights
 from model.weights.folder import ModelFolder, read_json
 
@@ -23,7 +27,11 @@ TYPES = {
     "bfloat16": "BF16",
     "q8_0": "Q8_0",
 }  # our names -> GGUF's
-ACTIVATIONS = {"starcoder2": "gelu_tanh", "stablelm": "silu"}  # llama.cpp has one for each family
+# How the tokenizers of Qwen2 and Qwen2.5 cut text (their tokenizer.json).
+QWEN2_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 SENTINELS = {
     "fim_pre": "<fim_prefix>",
     "fim_suf": "<fim_suffix>",
@@ -47,6 +55,7 @@ def write_gguf(folder: ModelFolder, out: Path, dtype: str) -> None:
             "A GGUF file takes the package gguf, which is not installed: pip install gguf"
         ) from None
     config, table = read_config(folder)
+    interleaved = FAMILIES[folder.model_type].gguf.interleaved
     _refuse_what_differs(folder, config)
     name = "fimls" if folder.is_bundled else folder.path.resolve().name
     kind = gguf.GGMLQuantizationType[TYPES[dtype]]
@@ -82,6 +91,8 @@ def write_gguf(folder: ModelFolder, out: Path, dtype: str) -> None:
             kinds, weights, strict=True
         ):  # one in memory at a time
             assert source == expected
+            if interleaved:
+                tensor = _interleave(tensor, table[source], config)
             writer.write_tensor_data(gguf.quantize(tensor.float().numpy(), kinds[source]))
     finally:
         writer.close()
@@ -101,29 +112,37 @@ def _kind(wanted: gguf.GGMLQuantizationType, shape: tuple[int, ...]) -> gguf.GGM
     )
 
 
+def _interleave(tensor: Tensor, slot: WeightSlot, config: DecoderConfig) -> Tensor:
+    """Queries' and keys' rows with the two dimensions of a rotated pair side by side.
+
+    As the converter of llama.cpp does (its function permute). Other tensors stay as they are.
+    """
+    first_value = (config.num_heads + config.num_kv_heads) * config.head_dim
+    if ".attention.qkv." not in slot.parameter or slot.first_row >= first_value:
+        return tensor
+    halves = tensor.view(-1, 2, config.head_dim // 2, *tensor.shape[1:])
+    return halves.transpose(1, 2).reshape(tensor.shape)
+
+
 def _refuse_what_differs(folder: ModelFolder, config: DecoderConfig) -> None:
-    family, rope = folder.model_type, config.rope
+    rules = FAMILIES[folder.model_type].gguf
+    known = rules.activation
+    kind = config.rope.kind
     reasons = {
-        f"{config.activation} instead of {ACTIVATIONS[family]}": config.activation
-        != ACTIVATIONS[family],
-        f"rotary embedding of the kind {rope.kind!r}": rope.kind != "default",
+        f"{config.activation} instead of {known}": config.activation != known,
+        f"rotary embedding of the kind {kind!r}": kind != "default",
+        **rules.refusals(config),
     }
-    if family == "starcoder2":
-        reasons["no biases"] = not (config.qkv_bias and config.out_bias and config.mlp_bias)
-        reasons["partly rotated heads"] = rope.dim != config.head_dim
-    else:
-        reasons["norms on queries and keys"] = config.qk_norm
-        reasons["tied embeddings"] = config.tie_embeddings
-    if found := [reason for reason, holds in reasons.items() if holds]:
+    found = [reason for reason, holds in reasons.items() if holds]
+    if found:
         raise ModelError(
-            f"{folder.path} cannot become a GGUF file: fimls writes none for a {family} with "
-            f"{', '.join(found)}. "
-            "Export it with --format hf."
+            f"{folder.path} cannot become a GGUF file: fimls writes none for a {folder.model_type} "
+            f"with {', '.join(found)}. Export it with --format hf."
         )
 
 
 def _add_shape(writer: gguf.GGUFWriter, folder: ModelFolder, config: DecoderConfig) -> None:
-    # llama.cpp knows no sliding window for these two; within one window there is no difference.
+    # llama.cpp knows no sliding window for these families; within one window nothing differs.
     writer.add_context_length(
         min(config.max_positions, config.sliding_window or config.max_positions)
     )
@@ -132,11 +151,17 @@ def _add_shape(writer: gguf.GGUFWriter, folder: ModelFolder, config: DecoderConf
     writer.add_feed_forward_length(config.intermediate_size)
     writer.add_head_count(config.num_heads)
     writer.add_head_count_kv(config.num_kv_heads)
-    writer.add_layer_norm_eps(config.norm_eps)
+    if config.head_dim * config.num_heads != config.hidden_size:
+        writer.add_key_length(config.head_dim)
+        writer.add_value_length(config.head_dim)
+    if config.norm == "rms_norm":
+        writer.add_layer_norm_rms_eps(config.norm_eps)
+    else:
+        writer.add_layer_norm_eps(config.norm_eps)
     writer.add_rope_dimension_count(config.rope.dim)
     writer.add_rope_freq_base(config.rope.theta)
-    if folder.model_type == "stablelm":
-        writer.add_parallel_residual(config.parallel_residual)
+    for key, value in FAMILIES[folder.model_type].gguf.metadata(config).items():
+        writer.add_bool(f"{folder.model_type}.{key}", value)
 
 
 def _add_tokenizer(writer: gguf.GGUFWriter, folder: ModelFolder, config: DecoderConfig) -> None:
@@ -183,25 +208,44 @@ def _add_tokenizer(writer: gguf.GGUFWriter, folder: ModelFolder, config: Decoder
 
 
 def _cutting(tokenizer: dict[str, Any]) -> str | None:
-    """llama.cpp's name for how a byte-level tokenizer cuts text before it merges; None for other
-    tokenizers."""
-    model, before = tokenizer["model"], tokenizer["pre_tokenizer"]
+    """llama.cpp's name for how a byte-level tokenizer cuts text before it merges bytes.
+
+    None for a tokenizer that llama.cpp would not follow.
+    """
+    before = tokenizer["pre_tokenizer"]
     steps = before["pretokenizers"] if before["type"] == "Sequence" else [before]
-    last = steps[-1]
-    normalizer = tokenizer.get("normalizer")
-    plain = (
+    *first_steps, last = steps
+    if not _merges_plainly(tokenizer["model"], tokenizer.get("normalizer")):
+        return None
+    if last["type"] != "ByteLevel" or last.get("add_prefix_space"):
+        return None
+    if not last.get("use_regex", True):
+        return "qwen2" if [_split_pattern(step) for step in first_steps] == [QWEN2_SPLIT] else None
+    if not all(_splits_digits(step) for step in first_steps):
+        return None
+    return "starcoder" if first_steps else "gpt-2"
+
+
+def _merges_plainly(model: dict[str, Any], normalizer: dict[str, Any] | None) -> bool:
+    """Whether llama.cpp merges as this model does.
+
+    llama.cpp does not compose characters, as NFC does. Source text nearly always comes composed.
+    """
+    return (
         model["type"] == "BPE"
         and not model.get("ignore_merges")
         and not model.get("byte_fallback")
-        # llama.cpp does not compose characters; source text nearly always comes composed
         and (normalizer is None or normalizer["type"] == "NFC")
-        and last["type"] == "ByteLevel"
-        and not last.get("add_prefix_space")
-        and last.get("use_regex", True)
     )
-    digits_alone = [
-        step["type"] == "Digits" and bool(step.get("individual_digits")) for step in steps[:-1]
-    ]
-    if not plain or not all(digits_alone):
+
+
+def _splits_digits(step: dict[str, Any]) -> bool:
+    return step["type"] == "Digits" and bool(step.get("individual_digits"))
+
+
+def _split_pattern(step: dict[str, Any]) -> str | None:
+    """The regular expression whose matches a step makes pieces of their own."""
+    if step["type"] != "Split" or step["behavior"] != "Isolated" or step["invert"]:
         return None
-    return "starcoder" if digits_alone else "gpt-2"
+    pattern: str | None = step["pattern"].get("Regex")
+    return pattern

@@ -68,6 +68,11 @@ class ConfigReader:
             )
 
 
+def max_positions(reader: ConfigReader) -> int:
+    """Prompt and completion together, in tokens."""
+    return int(reader.get("max_position_embeddings", int, 4096))
+
+
 def even_head_dim(hidden_size: int, num_heads: int, num_kv_heads: int) -> int:
     """The dimensions of a head where config.json does not state them. Raises ModelError."""
     if num_heads < 1:

@@ -22,14 +22,13 @@ from model.decoder.config import DecoderConfig
 from model.decoder.decoder import Decoder
 from model.decoder.factory import Factory, Packed
 from model.errors import ModelError
-from model.families import stablelm, starcoder2
+from model.families.registry import FAMILIES
 from model.families.weight_table import WeightSlot
 from model.gpu.bitsandbytes_linear import BITS, BitsFactory
 from model.gpu.cuda_graphs import add_graphs
 from model.machine import available_memory
 from model.weights.folder import ModelFolder
 
-FAMILIES = {"starcoder2": starcoder2, "stablelm": stablelm}
 INT8_ROWS = "fimls-int8-rows"
 SCALE = "_scale"
 # Buffers that older checkpoints carry and that are computed from the config.

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from model.errors import ModelError
-from model.families.hf_config import ConfigReader
+from model.families.hf_config import ConfigReader, max_positions
+from model.families.registry import FAMILIES
 
 BUNDLED = Path(__file__).parent.parent / "bundled"
 ATTRIBUTION = "attribution.bin"  # beside the weights: see fim/attribution.py
-NATIVE_TYPES = ("starcoder2", "stablelm")
 COPY_WEIGHTS = {"bias", "length", "agreement", "confidence"}
 LARGEST_WEIGHT = 1e6  # of copying; JSON as Python reads it may also hold NaN and Infinity
 MAX_HEADER = 100 * 2**20  # bytes; safetensors' own limit
@@ -62,7 +62,7 @@ class ModelFolder:
     @property
     def max_positions(self) -> int:
         """Prompt and completion together, in tokens."""
-        return int(ConfigReader(self.config).get("max_position_embeddings", int, 4096))
+        return max_positions(ConfigReader(self.config))
 
     @property
     def attribution(self) -> Path:
@@ -242,13 +242,13 @@ def find_model(name: str | Path, *, to_run: bool = True) -> ModelFolder:
     if "auto_map" in config:
         raise ModelError(
             f"{path}/config.json asks to run code of its own (auto_map), which fimls never does. "
-            "Use a checkpoint in one of the native architectures: " + ", ".join(NATIVE_TYPES) + "."
+            "Use a checkpoint in one of the native architectures: " + ", ".join(FAMILIES) + "."
         )
     folder = ModelFolder(path, config)
-    if to_run and folder.model_type not in NATIVE_TYPES:
+    if to_run and folder.model_type not in FAMILIES:
         raise ModelError(
             f"{path}/config.json has the model_type {folder.model_type!r}, which fimls does not "
             "run. "
-            f"It runs {', '.join(NATIVE_TYPES)}."
+            f"It runs {', '.join(FAMILIES)}."
         )
     return folder

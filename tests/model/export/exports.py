@@ -9,13 +9,14 @@ import json
 from pathlib import Path
 
 from safetensors.torch import load_file, save_file
+from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Backend
-from tokenizers import decoders, models, pre_tokenizers, trainers
 
+from model.export.gguf import QWEN2_SPLIT
 from model.export.hugging_face import export
 from model.weights.checkpoint import INT8_ROWS
 from model.weights.folder import ModelFolder, find_model
-from tests.conftest import SENTINELS, STABLELM, STARCODER2, write_model
+from tests.conftest import LLAMA, QWEN2, SENTINELS, STABLELM, STARCODER2, write_model
 from training.export import int8_rows
 
 TRICKY = [
@@ -33,6 +34,11 @@ MODELS = {
     "starcoder2, window": STARCODER2 | {"sliding_window": 64},
     "stablelm": STABLELM,
     "stablelm, parallel": STABLELM | {"use_parallel_residual": True, "use_qkv_bias": True},
+    "qwen2": QWEN2,
+    "qwen2, tied": QWEN2 | {"tie_word_embeddings": True},
+    "llama": LLAMA,
+    "llama, all biases": LLAMA | {"attention_bias": True, "mlp_bias": True},
+    "llama, wide heads": LLAMA | {"head_dim": 16},
 }
 
 
@@ -55,12 +61,17 @@ def store(folder: Path, how: str) -> Path:
     return folder
 
 
-def write_pieces(folder: Path, *before: pre_tokenizers.PreTokenizer) -> None:
+def write_pieces(
+    folder: Path, *before: pre_tokenizers.PreTokenizer, like_qwen2: bool = False
+) -> None:
     """A tokenizer in place of the folder's, with merges of its own; llama.cpp reads none
     without."""
     backend = Backend(models.BPE())
+    if like_qwen2:  # transformers puts these in the place of whatever a qwen2's tokenizer.json has
+        backend.normalizer = normalizers.NFC()
+        before = (pre_tokenizers.Split(Regex(QWEN2_SPLIT), behavior="isolated"),)
     backend.pre_tokenizer = pre_tokenizers.Sequence(
-        [*before, pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        [*before, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=not like_qwen2)]
     )
     backend.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
@@ -73,7 +84,8 @@ def write_pieces(folder: Path, *before: pre_tokenizers.PreTokenizer) -> None:
 
 def toy(folder: Path, kind: str = "starcoder2", how: str = "float32") -> ModelFolder:
     path = store(write_model(folder / "toy", MODELS[kind]), how)
-    write_pieces(path, pre_tokenizers.Digits(individual_digits=True))
+    digits = pre_tokenizers.Digits(individual_digits=True)
+    write_pieces(path, digits, like_qwen2=kind.startswith("qwen2"))
     return find_model(path)
 
 

@@ -18,7 +18,7 @@ from model import LoadedModel, Tokenizer
 from model.errors import ModelError
 from model.export.hugging_face import export
 from model.weights.folder import BUNDLED, find_model
-from tests.conftest import STABLELM, STARCODER2, write_model
+from tests.conftest import LLAMA, STABLELM, STARCODER2, write_model
 from tests.model.export.exports import TRICKY, exported, toy, write_pieces
 from tests.model.toys import load
 
@@ -122,6 +122,38 @@ def test_llama_cpp_is_told_of_no_more_context_than_one_window(tmp_path: Path) ->
     assert metadata["starcoder2.context_length"] == 64
 
 
+@pytest.mark.parametrize("family", ["qwen2", "llama"])
+def test_the_epsilon_is_that_of_the_kind_of_norm(family: str, tmp_path: Path) -> None:
+    metadata, _ = read_back(exported(toy(tmp_path, family), tmp_path, "gguf"))
+    assert metadata["general.architecture"] == family
+    assert metadata[f"{family}.attention.layer_norm_rms_epsilon"] == pytest.approx(1e-6)
+    assert f"{family}.attention.layer_norm_epsilon" not in metadata
+    assert metadata["tokenizer.ggml.pre"] == {"qwen2": "qwen2", "llama": "starcoder"}[family]
+    assert f"{family}.attention.key_length" not in metadata
+
+
+def test_heads_of_a_size_of_their_own_are_stated(tmp_path: Path) -> None:
+    metadata, _ = read_back(exported(toy(tmp_path, "llama, wide heads"), tmp_path, "gguf"))
+    names = ("attention.key_length", "attention.value_length", "rope.dimension_count")
+    assert [metadata[f"llama.{name}"] for name in names] == [16, 16, 16]
+
+
+def test_llama_cpp_finds_the_rotated_pairs_of_a_llama_side_by_side(tmp_path: Path) -> None:
+    source = toy(tmp_path, "llama, all biases")
+    _, tensors = read_back(exported(source, tmp_path, "gguf"))
+    weights = dict(load(source.path).decoder.named_parameters())
+    for kind in ("weight", "bias"):
+        fused = weights[f"layers.1.attention.qkv.{kind}"]
+        parts = zip("qkv", fused.split([32, 16, 16]), (4, 2, 0), strict=True)
+        for part, ours, heads in parts:
+            found = torch.tensor(tensors[f"blk.1.attn_{part}.{kind}"].data)
+            for head in range(heads):  # dimension i of a head turns together with i + 4
+                rows = slice(8 * head, 8 * head + 8)
+                assert torch.equal(found[rows][0::2], ours[rows][:4])
+                assert torch.equal(found[rows][1::2], ours[rows][4:])
+            assert heads or torch.equal(found, ours)
+
+
 def test_tokens_that_the_tokenizer_lacks_are_marked_unused(tmp_path: Path) -> None:
     source = toy(tmp_path)
     write_pieces(source.path)
@@ -139,6 +171,7 @@ UNLIKE_LLAMA_CPP: dict[str, dict[str, Any]] = {
     "no biases": STARCODER2 | {"use_bias": False},
     "norms on queries and keys": STABLELM | {"qk_layernorm": True},
     "tied embeddings": STABLELM | {"tie_word_embeddings": True},
+    "partly rotated heads": LLAMA | {"partial_rotary_factor": 0.5},
 }
 
 
@@ -196,7 +229,19 @@ def ask_llama_cpp(python: Path, **job: Any) -> dict[str, Any]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "kind", ["bundled", "starcoder2", "starcoder2, untied", "stablelm", "stablelm, parallel"]
+    "kind",
+    [
+        "bundled",
+        "starcoder2",
+        "starcoder2, untied",
+        "stablelm",
+        "stablelm, parallel",
+        "qwen2",
+        "qwen2, tied",
+        "llama",
+        "llama, all biases",
+        "llama, wide heads",
+    ],
 )
 def test_llama_cpp_writes_the_same_greedy_text(kind: str, peers: Path, tmp_path: Path) -> None:
     source = find_model("bundled") if kind == "bundled" else toy(tmp_path, kind, "int8 rows")

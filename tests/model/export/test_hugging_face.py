@@ -9,6 +9,7 @@ import json
 import resource
 import subprocess
 import sys
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,10 @@ def agree_with_transformers(source: LoadedModel, out: Path, ids: list[int]) -> N
     tokenizer = transformers.AutoTokenizer.from_pretrained(out)
     for text in TRICKY:
         assert tokenizer.encode(text) == source.tokenizer.encode_prompt(text)
-        assert tokenizer.decode(tokenizer.encode(text)) == text
+        # The tokenizers of Qwen2 compose characters.
+        composed = unicodedata.normalize("NFC", text)
+        expected = composed if reference.config.model_type == "qwen2" else text
+        assert tokenizer.decode(tokenizer.encode(text)) == expected
     end = source.tokenizer.token_id("<|endoftext|>")
     assert (tokenizer.bos_token_id, tokenizer.eos_token_id) == (end, end)
     assert "<fim_middle>" in tokenizer.all_special_tokens

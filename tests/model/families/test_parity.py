@@ -13,7 +13,7 @@ import torch
 
 from model import LoadedModel
 from model.generation.generate import GenerationOptions, generate, prefill
-from tests.conftest import STABLELM, STARCODER2, write_model
+from tests.conftest import LLAMA, QWEN2, STABLELM, STARCODER2, write_model
 from tests.model.toys import load
 
 LENGTH, WINDOW = 48, 16  # contexts longer than the window
@@ -23,6 +23,13 @@ def rope(**parameters: Any) -> dict[str, Any]:
     return {"rope_parameters": {"rope_theta": 10000.0} | parameters}
 
 
+LLAMA3_ROPE = rope(
+    rope_type="llama3",
+    factor=8.0,
+    low_freq_factor=1.0,
+    high_freq_factor=4.0,
+    original_max_position_embeddings=64,
+)
 STARCODER2_CASES: dict[str, dict[str, Any]] = {
     "plain": {},
     "window": {"sliding_window": WINDOW},
@@ -31,13 +38,7 @@ STARCODER2_CASES: dict[str, dict[str, Any]] = {
     "every kv head": {"num_key_value_heads": 4},
     "exact gelu": {"hidden_act": "gelu"},
     "linear": rope(rope_type="linear", factor=4.0),
-    "llama3": rope(
-        rope_type="llama3",
-        factor=8.0,
-        low_freq_factor=1.0,
-        high_freq_factor=4.0,
-        original_max_position_embeddings=64,
-    ),
+    "llama3": LLAMA3_ROPE,
     "yarn": rope(rope_type="yarn", factor=4.0, original_max_position_embeddings=64),
     "yarn, all keys": rope(
         rope_type="yarn",
@@ -64,9 +65,62 @@ STABLELM_CASES = {
     }
 }
 
+WINDOW_IN_ALL_LAYERS = {
+    "use_sliding_window": True,
+    "sliding_window": WINDOW,
+    "max_window_layers": 0,
+}
+QWEN2_CASES: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "tied": {"tie_word_embeddings": True},
+    "window": WINDOW_IN_ALL_LAYERS,
+    "window by layer types": {
+        "use_sliding_window": True,
+        "sliding_window": WINDOW,
+        "layer_types": ["sliding_attention"] * 2,
+    },
+    "window that is not used": {"sliding_window": WINDOW, "max_window_layers": 1},
+    "window beyond the last layer": WINDOW_IN_ALL_LAYERS | {"max_window_layers": 2},
+    "head_dim": {"head_dim": 16},
+    "one kv head": {"num_key_value_heads": 1},
+    "yarn": rope(rope_type="yarn", factor=4.0, original_max_position_embeddings=64),
+    "old rope keys": {"rope_theta": 1e6, "rope_scaling": {"type": "linear", "factor": 2.0}},
+    "harmless keys": {"use_mrope": False},
+}
+LLAMA_CASES: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "tied": {"tie_word_embeddings": True},
+    "attention bias": {"attention_bias": True},
+    "mlp bias": {"mlp_bias": True},
+    "all biases, exact gelu": {"attention_bias": True, "mlp_bias": True, "hidden_act": "gelu"},
+    "wide heads": {"head_dim": 16},
+    "narrow heads, one kv head": {"head_dim": 6, "num_key_value_heads": 1},
+    "every kv head by default": {"num_key_value_heads": None},
+    "linear": rope(rope_type="linear", factor=4.0),
+    "llama3": LLAMA3_ROPE,
+    "old rope keys": {"rope_theta": 5e5, "rope_scaling": {"type": "linear", "factor": 2.0}},
+    "large norm_eps": {"rms_norm_eps": 0.1},
+    "harmless keys": {"pretraining_tp": 1, "is_llama_config": True, "rope_interleaved": False},
+}
+
+ALL_CASES = {
+    "starcoder2": (STARCODER2, STARCODER2_CASES),
+    "stablelm": (STABLELM, STABLELM_CASES),
+    "qwen2": (QWEN2, QWEN2_CASES),
+    "llama": (LLAMA, LLAMA_CASES),
+}
 CASES = [
-    pytest.param(STARCODER2 | c, id=f"starcoder2 {n}") for n, c in STARCODER2_CASES.items()
-] + [pytest.param(STABLELM | c, id=f"stablelm {n}") for n, c in STABLELM_CASES.items()]
+    pytest.param(plain | changes, id=f"{family} {name}")
+    for family, (plain, cases) in ALL_CASES.items()
+    for name, changes in cases.items()
+]
+# One of each family, and a window where there may be one.
+FAMILY_CASES = [
+    pytest.param(STARCODER2 | {"sliding_window": WINDOW}, id="starcoder2"),
+    pytest.param(STABLELM, id="stablelm"),
+    pytest.param(QWEN2 | WINDOW_IN_ALL_LAYERS, id="qwen2"),
+    pytest.param(LLAMA | {"head_dim": 16}, id="llama"),
+]
 
 
 def random_ids(count: int, seed: int = 1) -> list[int]:
@@ -99,9 +153,7 @@ def test_logits_are_those_of_transformers(config: dict[str, Any], tmp_path: Path
     torch.testing.assert_close(ours, expected, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize(
-    "config", [STARCODER2 | {"sliding_window": WINDOW}, STABLELM], ids=["starcoder2", "stablelm"]
-)
+@pytest.mark.parametrize("config", FAMILY_CASES)
 def test_rows_of_a_batch_do_not_see_each_other(config: dict[str, Any], tmp_path: Path) -> None:
     m, reference = both(config, tmp_path)
     batch = torch.tensor([random_ids(LENGTH, seed) for seed in (1, 2, 3)])
@@ -114,9 +166,7 @@ def test_rows_of_a_batch_do_not_see_each_other(config: dict[str, Any], tmp_path:
     torch.testing.assert_close(ours, expected, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize(
-    "config", [STARCODER2 | {"sliding_window": WINDOW}, STABLELM], ids=["starcoder2", "stablelm"]
-)
+@pytest.mark.parametrize("config", FAMILY_CASES)
 def test_greedy_text_is_that_of_transformers(config: dict[str, Any], tmp_path: Path) -> None:
     m, reference = both(config, tmp_path)
     ids = random_ids(LENGTH)
@@ -142,6 +192,9 @@ PATH_CASES = [
     pytest.param(STARCODER2 | {"sliding_window": WINDOW}, id="starcoder2 window"),
     pytest.param(STARCODER2, id="starcoder2"),
     pytest.param(STABLELM | {"qk_layernorm": True}, id="stablelm"),
+    pytest.param(QWEN2 | {"tie_word_embeddings": True}, id="qwen2"),
+    pytest.param(QWEN2 | WINDOW_IN_ALL_LAYERS, id="qwen2 window"),
+    pytest.param(LLAMA | LLAMA3_ROPE | {"head_dim": 16, "attention_bias": True}, id="llama"),
 ]
 
 

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from model import load_model
-from model.weights.checkpoint import FAMILIES
+from model.families.registry import FAMILIES
 from model.weights.folder import find_model
 from tests.conftest import STABLELM, STARCODER2, write_model, write_tokenizer
 from tests.model.folders import (
