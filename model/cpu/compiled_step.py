@@ -1,14 +1,14 @@
-"""Gives the decoder of a small int8 model its compiled step (model.cpu.numba_step), as soon as
-there is machine code.
+"""Gives the decoder of a small int8 model its compiled step (numba_step.py), as soon as there is
+machine code.
 
-Until then, and where numba is not installed, model.step does the work.
+Until then, and where numba is not installed, the step in torch (torch_step.py) does the work.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -17,15 +17,17 @@ import torch
 from torch import Tensor, nn
 
 from model.cpu import code_cache
-from model.cpu.kernels import FEW, Book, Busy
+from model.cpu.kernels import FEW
+from model.cpu.measurements import Busy, Measurements
 from model.cpu.quantized_linear import Int8Embedding, Int8Linear
-from model.cpu.torch_step import relative, shape_of, step_rows, step_us
-from model.decoder.decoder import Cancelled, Decoder
+from model.cpu.step_costs import relative_costs, shape_of, step_rows, step_us
+from model.decoder.decoder import Cancelled, Decoder, ShouldStop
+from model.decoder.factory import Norm
 from model.decoder.kv_cache import KVCache
 from model.decoder.layers import DecoderLayer
 
 if TYPE_CHECKING:
-    from model.cpu.numba_step import Floats, Matrices
+    from model.cpu.numba_step import Floats, Matrices, Shape, Weights
 
 log = logging.getLogger(__name__)
 
@@ -34,60 +36,67 @@ BY_THUMB = {1: 1.0, 2: 1.8, 4: 3.2, 8: 6.0, 16: 12.0}  # row costs where nothing
 
 
 def upgrade(decoder: Decoder, cache_dir: Path) -> Iterator[None]:
-    """Gives a small decoder of int8 weights its compiled step; to be gone on with now and then,
-    until it ends.
+    """Gives a small decoder of int8 weights its compiled step, in stages: the caller goes on with
+    the iterator now and then, until it ends.
 
-    Not at once: to load machine code takes half a second, and to make it, in a process beside this
-    one, some more. cache_dir is for the code, and for what was measured.
+    To load machine code takes half a second, and a process beside this one takes longer to make it.
+    cache_dir: of the code and of the measurements.
     """
-    if not is_small(decoder) or (folder := code_cache.code_folder(cache_dir)) is None:
+    if not is_small(decoder):
+        return
+    folder = code_cache.code_folder(cache_dir)
+    if folder is None:
         return
     if not code_cache.is_intact(folder):
-        late = time.monotonic() + PATIENCE_S
+        latest = time.monotonic() + PATIENCE_S
         with code_cache.start(folder) as compiler:
             while compiler.poll() is None:
-                if time.monotonic() > late:
+                if time.monotonic() > latest:
                     compiler.kill()
                 yield
         if not code_cache.is_intact(folder):
             log.warning("nothing was compiled (exit status %s)", compiler.returncode)
             return
     code_cache.use(folder)
-    yield  # to whoever has asked meanwhile: each of these takes some tenths of a second
+    yield  # requests that came meanwhile have their turn: each stage takes some tenths of a second
     code_cache.load()
     yield
-    add_compiled_step(decoder, Book(cache_dir), folder.name)
-
-
-def is_small(decoder: Decoder) -> bool:
-    """Whether its weights are int8 and small, as model.kernels' Plan says."""
-    projection = cast(DecoderLayer, decoder.layers[0]).attention.qkv
-    return isinstance(projection, Int8Linear) and projection.plan.small
+    add_compiled_step(decoder, Measurements(cache_dir), folder.name)
 
 
 def upgrade_now(decoder: Decoder, cache_dir: Path) -> None:
-    """For those who can wait: a benchmark, say."""
+    """As `upgrade`, for callers that can wait: benchmarks."""
     for _ in upgrade(decoder, cache_dir):
         time.sleep(0.1)
 
 
-def add_compiled_step(decoder: Decoder, book: Book, version: str) -> None:
-    """Puts it in the step's place where it is faster. version: of its code. Raises whatever numba
-    raises."""
+def is_small(decoder: Decoder) -> bool:
+    """Whether its weights are int8 and small, as its Plan says."""
+    projection = cast(DecoderLayer, decoder.layers[0]).attention.qkv
+    return isinstance(projection, Int8Linear) and projection.plan.small
+
+
+def add_compiled_step(decoder: Decoder, measurements: Measurements, version: str) -> None:
+    """Lets the decoder use a compiled step if that is faster than the step that it has.
+
+    version: of the compiled code. Raises whatever numba raises.
+    """
     compiled = CompiledStep(decoder)
     before = decoder.step
     costs_before = decoder.row_costs
-    ways = {"torch": before, "compiled": compiled}
+    steps = {"torch": before, "compiled": compiled}
 
-    def measure(way: str, rows: Sequence[int]) -> dict[int, float]:
-        decoder.use_step(ways[way])
-        return step_us(decoder, rows)
+    def measure(way: str, counts: Sequence[int]) -> dict[int, float]:
+        decoder.use_step(steps[way])
+        return step_us(decoder, counts)
 
-    wanted, costs = {"torch": [1], "compiled": step_rows(decoder, compiled.max_rows)}, None
+    subject = f"compiled {version} {shape_of(decoder)}"
+    wanted = {"torch": [1], "compiled": step_rows(decoder, compiled.max_rows)}
+    costs: Mapping[int, float] | None = None
     try:
-        times = book.times(f"compiled {version} {shape_of(decoder)}", wanted, measure)
+        times = measurements.times(subject, wanted, measure)
         if times["compiled"][1] < times["torch"][1]:
-            costs = relative(times["compiled"])
+            costs = relative_costs(times["compiled"])
     except Busy:
         costs = BY_THUMB
     finally:
@@ -98,96 +107,119 @@ def add_compiled_step(decoder: Decoder, book: Book, version: str) -> None:
 
 
 class CompiledStep:
-    """See model.decoder.decoder.FewRowsStep."""
+    """Runs a small decoder of int8 weights: a model.decoder.decoder.FewRowsStep."""
 
     max_rows = FEW[-1]
 
     def __init__(self, decoder: Decoder) -> None:
         """Raises whatever numba raises."""
-        from model.cpu import numba_step as code  # see code_cache.use
+        from model.cpu import numba_step  # code_cache.use has to come first
 
-        c, layers = decoder.config, [cast(DecoderLayer, layer) for layer in decoder.layers]
-        self._run, self._vocabulary = code.forward, c.vocab_size
-        self._shared: list[tuple[Int8Linear, Tensor]] = []
-        gains = [
-            torch.cat((layer.attention.q_norm, layer.attention.k_norm))
-            if c.qk_norm
-            else torch.empty(0, c.head_dim)
-            for layer in layers
-        ]
-        embed = decoder.embed_tokens
-        assert isinstance(embed, Int8Embedding)
-        self._weights = code.Weights(
-            qkv=self._matrices([layer.attention.qkv for layer in layers]),
-            out=self._matrices([layer.attention.out for layer in layers]),
-            up=self._matrices([layer.mlp.up for layer in layers]),
-            down=self._matrices([layer.mlp.down for layer in layers]),
-            attention_norm=_norms([layer.attention_norm for layer in layers]),
-            mlp_norm=_norms(
-                [layer.attention_norm if layer.parallel else layer.mlp_norm for layer in layers]
-            ),
-            gains=torch.stack(gains).numpy(),
-            turns=torch.view_as_real(decoder.rotations.pairs[:, 0]).contiguous().numpy(),
-            last_norm=_norms([decoder.norm])[0],
-            embed=self._matrices([embed.linear]),
-            head=self._matrices([embed.linear if c.tie_embeddings else decoder.head]),
-        )
-        self._shape = code.Shape(
-            c.num_heads,
-            c.sliding_window or 0,
-            code.ACTIVATIONS[c.activation],
-            c.gated_mlp,
-            c.parallel_residual,
-            c.norm_eps,
-        )
+        self._forward = numba_step.forward
+        self._vocabulary = decoder.config.vocab_size
+        self._stacked: list[tuple[Int8Linear, Tensor]] = []  # each with its copy in the weights
+        self._weights = self._weights_of(decoder)
+        self._shape = _shape_of(decoder)
 
     def __call__(
-        self, ids: Tensor, cache: KVCache, keep: int, should_stop: Callable[[], bool] | None
+        self, ids: Tensor, cache: KVCache, keep: int, should_stop: ShouldStop | None
     ) -> Tensor:
         if should_stop is not None and should_stop():  # once: a small model's step is short
             raise Cancelled
-        numbers, logits = ids.numpy(), np.empty((keep, self._vocabulary), np.float32)
-        # Nothing behind this looks where it reads and writes.
+        numbers = ids.numpy()
+        logits = np.empty((keep, self._vocabulary), np.float32)
+        # The compiled code does not check where it reads and writes.
         if not 0 <= numbers.min() <= numbers.max() < self._vocabulary:
             raise IndexError("a token id is not in the vocabulary")
         if cache.length + len(numbers) > cache.capacity:
             raise IndexError("the cache has no room for the rows")
-        self._run(
-            numbers,
-            cache.length,
-            self._shape,
-            self._weights,
-            cache.keys.numpy(),
-            cache.values.numpy(),
-            logits,
-        )
+        keys = cache.keys.numpy()
+        values = cache.values.numpy()
+        self._forward(numbers, cache.length, self._shape, self._weights, keys, values, logits)
         cache.commit(len(numbers))
         return torch.from_numpy(logits)
 
     def share(self) -> None:
-        """The decoder's matrices become views of those in here, so that nothing is kept twice."""
-        for linear, rows in self._shared:
+        """Makes the decoder's matrices views of the step's, so that nothing is kept twice."""
+        for linear, rows in self._stacked:
             linear.share(rows)
-        self._shared.clear()
+        self._stacked.clear()
 
-    def _matrices(self, modules: Sequence[nn.Module]) -> Matrices:
+    def _weights_of(self, decoder: Decoder) -> Weights:
+        from model.cpu.numba_step import Weights
+
+        layers = [cast(DecoderLayer, layer) for layer in decoder.layers]
+        attentions = [layer.attention for layer in layers]
+        mlps = [layer.mlp for layer in layers]
+        attention_norm = _norms(layer.attention_norm for layer in layers)
+        mlp_norm = attention_norm  # which a parallel layer does not read
+        if not decoder.config.parallel_residual:
+            mlp_norm = _norms(layer.mlp_norm for layer in layers)
+        embed = decoder.embed_tokens
+        assert isinstance(embed, Int8Embedding)
+        head = embed.linear if decoder.config.tie_embeddings else decoder.head
+        return Weights(
+            qkv=self._matrices(attention.qkv for attention in attentions),
+            out=self._matrices(attention.out for attention in attentions),
+            up=self._matrices(mlp.up for mlp in mlps),
+            down=self._matrices(mlp.down for mlp in mlps),
+            attention_norm=attention_norm,
+            mlp_norm=mlp_norm,
+            gains=_gains(decoder),
+            rotations=torch.view_as_real(decoder.rotations.pairs[:, 0]).contiguous().numpy(),
+            last_norm=_norms([decoder.norm])[0],
+            embed=self._matrices([embed.linear]),
+            head=self._matrices([head]),
+        )
+
+    def _matrices(self, modules: Iterable[nn.Module]) -> Matrices:
+        """The matrices of all layers, stacked; a single one as it is."""
         from model.cpu.numba_step import Matrices
 
         linears = [cast(Int8Linear, module) for module in modules]
         weights = linears[0].matrix[None]
         if len(linears) > 1:
             weights = torch.stack([linear.matrix for linear in linears])
-            self._shared += zip(linears, weights, strict=True)
-        biases = [
-            torch.zeros(linear.out) if linear.bias is None else linear.bias for linear in linears
-        ]
-        return Matrices(
-            weights.numpy(),
-            torch.stack([linear.scale for linear in linears]).numpy(),
-            torch.stack(biases).numpy(),
-        )
+            self._stacked += zip(linears, weights, strict=True)
+        biases = torch.zeros(len(linears), linears[0].out)
+        for into, linear in zip(biases, linears, strict=True):
+            if linear.bias is not None:
+                into.copy_(linear.bias)
+        scales = torch.stack([linear.scale for linear in linears])
+        return Matrices(weights.numpy(), scales.numpy(), biases.numpy())
 
 
-def _norms(modules: Sequence[nn.LayerNorm | nn.RMSNorm]) -> Floats:
-    layer_norms = [cast(nn.LayerNorm, module) for module in modules]
-    return torch.stack([torch.stack((norm.weight, norm.bias)) for norm in layer_norms]).numpy()
+def _norms(norms: Iterable[Norm]) -> Floats:
+    """(L, 2, hidden): weights and biases, which are zero for an RMSNorm."""
+    pairs = []
+    for norm in norms:
+        bias = torch.zeros_like(norm.weight) if isinstance(norm, nn.RMSNorm) else norm.bias
+        pairs.append(torch.stack((norm.weight, bias)))
+    return torch.stack(pairs).numpy()
+
+
+def _gains(decoder: Decoder) -> Floats:
+    """(L, H + K, D): of the norms on queries and keys; (L, 0, D) without these."""
+    config = decoder.config
+    if not config.qk_norm:
+        return torch.empty(config.num_layers, 0, config.head_dim).numpy()
+    gains = []
+    for layer in decoder.layers:
+        attention = cast(DecoderLayer, layer).attention
+        gains.append(torch.cat((attention.q_norm, attention.k_norm)))
+    return torch.stack(gains).numpy()
+
+
+def _shape_of(decoder: Decoder) -> Shape:
+    from model.cpu.numba_step import ACTIVATIONS, Shape
+
+    config = decoder.config
+    return Shape(
+        heads=config.num_heads,
+        window=config.sliding_window or 0,
+        activation=ACTIVATIONS[config.activation],
+        gated=config.gated_mlp,
+        parallel=config.parallel_residual,
+        rms=config.norm == "rms_norm",
+        eps=config.norm_eps,
+    )

@@ -1,15 +1,16 @@
 """The step of a small int8 model as one function of machine code, compiled by numba: no torch
 between two products.
 
-Products are exact: weights of 8 bits times activations of up to 16, summed in 32 bits; so a row
-comes out the same, bit for bit, whatever stands beside it. It runs on one thread, which for weights
-that fit into a cache is faster than to wake a second one for each product.
+Products are exact: weights of 8 bits times activations of up to 16, summed in 32 bits. So the
+result of a row is the same, bit for bit, whatever the other rows are. The step runs on one thread:
+for weights that fit into a cache this is faster than to wake a second one for each product.
 
-Shapes: L layers, R rows, H heads, K key/value heads, D head dimension, S positions seen. Arrays are
-contiguous in their last dimension, or the loops over it are not vectorized; inner loops index whole
-arrays, because a view of one costs as much as 32 products.
+Shapes: L layers, R rows, H heads, K key/value heads, G = H / K, D head dimension, S positions seen.
+x is the residual stream (R, hidden). Arrays are contiguous in their last dimension, or the loops
+over it are not vectorized. Inner loops index whole arrays, because a view of one costs as much as
+32 products.
 
-numba keeps what it compiled where NUMBA_CACHE_DIR says: model.cpu.code_cache.
+numba keeps what it compiled where NUMBA_CACHE_DIR says: code_cache.py.
 """
 
 from __future__ import annotations
@@ -28,115 +29,107 @@ Floats = NDArray[np.float32]
 njit = numba.njit(
     cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz", "arcp"}
 )
-f32, i32, i16 = np.float32, np.int32, np.int16
+f32 = np.float32
+i32 = np.int32
+i16 = np.int16
 
-GELU_TANH, GELU, SILU = 0, 1, 2
+GELU_TANH = 0
+GELU = 1
+SILU = 2
 ACTIVATIONS = {"gelu_tanh": GELU_TANH, "gelu": GELU, "silu": SILU}
-LOG2_E, LN2_HIGH, LN2_LOW = f32(math.log2(math.e)), f32(0.693359375), f32(math.log(2) - 0.693359375)
+LOG2_E = f32(math.log2(math.e))
+LN2_HIGH = f32(0.693359375)
+LN2_LOW = f32(math.log(2) - 0.693359375)
 ROOT_HALF = f32(math.sqrt(0.5))
-TWICE_ROOT_2_PI, CUBIC = f32(2 * math.sqrt(2 / math.pi)), f32(0.044715)
+TWICE_ROOT_2_PI = f32(2 * math.sqrt(2 / math.pi))
+CUBIC = f32(0.044715)
 
 
 class Matrices(NamedTuple):
-    """One matrix of each layer, as model.quantize has them: int8 (L, out, width), scales and biases
-    (L, out)."""
+    """One matrix of each layer, as quantized_linear.py makes them."""
 
-    weights: NDArray[np.int8]
-    scale: Floats
-    bias: Floats
+    weights: NDArray[np.int8]  # (L, out, width)
+    scale: Floats  # (L, out)
+    bias: Floats  # (L, out)
 
 
 class Weights(NamedTuple):
-    """Norms are (..., 2, hidden), weight and bias; gains (L, H + K, D), or (L, 0, D) without norms
-    on queries and keys.
-
-    turns: cos and sin of every position's pairs, (positions, dim / 2, 2). embed and head have L =
-    1.
-    """
+    """All weights of a decoder, and its rotations. embed and head have L = 1."""
 
     qkv: Matrices
     out: Matrices
     up: Matrices
     down: Matrices
-    attention_norm: Floats
-    mlp_norm: Floats
-    gains: Floats
-    turns: Floats
-    last_norm: Floats
+    attention_norm: Floats  # (L, 2, hidden): weight and bias
+    mlp_norm: Floats  # (L, 2, hidden)
+    gains: Floats  # (L, H + K, D); (L, 0, D) without norms on queries and keys
+    rotations: Floats  # (positions, dim / 2, 2): cos and sin of each pair
+    last_norm: Floats  # (2, hidden)
     embed: Matrices
     head: Matrices
 
 
 class Shape(NamedTuple):
-    """window: 0 without one. activation: see ACTIVATIONS."""
+    """The fields of DecoderConfig that the weights' shapes do not tell."""
 
     heads: int
-    window: int
-    activation: int
+    window: int  # 0 without one
+    activation: int  # see ACTIVATIONS
     gated: bool
     parallel: bool
+    rms: bool  # norms are RMSNorm, whose bias is zero here, and not LayerNorm
     eps: float
 
 
 @njit
 def forward(
-    ids: Any, start: int, shape: Shape, w: Weights, keys: Any, values: Any, logits: Any
+    ids: Any, start: int, shape: Shape, weights: Weights, keys: Any, values: Any, logits: Any
 ) -> None:
     """A pass over ids (R,) at positions from `start` on.
 
     Writes the keys and values (L, K, capacity, D) of those positions, and logits (kept, vocabulary)
     of the last rows.
     """
-    rows, hidden, inner = len(ids), w.embed.weights.shape[2], w.down.weights.shape[2]
-    kv_heads, dim = keys.shape[1], keys.shape[3]
-    heads, group, eps = shape.heads, shape.heads // kv_heads, f32(shape.eps)
-    x = np.empty((rows, hidden), f32)
-    for r in range(rows):
-        embedding, scale = w.embed.weights[0, ids[r]], w.embed.scale[0, ids[r]]
-        for j in range(hidden):
-            x[r, j] = embedding[j] * scale
-    normed = np.empty((rows, hidden), f32)
-    qkv = np.empty((rows, heads + 2 * kv_heads, dim), f32)
-    attended = np.empty((rows, heads, dim), f32)
-    upper = np.empty((rows, w.up.weights.shape[1]), f32)
-    scores = np.empty((group, start + rows), f32)
-    for layer in range(len(keys)):
-        norm(x, w.attention_norm[layer], eps, normed)
-        product(normed, w.qkv, layer, qkv.reshape(rows, -1), False)
-        for r in range(rows):
-            for head in range(heads + kv_heads):
-                if w.gains.shape[1]:
-                    gain(qkv[r, head], w.gains[layer, head], eps)
-                rotate(qkv[r, head], w.turns[start + r])
-            for head in range(kv_heads):
-                keys[layer, head, start + r] = qkv[r, heads + head]
-                values[layer, head, start + r] = qkv[r, heads + kv_heads + head]
-        for r in range(rows):
-            stop = start + r + 1
-            first = max(0, stop - shape.window) if shape.window else 0
-            for head in range(kv_heads):
-                seen_keys, seen_values = (
-                    keys[layer, head, first:stop],
-                    values[layer, head, first:stop],
-                )
-                own = slice(head * group, (head + 1) * group)
-                attend(qkv[r, own], seen_keys, seen_values, scores, attended[r, own])
-        product(attended.reshape(rows, -1), w.out, layer, x, True)
-        if not shape.parallel:
-            norm(x, w.mlp_norm[layer], eps, normed)
-        product(normed, w.up, layer, upper, False)
-        for r in range(rows):
-            activate(upper[r, :inner], shape.activation)
-        narrow = upper
-        if shape.gated:
-            narrow = np.empty((rows, inner), f32)
-            for r in range(rows):
-                for j in range(inner):
-                    narrow[r, j] = upper[r, j] * upper[r, inner + j]
-        product(narrow, w.down, layer, x, True)
+    rows = len(ids)
     kept = len(logits)
-    norm(x[rows - kept :], w.last_norm, eps, normed[:kept])
-    product(normed[:kept], w.head, 0, logits, False)
+    kv_heads = keys.shape[1]
+    dim = keys.shape[3]
+    eps = f32(shape.eps)
+    x = look_up(ids, weights.embed)
+    normed = np.empty_like(x)
+    qkv = np.empty((rows, shape.heads + 2 * kv_heads, dim), f32)
+    attended = np.empty((rows, shape.heads, dim), f32)
+    upper = np.empty((rows, weights.up.weights.shape[1]), f32)
+    scores = np.empty((shape.heads // kv_heads, start + rows), f32)
+    for layer in range(len(keys)):
+        norm(x, weights.attention_norm[layer], shape.rms, eps, normed)
+        product(normed, weights.qkv, layer, qkv.reshape(rows, -1), False)
+        if weights.gains.shape[1]:
+            for r in range(rows):
+                for head in range(shape.heads + kv_heads):
+                    gain(qkv[r, head], weights.gains[layer, head], shape.rms, eps)
+        cache_rows(qkv, weights.rotations, start, keys[layer], values[layer])
+        attend_rows(qkv, keys[layer], values[layer], start, shape.window, scores, attended)
+        product(attended.reshape(rows, -1), weights.out, layer, x, True)
+        if not shape.parallel:
+            norm(x, weights.mlp_norm[layer], shape.rms, eps, normed)
+        product(normed, weights.up, layer, upper, False)
+        inner = activated(upper, weights.down.weights.shape[2], shape)
+        product(inner, weights.down, layer, x, True)
+    norm(x[rows - kept :], weights.last_norm, shape.rms, eps, normed[:kept])
+    product(normed[:kept], weights.head, 0, logits, False)
+
+
+@njit
+def look_up(ids: Any, embed: Matrices) -> Any:
+    """The embeddings (R, hidden) of ids (R,)."""
+    x = np.empty((len(ids), embed.weights.shape[2]), f32)
+    for r in range(len(ids)):
+        embedding = embed.weights[0, ids[r]]
+        scale = embed.scale[0, ids[r]]
+        for j in range(len(embedding)):
+            x[r, j] = embedding[j] * scale
+    return x
 
 
 @njit
@@ -145,9 +138,13 @@ def product(x: Any, matrices: Matrices, layer: int, out: Any, add: bool) -> None
     rows, width = x.shape
     # As fine as 32 bits can sum: 16 bits for 512 numbers, 11 for 12,288.
     largest = f32(min(32767, (2**31 - 1) // (127 * width)))
-    whole, steps = np.empty((rows, width), i16), np.empty(rows, f32)
+    whole = np.empty((rows, width), i16)
+    steps = np.empty(rows, f32)
     for r in range(rows):
-        row, into, most, doubt = x[r], whole[r], f32(1e-20), f32(0)
+        row = x[r]
+        into = whole[r]
+        most = f32(1e-20)
+        doubt = f32(0)
         for j in range(width):
             most = max(most, abs(row[j]))
             doubt += row[j] * f32(0)  # NaN for NaN and infinities, which whole numbers do not have
@@ -155,7 +152,9 @@ def product(x: Any, matrices: Matrices, layer: int, out: Any, add: bool) -> None
         inverse = largest / most
         for j in range(width):
             into[j] = i16(i32(np.rint(row[j] * inverse)))
-    weights, scale, bias = matrices.weights[layer], matrices.scale[layer], matrices.bias[layer]
+    weights = matrices.weights[layer]
+    scale = matrices.scale[layer]
+    bias = matrices.bias[layer]
     for i in range(len(weights)):
         for r in range(rows):
             total = i32(0)
@@ -169,6 +168,39 @@ def product(x: Any, matrices: Matrices, layer: int, out: Any, add: bool) -> None
 
 
 @njit
+def cache_rows(qkv: Any, rotations: Any, start: int, keys: Any, values: Any) -> None:
+    """Rotates the queries and keys in qkv (R, H + 2K, D), and writes keys and values (K, capacity,
+    D) at positions from `start` on."""
+    rows, parts, _ = qkv.shape
+    kv_heads = len(keys)
+    first_value = parts - kv_heads
+    first_key = first_value - kv_heads
+    for r in range(rows):
+        for head in range(first_value):
+            rotate(qkv[r, head], rotations[start + r])
+        for head in range(kv_heads):
+            keys[head, start + r] = qkv[r, first_key + head]
+            values[head, start + r] = qkv[r, first_value + head]
+
+
+@njit
+def attend_rows(
+    qkv: Any, keys: Any, values: Any, start: int, window: int, scores: Any, out: Any
+) -> None:
+    """out (R, H, D): the attention of each row's queries to the positions (K, capacity, D) that it
+    may see."""
+    kv_heads = len(keys)
+    group = out.shape[1] // kv_heads
+    for r in range(len(out)):
+        stop = start + r + 1
+        first = max(0, stop - window) if window else 0
+        for head in range(kv_heads):
+            own = slice(head * group, (head + 1) * group)
+            seen = slice(first, stop)
+            attend(qkv[r, own], keys[head, seen], values[head, seen], scores, out[r, own])
+
+
+@njit
 def attend(q: Any, keys: Any, values: Any, scores: Any, out: Any) -> None:
     """q and out (G, D), whose heads share keys and values (S, D). scores: scratch (G, S or
     more)."""
@@ -177,14 +209,20 @@ def attend(q: Any, keys: Any, values: Any, scores: Any, out: Any) -> None:
     fours = seen - seen % 4  # positions go by fours: what is summed stays in registers
     for s in range(0, fours, 4):
         for g in range(group):
-            a, b, c, d = f32(0), f32(0), f32(0), f32(0)
+            a = f32(0)
+            b = f32(0)
+            c = f32(0)
+            d = f32(0)
             for j in range(dim):
-                x = q[g, j]
-                a += x * keys[s, j]
-                b += x * keys[s + 1, j]
-                c += x * keys[s + 2, j]
-                d += x * keys[s + 3, j]
-            scores[g, s], scores[g, s + 1], scores[g, s + 2], scores[g, s + 3] = a, b, c, d
+                query = q[g, j]
+                a += query * keys[s, j]
+                b += query * keys[s + 1, j]
+                c += query * keys[s + 2, j]
+                d += query * keys[s + 3, j]
+            scores[g, s] = a
+            scores[g, s + 1] = b
+            scores[g, s + 2] = c
+            scores[g, s + 3] = d
     for s in range(fours, seen):
         for g in range(group):
             a = f32(0)
@@ -195,7 +233,10 @@ def attend(q: Any, keys: Any, values: Any, scores: Any, out: Any) -> None:
         softmax(scores[g, :seen])
         out[g] = f32(0)
         for s in range(0, fours, 4):
-            a, b, c, d = scores[g, s], scores[g, s + 1], scores[g, s + 2], scores[g, s + 3]
+            a = scores[g, s]
+            b = scores[g, s + 1]
+            c = scores[g, s + 2]
+            d = scores[g, s + 3]
             for j in range(dim):
                 out[g, j] += (
                     a * values[s, j]
@@ -212,7 +253,8 @@ def attend(q: Any, keys: Any, values: Any, scores: Any, out: Any) -> None:
 @njit
 def softmax(x: Any) -> None:
     """In place."""
-    most, total = x[0], f32(0)
+    most = x[0]
+    total = f32(0)
     for j in range(len(x)):
         most = max(most, x[j])
     for j in range(len(x)):
@@ -223,43 +265,67 @@ def softmax(x: Any) -> None:
 
 
 @njit
-def norm(x: Any, weight_and_bias: Any, eps: Any, out: Any) -> None:
-    """LayerNorm of x (R, n)."""
-    weight, bias = weight_and_bias[0], weight_and_bias[1]
+def norm(x: Any, weight_and_bias: Any, rms: bool, eps: Any, out: Any) -> None:
+    """LayerNorm or RMSNorm of x (R, n) into out (R, n)."""
+    weight = weight_and_bias[0]
+    bias = weight_and_bias[1]
     for r in range(len(x)):
-        mean, inverse = moments(x[r], eps)
-        row, into = x[r], out[r]
+        mean, inverse = moments(x[r], rms, eps)
+        row = x[r]
+        into = out[r]
         for j in range(len(row)):
             into[j] = (row[j] - mean) * inverse * weight[j] + bias[j]
 
 
 @njit
-def gain(x: Any, gains: Any, eps: Any) -> None:
-    """LayerNorm of x (D,), in place, without a bias."""
-    mean, inverse = moments(x, eps)
+def gain(x: Any, gains: Any, rms: bool, eps: Any) -> None:
+    """LayerNorm or RMSNorm of x (D,), in place, without a bias."""
+    mean, inverse = moments(x, rms, eps)
     for j in range(len(x)):
         x[j] = (x[j] - mean) * inverse * gains[j]
 
 
 @njit
-def moments(x: Any, eps: Any) -> Any:
-    """The mean, and one over the standard deviation."""
-    mean, squares, count = f32(0), f32(0), f32(len(x))
-    for j in range(len(x)):
-        mean += x[j]
-    mean /= count
+def moments(x: Any, rms: bool, eps: Any) -> Any:
+    """The mean of x (n,), and one over its standard deviation.
+
+    RMSNorm takes 0 in place of the mean (Zhang and Sennrich 2019).
+    """
+    mean = f32(0)
+    squares = f32(0)
+    count = f32(len(x))
+    if not rms:
+        for j in range(len(x)):
+            mean += x[j]
+        mean /= count
     for j in range(len(x)):
         squares += (x[j] - mean) * (x[j] - mean)
     return mean, f32(1) / np.sqrt(squares / count + eps)
 
 
 @njit
-def rotate(x: Any, turns: Any) -> None:
-    """The pairs of x (D,), in place; turns (dim / 2, 2)."""
-    for j in range(len(turns)):
-        a, b = x[2 * j], x[2 * j + 1]
-        x[2 * j] = a * turns[j, 0] - b * turns[j, 1]
-        x[2 * j + 1] = a * turns[j, 1] + b * turns[j, 0]
+def rotate(x: Any, rotations: Any) -> None:
+    """Rotates the first pairs of x (D,), in place; rotations (dim / 2, 2)."""
+    for j in range(len(rotations)):
+        first = x[2 * j]
+        second = x[2 * j + 1]
+        x[2 * j] = first * rotations[j, 0] - second * rotations[j, 1]
+        x[2 * j + 1] = first * rotations[j, 1] + second * rotations[j, 0]
+
+
+@njit
+def activated(upper: Any, inner: int, shape: Shape) -> Any:
+    """(R, inner): the activation of upper (R, inner), or of its first half times its second."""
+    rows = len(upper)
+    for r in range(rows):
+        activate(upper[r, :inner], shape.activation)
+    if not shape.gated:
+        return upper
+    narrow = np.empty((rows, inner), f32)
+    for r in range(rows):
+        for j in range(inner):
+            narrow[r, j] = upper[r, j] * upper[r, inner + j]
+    return narrow
 
 
 @njit
@@ -297,30 +363,31 @@ def exp(x: Any) -> Any:
 
 
 def toy() -> tuple[Any, ...]:
-    """Arguments of `forward` for the smallest model there is, of the types that model.compiled
+    """Arguments of `forward` for the smallest model there is, of the types that compiled_step.py
     passes.
 
-    Other types would have the engine compile once more: numba compiles for types.
+    numba compiles for types: other ones would make the engine compile once more.
     """
-
-    def matrices(out: int, width: int) -> Matrices:
-        return Matrices(
-            np.ones((1, out, width), np.int8), np.ones((1, out), f32), np.zeros((1, out), f32)
-        )
-
     norms = np.ones((1, 2, 4), f32)
     weights = Weights(
-        matrices(16, 4),
-        matrices(4, 8),
-        matrices(8, 4),
-        matrices(4, 8),
-        norms,
-        norms,
-        np.ones((1, 0, 4), f32),
-        np.ones((8, 2, 2), f32),
-        norms[0],
-        matrices(8, 4),
-        matrices(8, 4),
+        qkv=_toy_matrices(16, 4),
+        out=_toy_matrices(4, 8),
+        up=_toy_matrices(8, 4),
+        down=_toy_matrices(4, 8),
+        attention_norm=norms,
+        mlp_norm=norms,
+        gains=np.ones((1, 0, 4), f32),
+        rotations=np.ones((8, 2, 2), f32),
+        last_norm=norms[0],
+        embed=_toy_matrices(8, 4),
+        head=_toy_matrices(8, 4),
     )
-    cache, shape = np.zeros((1, 1, 8, 4), f32), Shape(2, 0, 0, False, False, 1e-5)
-    return np.zeros(1, np.int64), 0, shape, weights, cache, cache.copy(), np.empty((1, 8), f32)
+    shape = Shape(2, 0, GELU_TANH, False, False, False, 1e-5)
+    cache = np.zeros((1, 1, 8, 4), f32)
+    ids = np.zeros(1, np.int64)
+    return ids, 0, shape, weights, cache, cache.copy(), np.empty((1, 8), f32)
+
+
+def _toy_matrices(out: int, width: int) -> Matrices:
+    scale = np.ones((1, out), f32)
+    return Matrices(np.ones((1, out, width), np.int8), scale, np.zeros((1, out), f32))

@@ -1,8 +1,9 @@
-"""int8 weights on a CPU: one scale a row of a matrix (absmax / 127), float32 between the matrices.
+"""The modules of a decoder with int8 weights: one scale a row of a matrix (absmax / 127), float32
+between the matrices.
 
-Source of the scheme: LLM.int8() (Dettmers et al. 2022), without its outlier columns. Activations
-are rounded, too, to one scale a token, by the kernels that multiply integers (model.kernels): their
-sums are exact, so that a row's result does not depend on the rows beside it.
+Source of the scheme: LLM.int8() (Dettmers et al. 2022), without its outlier columns. The kernels
+that multiply integers (kernels.py) round activations, too, to one scale a token. Their sums are
+exact, so that a row's result does not depend on the rows beside it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from model.cpu.kernels import Kernel, Plan, Shape, kernels, make_plan, piece_rows
+from model.cpu.kernel_choice import MatrixShape, Plan, make_plan
+from model.cpu.kernels import Kernel, kernels, piece_rows
 from model.decoder.config import DecoderConfig
 from model.decoder.factory import PREFILL_CHUNK, Embeddings, Factory, Packed
 from model.decoder.layers import Attention
@@ -23,10 +25,13 @@ from model.machine import give_back_memory
 
 LARGEST = 127
 
+PackedMatrix = tuple[Kernel, Any]
+"""A kernel with a matrix in the form that it takes."""
+
 
 def quantize_rows(weights: Tensor) -> tuple[Tensor, Tensor]:
-    """weights (n, width) -> int8 (n, width) and float32 scales (n,): what they are multiplied
-    with."""
+    """weights (n, width) -> int8 (n, width) and float32 scales (n,), by which they are
+    multiplied."""
     weights = weights.float()
     # A row of zeros has any scale.
     scale = weights.abs().amax(-1).clamp_min_(torch.finfo(torch.float32).tiny).div_(LARGEST)
@@ -47,46 +52,56 @@ class Int8Linear(Packed):
         keep_rows: bool = False,
         order: tuple[Tensor, Tensor] | None = None,
     ) -> None:
-        """keep_rows: the int8 matrix stays readable by rows, as embeddings need it. order: results
-        come in the order of these rows, each multiplied by its factor."""
+        """keep_rows: the int8 matrix stays readable by rows, as embeddings need it. order: `finish`
+        puts the rows into this order, and multiplies each by its factor."""
         super().__init__()
-        self.width, self.out, self.plan = width, out, plan
-        self._keep_rows, self._order = keep_rows, order
+        self.width = width
+        self.out = out
+        self.plan = plan
         self.matrix = torch.empty(out, width, dtype=torch.int8)
         self.scale = torch.empty(out)
         self.bias = nn.Parameter(torch.zeros(out), requires_grad=False) if bias else None
-        self.few: tuple[Kernel, Any]  # with what it has packed
-        self._many: tuple[Kernel, Any]
+        self.few: PackedMatrix
+        self._many: PackedMatrix
+        self._keep_rows = keep_rows
+        self._order = order
 
     def fill(self, first: int, weights: Tensor) -> None:
         """Quantizes weights (n, width) into the rows from `first` on."""
-        rows = piece_rows(self.width)
-        for start in range(0, len(weights), rows):
-            piece = slice(first + start, first + min(start + rows, len(weights)))
-            self.matrix[piece], self.scale[piece] = quantize_rows(weights[start : start + rows])
+        for part in torch.split(weights, piece_rows(self.width)):
+            last = first + len(part)
+            self.matrix[first:last], self.scale[first:last] = quantize_rows(part)
+            first = last
 
     def finish(self) -> None:
         if self._order is not None:
             order, factors = self._order
-            self.matrix, self.scale = self.matrix[order], self.scale[order] * factors
+            self.matrix = self.matrix[order]
+            self.scale = self.scale[order] * factors
             if self.bias is not None:
                 self.bias.data = self.bias.data[order] * factors
-        packed = {name: kernels()[name].pack(self.matrix, self.scale) for name in self.plan.names}
-        self.few, self._many = (
-            (kernels()[name], packed[name]) for name in (self.plan.few, self.plan.many)
-        )
-        # The plain matrix goes where nothing works on it.
-        if not (self._keep_rows or self.plan.small or any(kernels()[name].raw for name in packed)):
+        packed: dict[str, PackedMatrix] = {}
+        for name in self.plan.names:
+            kernel = kernels()[name]
+            packed[name] = (kernel, kernel.pack(self.matrix, self.scale))
+        self.few = packed[self.plan.few]
+        self._many = packed[self.plan.many]
+        read = self._keep_rows or self.plan.small or any(k.raw for k, _ in packed.values())
+        if not read:
             self.matrix = torch.empty(0, dtype=torch.int8)
             give_back_memory()  # packing leaves as much in the heap as half of what it packs
 
     def share(self, matrix: Tensor) -> None:
-        """Takes an equal matrix in place of its own, which is then free."""
+        """Takes an equal matrix in place of its own, whose memory is then free."""
         self.matrix = matrix
-        forms = (self.few, self._many)
-        self.few, self._many = (
-            (k, k.pack(matrix, self.scale) if k.raw else packed) for k, packed in forms
-        )
+        self.few = self._repacked(self.few)
+        self._many = self._repacked(self._many)
+
+    def _repacked(self, packed: PackedMatrix) -> PackedMatrix:
+        kernel = packed[0]
+        if not kernel.raw:
+            return packed
+        return kernel, kernel.pack(self.matrix, self.scale)
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., width) float32 -> (..., out) float32."""
@@ -94,18 +109,20 @@ class Int8Linear(Packed):
         kernel, packed = self.few if len(flat) <= self.plan.few_rows else self._many
         y, factor = kernel.product(flat.to(kernel.takes), packed)
         y = y.float()
-        if factor is not None:
-            y = y * factor if self.bias is None else torch.addcmul(self.bias, y, factor)
+        if factor is not None and self.bias is not None:
+            y = torch.addcmul(self.bias, y, factor)
+        elif factor is not None:
+            y = y * factor
         elif self.bias is not None:
             y = y + self.bias
         return y.view(*x.shape[:-1], self.out)
 
 
 class Int8Embedding(Embeddings, Packed):
-    """Rows of an int8 matrix; as a head, too, where the two are tied."""
+    """Embeddings as rows of an int8 matrix, which is the head's, too, where the two are tied."""
 
     def __init__(self, vocabulary: int, hidden: int, plan: Plan | None) -> None:
-        """plan: of the head; None for embeddings that are none."""
+        """plan: of the head; None where the head has a matrix of its own."""
         super().__init__()
         self.hidden = hidden
         self.linear = Int8Linear(hidden, vocabulary, False, plan or Plan("", "", 0), keep_rows=True)
@@ -134,92 +151,87 @@ class Int8Embedding(Embeddings, Packed):
 
 @dataclass(frozen=True)
 class Int8Factory(Factory):
-    """Makes the modules of a decoder with int8 matrices, and attention in pairs."""
+    """Makes the modules of a decoder with int8 matrices and interleaved attention."""
 
     interleaved: ClassVar[bool] = True
 
     plan: Plan
     config: DecoderConfig
 
+    @classmethod
+    def for_cpu(cls, config: DecoderConfig, measured: Path | None = None) -> Int8Factory:
+        """measured: the folder of measurements, see kernel_choice.make_plan."""
+        plan = make_plan(step_shapes(config), measured)
+        return cls(torch.device("cpu"), torch.float32, plan, config)
+
     @property
     def scheme(self) -> str:
         plan = self.plan
-        return "int8 " + (
-            plan.many
-            if plan.few == plan.many
-            else f"{plan.many}, {plan.few} to {plan.few_rows} rows"
-        )
+        if plan.few == plan.many:
+            return f"int8 {plan.many}"
+        return f"int8 {plan.many}, {plan.few} to {plan.few_rows} rows"
 
     @property
     def prefill_chunk(self) -> int:
         if self.plan.small:
             return PREFILL_CHUNK
-        return self.plan.piece  # a large model's prefill takes long, and may be cancelled
-
-    @classmethod
-    def for_cpu(cls, config: DecoderConfig, measured: Path | None = None) -> Int8Factory:
-        """measured: see kernels.make_plan."""
-        plan = make_plan(step_shapes(config), measured)
-        return cls(torch.device("cpu"), torch.float32, plan, config)
+        return self.plan.prefill_chunk  # a large model's prefill takes long, and may be cancelled
 
     def linear(self, width: int, out: int, bias: bool) -> nn.Module:
         return Int8Linear(width, out, bias, self.plan)
 
     def qkv(self, config: DecoderConfig) -> nn.Module:
+        order = interleaving(config)
         return Int8Linear(
-            config.hidden_size, config.qkv_size, config.qkv_bias, self.plan, order=paired(config)
+            config.hidden_size, config.qkv_size, config.qkv_bias, self.plan, order=order
         )
-
-    def finish(self, module: nn.Module) -> None:
-        if isinstance(module, Attention):  # of its own it has only the gains of its norms
-            pair_gains(self.config, module.q_norm, module.k_norm)
-        super().finish(module)
 
     def embedding(self, vocabulary: int, hidden: int) -> Embeddings:
         return Int8Embedding(vocabulary, hidden, self.plan if self.config.tie_embeddings else None)
 
+    def finish(self, module: nn.Module) -> None:
+        if isinstance(module, Attention):  # its own weights are only the gains of its norms
+            interleave_gains(self.config, module.q_norm, module.k_norm)
+        super().finish(module)
 
-def step_shapes(config: DecoderConfig) -> Counter[Shape]:
+
+def step_shapes(config: DecoderConfig) -> Counter[MatrixShape]:
     """The matrices that one step multiplies with, and how often each shape occurs."""
-    hidden, inner, heads = (
-        config.hidden_size,
-        config.intermediate_size,
-        config.num_heads * config.head_dim,
-    )
-    layer = (
-        (config.qkv_size, hidden),
-        (hidden, heads),
-        (inner * (2 if config.gated_mlp else 1), hidden),
-        (hidden, inner),
-    )
-    found: Counter[Shape] = Counter()
-    for shape in layer:
-        found[shape] += config.num_layers
+    hidden = config.hidden_size
+    inner = config.intermediate_size
+    upper = 2 * inner if config.gated_mlp else inner
+    found: Counter[MatrixShape] = Counter()
+    found[config.qkv_size, hidden] += config.num_layers
+    found[hidden, config.num_heads * config.head_dim] += config.num_layers
+    found[upper, hidden] += config.num_layers
+    found[hidden, inner] += config.num_layers
     found[config.vocab_size, hidden] += 1
     return found
 
 
-def paired(config: DecoderConfig) -> tuple[Tensor, Tensor]:
+def interleaving(config: DecoderConfig) -> tuple[Tensor, Tensor]:
     """(order, factors) of the rows of the fused projection, both (rows,): see layers.Attention.
 
-    With a norm on the queries their scale cannot be in the rows: `pair_gains` puts it into the
-    norm's gains.
+    The factors put the scale of the scores into the queries. With a norm on the queries the rows
+    cannot hold it: `interleave_gains` puts it into the norm's gains.
     """
-    dim, width, heads = config.rope.dim, config.head_dim, config.num_heads
-    total = heads + 2 * config.num_kv_heads
-    order = torch.arange(total * width).view(total, width)
-    turned = order[: heads + config.num_kv_heads, :dim]
-    first, second = turned.clone().chunk(2, dim=-1)
-    turned[:, 0::2], turned[:, 1::2] = first, second
-    factors = torch.ones(total, width)
+    dim = config.rope.dim
+    heads = config.num_heads
+    shape = (heads + 2 * config.num_kv_heads, config.head_dim)
+    order = torch.arange(shape[0] * shape[1]).view(shape)
+    rotated = order[: heads + config.num_kv_heads, :dim]
+    first, second = rotated.clone().chunk(2, dim=-1)
+    rotated[:, 0::2] = first
+    rotated[:, 1::2] = second
+    factors = torch.ones(shape)
     if not config.qk_norm:
-        factors[:heads] = width**-0.5
+        factors[:heads] = config.head_dim**-0.5
     return order.flatten(), factors.flatten()
 
 
-def pair_gains(config: DecoderConfig, q_norm: Tensor, k_norm: Tensor) -> None:
-    """Puts the gains of the norms on queries (heads, D) and keys (KV heads, D) into the order of
-    `paired`, in place."""
-    order = paired(config)[0][: config.head_dim]
+def interleave_gains(config: DecoderConfig, q_norm: Tensor, k_norm: Tensor) -> None:
+    """Puts the gains of the norms on queries (H, D) and keys (K, D) into the order of
+    `interleaving`, in place."""
+    order = interleaving(config)[0][: config.head_dim]
     q_norm.copy_(q_norm[:, order] * config.head_dim**-0.5)
     k_norm.copy_(k_norm[:, order])

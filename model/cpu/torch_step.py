@@ -1,46 +1,50 @@
-"""The step: a forward pass of one or a few rows behind a long cache, in as few calls as torch
-allows.
+"""The step in torch: a forward pass of one or a few rows after a long cache, in as few calls as
+torch allows.
 
-A small model's step is bound by the calls and not by the sums: buffers are made once, views once a
-step, rotations are one product of complex numbers in place, the scores' scale is in the weights
-(model.quantize), attention is two batched products. Each row attends by itself, so that a row comes
-out the same, bit for bit, whatever stands beside it: that is what makes speculative decoding equal
-to plain decoding.
+A small model's step is bound by the calls and not by the sums. So buffers are made once, and views
+once a step; rotations are one product of complex numbers in place; the scale of the scores is in
+the weights (quantized_linear.py); attention is two batched products. Each row attends by itself, so
+that its result is the same, bit for bit, whatever the other rows are: that is what makes
+speculative decoding equal to plain decoding.
 
 Shapes: R rows, H heads, K key/value heads, G = H / K, D head dimension, S positions seen.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from model.cpu.kernels import FEW, Book, Busy, Plan, fastest_us, threads
+from model.cpu.kernel_choice import Plan
+from model.cpu.measurements import Busy, Measurements, threads
 from model.cpu.quantized_linear import Int8Linear
-from model.decoder.decoder import Cancelled, Decoder
+from model.cpu.step_costs import relative_costs, shape_of, step_rows, step_us
+from model.decoder.config import DecoderConfig
+from model.decoder.decoder import Cancelled, Decoder, ShouldStop
+from model.decoder.factory import Norm
 from model.decoder.kv_cache import KVCache
-from model.decoder.layers import ACTIVATIONS, DecoderLayer
+from model.decoder.layers import ACTIVATIONS, DecoderLayer, normalize_heads
 
-TYPICAL = 768  # positions in the cache while somebody types
-SHARED = (
-    1.2  # one thread may take so much longer: it leaves the rest to others, and waits for nobody
-)
+# One thread may take so much longer: it leaves the rest to others, and waits for nobody.
+SHARED = 1.2
 BY_THUMB = {1: 1.0, 2: 1.2, 4: 1.6, 8: 2.8, 16: 5.0}  # row costs where nothing can be measured
 
 
 class Matrix:
-    """A matrix with its bias, in as few calls as its kernel allows. x is (R, width), as the matrix
-    `takes` it."""
+    """A matrix with its bias, in as few calls as its kernel allows. x is (R, width) of the type
+    `takes`."""
 
-    def __init__(self, linear: object) -> None:
+    def __init__(self, linear: nn.Module) -> None:
         assert isinstance(linear, Int8Linear)
         kernel, self._packed = linear.few
-        self.takes, self._product = kernel.takes, kernel.product
+        self.takes = kernel.takes
+        self._product = kernel.product
         self._bias = linear.bias
         self._own_bias = None if linear.bias is None else linear.bias.to(kernel.takes)
 
@@ -49,15 +53,16 @@ class Matrix:
         return y if factor is None else y.mul_(factor)
 
     def into(self, x: Tensor, out: Tensor) -> None:
-        """The product into out (R, out) float32."""
+        """Writes the product into out (R, out) float32."""
         if self._bias is None:
             out.copy_(self._scaled(x))
         else:
             torch.add(self._scaled(x), self._bias, out=out)
 
     def new(self, x: Tensor) -> Tensor:
-        """The product (R, out), of the type that the matrix takes."""
-        return self._scaled(x) if self._own_bias is None else self._scaled(x).add_(self._own_bias)
+        """Returns the product (R, out), of the type that the matrix takes."""
+        y = self._scaled(x)
+        return y if self._own_bias is None else y.add_(self._own_bias)
 
     def add(self, x: Tensor, to: Tensor) -> None:
         """Adds the product to `to` (R, out) float32, the residual stream."""
@@ -66,115 +71,140 @@ class Matrix:
             to.add_(self._bias)
 
 
+def norm_call(norm: Norm) -> Callable[[Tensor], Tensor]:
+    """A norm as one call of torch, without the calls that nn.Module makes around it."""
+    shape = norm.normalized_shape
+    if isinstance(norm, nn.RMSNorm):
+        return partial(torch.rms_norm, normalized_shape=shape, weight=norm.weight, eps=norm.eps)
+    return partial(
+        torch.layer_norm, normalized_shape=shape, weight=norm.weight, bias=norm.bias, eps=norm.eps
+    )
+
+
 class Layer:
-    """What a step needs of a decoder's layer, looked up once."""
+    """The matrices, norms and gains of a decoder's layer, looked up once."""
 
     def __init__(self, layer: DecoderLayer) -> None:
-        attention, mlp = layer.attention, layer.mlp
-        self.qkv, self.out = Matrix(attention.qkv), Matrix(attention.out)
-        self.up, self.down = Matrix(mlp.up), Matrix(mlp.down)
-        self.attention_norm = _norm(layer.attention_norm)
-        self.mlp_norm = None if layer.parallel else _norm(layer.mlp_norm)
-        self.gains = (attention.q_norm, attention.k_norm) if attention.config.qk_norm else None
-
-
-Norm = tuple[Tensor, Tensor, float]
-
-
-def _norm(module: torch.nn.LayerNorm | torch.nn.RMSNorm) -> Norm:
-    assert isinstance(module, torch.nn.LayerNorm)
-    return module.weight, module.bias, module.eps
+        self.qkv = Matrix(layer.attention.qkv)
+        self.out = Matrix(layer.attention.out)
+        self.up = Matrix(layer.mlp.up)
+        self.down = Matrix(layer.mlp.down)
+        self.attention_norm = norm_call(layer.attention_norm)
+        self.mlp_norm = None if layer.parallel else norm_call(layer.mlp_norm)
+        self.gains: tuple[Tensor, Tensor] | None = None  # of queries (H, D) and keys (K, D)
+        if layer.attention.config.qk_norm:
+            self.gains = (layer.attention.q_norm, layer.attention.k_norm)
 
 
 @dataclass(frozen=True, slots=True)
 class Buffers:
-    """What a step of so many rows writes into, and views of it, made once."""
+    """The tensors that a step of R rows writes into, and views of them, made once."""
 
     qkv: Tensor  # (R, (H + 2K) D)
-    turned: Tensor  # (R, H + K, dim / 2) complex: what is rotated
+    rotated: Tensor  # (R, H + K, dim / 2) complex: the pairs of queries and keys
     queries: tuple[Tensor, ...]  # of each row (K, G, D)
     normed: tuple[Tensor, Tensor]  # (R, H, D), (R, K, D): queries and keys, where they have norms
     keys: Tensor  # (K, R, D)
     values: Tensor  # (K, R, D)
-    attended: Tensor  # (R, H D), as the next matrix takes it
-    heads: tuple[Tensor, ...]  # of each row (K, G, D)
+    attended: Tensor  # (R, H D), of the type that the next matrix takes
+    heads: tuple[Tensor, ...]  # of each row (K, G, D): views of `attended`
+
+
+def make_buffers(rows: int, config: DecoderConfig, takes: torch.dtype) -> Buffers:
+    """takes: the type of what the matrices multiply."""
+    width = config.head_dim
+    heads = config.num_heads
+    kv_heads = config.num_kv_heads
+    turning = heads + kv_heads
+    qkv = torch.empty(rows, config.qkv_size)
+    parts = qkv.view(rows, -1, width)
+    queries = parts[:, :heads]
+    keys = parts[:, heads:turning]
+    attended = torch.empty(rows, heads * width, dtype=takes)
+    pairs = parts[:, :turning, : config.rope.dim].view(rows, turning, -1, 2)
+    return Buffers(
+        qkv=qkv,
+        rotated=torch.view_as_complex(pairs),
+        queries=queries.view(rows, kv_heads, -1, width).unbind(0),
+        normed=(queries, keys),
+        keys=keys.transpose(0, 1),
+        values=parts[:, turning:].transpose(0, 1),
+        attended=attended,
+        heads=attended.view(rows, kv_heads, -1, width).unbind(0),
+    )
 
 
 class Step:
-    """Runs a decoder whose matrices are Int8Linear."""
+    """Runs a decoder whose matrices are Int8Linear: a model.decoder.decoder.FewRowsStep."""
 
     def __init__(self, decoder: Decoder, max_rows: int) -> None:
         self.max_rows = max_rows
         # To wake a second thread for each product takes longer than a small product, and on a busy
         # machine far longer.
         self.threads: int | None = None  # None: as many as there are
-        self._config, self._embed = decoder.config, decoder.embed_tokens
-        self._buffers: dict[int, Buffers] = {}
+        self._config = decoder.config
+        self._embed = decoder.embed_tokens
+        self._buffers: dict[int, Buffers] = {}  # by rows
         self._layers = [Layer(cast(DecoderLayer, layer)) for layer in decoder.layers]
-        self._turns = decoder.rotations.pairs  # (positions, 1, dim / 2)
+        self._rotations = decoder.rotations.pairs  # (positions, 1, dim / 2)
         self._activation = ACTIVATIONS[decoder.config.activation]
-        self._last_norm = _norm(decoder.norm)
-        self._head = Matrix(
-            decoder.embed_tokens.linear if decoder.config.tie_embeddings else decoder.head
-        )
-        self._takes = self._head.takes
+        self._last_norm = norm_call(decoder.norm)
+        head = decoder.embed_tokens.linear if decoder.config.tie_embeddings else decoder.head
+        self._head = Matrix(cast(nn.Module, head))
 
     @torch.inference_mode()
     def __call__(
-        self, ids: Tensor, cache: KVCache, keep: int, should_stop: Callable[[], bool] | None
+        self, ids: Tensor, cache: KVCache, keep: int, should_stop: ShouldStop | None
     ) -> Tensor:
-        """See model.decoder.decoder.FewRowsStep. The cache has room for the rows."""
+        """See FewRowsStep."""
         if self.threads is None:
             return self._run(ids, cache, keep, should_stop)
         with threads(self.threads):
             return self._run(ids, cache, keep, should_stop)
 
     def _run(
-        self, ids: Tensor, cache: KVCache, keep: int, should_stop: Callable[[], bool] | None
+        self, ids: Tensor, cache: KVCache, keep: int, should_stop: ShouldStop | None
     ) -> Tensor:
-        c, takes = self._config, self._takes
-        rows, start = ids.shape[0], cache.length
-        end, width = start + rows, (c.hidden_size,)
-        b = self._buffers.get(rows) or self._buffers.setdefault(rows, self._make(rows))
-        turns, activation, layer_norm, bmm, softmax = (
-            self._turns[start:end],
-            self._activation,
-            torch.layer_norm,
-            torch.bmm,
-            torch.softmax,
-        )
-        new_keys, new_values = (t[:, :, start:end].unbind(0) for t in (cache.keys, cache.values))
-        seen = [self._seen(cache, stop) for stop in range(start + 1, end + 1)]
+        takes = self._head.takes
+        rows = len(ids)
+        buffers = self._buffers.get(rows)
+        if buffers is None:
+            buffers = make_buffers(rows, self._config, takes)
+            self._buffers[rows] = buffers
+        new = slice(cache.length, cache.length + rows)
+        rotations = self._rotations[new]
+        new_keys = cache.keys[:, :, new].unbind(0)
+        new_values = cache.values[:, :, new].unbind(0)
+        seen = [self._seen(cache, stop) for stop in range(new.start + 1, new.stop + 1)]
         x = self._embed(ids)
         for i, layer in enumerate(self._layers):
             if should_stop is not None and should_stop():
                 raise Cancelled
-            normed = layer_norm(x, width, *layer.attention_norm).to(takes)
-            layer.qkv.into(normed, b.qkv)
+            normed = layer.attention_norm(x).to(takes)
+            layer.qkv.into(normed, buffers.qkv)
             if layer.gains is not None:
-                for part, gains in zip(b.normed, layer.gains, strict=True):
-                    torch.mul(
-                        layer_norm(part, (c.head_dim,), None, None, c.norm_eps), gains, out=part
-                    )
-            b.turned.mul_(turns)
-            new_keys[i].copy_(b.keys)
-            new_values[i].copy_(b.values)
-            for query, head, (keys, values) in zip(b.queries, b.heads, seen, strict=True):
-                head.copy_(bmm(softmax(bmm(query, keys[i]), -1), values[i]))
-            layer.out.add(b.attended, x)
+                for part, gains in zip(buffers.normed, layer.gains, strict=True):
+                    torch.mul(normalize_heads(part, self._config), gains, out=part)
+            buffers.rotated.mul_(rotations)
+            new_keys[i].copy_(buffers.keys)
+            new_values[i].copy_(buffers.values)
+            for query, head, (keys, values) in zip(
+                buffers.queries, buffers.heads, seen, strict=True
+            ):
+                scores = torch.softmax(torch.bmm(query, keys[i]), -1)
+                head.copy_(torch.bmm(scores, values[i]))
+            layer.out.add(buffers.attended, x)
             if layer.mlp_norm is not None:
-                normed = layer_norm(x, width, *layer.mlp_norm).to(takes)
-            inner = layer.up.new(normed)
-            if c.gated_mlp:
-                gate, inner = inner.chunk(2, -1)
-                inner = activation(gate).mul_(inner)
-            else:
-                inner = activation(inner)
-            layer.down.add(inner, x)
+                normed = layer.mlp_norm(x).to(takes)
+            layer.down.add(self._activated(layer.up.new(normed)), x)
         cache.commit(rows)
-        return self._head.new(
-            layer_norm(x[rows - keep :], width, *self._last_norm).to(takes)
-        ).float()
+        return self._head.new(self._last_norm(x[rows - keep :]).to(takes)).float()
+
+    def _activated(self, inner: Tensor) -> Tensor:
+        if not self._config.gated_mlp:
+            return self._activation(inner)
+        gate, inner = inner.chunk(2, -1)
+        return self._activation(gate).mul_(inner)
 
     def _seen(self, cache: KVCache, stop: int) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """By layer the keys (K, D, S) and values (K, S, D) that the position before `stop` attends
@@ -184,48 +214,26 @@ class Step:
         keys = cache.keys[:, :, first:stop].transpose(2, 3).unbind(0)
         return keys, cache.values[:, :, first:stop].unbind(0)
 
-    def _make(self, rows: int) -> Buffers:
-        c = self._config
-        heads, kv_heads, width = c.num_heads, c.num_kv_heads, c.head_dim
-        total = heads + 2 * kv_heads
-        qkv = torch.empty(rows, total * width)
-        parts = qkv.view(rows, total, width)
-        pairs = parts[:, : heads + kv_heads, : c.rope.dim].view(rows, heads + kv_heads, -1, 2)
-        queries = parts[:, :heads].view(rows, kv_heads, -1, width)
-        attended = torch.empty(rows, heads * width, dtype=self._takes)
-        keys, values = parts[:, heads : heads + kv_heads], parts[:, heads + kv_heads :]
-        return Buffers(
-            qkv,
-            torch.view_as_complex(pairs),
-            queries.unbind(0),
-            (parts[:, :heads], keys),
-            keys.transpose(0, 1),
-            values.transpose(0, 1),
-            attended,
-            attended.view(rows, kv_heads, -1, width).unbind(0),
-        )
-
 
 def add_step(decoder: Decoder, plan: Plan, measured: Path | None = None) -> None:
-    """Gives a decoder of int8 matrices, all of them filled, its step. measured: see
-    kernels.make_plan."""
+    """Gives a decoder of int8 matrices, all of them filled, its step.
+
+    measured: the folder of measurements, see kernel_choice.make_plan.
+    """
     step = Step(decoder, plan.few_rows)
     decoder.use_step(step)
     ways: dict[str, int | None] = {"all threads": None}
-    if (
-        plan.small and torch.get_num_threads() > 1
-    ):  # what a large one reads keeps all threads at work
+    if plan.small and torch.get_num_threads() > 1:  # a large one's bytes keep all threads at work
         ways["one thread"] = 1
 
-    def measure(way: str, rows: Sequence[int]) -> dict[int, float]:
+    def measure(way: str, counts: Sequence[int]) -> dict[int, float]:
         step.threads = ways[way]
-        return step_us(decoder, rows)
+        return step_us(decoder, counts)
 
-    name = f"step {plan.few} {plan.many} {shape_of(decoder)}"
+    subject = f"step {plan.few} {plan.many} {shape_of(decoder)}"
+    wanted = dict.fromkeys(ways, step_rows(decoder, plan.few_rows))
     try:
-        times = Book(measured).times(
-            name, dict.fromkeys(ways, step_rows(decoder, plan.few_rows)), measure
-        )
+        times = Measurements(measured).times(subject, wanted, measure)
     except Busy:
         step.threads = 1 if plan.small else None
         costs = {rows: cost for rows, cost in BY_THUMB.items() if rows <= plan.few_rows}
@@ -235,50 +243,4 @@ def add_step(decoder: Decoder, plan: Plan, measured: Path | None = None) -> None
     if "one thread" in times and times["one thread"][1] < SHARED * times[best][1]:
         best = "one thread"
     step.threads = ways[best]
-    decoder.use_step(step, relative(times[best]))
-
-
-def relative(times: Mapping[int, float]) -> dict[int, float]:
-    """What so many rows cost, in those of one. More are never cheaper: where they seem so,
-    something was in the way."""
-    return {rows: max(times[few] for few in times if few <= rows) / times[1] for rows in times}
-
-
-def shape_of(decoder: Decoder) -> str:
-    """What the time of a step depends on, for model.kernels' book."""
-    c = decoder.config
-    layer = (
-        c.hidden_size,
-        c.intermediate_size,
-        int(c.gated_mlp),
-        c.num_heads,
-        c.num_kv_heads,
-        c.head_dim,
-    )
-    return "x".join(map(str, (c.num_layers, *layer, c.vocab_size, c.max_positions)))
-
-
-def step_rows(decoder: Decoder, most: int) -> list[int]:
-    """For how many rows a step is measured."""
-    return [rows for rows in FEW if rows <= min(most, decoder.config.max_positions)]
-
-
-@torch.inference_mode()
-def step_us(decoder: Decoder, counts: Sequence[int]) -> dict[int, float]:
-    """Microseconds by rows, behind a cache of some length, since each row attends by itself."""
-    cache = decoder.new_cache()
-    room = min(TYPICAL, decoder.config.max_positions - max(counts))
-    cache.reserve(room + max(counts))
-    cache.keys.zero_()
-    cache.values.zero_()
-    cache.commit(room)
-    costs: dict[int, float] = {}
-    for rows in counts:
-        ids = torch.zeros(1, rows, dtype=torch.long)
-
-        def step(ids: Tensor = ids) -> None:
-            cache.trim(room)
-            decoder(ids, cache=cache, logits_to_keep=ids.shape[1])
-
-        costs[rows] = fastest_us(step)
-    return costs
+    decoder.use_step(step, relative_costs(times[best]))

@@ -19,7 +19,8 @@ import torch
 from model import LoadedModel, load_model
 from model.cpu import code_cache, compiled_step
 from model.cpu.compiled_step import CompiledStep, add_compiled_step, upgrade
-from model.cpu.kernels import Book, Busy, Plan
+from model.cpu.kernel_choice import Plan
+from model.cpu.measurements import Busy, Measurements
 from model.cpu.quantized_linear import Int8Linear
 from model.decoder.decoder import Cancelled
 from tests.conftest import STABLELM, STARCODER2, write_model
@@ -166,15 +167,15 @@ def test_it_is_used_where_it_is_faster(
         return {rows: one * rows for rows in counts}
 
     monkeypatch.setattr(compiled_step, "step_us", measured)
-    monkeypatch.setattr("model.cpu.kernels.quiet", lambda: True)
-    add_compiled_step(decoder, Book(tmp_path), "1")
+    monkeypatch.setattr("model.cpu.measurements.is_quiet", lambda: True)
+    add_compiled_step(decoder, Measurements(tmp_path), "1")
     assert isinstance(decoder.step, CompiledStep) == better
     assert better or (decoder.step, decoder.row_costs) == (before, costs)
     assert not better or decoder.row_costs == {1: 1, 2: 2, 4: 4, 8: 8, 16: 16}
     # What was measured is remembered.
     monkeypatch.setattr(compiled_step, "step_us", None)
     decoder.use_step(before)
-    add_compiled_step(decoder, Book(tmp_path), "1")
+    add_compiled_step(decoder, Measurements(tmp_path), "1")
     assert isinstance(decoder.step, CompiledStep) == better
 
 
@@ -186,8 +187,8 @@ def test_on_a_busy_machine_it_is_used_unmeasured(
     def refuse(*_: object) -> None:
         raise Busy
 
-    monkeypatch.setattr("model.cpu.kernels.Book.times", refuse)
-    add_compiled_step(m.decoder, Book(None), "1")
+    monkeypatch.setattr("model.cpu.measurements.Measurements.times", refuse)
+    add_compiled_step(m.decoder, Measurements(None), "1")
     assert isinstance(m.decoder.step, CompiledStep)
     assert m.decoder.row_costs == compiled_step.BY_THUMB
 
@@ -219,7 +220,9 @@ def test_an_upgrade_waits_for_the_code(
     monkeypatch.setattr(code_cache, "use", lambda folder: None)
     monkeypatch.setattr(code_cache, "load", lambda: None)
     monkeypatch.setattr(
-        compiled_step, "add_compiled_step", lambda decoder, book, version: added.append(decoder)
+        compiled_step,
+        "add_compiled_step",
+        lambda decoder, measurements, version: added.append(decoder),
     )
     steps = upgrade(m.decoder, tmp_path)
     for _ in range(3):
@@ -277,10 +280,10 @@ def test_a_measurement_that_fails_leaves_the_step_as_it_was(
     def fail(*_: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("model.cpu.kernels.quiet", lambda: True)
+    monkeypatch.setattr("model.cpu.measurements.is_quiet", lambda: True)
     monkeypatch.setattr(compiled_step, "step_us", fail)
     with pytest.raises(MemoryError):
-        add_compiled_step(m.decoder, Book(None), "1")
+        add_compiled_step(m.decoder, Measurements(None), "1")
     assert (m.decoder.step, m.decoder.row_costs) == (before, costs)
 
 

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from model.cpu import kernels
-from model.cpu.kernels import FEW, MANY, ROWS, Kernel, Plan, by_thumb, choose, make_plan
+from model.cpu import kernel_choice, kernels, measurements
+from model.cpu.kernel_choice import Plan, by_thumb, choose, make_plan
+from model.cpu.kernels import FEW, MANY, ROWS, Kernel
 
 SHAPES = {(96, 64): 2, (64, 96): 1}
 
@@ -19,7 +20,7 @@ SHAPES = {(96, 64): 2, (64, 96): 1}
 @pytest.fixture(autouse=True)
 def at_rest(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever else the machine does: what is measured is not looked at here."""
-    monkeypatch.setattr(kernels, "quiet", lambda: True)
+    monkeypatch.setattr(measurements, "is_quiet", lambda: True)
 
 
 def weights(out: int = 96, width: int = 64) -> tuple[torch.Tensor, torch.Tensor]:
@@ -85,9 +86,9 @@ class Missing(kernels.Widened):
 
 
 def test_a_kernel_that_overflows_or_is_missing_is_not_used() -> None:
-    assert not kernels._is_right(Overflowing())
-    assert not kernels._is_right(Missing())
-    assert kernels._is_right(kernels.Widened())
+    assert not kernels.is_right(Overflowing())
+    assert not kernels.is_right(Missing())
+    assert kernels.is_right(kernels.Widened())
 
 
 def times(**one_row_to_many: tuple[float, ...]) -> dict[str, Mapping[int, float]]:
@@ -110,8 +111,8 @@ def test_large_weights_are_kept_once() -> None:
 def test_a_prefill_goes_in_pieces_that_cost_no_more() -> None:
     bound_by_sums = times(whole=(5, 5, 6, 8, 15, 118))
     bound_by_memory = times(whole=(5, 5, 5, 5, 6, 20))
-    assert choose(bound_by_sums, small=False).piece == 32
-    assert choose(bound_by_memory, small=False).piece == MANY
+    assert choose(bound_by_sums, small=False).prefill_chunk == 32
+    assert choose(bound_by_memory, small=False).prefill_chunk == MANY
 
 
 def test_a_second_form_has_to_be_clearly_faster() -> None:
@@ -123,7 +124,7 @@ def test_what_was_measured_is_not_measured_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = make_plan(SHAPES, tmp_path)
-    monkeypatch.setattr(kernels, "_measure", lambda shape: pytest.fail("measured again"))
+    monkeypatch.setattr(kernel_choice, "product_us", lambda shape: pytest.fail("measured again"))
     assert make_plan(SHAPES, tmp_path) == first
     assert (tmp_path / "kernels.json").stat().st_mode & 0o777 == 0o600
 
@@ -178,7 +179,7 @@ def test_a_folder_that_cannot_be_written_is_no_trouble(tmp_path: Path) -> None:
 def test_a_busy_machine_is_judged_by_rules_of_thumb(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kernels, "quiet", lambda: False)
+    monkeypatch.setattr(measurements, "is_quiet", lambda: False)
     assert make_plan(SHAPES, tmp_path) == by_thumb(small=True)
     assert not list(tmp_path.iterdir())  # what was not measured is not written down
 

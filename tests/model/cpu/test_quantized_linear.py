@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from model import LoadedModel, load_model
-from model.cpu import kernels
-from model.cpu.kernels import Plan
+from model.cpu import kernels, measurements
+from model.cpu.kernel_choice import Plan
 from model.cpu.quantized_linear import Int8Embedding, Int8Linear, quantize_rows, step_shapes
 from model.cpu.torch_step import BY_THUMB, Step
 from model.errors import ModelError
@@ -150,7 +150,7 @@ def test_the_shapes_of_a_step_are_those_of_the_weights(tmp_path: Path) -> None:
 def test_what_a_step_costs_is_measured_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kernels, "quiet", lambda: True)
+    monkeypatch.setattr(measurements, "is_quiet", lambda: True)
     folder = write_model(tmp_path / "model", STARCODER2)
     first = load_model(folder, "cpu", quantization="int8", measured=tmp_path).decoder
     assert first.row_costs is not None
@@ -167,7 +167,7 @@ def test_what_a_step_costs_is_measured_once(
 def test_what_a_step_costs_is_guessed_on_a_busy_machine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kernels, "quiet", lambda: False)
+    monkeypatch.setattr(measurements, "is_quiet", lambda: False)
     folder = write_model(tmp_path / "model", STARCODER2)
     decoder = load_model(folder, "cpu", quantization="int8", measured=tmp_path).decoder
     assert isinstance(decoder.step, Step)
