@@ -50,6 +50,15 @@ def is_private_folder(path: Path) -> bool:
     return sys.platform == "win32" or not info.st_mode & OTHERS_MAY_WRITE
 
 
+def is_private_file(path: Path) -> bool:
+    """Whether the path is a file of this user, and no link, that nobody else may read or write.
+    Raises OSError where nothing has the path."""
+    info = path.lstat()
+    if not stat.S_ISREG(info.st_mode) or not is_mine(info):
+        return False
+    return sys.platform == "win32" or not info.st_mode & OTHERS_MAY_ANYTHING
+
+
 def is_mine(info: os.stat_result) -> bool:
     """Whether a file belongs to this user; always true on Windows."""
     if sys.platform == "win32":
@@ -63,7 +72,7 @@ def write_private_file(path: Path, content: bytes) -> None:
     Makes the folder if it is missing. Raises OSError, and then leaves the old file as it was.
     """
     make_private_folder(path.parent)
-    descriptor, name = tempfile.mkstemp(dir=path.parent)  # its mode is 0600
+    descriptor, name = tempfile.mkstemp(".tmp", dir=path.parent)  # its mode is 0600
     partial = Path(name)
     try:
         with os.fdopen(descriptor, "wb") as file:

@@ -37,7 +37,7 @@ MODEL = {
     "generation": "decoder errors",
     "loading": "weights families cpu gpu generation decoder tokenizer errors machine",
     "probe": "cpu machine",
-    "prefix_cache": "weights decoder errors private_files engine",
+    "prefix_cache": "weights generation decoder errors private_files",
     "engine": "prefix_cache loading weights cpu generation decoder errors machine",
     "export": "loading weights families decoder tokenizer errors",
 }
@@ -86,7 +86,7 @@ ONLY_IN = {
 # Takes names out as they get shorter; goes when it is empty.
 STILL_TOO_LONG = set(
     "_answers suggest finish evaluate make_server show add_own_messages add_edits explain complete "
-    "_line_stops build_prompt load_decoder generate parse_request".split()
+    "_line_stops build_prompt load_decoder parse_request".split()
 )
 
 

@@ -1,10 +1,10 @@
-"""Computed prefixes on disk: what a workspace's context cost to compute is there again after a
-restart.
+"""Computed prefixes on disk: after a restart a workspace's context is read instead of computed.
 
-Each file is a sequence in safetensors: its ids, and its keys and values in blocks of positions,
-each with a checksum over all that it depends on: model, ids and numbers. Files are found by the
-model's key in their name; whatever is in doubt (another model, a wrong shape, a block that was
-damaged, a file that others may read) is a miss, and where nothing can be written nothing is kept.
+Each file is one sequence in safetensors: its `ids`, and its keys and values in blocks of positions
+(`block00000`, ...). The metadata names the model, and has a checksum of the ids and of each block,
+over all that it depends on: model, ids and numbers. Whatever is in doubt (another model, a wrong
+shape, a damaged block, a file that others may read) is a miss, and where nothing can be written
+nothing is kept.
 
 The ids are the user's code to whoever has the tokenizer, and so, with more work, are the keys and
 values. The folder is the user's alone (0700), and so is each file (0600); nothing else protects
@@ -15,40 +15,43 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import logging
 import os
-import secrets
 import shutil
-import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from io import BufferedReader, BufferedWriter
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
 
 from model.decoder.kv_cache import KVCache
 from model.errors import ModelError
-from model.prefix_cache.packed_ids import WIDTH, common_prefix
-from model.private_files import is_mine, make_private_folder, own_private_folder
+from model.prefix_cache.packed_ids import WIDTH, shared_ids
+from model.private_files import (
+    is_private_file,
+    make_private_folder,
+    own_private_folder,
+    write_private_file,
+)
 from model.weights.folder import ModelFolder
 
 log = logging.getLogger(__name__)
 
 FORMAT = "fimls-prefix-1"
 SUFFIX = ".safetensors"
-BLOCK = 256  # positions with a checksum of their own, and between two looks at whether to stop
-WORTH_READING = 256  # positions that a file must have beyond what is in memory
-WORTH_WRITING = 512  # positions that a sequence must have beyond what is in files
+BLOCK = 256  # positions with a checksum of their own; should_stop is asked before each block
+WORTH_READING = 256  # positions that a file must have beyond those in memory
+WORTH_WRITING = 512  # positions that a sequence must have beyond those in files
 KEPT_FREE = 256 * 2**20  # bytes of the disk that are left to others
-ABANDONED_S = 3600.0  # a file that was not finished in that time never will be
-# places at which each weight file is looked at, to tell one training of a model from another
+ABANDONED_S = 3600.0  # a file that is unfinished for so long never will be finished
+# The places of each weight file that are read, to tell one training of a model from another.
 SAMPLES = 64
-MAX_HEADER = 2**20
-DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+HEADER_BYTES = 1024  # more than the header has without the entries of its blocks
 
 
 def model_key(folder: ModelFolder, *details: str) -> str:
@@ -90,35 +93,25 @@ class Stored:
     length: int
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
-    """What a file says of itself: its positions, and the checksums of its ids and blocks."""
-
-    length: int
-    ids: str
-    blocks: list[str]
-
-
 class PrefixStore:
     """The files of one model in a folder that may be shared with other processes and models. One
     thread uses it.
 
-    The budget is the folder's: whoever writes makes room by what was used least recently, of any
-    model. The ids of this model's files are held in memory, so that a look-up reads nothing but the
-    folder's time of change.
+    The budget is the folder's: whoever writes drops the least recently used files, of any model.
+    The ids of this model's files are held in memory, so a look-up reads only the folder's time of
+    change.
     """
 
     def __init__(self, folder: Path, key: str, byte_budget: int, layout: KVCache) -> None:
         self.hits = 0  # how many times something was read
-        self._folder, self._key, self._budget = folder, key, byte_budget
-        self._dtype, config = layout.dtype, layout.config
-        self._shape = (2, config.num_layers, config.num_kv_heads, BLOCK, config.head_dim)
-        self._bytes_a_position = (
-            2 * config.num_layers * config.num_kv_heads * config.head_dim * self._dtype.itemsize
-        )
-        self._index: dict[str, bytes] = {}  # packed ids; none for a file that is no good
-        self._seen = -1
-        self._usable = self._writable = True
+        self._folder = folder
+        self._key = key
+        self._budget = byte_budget
+        self._format = PrefixFormat(key, layout)
+        self._index: dict[str, bytes] = {}  # packed ids of each file; none for a bad file
+        self._seen = -1  # the folder's time of change
+        self._usable = True
+        self._writable = True
         try:
             own_private_folder(folder)
         except OSError as error:
@@ -128,31 +121,35 @@ class PrefixStore:
     def find(self, ids: bytes) -> Stored | None:
         """The file that begins with the most of these packed ids."""
         self._refresh()
-        found = [
-            Stored(name, common_prefix(its_ids, ids))
-            for name, its_ids in self._index.items()
-            if its_ids
-        ]
-        best = max(found, key=lambda stored: stored.length, default=None)
-        return best if best and best.length else None
+        best = None
+        longest = 0
+        for name, held in self._index.items():
+            length = shared_ids(held, ids)
+            if length > longest:
+                best = Stored(name, length)
+                longest = length
+        return best
 
     @torch.inference_mode()
     def restore(
         self, stored: Stored, cache: KVCache, should_stop: Callable[[], bool] | None = None
     ) -> None:
-        """Extends a cache, which holds the beginning of what was found, by as much of the rest as
-        is beyond doubt."""
+        """Extends a cache, which holds the beginning of the prefix that was found, up to the end of
+        the prefix or the first block in doubt."""
         before = cache.length
         path = self._folder / stored.name
         try:
             with _open_private(path) as file:
-                header = self._read_header(file)
-                ids = self._read_ids(file, header)
+                ids = self._format.read_ids(file)
                 if ids != self._index[stored.name]:
                     raise ValueError("its ids have changed")
-                self._read_blocks(file, header, ids, stored.length, cache, should_stop)
+                for start in range(before // BLOCK * BLOCK, stored.length, BLOCK):
+                    if should_stop is not None and should_stop():
+                        break
+                    block = self._format.read_block(file, ids, start)
+                    cache.extend(block[:, :, :, cache.length - start : stored.length - start])
             with contextlib.suppress(OSError):  # a folder that can only be read
-                os.utime(path)  # the budget drops what was used least recently
+                os.utime(path)  # the budget drops the least recently used
         except OSError:
             self._index.pop(stored.name, None)
         except ValueError as error:
@@ -163,54 +160,40 @@ class PrefixStore:
     def save(
         self, ids: bytes, cache: KVCache, should_stop: Callable[[], bool] = lambda: False
     ) -> int:
-        """Writes a cache, which holds these packed ids, if there is enough in it that no file has;
-        returns the bytes.
+        """Writes a cache, which holds these packed ids, if no file has most of it; returns the
+        bytes written.
 
-        should_stop, asked between blocks, leaves nothing written, and nothing dropped for it.
+        should_stop is asked while the blocks are gathered; True leaves the folder as it was.
         """
-        each = self._bytes_a_position + WIDTH + 2  # and a share of the header
-        ids = ids[: WIDTH * min(cache.length, self._budget // each)]
-        length = len(ids) // WIDTH
+        room = (self._budget - HEADER_BYTES) // self._format.bytes_per_position
+        length = min(cache.length, room)
         if not self._writable or length < WORTH_WRITING:
             return 0
+        ids = ids[: WIDTH * length]
         known = self.find(ids)
         if known and length - known.length < WORTH_WRITING:
             return 0
         name = f"{self._key}-{hashlib.sha256(ids).hexdigest()[:16]}{SUFFIX}"
-        temporary = self._folder / f"{name}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
         try:
-            size = length * self._bytes_a_position + len(ids) + self._header_size(length)
-            if size > self._budget or shutil.disk_usage(self._folder).free - size < KEPT_FREE:
+            size = HEADER_BYTES + length * self._format.bytes_per_position
+            if shutil.disk_usage(self._folder).free - size < KEPT_FREE:
                 return 0
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "wb") as file:
-                whole = self._write(file, ids, cache, should_stop)
-            if whole:
-                self._make_room(size)
-                temporary.replace(self._folder / name)
-        except (
-            FileNotFoundError
-        ):  # somebody has cleared the folder away: it is made anew, for the next time
+            content = self._format.encode(ids, cache, should_stop)
+            if content is None:
+                return 0
+            write_private_file(self._folder / name, content)
+            self._keep_to_budget()
+        except FileNotFoundError:  # somebody has removed the folder: it is made for the next time
             make_private_folder(self._folder)
             return 0
         except OSError as error:
             self._give_up(error)
             return 0
-        finally:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
-        if not whole:
-            return 0
-        superseded = [
-            other for other, its_ids in self._index.items() if its_ids and ids.startswith(its_ids)
-        ]
-        self._index[name] = ids
-        for other in superseded:
-            if other != name:
+        for other, held in list(self._index.items()):
+            if held and ids.startswith(held):  # nothing is left to find there
                 self._forget(other)
-        return size
-
-    # The folder.
+        self._index[name] = ids
+        return len(content)
 
     def _refresh(self) -> None:
         """Brings the index up to the folder, if that has changed."""
@@ -220,197 +203,143 @@ class PrefixStore:
             changed = self._folder.stat().st_mtime_ns
             if changed == self._seen:
                 return
-            names = {
-                entry.name
-                for entry in os.scandir(self._folder)
-                if entry.name.startswith(f"{self._key}-") and entry.name.endswith(SUFFIX)
-            }
+            names = {path.name for path in self._folder.glob(f"{self._key}-*{SUFFIX}")}
         except OSError:
             self._index.clear()
             return
         self._seen = changed
-        self._index = {name: ids for name, ids in self._index.items() if name in names}
+        for name in self._index.keys() - names:
+            del self._index[name]
         for name in names - self._index.keys():
+            self._index[name] = b""
             try:
                 with _open_private(self._folder / name) as file:
-                    self._index[name] = self._read_ids(file, self._read_header(file))
+                    self._index[name] = self._format.read_ids(file)
             except OSError:
-                self._index[name] = b""
+                pass
             except ValueError as error:
                 self._discard(name, error)
 
     def _discard(self, name: str, error: ValueError) -> None:
         log.info("a prefix on disk is no good: %s", error)
         self._forget(name)
-        self._index[name] = b""  # not to be read again, should it not go
+        self._index[name] = b""  # it is not read again, even if it could not be removed
 
     def _forget(self, name: str) -> None:
         self._index.pop(name, None)
         with contextlib.suppress(OSError):
             (self._folder / name).unlink(missing_ok=True)
 
-    def _make_room(self, size: int) -> None:
-        """Drops what was used least recently until a file of this size fits the budget, and what
-        was abandoned."""
+    def _keep_to_budget(self) -> None:
+        """Removes the least recently used files until the rest fits the budget, and abandoned ones
+        that were never finished."""
         files = []
         for path in self._folder.iterdir():
-            with contextlib.suppress(FileNotFoundError):  # another process was faster
+            with contextlib.suppress(FileNotFoundError):  # another process has removed it
                 info = path.stat()
                 if path.suffix == ".tmp" and time.time() - info.st_mtime > ABANDONED_S:
                     path.unlink()
                 elif path.suffix == SUFFIX:
                     files.append((info.st_mtime_ns, info.st_size, path))
-        total = sum(its_size for _, its_size, _ in files)
-        for _, its_size, path in sorted(files):
-            if total + size <= self._budget:
+        total = sum(size for _, size, _ in files)
+        for _, size, path in sorted(files):
+            if total <= self._budget:
                 break
             self._forget(path.name)
-            total -= its_size
+            total -= size
 
     def _give_up(self, error: OSError) -> None:
-        """Nothing more is written by this process; that is said once."""
+        """This process writes no more; a warning says so once."""
         if self._writable:
             log.warning("no prefixes are kept on disk (%s)", error)
         self._writable = False
 
-    # One file: eight bytes with the header's length, the header as JSON, then the tensors without
-    # gaps.
 
-    def _header(self, length: int, checksums: list[str]) -> bytes:
-        tensors = [("ids", "I32", [length], WIDTH * length)]
-        for start in range(0, length, BLOCK):
-            count = min(BLOCK, length - start)
-            shape = [*self._shape[:3], count, self._shape[4]]
-            tensors.append(
-                (
-                    f"block{start // BLOCK:05}",
-                    DTYPES[self._dtype],
-                    shape,
-                    count * self._bytes_a_position,
-                )
-            )
-        header: dict[str, Any] = {
-            "__metadata__": {
-                "format": FORMAT,
-                "model": self._key,
-                "length": str(length),
-                "checksums": " ".join(checksums),
-            }
-        }
-        offset = 0
-        for name, dtype, shape, size in tensors:
-            header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [offset, offset + size]}
-            offset += size
-        encoded = json.dumps(header).encode()
-        encoded += b" " * (-len(encoded) % 8)
-        return len(encoded).to_bytes(8, "little") + encoded
+class PrefixFormat:
+    """The content of the files of one model."""
 
-    def _header_size(self, length: int) -> int:
-        return len(self._header(length, self._no_checksums(length)))
+    def __init__(self, key: str, layout: KVCache) -> None:
+        self._key = key
+        self._config = layout.config
+        self._dtype = layout.dtype
+        values = 2 * self._config.num_layers * self._config.num_kv_heads * self._config.head_dim
+        # With a byte of the header for its share of a block's entries there.
+        self.bytes_per_position = values * self._dtype.itemsize + WIDTH + 1
 
-    def _no_checksums(self, length: int) -> list[str]:
-        return ["0" * 64] * (1 - (-length // BLOCK))
-
-    def _write(
-        self, file: BufferedWriter, ids: bytes, cache: KVCache, should_stop: Callable[[], bool]
-    ) -> bool:
+    def encode(self, ids: bytes, cache: KVCache, should_stop: Callable[[], bool]) -> bytes | None:
+        """A file with these packed ids, and as many positions of the cache. None when should_stop,
+        asked before each block, answers True."""
+        tensors = {"ids": torch.frombuffer(bytearray(ids), dtype=torch.int32)}
+        checksums = [self._checksum(ids)]
         length = len(ids) // WIDTH
-        file.write(
-            self._header(length, self._no_checksums(length))
-        )  # its place: checksums come last
-        file.write(ids)
-        checksums = [self._checksum(ids, b"")]
-        buffer = bytearray(BLOCK * self._bytes_a_position)
         for start in range(0, length, BLOCK):
             if should_stop():
-                return False
-            count = min(BLOCK, length - start)
-            data = memoryview(buffer)[: count * self._bytes_a_position]
-            cache.copy_out(start, self._as_block(data, count))
-            file.write(data)
-            checksums.append(self._checksum(ids[: WIDTH * (start + count)], data))
-        file.seek(0)
-        file.write(self._header(length, checksums))
-        return True
+                return None
+            block = torch.empty(self._block_shape(start, length), dtype=self._dtype)
+            cache.copy_out(start, block)
+            tensors[_block_name(start)] = block
+            checksums.append(self._block_checksum(ids, start, block))
+        metadata = {"format": FORMAT, "model": self._key, "checksums": " ".join(checksums)}
+        return save(tensors, metadata)
 
-    def _read_header(self, file: BufferedReader) -> Header:
-        """Raises ValueError unless all but the checksums is what this store would write."""
-        size = int.from_bytes(file.read(8), "little")
-        if not size <= MAX_HEADER:
-            raise ValueError("its header is too long")
-        header = file.read(size)
-        try:
-            metadata = json.loads(header)["__metadata__"]
-            length, checksums = int(metadata["length"]), str(metadata["checksums"]).split(" ")
-        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-            raise ValueError("its header cannot be read") from None
-        if not 0 < length <= 8 * size or header != self._header(length, checksums)[8:]:
-            raise ValueError("its header is of another model or layout")
-        if len(checksums) != len(self._no_checksums(length)):
-            raise ValueError("it lacks checksums")
-        if os.fstat(file.fileno()).st_size != 8 + size + length * (WIDTH + self._bytes_a_position):
-            raise ValueError("it is cut off")
-        return Header(length, checksums[0], checksums[1:])
-
-    def _read_ids(self, file: BufferedReader, header: Header) -> bytes:
-        ids = file.read(WIDTH * header.length)
-        if self._checksum(ids, b"") != header.ids:
+    def read_ids(self, file: Any) -> bytes:
+        """The packed ids of an open file. Raises ValueError where they are damaged, or the file is
+        of another model or layout."""
+        metadata = file.metadata() or {}
+        if (metadata.get("format"), metadata.get("model")) != (FORMAT, self._key):
+            raise ValueError("it is of another model")
+        ids: bytes = file.get_tensor("ids").numpy().tobytes()
+        if self._checksum(ids) not in metadata.get("checksums", ""):
             raise ValueError("its ids are damaged")
+        self._read_values(file, ids, 0)
         return ids
 
-    def _read_blocks(
-        self,
-        file: BufferedReader,
-        header: Header,
-        ids: bytes,
-        length: int,
-        cache: KVCache,
-        should_stop: Callable[[], bool] | None,
-    ) -> None:
-        """Extends the cache up to `length`, reading only the blocks that it takes."""
-        checksums, held = header.blocks, len(ids) // WIDTH
-        first = cache.length // BLOCK
-        file.seek(first * BLOCK * self._bytes_a_position, os.SEEK_CUR)
-        buffer = bytearray(BLOCK * self._bytes_a_position)
-        for start in range(first * BLOCK, length, BLOCK):
-            if should_stop is not None and should_stop():
-                return
-            count = min(BLOCK, held - start)
-            data = memoryview(buffer)[: count * self._bytes_a_position]
-            if file.readinto(data) != len(data):
-                raise ValueError("it is cut off")
-            if self._checksum(ids[: WIDTH * (start + count)], data) != checksums[start // BLOCK]:
-                raise ValueError("a block is damaged")
-            cache.extend(
-                self._as_block(data, count)[:, :, :, cache.length - start : length - start]
-            )
+    def read_block(self, file: Any, ids: bytes, start: int) -> Tensor:
+        """The block (2, layers, kv_heads, n, head_dim) from position `start` on. Raises ValueError
+        where it is damaged."""
+        block = self._read_values(file, ids, start)
+        if self._block_checksum(ids, start, block) not in file.metadata()["checksums"]:
+            raise ValueError("a block is damaged")
+        return block
 
-    def _as_block(self, data: memoryview, count: int) -> torch.Tensor:
-        shape = (*self._shape[:3], count, self._shape[4])
-        return torch.frombuffer(data, dtype=self._dtype).view(shape)
+    def _read_values(self, file: Any, ids: bytes, start: int) -> Tensor:
+        values: Tensor = file.get_tensor(_block_name(start))
+        expected = self._block_shape(start, len(ids) // WIDTH)
+        if values.dtype != self._dtype or values.shape != expected:
+            raise ValueError("its values are of another layout")
+        return values
 
-    def _checksum(self, ids: bytes, data: bytes | memoryview) -> str:
+    def _block_shape(self, start: int, length: int) -> tuple[int, ...]:
+        """The shape of the block from position `start` on, in a file of `length` positions."""
+        config = self._config
+        positions = min(BLOCK, length - start)
+        return (2, config.num_layers, config.num_kv_heads, positions, config.head_dim)
+
+    def _block_checksum(self, ids: bytes, start: int, block: Tensor) -> str:
+        """Over the block and all ids up to its end."""
+        before = ids[: WIDTH * (start + block.shape[3])]
+        return self._checksum(before, block.flatten().view(torch.uint8).numpy())
+
+    def _checksum(self, ids: bytes, values: Any = b"") -> str:
         digest = hashlib.sha256(self._key.encode())
         digest.update(ids)
-        digest.update(data)
+        digest.update(values)
         return digest.hexdigest()
 
 
-def _open_private(path: Path) -> BufferedReader:
-    """A file that is this user's alone. Raises OSError."""
-    flags = (
-        os.O_RDONLY
-        | getattr(os, "O_NOFOLLOW", 0)
-        | getattr(os, "O_NONBLOCK", 0)
-        | getattr(os, "O_BINARY", 0)
-    )
-    file = os.fdopen(os.open(path, flags), "rb")
-    info = os.fstat(file.fileno())
-    if (
-        not stat.S_ISREG(info.st_mode)
-        or not is_mine(info)
-        or (os.name != "nt" and stat.S_IMODE(info.st_mode) & 0o077)
-    ):
-        file.close()
+def _block_name(start: int) -> str:
+    return f"block{start // BLOCK:05}"
+
+
+@contextlib.contextmanager
+def _open_private(path: Path) -> Iterator[Any]:
+    """Opens a file of this user alone. Raises OSError for any other, and ValueError where it is not
+    in safetensors format."""
+    if not is_private_file(path):
         raise PermissionError(f"{path} is not a private file of this user")
-    return file
+    # Nobody can have exchanged it: the folder is closed to others.
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except SafetensorError as error:
+        raise ValueError(str(error)) from None

@@ -3,14 +3,14 @@ computed."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from model.decoder.decoder import Decoder
 from model.decoder.kv_cache import GROWTH, KVCache
-from model.engine.options import CACHE_BYTES
 from model.prefix_cache.disk import WORTH_READING, PrefixStore
-from model.prefix_cache.packed_ids import WIDTH, common_prefix, contains, pack
+from model.prefix_cache.packed_ids import WIDTH, contains, pack, shared_ids
 
 # A prompt that leaves a sequence gets a copy of what they share, rather than the sequence itself,
 # if that loses so many positions: more than a suggestion that was not accepted.
@@ -43,7 +43,7 @@ class PrefixCache:
     """
 
     def __init__(
-        self, decoder: Decoder, byte_budget: int = CACHE_BYTES, store: PrefixStore | None = None
+        self, decoder: Decoder, byte_budget: float = math.inf, store: PrefixStore | None = None
     ) -> None:
         self._decoder, self._budget, self._store = decoder, byte_budget, store
         self._kept: list[
@@ -77,7 +77,7 @@ class PrefixCache:
         prefix = packed[:-WIDTH]
         best, length = -1, 0
         for i, (kept, _) in enumerate(self._kept):
-            common = common_prefix(kept, prefix)
+            common = shared_ids(kept, prefix)
             if common > length:
                 best, length = i, common
         cache = self._decoder.new_cache() if best < 0 else self._take(best, length, packed)

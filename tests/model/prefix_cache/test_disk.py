@@ -4,6 +4,7 @@ folder does harm."""
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import random
@@ -274,9 +275,16 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
         (24).to_bytes(8, "little") + b'{"__metadata__": {}}    ' + raw
     ),
     "a bit of the header": lambda raw: flip(raw, raw.index(b'"key"') + 2),
-    "a bit of the ids": lambda raw: flip(raw, len(raw) - 1000 * (VALUES + 4) + 17),
+    "a bit of the ids": lambda raw: flip(raw, first_byte(raw, "ids") + 17),
     "zeros": lambda raw: bytes(len(raw)),
 }
+
+
+def first_byte(raw: bytes, tensor: str) -> int:
+    """Where a tensor's numbers begin in a safetensors file."""
+    length = int.from_bytes(raw[:8], "little")
+    first, _ = json.loads(raw[8 : 8 + length])[tensor]["data_offsets"]
+    return 8 + length + first
 
 
 def flip(raw: bytes, at: int) -> bytes:
@@ -302,7 +310,7 @@ def test_up_to_a_damaged_block_all_is_as_it_was(folder: Path) -> None:
     save(store, A)
     (path,) = files(folder)
     raw = path.read_bytes()
-    path.write_bytes(flip(raw, len(raw) - (1000 - 2 * BLOCK) * VALUES + 5))
+    path.write_bytes(flip(raw, first_byte(raw, "block00002") + 5))
     assert restored(store, A) == A[: 2 * BLOCK]
     assert files(folder) == []
 
@@ -313,8 +321,10 @@ def test_a_block_of_another_text_is_no_good(folder: Path) -> None:
     save(store, A)
     save(store, [7, *A[1:]])
     one, other = files(folder)
-    last = 1000 * VALUES
-    one.write_bytes(one.read_bytes()[:-last] + other.read_bytes()[-last:])
+    raw, donor = one.read_bytes(), other.read_bytes()
+    first = first_byte(raw, "block00000")
+    last = first + 1000 * VALUES
+    one.write_bytes(raw[:first] + donor[first:last] + raw[last:])
     assert sorted(map(len, (restored(store, A), restored(store, [7, *A[1:]])))) == [0, 1000]
 
 
@@ -419,7 +429,7 @@ def test_a_folder_that_can_only_be_read_is_read(
     real_open = os.open
 
     def refuse(path: object, flags: int = os.O_WRONLY, *rest: object, **named: object) -> int:
-        if call == "open" and not flags & os.O_WRONLY:
+        if call == "open" and not flags & os.O_CREAT:
             return real_open(path, flags)
         raise OSError(30, "Read-only file system")
 

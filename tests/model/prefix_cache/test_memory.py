@@ -17,7 +17,7 @@ from model import LoadedModel, load_model
 from model.engine.worker import Engine, Finished, Job, Request
 from model.generation.generate import Token
 from model.prefix_cache.memory import PrefixCache
-from model.prefix_cache.packed_ids import common_prefix, contains, pack
+from model.prefix_cache.packed_ids import contains, pack, shared_ids
 from tests.model.toys import Parrot, ask, read_ids, remember, running, toy_config
 
 A, B, C = (list(range(first, first + 200)) for first in (1000, 2000, 3000))
@@ -50,7 +50,7 @@ def test_packed_ids_compare_as_lists_do(
     expected = next(
         (i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b))
     )
-    assert common_prefix(pack(a), pack(b)) == expected
+    assert shared_ids(pack(a), pack(b)) == expected
 
 
 @given(ids=SMALL_IDS, part=st.lists(st.integers(254, 258), max_size=3))
@@ -229,7 +229,7 @@ def test_a_lease_holds_the_best_of_what_is_kept_and_nothing_else(
     for ids, computed in requests:
         lease = prefixes.lease(ids)
         assert read_ids(lease.cache) == ids[: lease.reused]
-        assert common_prefix(pack(last), pack(ids[:-1])) <= lease.reused < len(ids)
+        assert shared_ids(pack(last), pack(ids[:-1])) <= lease.reused < len(ids)
         remember(lease.cache, ids[lease.reused : computed])
         prefixes.give_back(lease, ids)
         last = (ids[: lease.cache.length] or last) if budget else []
