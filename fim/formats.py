@@ -10,7 +10,7 @@ model cards of the other families.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Literal, Protocol, get_args
 
@@ -132,35 +132,22 @@ class Sentinels:
     """A format and its ids in one vocabulary. `format` names only what that vocabulary has."""
 
     format: FimFormat
+    ids: Mapping[str, int] = field(hash=False)  # of every sentinel, by its text
     prefix: int
     suffix: int
     middle: int | None
     begin: int | None
-    repo_name: int | None
     file_sep: int | None
     stop_ids: frozenset[int]  # the ends, and the sentinels: none of them is ever part of an answer
 
-    def id_of(self, text: str) -> int:
-        """The id of the sentinel that is written `text`."""
-        ids = {
-            self.format.prefix: self.prefix,
-            self.format.suffix: self.suffix,
-            self.format.middle: self.middle,
-            self.format.repo_name: self.repo_name,
-            self.format.file_sep: self.file_sep,
-        }
-        found = ids[text]
-        assert found is not None  # resolve() left out of the format what has no id
-        return found
 
-
+_PLAIN = ("<fim_prefix>", "<fim_suffix>", "<fim_middle>")
+_PIPED = ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>")
 _FORMATS = (
     # No token ends the middle (bigcode-project/starcoder2#10): the rules of fim.stops matter here.
     FimFormat(
         "starcoder2",
-        "<fim_prefix>",
-        "<fim_suffix>",
-        "<fim_middle>",
+        *_PLAIN,
         end=("<|endoftext|>", "<file_sep>"),
         layouts=("spm", "psm"),
         repo_name="<repo_name>",
@@ -170,9 +157,7 @@ _FORMATS = (
     # StarCoder 1, Stable Code 3B, Granite 3.
     FimFormat(
         "starcoder",
-        "<fim_prefix>",
-        "<fim_suffix>",
-        "<fim_middle>",
+        *_PLAIN,
         end=("<|endoftext|>", "<file_sep>", "<|end_of_text|>"),
         layouts=("spm", "psm"),
     ),
@@ -187,9 +172,7 @@ _FORMATS = (
     # Trained on spm too, but no source gives its order of tokens: psm only.
     FimFormat(
         "codegemma",
-        "<|fim_prefix|>",
-        "<|fim_suffix|>",
-        "<|fim_middle|>",
+        *_PIPED,
         end=("<|file_separator|>", "<eos>"),
         layouts=("psm",),
         begin="<bos>",
@@ -197,9 +180,7 @@ _FORMATS = (
     ),
     FimFormat(
         "qwen2.5-coder",
-        "<|fim_prefix|>",
-        "<|fim_suffix|>",
-        "<|fim_middle|>",
+        *_PIPED,
         end=("<|endoftext|>", "<|fim_pad|>"),
         layouts=("psm",),
         repo_name="<|repo_name|>",
@@ -207,14 +188,7 @@ _FORMATS = (
         file_end="\n",
     ),
     # StableLM 2, Granite 4.
-    FimFormat(
-        "stablelm2",
-        "<|fim_prefix|>",
-        "<|fim_suffix|>",
-        "<|fim_middle|>",
-        end=("<|endoftext|>", "<|end_of_text|>"),
-        layouts=("psm",),
-    ),
+    FimFormat("stablelm2", *_PIPED, end=("<|endoftext|>", "<|end_of_text|>"), layouts=("psm",)),
     FimFormat(
         "codellama",
         "<PRE>",
@@ -249,9 +223,7 @@ _FORMATS = (
     ),
     FimFormat(
         "mellum",
-        "<fim_prefix>",
-        "<fim_suffix>",
-        "<fim_middle>",
+        *_PLAIN,
         end=("<|endoftext|>",),
         layouts=("spm",),
         file_sep="<filename>",
@@ -295,65 +267,60 @@ def resolve(encoder: Encoder, name: str = "auto", model_type: str | None = None)
     Raises FormatError: an unknown name, or a vocabulary without the sentinels.
     """
     if name != "auto":
-        return _resolve_by_name(encoder, name)
+        if name not in FORMATS:
+            raise FormatError(
+                f"unknown FIM format {name!r}: choose 'auto' or one of {', '.join(FORMATS)}"
+            )
+        ids = _known_ids(encoder, FORMATS[name])
+        missing = _missing(FORMATS[name], ids)
+        if missing:
+            raise FormatError(
+                f"the tokenizer lacks {', '.join(missing)}, which the FIM format {name!r} needs: "
+                "set the format to 'auto', or use a model that was trained on this format"
+            )
+        return _sentinels(FORMATS[name], ids)
     first = MODEL_TYPES.get(model_type or "", ())
     for candidate in (*first, *FORMATS):
-        if not _missing(encoder, FORMATS[candidate]):
-            return _sentinels(encoder, FORMATS[candidate])
+        ids = _known_ids(encoder, FORMATS[candidate])
+        if not _missing(FORMATS[candidate], ids):
+            return _sentinels(FORMATS[candidate], ids)
     likely = FORMATS[first[0] if first else "starcoder2"]
+    missing = _missing(likely, _known_ids(encoder, likely))
     raise FormatError(
         f"the tokenizer has the sentinels of no FIM format (for {likely.name!r} it lacks "
-        f"{', '.join(_missing(encoder, likely))}): use a model trained to fill in the middle, "
-        f"such as bigcode/starcoder2-3b; known formats: {', '.join(FORMATS)}"
+        f"{', '.join(missing)}): use a model trained to fill in the middle, such as "
+        f"bigcode/starcoder2-3b; known formats: {', '.join(FORMATS)}"
     )
 
 
-def _resolve_by_name(encoder: Encoder, name: str) -> Sentinels:
-    if name not in FORMATS:
-        raise FormatError(
-            f"unknown FIM format {name!r}: choose 'auto' or one of {', '.join(FORMATS)}"
-        )
-    missing = _missing(encoder, FORMATS[name])
-    if missing:
-        raise FormatError(
-            f"the tokenizer lacks {', '.join(missing)}, which the FIM format {name!r} needs: "
-            "set the format to 'auto', or use a model that was trained on this format"
-        )
-    return _sentinels(encoder, FORMATS[name])
+def _known_ids(encoder: Encoder, family: FimFormat) -> dict[str, int]:
+    """The ids of those of the family's sentinels that the vocabulary has."""
+    known = {}
+    for text in (*family.texts, family.begin or ""):
+        found = None
+        if family.spaced:
+            found = encoder.token_id("▁" + text)
+        if found is None:
+            found = encoder.token_id(text)
+        if found is not None:
+            known[text] = found
+    return known
 
 
-def _token_id(encoder: Encoder, family: FimFormat, text: str | None) -> int | None:
-    if text is None:
-        return None
-    found = None
-    if family.spaced:
-        found = encoder.token_id("▁" + text)
-    if found is None:
-        found = encoder.token_id(text)
-    return found
-
-
-def _missing(encoder: Encoder, family: FimFormat) -> list[str]:
+def _missing(family: FimFormat, known: Mapping[str, int]) -> list[str]:
     """The tokens without which the family cannot be asked; headers and `begin` may be absent."""
-
-    def lacks(text: str) -> bool:
-        return _token_id(encoder, family, text) is None
-
-    needed = [text for text in (family.prefix, family.suffix, family.middle) if text is not None]
-    missing = list(filter(lacks, needed))
-    if all(map(lacks, family.end)):
+    needed = (family.prefix, family.suffix, family.middle)
+    missing = [text for text in needed if text and text not in known]
+    if known.keys().isdisjoint(family.end):
         missing.append(" or ".join(family.end))
     return missing
 
 
-def _sentinels(encoder: Encoder, family: FimFormat) -> Sentinels:
-    """The ids of a format of which the vocabulary has all that is needed (`_missing`)."""
-
-    def token_id(text: str | None) -> int | None:
-        return _token_id(encoder, family, text)
+def _sentinels(family: FimFormat, ids: Mapping[str, int]) -> Sentinels:
+    """`ids` has all that the family needs (`_missing`)."""
 
     def known(text: str | None) -> str | None:
-        return None if token_id(text) is None else text
+        return text if text in ids else None
 
     family = replace(
         family,
@@ -362,17 +329,13 @@ def _sentinels(encoder: Encoder, family: FimFormat) -> Sentinels:
         repo_name=known(family.repo_name),
         file_sep=known(family.file_sep),
     )
-    prefix = token_id(family.prefix)
-    suffix = token_id(family.suffix)
-    assert prefix is not None and suffix is not None
-    stops = map(token_id, family.texts)
     return Sentinels(
         format=family,
-        prefix=prefix,
-        suffix=suffix,
-        middle=token_id(family.middle),
-        begin=token_id(family.begin),
-        repo_name=token_id(family.repo_name),
-        file_sep=token_id(family.file_sep),
-        stop_ids=frozenset(stop for stop in stops if stop is not None),
+        ids=ids,
+        prefix=ids[family.prefix],
+        suffix=ids[family.suffix],
+        middle=ids.get(family.middle or ""),
+        begin=ids.get(family.begin or ""),
+        file_sep=ids.get(family.file_sep or ""),
+        stop_ids=frozenset(map(ids.__getitem__, family.texts)),
     )

@@ -175,7 +175,7 @@ def _infill(
 
 def _encode(piece: _Piece, sentinels: Sentinels, encoder: Encoder) -> list[int]:
     if piece.role == "sentinel":
-        return [sentinels.id_of(piece.text)]
+        return [sentinels.ids[piece.text]]
     text = as_trained(piece.text)
     if sentinels.format.bare_suffix and piece.role in ("suffix", "typed"):
         return _encode_bare(encoder, text)

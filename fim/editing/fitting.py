@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fim.lines import width
-from fim.postprocess import Extent
+from fim.stops import Extent
 
 Kind = Literal["selection", "body", "docstring"]
 
