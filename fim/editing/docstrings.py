@@ -1,9 +1,9 @@
 """Documentation: a docstring inside of a definition, or a comment above it."""
 
 import re
+from dataclasses import replace
 
-from fim.editing.definition import Definition, inner_indent
-from fim.editing.fitting import Target, limits
+from fim.editing.fitting import Kind, Target, limits
 from fim.editing.languages import Language
 from fim.editing.line_offsets import (
     first_on_line,
@@ -14,6 +14,7 @@ from fim.editing.line_offsets import (
     line_start,
     newline_at,
 )
+from fim.editing.outline import Definition, inner_indent
 
 _TRIPLE = '"""'
 _BLANKS_AND_COMMENTS = re.compile(r"(?:[ \t\ufeff]*(?:#[^\n]*)?\r?\n)*[ \t\ufeff]*")
@@ -95,11 +96,10 @@ def _existing(text: str, string: tuple[int, int], indent: str, label: str) -> Ta
     start, end = string
     opened = _QUOTES.match(text, start)
     assert opened
-    lead = _TRIPLE
-    quotes = _TRIPLE
-    if len(opened[1]) == 3:
-        lead = opened[0]
-        quotes = opened[1]
+    lead = opened[0]
+    quotes = opened[1]
+    if len(quotes) == 1:
+        lead = quotes = _TRIPLE
     tail = quotes
     if "\n" in text[start:end] and not text[opened.end() : line_end(text, opened.end())].strip():
         line_break = newline_at(text, start) + indent
@@ -119,17 +119,15 @@ def comment_above(text: str, language: Language, definition: Definition) -> Targ
     newline = newline_at(text, top)
     label = f"the documentation of {definition.called}"
     mark, existing = _comment_over(text, top, language)
-    if existing:
-        start, end = existing
-        below = ""
-    else:
-        start = end = top + len(indent)
-        below = newline + indent
+    start, end = existing or (top + len(indent), top + len(indent))
+    below = "" if existing else newline + indent
     if mark == "/**":
         lead = f"/**{newline}{indent} * "
         tail = f"{newline}{indent} */{below}"
-        return _documentation(text, start, end, lead, tail, label, indent, "*/", " * ")
-    return _documentation(text, start, end, mark + " ", below, label, indent, "", mark + " ")
+        target = _documentation(text, start, end, lead, tail, label, indent, closing="*/")
+        return replace(target, line_prefix=" * ")
+    target = _documentation(text, start, end, mark + " ", below, label, indent, closing="")
+    return replace(target, line_prefix=mark + " ")
 
 
 def _comment_over(text: str, top: int, language: Language) -> tuple[str, tuple[int, int] | None]:
@@ -175,28 +173,9 @@ def _has_words(text: str, start: int, mark: str) -> bool:
 
 
 def _documentation(
-    text: str,
-    start: int,
-    end: int,
-    lead: str,
-    tail: str,
-    label: str,
-    indent: str,
-    closing: str,
-    line_prefix: str = "",
+    text: str, start: int, end: int, lead: str, tail: str, label: str, indent: str, closing: str
 ) -> Target:
-    extent, max_lines = limits(text, start, end, 24, one_line=False)
-    return Target(
-        kind="docstring",
-        start=start,
-        end=end,
-        lead=lead,
-        tail=tail,
-        label=label,
-        extent=extent,
-        max_lines=max_lines,
-        newline=newline_at(text, start),
-        indent=indent,
-        line_prefix=line_prefix,
-        closing=closing,
-    )
+    kind: Kind = "docstring"
+    extent, lines = limits(kind, text, start, end)
+    newline = newline_at(text, start)
+    return Target(kind, start, end, lead, tail, label, extent, lines, newline, indent, "", closing)

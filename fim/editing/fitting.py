@@ -8,12 +8,12 @@ from fim.lines import width
 from fim.stops import Extent
 
 Kind = Literal["selection", "body", "docstring"]
+_LEAST_LINES: dict[Kind, int] = {"selection": 16, "body": 32, "docstring": 24}
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A range to write anew. Offsets are in code points. `fit` turns an answer into the new text of
-    the range."""
+    """A range to write anew, in code points. `fit` makes the new text of an answer."""
 
     kind: Kind
     start: int
@@ -30,13 +30,11 @@ class Target:
 
     @property
     def least_columns(self) -> int:
-        """The columns of indentation of a function's body: a line with fewer ends the answer. 0 for
-        other kinds."""
+        """The indentation of a body: a line of fewer columns ends the answer. 0 for other kinds."""
         return width(self.indent) if self.kind == "body" else 0
 
     def fit(self, answer: str) -> str:
-        """The range's new text: lead + answer + tail, the answer cut at its closing mark and made
-        to fit in."""
+        """The range's new text: lead + answer + tail, with the answer cut at its closing mark."""
         answer = re.sub(r"\r\n?", "\n", answer)
         tail = self.tail
         if self.kind == "selection":
@@ -105,11 +103,13 @@ class Target:
         return words
 
 
-def limits(text: str, start: int, end: int, least: int, *, one_line: bool) -> tuple[Extent, int]:
+def limits(
+    kind: Kind, text: str, start: int, end: int, *, one_line: bool = False
+) -> tuple[Extent, int]:
     """(extent, max_lines) of the text to write in place of text[start:end]."""
     if one_line:
         return "line", 1
-    return "span", max(least, 2 * (text.count("\n", start, end) + 1))
+    return "span", max(_LEAST_LINES[kind], 2 * (text.count("\n", start, end) + 1))
 
 
 def _common_blanks(lines: list[str]) -> str:
@@ -118,9 +118,7 @@ def _common_blanks(lines: list[str]) -> str:
     if not found:
         return ""
     # A prefix of the first and the last in sorted order is one of all between them.
-    low = min(found)
-    high = max(found)
-    size = 0
-    while size < len(low) and low[size] == high[size]:
-        size += 1
-    return low[:size]
+    common = min(found)
+    while not max(found).startswith(common):
+        common = common[:-1]
+    return common

@@ -13,8 +13,7 @@ from functools import cache, lru_cache
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from fim.editing.definition import Definition, closed_by
-from fim.editing.languages import Language, language_of
+from fim.editing.languages import LANGUAGES, UNKNOWN, Language
 from fim.editing.line_offsets import (
     first_on_line,
     indentation,
@@ -25,7 +24,7 @@ from fim.editing.line_offsets import (
     line_start,
     lines_below,
 )
-from fim.editing.outline import by_indentation
+from fim.editing.outline import Definition, by_indentation, closed_by
 from fim.lines import width
 
 if TYPE_CHECKING:
@@ -53,11 +52,8 @@ _CLOSERS = {"{": "}", "(": ")"}
 
 
 def definitions(text: str, language: str, offset: int) -> Iterator[Definition]:
-    """The definitions around `offset`, or declared on its line, from the inside out.
-
-    language: the protocol's name.
-    """
-    known = language_of(language)
+    """The definitions around `offset`, or declared on its line, from the inside out."""
+    known = LANGUAGES.get(language, UNKNOWN)
     tree = _parsed(text, known)
     if tree is None:
         yield from by_indentation(text, known, offset)
@@ -115,27 +111,25 @@ def _parsed(text: str, language: Language) -> "Tree | None":
 
 
 def _one_byte_each(text: str) -> bytes:
-    """The text for a grammar, with one byte for each code point, so that its offsets are ours.
-
-    What is not ASCII becomes a space where it is one, and else a letter.
-    """
+    """The text for a grammar, with one byte for each code point, so that its offsets are ours."""
     if not text.isascii():
-        text = re.sub(r"[^\x00-\x7f]", _ascii, text)
+        text = re.sub(r"[^\S\x00-\x7f]|\ufeff", " ", text)  # blanks
+        text = re.sub(r"[^\x00-\x7f]", "a", text)  # anything else may be a part of a name
     return text.replace("\0", " ").encode("ascii")
-
-
-def _ascii(found: re.Match[str]) -> str:
-    return " " if found[0].isspace() or found[0] == "\ufeff" else "a"
 
 
 def _around(root: "Node", text: str, language: Language, offset: int) -> list["Node"]:
     """The nodes of definitions around the offset, from the inside out."""
     found: dict[int, Node] = {}
     for point in _points(text, language, offset):
-        for node in _chain(root, point):
-            kept = _definition_in(node, text, language)
-            if kept is not None:
-                found[kept.id] = kept
+        cursor = root.walk()
+        while cursor.goto_first_child_for_byte(point) is not None:
+            node = cursor.node
+            if node is None or node.start_byte > point:
+                break
+            held = _definition_in(node, text, language)
+            if held is not None:
+                found[held.id] = held
     # When two do not hold each other, the later one comes first: it begins at the cursor.
     return sorted(found.values(), key=lambda node: (node.start_byte, -node.end_byte), reverse=True)
 
@@ -149,8 +143,7 @@ def _points(text: str, language: Language, offset: int) -> list[int]:
         points = [code]
     if not language.indented:
         return points
-    # With indentation a whole line belongs to one function, and blank lines and comments at the
-    # end of a body may stand outside of its node.
+    # A whole line belongs to one function. Comments that end a body stand outside of its node.
     points.append(code)
     for _ in range(_MOST_COMMENT_LINES):
         line = text[code : line_end(text, code)].strip()
@@ -160,18 +153,6 @@ def _points(text: str, language: Language, offset: int) -> list[int]:
         code = start + len(indentation(text, start))
         points.append(code)
     return points
-
-
-def _chain(root: "Node", point: int) -> list["Node"]:
-    """The nodes that have the character at `point`, from the outside in."""
-    cursor = root.walk()
-    nodes = [root]
-    while cursor.goto_first_child_for_byte(point) is not None:
-        node = cursor.node
-        if node is None or node.start_byte > point:
-            break
-        nodes.append(node)
-    return nodes
 
 
 def _is_definition(node: "Node", language: Language) -> bool:
@@ -184,8 +165,7 @@ def _is_definition(node: "Node", language: Language) -> bool:
 
 
 def _definition_in(node: "Node", text: str, language: Language, depth: int = 0) -> "Node | None":
-    """The node itself if it is a definition, or else the definition that it wraps, or that stands
-    right below this comment or attribute."""
+    """The node, if it is a definition, or else the one in this wrapper or below this comment."""
     if _is_definition(node, language):
         return node
     if node.type in _AHEAD and first_on_line(text, node.start_byte):
@@ -200,8 +180,7 @@ def _definition_in(node: "Node", text: str, language: Language, depth: int = 0) 
 
 
 def _below(node: "Node", text: str) -> "Node | None":
-    """The node under a comment or an attribute and under others that follow it; None where a blank
-    line parts them."""
+    """The first other node below comments and attributes; None where a blank line parts them."""
     below: Node | None = node
     while below is not None and below.type in _AHEAD:
         end = below.end_byte
@@ -255,12 +234,11 @@ def _indented(node: "Node", text: str, bare: Definition, language: Language) -> 
     own = width(line_at(text, body.start_byte))
     for start, line in lines_below(text, end):
         # Comments that end the body stand outside of its node.
-        comment = line.lstrip()
-        if not comment:
-            continue
-        if own <= columns or width(line) < own or not comment.startswith(language.line_comment):
+        is_comment = line.lstrip().startswith(language.line_comment)
+        if is_comment and width(line) >= own > columns:
+            end = start + len(line)
+        elif line.strip():
             break
-        end = start + len(line)
     return replace(bare, inner=(header, end))
 
 
@@ -273,13 +251,10 @@ def _ended(node: "Node", text: str, bare: Definition) -> Definition:
         return bare
     if body is not None and body == last and last.type != "body_statement":  # def f(x) = x
         return replace(bare, inner=(body.start_byte, body.end_byte), expression=True)
-    start = header.end_byte
-    separator = re.compile(r"[ \t]*;").match(text, start)
-    if separator:
-        start = separator.end()
-    closer = None
-    if last.type == "end" and last.end_byte > last.start_byte:
-        closer = last.start_byte
+    separator = re.compile(r"[ \t]*;").match(text, header.end_byte)
+    start = separator.end() if separator else header.end_byte
+    is_closer = last.type == "end" and last.end_byte > last.start_byte
+    closer = last.start_byte if is_closer else None
     return closed_by(text, bare, start, closer, broken=node.has_error)
 
 
@@ -289,10 +264,10 @@ def _braced(node: "Node", text: str, bare: Definition) -> Definition:
     if body is None:
         return bare
     if body.type == "arrow_expression_clause":
-        start = body.start_byte + len("=>")
-        start = body.end_byte - len(text[start : body.end_byte].lstrip())
-        if start == body.end_byte:
+        expression = text[body.start_byte + len("=>") : body.end_byte].lstrip()
+        if not expression:
             return bare
+        start = body.end_byte - len(expression)
         return replace(bare, inner=(start, body.end_byte), expression=True)
     opener = text[body.start_byte : body.start_byte + 1]
     if opener not in _CLOSERS:
@@ -304,8 +279,7 @@ def _braced(node: "Node", text: str, bare: Definition) -> Definition:
 
 
 def _reaches(definition: Definition, text: str, offset: int) -> bool:
-    """Whether the offset is not past the definition, which may run on to the end of a broken file
-    in its tree."""
+    """Whether the offset is not past the definition; a tree may let it run on over other lines."""
     if definition.inner is None:
         return True
     header, end = definition.inner
@@ -321,33 +295,18 @@ def _reaches(definition: Definition, text: str, offset: int) -> bool:
 
 def _name(node: "Node", text: str) -> str:
     """The name as a person knows it; "" for none, or for one that is too long to show."""
-    named = node.child_by_field_name("name") or _assigned_name(node)
-    if named is None and node.type == "type_declaration" and node.named_children:  # of Go
-        named = node.named_children[0].child_by_field_name("name")
-    named = named or _declared_name(node)
-    if named is None:
-        return ""
-    written = text[named.start_byte : named.end_byte].strip()
-    return written if len(written) <= _LONGEST_NAME and "\n" not in written else ""
-
-
-def _assigned_name(node: "Node") -> "Node | None":
-    """The variable, the field or the key that a definition is the value of."""
-    for wrapper in _wrappers(node):
+    candidates = [node.child_by_field_name("name")]
+    for wrapper in _wrappers(node):  # it may be the value of a variable, a field or a key
         for field in ("name", "left", "key", "property", "pattern", "declarator"):
-            named = wrapper.child_by_field_name(field)
-            if named is not None:
-                return named
-    return None
-
-
-def _declared_name(node: "Node") -> "Node | None":
-    """The innermost declarator: of `int *f(void)` it is `f`."""
-    named = None
+            candidates.append(wrapper.child_by_field_name(field))
+    if node.type == "type_declaration" and node.named_children:  # of Go
+        candidates.append(node.named_children[0].child_by_field_name("name"))
+    innermost = None  # declarator of C: `f` of `int *f(void)`
     for _ in range(_DEEPEST_WRAPPING):
-        declarator = node.child_by_field_name("declarator")
-        if declarator is None:
-            break
-        named = declarator
-        node = declarator
-    return named
+        innermost = (innermost or node).child_by_field_name("declarator") or innermost
+    candidates.append(innermost)
+    for named in candidates:
+        if named is not None:
+            name = text[named.start_byte : named.end_byte].strip()
+            return name if len(name) <= _LONGEST_NAME and "\n" not in name else ""
+    return ""

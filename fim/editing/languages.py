@@ -23,29 +23,19 @@ class Language:
     closures: frozenset[str] = frozenset()
     types: frozenset[str] = frozenset()
 
-    closer: str = "}"  # of a body: "}" or "end"; "" where indentation alone closes it
+    indented: bool = False  # whether indentation closes a body, and docstrings document it
+    closer: str = "}"  # of a body: "}" or "end"; "" where it is indented
     separated: bool = False  # whether `;` stands between a body and its closer
     step: str = "    "  # one step of indentation, where the text shows none
     line_comment: str = "//"
 
-    docstrings: bool = False  # whether documentation is the first string inside of a definition
     doc_marks: tuple[str, ...] = ()  # of a comment that documents; a new one gets the first
     block_documents: bool = False  # whether a comment that begins with a mere `/*` documents, too
 
     prose: bool = False  # whether it has no definitions, whatever its lines look like
 
-    @property
-    def indented(self) -> bool:
-        """Whether indentation alone closes its blocks, as in Python."""
-        return not self.closer
 
-
-def language_of(name: str) -> Language:
-    """The facts about the language with the protocol's name."""
-    return LANGUAGES.get(name, _UNKNOWN)
-
-
-_UNKNOWN = Language()
+UNKNOWN = Language()
 _PROSE = Language(prose=True)
 _JAVASCRIPT = Language(
     "tree_sitter_javascript",
@@ -78,9 +68,9 @@ LANGUAGES = {  # by the protocol's names
         "tree_sitter_python",
         functions=_words("function_definition"),
         types=_words("class_definition"),
+        indented=True,
         closer="",
         line_comment="#",
-        docstrings=True,
     ),
     "javascript": _JAVASCRIPT,
     "javascriptreact": _JAVASCRIPT,

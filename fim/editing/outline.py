@@ -1,15 +1,23 @@
-"""Definitions by indentation: for languages without a grammar, and for texts that one cannot read.
+"""Definitions of functions and types, and how they are found by indentation.
 
-The rules are rough: a header is a line that looks like a function's in any common language and
-opens a block.
+This is for languages without a grammar and for texts that a grammar cannot read. The rules are
+rough: a header is a line that opens a block and looks like a function's in any common language.
 """
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
-from fim.editing.definition import Definition, closed_by
 from fim.editing.languages import Language
-from fim.editing.line_offsets import indentation, line_above, line_at, line_start
+from fim.editing.line_offsets import (
+    indentation,
+    indentation_step,
+    indented_end,
+    line_above,
+    line_at,
+    line_start,
+    next_line,
+)
 from fim.lines import opens_block, width
 
 _CONTROL = re.compile(
@@ -31,6 +39,32 @@ _WORD_OPENER = re.compile(r"\b(?:do|begin)$")
 _WORD_HEADER = re.compile(r"\s*(?:local\s+)?(?:function|def)\b")
 _MOST_LINES_UP = 2_000
 _MOST_HEADER_LINES = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """A function, a class or the like. Offsets are in code points.
+
+    inner: the range between the end of its header (after `{`, `:`, the parameters) and its closer;
+    None when it has no body. Where indentation closes it, the range ends with the text of its last
+    line.
+    """
+
+    name: str
+    start: int  # of the whole declaration, with decorators, `export`, `template`
+    inner: tuple[int, int] | None
+    closer: str  # "}", ")", "end"; "" where indentation closes it
+    closed: bool = True  # whether the text has the closer
+    expression: bool = False  # whether the body is one expression: `=> x`
+    type: bool = False  # a class or the like: it has documentation but no body to write
+    nameless: bool = False  # a function that is an argument or the like: it has no documentation
+
+    @property
+    def called(self) -> str:
+        """Its name for a person."""
+        if self.name:
+            return f"`{self.name}`"
+        return "this type" if self.type else "this function"
 
 
 def by_indentation(text: str, language: Language, offset: int) -> Iterator[Definition]:
@@ -123,3 +157,36 @@ def _header_start(text: str, start: int, line: str, language: Language) -> int |
         if width(above) == width(line):
             return start if _begins_function(above, language) else None
     return None
+
+
+def closed_by(
+    text: str, bare: Definition, start: int, closer: int | None, *, broken: bool
+) -> Definition:
+    """The definition with its inside, which begins at `start`.
+
+    closer: the offset of its closer, where the syntax tree has one. In a broken tree that may be
+    the closer of another definition; then the indentation decides.
+    """
+    if closer is not None and not broken:
+        return replace(bare, inner=(start, closer))
+    columns = min(width(line_at(text, bare.start)), width(line_at(text, start)))
+    end = indented_end(text, start, columns)
+    if closer is not None and end >= closer:
+        return replace(bare, inner=(start, closer))
+    below, line = next_line(text, end)
+    found = below + len(line) - len(line.lstrip())
+    if bare.closer and width(line) == columns and text.startswith(bare.closer, found):
+        return replace(bare, inner=(start, found))
+    return replace(bare, inner=(start, end), closed=not bare.closer)
+
+
+def inner_indent(text: str, language: Language, definition: Definition) -> str:
+    """The indentation of a definition's inside: that of its first line, or one step more than the
+    outside."""
+    outside = indentation(text, definition.start)
+    if definition.inner:
+        header, end = definition.inner
+        start, line = next_line(text, header)
+        if start < end and width(line) > width(outside + "x"):
+            return indentation(text, start)
+    return outside + indentation_step(text, definition.start, language.step)

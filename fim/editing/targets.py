@@ -6,12 +6,12 @@ writes only these: its prefix is text[:start] + lead, its suffix tail + text[end
 
 import re
 
-from fim.editing.definition import Definition, inner_indent
 from fim.editing.docstrings import comment_above, docstring, module_docstring, string_at
 from fim.editing.fitting import Kind, Target, limits
 from fim.editing.grammars import definitions
-from fim.editing.languages import Language, language_of
+from fim.editing.languages import LANGUAGES, UNKNOWN, Language
 from fim.editing.line_offsets import first_on_line, indentation, line_end, line_start, newline_at
+from fim.editing.outline import Definition, inner_indent
 
 __all__ = ["KINDS", "Kind", "Target", "target_at", "targets_at"]
 
@@ -42,12 +42,12 @@ def target_at(text: str, language: str, start: int, end: int, kind: Kind) -> Tar
     start, end = sorted(max(0, min(offset, len(text))) for offset in (start, end))
     if kind == "selection":
         return _selection(text, start, end)
-    known = language_of(language)
+    known = LANGUAGES.get(language, UNKNOWN)
     found = list(definitions(text, language, start))
     if kind == "body":
         functions = [definition for definition in found if not definition.type]
         return _body(text, known, functions[0]) if functions else None
-    if known.docstrings:
+    if known.indented:
         return docstring(text, known, found[0]) if found else module_docstring(text, start)
     documented = [definition for definition in found if not definition.nameless]
     return comment_above(text, known, documented[0]) if documented else None
@@ -62,58 +62,29 @@ def _selection(text: str, start: int, end: int) -> Target | None:
     if start >= end:
         return None
     chosen = text[start:end]
-    whole_lines = first_on_line(text, start) and not _rest_of_line(text, end)
-    one_line = "\n" not in chosen and (bool(chosen.strip()) or not whole_lines)
-    extent, max_lines = limits(text, start, end, 16, one_line=one_line)
-    if chosen.strip():
-        label = "the selection"
-        lead, tail = _around_content(text, start, chosen)
-    else:
-        label = "the gap"
-        lead, tail = _around_gap(text, start, end)
-    return Target(
-        kind="selection",
-        start=start,
-        end=end,
-        lead=lead,
-        tail=tail,
-        label=label,
-        extent=extent,
-        max_lines=max_lines,
-        newline=newline_at(text, start),
-        indent=indentation(text, start),
-    )
-
-
-def _around_content(text: str, start: int, chosen: str) -> tuple[str, str]:
-    """(lead, tail): the blanks around the selected code, where they are more than its own."""
-    before = chosen[: len(chosen) - len(chosen.lstrip())]
-    after = chosen[len(chosen.rstrip()) :]
-    if "\n" not in before and not first_on_line(text, start):
-        before = ""
-    if "\n" not in after:
-        after = ""
-    return before, after
-
-
-def _around_gap(text: str, start: int, end: int) -> tuple[str, str]:
-    """(lead, tail) of selected blanks: the first line end stays where text stands before it, and
-    the last where text follows it."""
-    chosen = text[start:end]
+    content = chosen.strip()
     starts_line = first_on_line(text, start)
-    if "\n" not in chosen:
-        return (chosen if starts_line else ""), ""
-    last = newline_at(text, start) + chosen.rpartition("\n")[2]
-    lead = last
-    if starts_line:
-        lead = chosen.partition("\n")[0].removesuffix("\r")
-    if _rest_of_line(text, end) or end == line_start(text, end):
-        return lead, last
-    return lead, ""
-
-
-def _rest_of_line(text: str, offset: int) -> str:
-    return text[offset : line_end(text, offset)].strip()
+    rest_of_line = text[end : line_end(text, end)].strip()
+    newline = newline_at(text, start)
+    lead = chosen if starts_line else ""
+    tail = ""
+    if content:
+        # The blanks around the code stay.
+        before = chosen[: len(chosen) - len(chosen.lstrip())]
+        after = chosen[len(chosen.rstrip()) :]
+        lead = before if starts_line or "\n" in before else ""
+        tail = after if "\n" in after else ""
+    elif "\n" in chosen:
+        # The first line end stays where text stands before it, the last where text follows it.
+        last = newline + chosen.rpartition("\n")[2]
+        lead = chosen.partition("\n")[0].removesuffix("\r") if starts_line else last
+        tail = last if rest_of_line or end == line_start(text, end) else ""
+    one_line = "\n" not in chosen and bool(content or rest_of_line or not starts_line)
+    label = "the selection" if content else "the gap"
+    indent = indentation(text, start)
+    kind: Kind = "selection"
+    extent, lines = limits(kind, text, start, end, one_line=one_line)
+    return Target(kind, start, end, lead, tail, label, extent, lines, newline, indent)
 
 
 def _body(text: str, language: Language, definition: Definition) -> Target | None:
@@ -129,7 +100,9 @@ def _body(text: str, language: Language, definition: Definition) -> Target | Non
     tail = ""
     if not definition.expression:
         start, lead = _after_documentation(text, language, definition, line_break)
-    first, last = _without_blanks(text, start, end, language)
+    first = end - len(text[start:end].lstrip(" \t\r\n;"))
+    found = text[first:end].rstrip(" \t\r\n;" if language.separated else None)
+    last = first + len(found)
     in_line = "\n" not in text[header:last]
     is_stub = first == last or (in_line and _STUB.fullmatch(text, first, last))
     if lead:
@@ -151,38 +124,21 @@ def _body(text: str, language: Language, definition: Definition) -> Target | Non
     if not definition.closed:
         tail = newline + outside + definition.closer
     one_line = in_line and not lead and not tail and "\n" not in text[start:end]
-    extent, max_lines = limits(text, start, end, 32, one_line=one_line)
-    return Target(
-        kind="body",
-        start=start,
-        end=end,
-        lead=lead,
-        tail=tail,
-        label=f"the body of {definition.called}",
-        extent=extent,
-        max_lines=max_lines,
-        newline=newline,
-        indent=indent,
-    )
-
-
-def _without_blanks(text: str, start: int, end: int, language: Language) -> tuple[int, int]:
-    """The range less the blanks and separators at its ends."""
-    first = end - len(text[start:end].lstrip(" \t\r\n;"))
-    found = text[first:end]
-    found = found.rstrip(" \t\r\n;") if language.separated else found.rstrip()
-    return first, first + len(found)
+    label = f"the body of {definition.called}"
+    kind: Kind = "body"
+    extent, lines = limits(kind, text, start, end, one_line=one_line)
+    return Target(kind, start, end, lead, tail, label, extent, lines, newline, indent)
 
 
 def _after_documentation(
     text: str, language: Language, definition: Definition, line_break: str
 ) -> tuple[int, str]:
-    """(start, lead): the start of the body after its docstring, and after comments when nothing
-    else is there; and the docstring, if it has to move off the header's line."""
+    """(start, lead): the start of the body after its docstring, and after comments when they are
+    all there is; and the docstring, if it has to move off the header's line."""
     assert definition.inner
     header, end = definition.inner
     start = header
-    string = string_at(text, header, end) if language.docstrings else None
+    string = string_at(text, header, end) if language.indented else None
     if string:
         start = string[1]
         if "\n" not in text[header : string[0]]:
