@@ -4,9 +4,8 @@ In reading order:
 - targets: the entry; the target of one kind at a cursor (selection, body, documentation).
 - fitting: `Target`, a range with what stands around the answer, and how an answer is made to fit.
 - docstrings: the targets of documentation, as a docstring or as a comment above.
-- definition: `Definition`, a function or type in a text, and the inside of it.
 - grammars: the definitions around a cursor by syntax tree; the only importer of tree_sitter.
-- outline: the same by indentation, where there is no grammar or a text is broken.
+- outline: `Definition`; the same by indentation, where there is no grammar or a text is broken.
 - languages: the table of languages; a new language is one entry there.
 - line_offsets: where lines start and end, by offset in a text.
 

@@ -3,7 +3,7 @@
 import re
 from dataclasses import replace
 
-from fim.editing.fitting import Kind, Target, limits
+from fim.editing.fitting import Target, limits
 from fim.editing.languages import Language
 from fim.editing.line_offsets import (
     first_on_line,
@@ -18,7 +18,11 @@ from fim.editing.outline import Definition, inner_indent
 
 _TRIPLE = '"""'
 _BLANKS_AND_COMMENTS = re.compile(r"(?:[ \t\ufeff]*(?:#[^\n]*)?\r?\n)*[ \t\ufeff]*")
-_QUOTES = re.compile(r"[rRuU]?(\"\"\"|'''|\"|')")
+_STRING = re.compile(
+    r"(?P<prefix>[rRuU]?)(?P<quotes>\"{3}|'{3})(?P<words>(?:\\.|[^\\])*?)(?P=quotes)"
+    r"|[rRuU]?(?P<quote>[\"'])(?:\\.|[^\\\n])*?(?P=quote)",
+    re.DOTALL,
+)
 _REST_OF_STATEMENT = re.compile(r"[ \t]*(?:[#;].*)?\r?(?:\n|\Z)")
 
 # Lines between documentation and definition; and comments that are meant for a machine.
@@ -46,7 +50,7 @@ def docstring(text: str, language: Language, definition: Definition) -> Target |
     elif rest:  # the body is on the header's line: it moves below
         stop -= len(rest)
         tail += line_break
-    return _documentation(text, start, stop, line_break + _TRIPLE, tail, label, indent, _TRIPLE)
+    return _target(text, start, stop, line_break + _TRIPLE, tail, label, indent, _TRIPLE)
 
 
 def module_docstring(text: str, offset: int) -> Target | None:
@@ -54,7 +58,7 @@ def module_docstring(text: str, offset: int) -> Target | None:
     label = "the docstring of the module"
     string = string_at(text, 0, len(text))
     top = line_start(text, _after_comments(text, 0, len(text)))
-    if offset > line_end(text, string[1] if string else top):
+    if offset > line_end(text, string.end() if string else top):
         return None
     if string:
         return _existing(text, string, "", label)
@@ -70,19 +74,14 @@ def module_docstring(text: str, offset: int) -> Target | None:
         top = len(text)
         if text and not text.endswith(("\n", "\ufeff")):
             lead = newline + _TRIPLE
-    return _documentation(text, top, top, lead, tail, label, "", _TRIPLE)
+    return _target(text, top, top, lead, tail, label, "", _TRIPLE)
 
 
-def string_at(text: str, start: int, end: int) -> tuple[int, int] | None:
-    """The range of the string that is the first statement after `start`; None for another one."""
-    first = _after_comments(text, start, end)
-    opened = _QUOTES.match(text, first, end)
-    if not opened:
-        return None
-    inside = r"(?:\\.|[^\\])*?" if len(opened[1]) == 3 else r"(?:\\.|[^\\\n])*?"
-    closed = re.compile(inside + opened[1], re.DOTALL).match(text, opened.end(), end)
-    if closed and _REST_OF_STATEMENT.match(text, closed.end()):
-        return first, closed.end()
+def string_at(text: str, start: int, end: int) -> re.Match[str] | None:
+    """The string that is the first statement after `start`; None when that is another one."""
+    string = _STRING.match(text, _after_comments(text, start, end), end)
+    if string and _REST_OF_STATEMENT.match(text, string.end()):
+        return string
     return None
 
 
@@ -91,21 +90,18 @@ def _after_comments(text: str, start: int, end: int) -> int:
     return skipped.end() if skipped else start
 
 
-def _existing(text: str, string: tuple[int, int], indent: str, label: str) -> Target:
+def _existing(text: str, string: re.Match[str], indent: str, label: str) -> Target:
     """A docstring that is there, with its quotes and the layout of its first line."""
-    start, end = string
-    opened = _QUOTES.match(text, start)
-    assert opened
-    lead = opened[0]
-    quotes = opened[1]
-    if len(quotes) == 1:
-        lead = quotes = _TRIPLE
+    start, end = string.span()
+    quotes = string["quotes"] or _TRIPLE
+    lead = (string["prefix"] or "") + quotes
     tail = quotes
-    if "\n" in text[start:end] and not text[opened.end() : line_end(text, opened.end())].strip():
+    first, line_break, _ = (string["words"] or "").partition("\n")
+    if line_break and not first.strip():
         line_break = newline_at(text, start) + indent
         lead += line_break
-        tail = line_break + quotes
-    return _documentation(text, start, end, lead, tail, label, indent, quotes)
+        tail = line_break + tail
+    return _target(text, start, end, lead, tail, label, indent, quotes)
 
 
 def comment_above(text: str, language: Language, definition: Definition) -> Target | None:
@@ -124,9 +120,9 @@ def comment_above(text: str, language: Language, definition: Definition) -> Targ
     if mark == "/**":
         lead = f"/**{newline}{indent} * "
         tail = f"{newline}{indent} */{below}"
-        target = _documentation(text, start, end, lead, tail, label, indent, closing="*/")
+        target = _target(text, start, end, lead, tail, label, indent, closing="*/")
         return replace(target, line_prefix=" * ")
-    target = _documentation(text, start, end, mark + " ", below, label, indent, closing="")
+    target = _target(text, start, end, mark + " ", below, label, indent, closing="")
     return replace(target, line_prefix=mark + " ")
 
 
@@ -172,10 +168,11 @@ def _has_words(text: str, start: int, mark: str) -> bool:
     return line.startswith(mark) and not _DIRECTIVE.match(line)
 
 
-def _documentation(
+def _target(
     text: str, start: int, end: int, lead: str, tail: str, label: str, indent: str, closing: str
 ) -> Target:
-    kind: Kind = "docstring"
-    extent, lines = limits(kind, text, start, end)
+    extent, lines = limits("docstring", text, start, end)
     newline = newline_at(text, start)
-    return Target(kind, start, end, lead, tail, label, extent, lines, newline, indent, "", closing)
+    return Target(
+        "docstring", start, end, lead, tail, label, extent, lines, newline, indent, closing
+    )

@@ -25,8 +25,8 @@ class Target:
     max_lines: int  # of an answer
     newline: str  # the file's line end
     indent: str = ""  # of the answer's lines after the first
-    line_prefix: str = ""  # the mark that follows the indentation in a comment of several lines
     closing: str = ""  # the mark that ends the answer wherever the model writes it
+    line_prefix: str = ""  # the mark that follows the indentation in a comment of several lines
 
     @property
     def least_columns(self) -> int:
@@ -115,10 +115,7 @@ def limits(
 def _common_blanks(lines: list[str]) -> str:
     """The indentation that all lines share, apart from blank ones."""
     found = [line[: len(line) - len(line.lstrip())] for line in lines if line.strip()]
-    if not found:
-        return ""
-    # A prefix of the first and the last in sorted order is one of all between them.
-    common = min(found)
-    while not max(found).startswith(common):
+    common = min(found, default="")
+    while not all(blanks.startswith(common) for blanks in found):
         common = common[:-1]
     return common

@@ -13,7 +13,7 @@ from functools import cache, lru_cache
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from fim.editing.languages import LANGUAGES, UNKNOWN, Language
+from fim.editing.languages import LANGUAGES, Language
 from fim.editing.line_offsets import (
     first_on_line,
     indentation,
@@ -53,7 +53,7 @@ _CLOSERS = {"{": "}", "(": ")"}
 
 def definitions(text: str, language: str, offset: int) -> Iterator[Definition]:
     """The definitions around `offset`, or declared on its line, from the inside out."""
-    known = LANGUAGES.get(language, UNKNOWN)
+    known = LANGUAGES.get(language, Language())
     tree = _parsed(text, known)
     if tree is None:
         yield from by_indentation(text, known, offset)

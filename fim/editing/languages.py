@@ -35,7 +35,6 @@ class Language:
     prose: bool = False  # whether it has no definitions, whatever its lines look like
 
 
-UNKNOWN = Language()
 _PROSE = Language(prose=True)
 _JAVASCRIPT = Language(
     "tree_sitter_javascript",

@@ -9,7 +9,7 @@ import re
 from fim.editing.docstrings import comment_above, docstring, module_docstring, string_at
 from fim.editing.fitting import Kind, Target, limits
 from fim.editing.grammars import definitions
-from fim.editing.languages import LANGUAGES, UNKNOWN, Language
+from fim.editing.languages import LANGUAGES, Language
 from fim.editing.line_offsets import first_on_line, indentation, line_end, line_start, newline_at
 from fim.editing.outline import Definition, inner_indent
 
@@ -42,14 +42,14 @@ def target_at(text: str, language: str, start: int, end: int, kind: Kind) -> Tar
     start, end = sorted(max(0, min(offset, len(text))) for offset in (start, end))
     if kind == "selection":
         return _selection(text, start, end)
-    known = LANGUAGES.get(language, UNKNOWN)
+    known = LANGUAGES.get(language, Language())
     found = list(definitions(text, language, start))
     if kind == "body":
-        functions = [definition for definition in found if not definition.type]
+        functions = [each for each in found if not each.type]
         return _body(text, known, functions[0]) if functions else None
     if known.indented:
         return docstring(text, known, found[0]) if found else module_docstring(text, start)
-    documented = [definition for definition in found if not definition.nameless]
+    documented = [each for each in found if not each.nameless]
     return comment_above(text, known, documented[0]) if documented else None
 
 
@@ -82,9 +82,8 @@ def _selection(text: str, start: int, end: int) -> Target | None:
     one_line = "\n" not in chosen and bool(content or rest_of_line or not starts_line)
     label = "the selection" if content else "the gap"
     indent = indentation(text, start)
-    kind: Kind = "selection"
-    extent, lines = limits(kind, text, start, end, one_line=one_line)
-    return Target(kind, start, end, lead, tail, label, extent, lines, newline, indent)
+    extent, lines = limits("selection", text, start, end, one_line=one_line)
+    return Target("selection", start, end, lead, tail, label, extent, lines, newline, indent)
 
 
 def _body(text: str, language: Language, definition: Definition) -> Target | None:
@@ -125,9 +124,8 @@ def _body(text: str, language: Language, definition: Definition) -> Target | Non
         tail = newline + outside + definition.closer
     one_line = in_line and not lead and not tail and "\n" not in text[start:end]
     label = f"the body of {definition.called}"
-    kind: Kind = "body"
-    extent, lines = limits(kind, text, start, end, one_line=one_line)
-    return Target(kind, start, end, lead, tail, label, extent, lines, newline, indent)
+    extent, lines = limits("body", text, start, end, one_line=one_line)
+    return Target("body", start, end, lead, tail, label, extent, lines, newline, indent)
 
 
 def _after_documentation(
@@ -140,9 +138,9 @@ def _after_documentation(
     start = header
     string = string_at(text, header, end) if language.indented else None
     if string:
-        start = string[1]
-        if "\n" not in text[header : string[0]]:
-            return start, line_break + text[slice(*string)]
+        start = string.end()
+        if "\n" not in text[header : string.start()]:
+            return start, line_break + string[0]
     mark = language.line_comment
     stop = line_end(text, start)
     if stop <= end and text[start:stop].strip().startswith(mark):
