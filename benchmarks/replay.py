@@ -46,7 +46,8 @@ from benchmarks.typing_traces import MOST, Passage, Session, enough, sessions, s
 from lsp_server.commands.errors import CommandError
 from lsp_server.completion.prompter import Prompter
 from lsp_server.documents import Snapshot
-from lsp_server.engines.interface import CompletionRequest, EngineUnavailable, HttpClient
+from lsp_server.engines.http import HttpClient
+from lsp_server.engines.interface import CompletionRequest, EngineUnavailable
 from lsp_server.settings import RemoteSettings
 from model.machine import usable_cores
 

@@ -30,8 +30,10 @@ from lsp_server.commands.evaluate import with_setting
 from lsp_server.completion.completer import Place, complete
 from lsp_server.completion.prompter import Prompter
 from lsp_server.documents import Snapshot
-from lsp_server.engines.interface import EngineUnavailable, HttpClient, RemoteEngine
+from lsp_server.engines.http import HttpClient
+from lsp_server.engines.interface import EngineUnavailable
 from lsp_server.engines.local import local_client
+from lsp_server.engines.remote import RemoteEngine
 from lsp_server.settings import RemoteSettings, Settings
 from model.machine import memory_bytes
 

@@ -11,20 +11,21 @@ import subprocess
 import time
 from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 
 from lsp_server import __version__
+from lsp_server.engines.http import HttpClient
 from lsp_server.engines.interface import (
     CompletionRequest,
     Engine,
     EngineState,
     EngineUnavailable,
-    HttpClient,
     Piece,
-    RemoteEngine,
 )
 from lsp_server.engines.process import end_spare, start_engine
+from lsp_server.engines.remote import RemoteEngine
 from lsp_server.folders import cache_folder, runtime_folder
 from lsp_server.logs import engine_log
 from lsp_server.settings import Settings
@@ -35,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 POLL_S = 0.05
 MAX_PAUSE_S = 60.0
-STEADY_S = 30.0  # an engine that has been ready for so long has earned a restart without a pause
+STEADY_S = 30.0  # an engine that was ready for so long is started again without a pause
 
 
 class LocalEngine:
@@ -57,14 +58,17 @@ class LocalEngine:
     ) -> None:
         self._options = options
         self._on_state = on_state
-        self._model = "bundled" if folder.is_bundled else str(folder.path.resolve())
+        self._model = "bundled"
+        if not folder.is_bundled:
+            self._model = str(folder.path.resolve())
         self.socket = socket_path(folder, options)
         self._client = local_client(self.socket, self._model)
         self._state = EngineState("absent")
         self._starting: asyncio.Task[None] | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._ready_since = 0.0
-        self._pause, self._not_before = 0.0, 0.0
+        self._pause = 0.0
+        self._not_before = 0.0
 
     @property
     def state(self) -> EngineState:
@@ -97,10 +101,8 @@ class LocalEngine:
             async for piece in pieces:
                 yield piece
         except EngineUnavailable:
-            if (
-                await self._client.call("GET", "/fimls/status") is None
-                and self._state.name == "ready"
-            ):
+            status = await self._client.call("GET", "/fimls/status")
+            if status is None and self._state.name == "ready":
                 self._lost()
             raise
         finally:
@@ -127,22 +129,26 @@ class LocalEngine:
             self._state = state
             self._on_state(state)
 
+    def _fail(self, message: str) -> None:
+        self._grow_pause()
+        self._set(EngineState("failed", message=message))
+
     def _lost(self) -> None:
-        """The engine has gone: start it again, at once if it was steady, else after a pause that
+        """The engine has gone: starts it again, at once if it was steady, else after a pause that
         doubles."""
-        steady = time.monotonic() - self._ready_since > STEADY_S
-        self._grow_pause(steady)
-        logger.info(
-            "the engine has gone; starting it again after %.0f s",
-            self._not_before - time.monotonic(),
-        )
+        now = time.monotonic()
+        if now - self._ready_since > STEADY_S:
+            self._pause = 1.0
+            self._not_before = now
+        else:
+            self._grow_pause()
+        logger.info("the engine has gone; starting it again after %.0f s", self._not_before - now)
         self._set(EngineState("absent"))
         self.start()
 
-    def _grow_pause(self, steady: bool) -> None:
-        now = time.monotonic()
-        self._not_before = now if steady else now + self._pause
-        self._pause = 1.0 if steady else min(MAX_PAUSE_S, max(1.0, 2 * self._pause))
+    def _grow_pause(self) -> None:
+        self._not_before = time.monotonic() + self._pause
+        self._pause = min(MAX_PAUSE_S, max(1.0, 2 * self._pause))
 
     async def _bring_up(self) -> None:
         """Attaches to the engine, starting or replacing it, until it is ready, has failed, or takes
@@ -153,42 +159,46 @@ class LocalEngine:
             while time.monotonic() < deadline:
                 status = await self._client.call("GET", "/fimls/status")
                 if status is None:
-                    if self._process is None:
-                        self._spawn()
-                    elif (code := self._process.poll()) is not None:
-                        self._process = None
-                        if code:
-                            return self._fail(
-                                f"The engine ended with status {code}. Its log is {engine_log()}."
-                            )
+                    self._see_to_process()
                 elif status.get("version") != __version__ or status.get("model") != self._model:
                     if not replacing:
                         logger.info("replacing an engine of another version or model")
                     replacing = True
                     await self._client.call("POST", "/fimls/stop")
                     self._process = None
-                elif status.get("state") == "ready":
-                    self._ready_since = time.monotonic()
-                    return self._set(EngineState("ready", 1.0))
-                elif status.get("state") == "failed":
-                    return self._fail(str(status.get("message")))
                 else:
-                    self._set(EngineState("loading", float(status.get("progress") or 0.0)))
+                    self._follow(status)
+                if self._state.name != "loading":
+                    return
                 await asyncio.sleep(POLL_S)
             self._fail(
                 f"The engine did not get ready within {self._options.start_timeout:.0f} s. Its "
                 f"log is {engine_log()}."
             )
-        except (
-            OSError,
-            ValueError,
-            TypeError,
-        ) as error:  # the latter two: what answers there is no engine
+        # The latter two: what answers there is no engine.
+        except (OSError, ValueError, TypeError) as error:
             self._fail(f"The engine could not be started ({error}).")
 
-    def _fail(self, message: str) -> None:
-        self._grow_pause(steady=False)
-        self._set(EngineState("failed", message=message))
+    def _see_to_process(self) -> None:
+        """Nobody answers: starts a process if there is none, and fails if ours has failed."""
+        if self._process is None:
+            self._spawn()
+            return
+        code = self._process.poll()
+        if code is not None:
+            self._process = None  # with status 0 it has found another engine on the socket
+            if code:
+                self._fail(f"The engine ended with status {code}. Its log is {engine_log()}.")
+
+    def _follow(self, status: dict[str, Any]) -> None:
+        """Takes over the state that the engine tells."""
+        if status.get("state") == "ready":
+            self._ready_since = time.monotonic()
+            self._set(EngineState("ready", 1.0))
+        elif status.get("state") == "failed":
+            self._fail(str(status.get("message")))
+        else:
+            self._set(EngineState("loading", float(status.get("progress") or 0.0)))
 
     def _spawn(self) -> None:
         """Starts an engine. If another one is on the socket already, it ends at once."""
@@ -203,9 +213,7 @@ class LocalEngine:
 
 
 def make_engine(
-    settings: Settings,
-    *,
-    on_state: Callable[[EngineState], None] = lambda state: None,
+    settings: Settings, *, on_state: Callable[[EngineState], None] = lambda state: None
 ) -> Engine:
     """The engine that the settings ask for: an endpoint elsewhere, or the one here. Raises
     ModelError, OSError."""

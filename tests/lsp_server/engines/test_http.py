@@ -23,13 +23,9 @@ from aiohttp.test_utils import TestServer
 from lsp_server.completion.completer import Place, complete
 from lsp_server.completion.prompter import Prompter
 from lsp_server.documents import Document
-from lsp_server.engines.interface import (
-    CompletionRequest,
-    EngineUnavailable,
-    HttpClient,
-    Piece,
-    RemoteEngine,
-)
+from lsp_server.engines.http import HttpClient
+from lsp_server.engines.interface import CompletionRequest, EngineUnavailable, Piece
+from lsp_server.engines.remote import RemoteEngine
 from lsp_server.settings import RemoteSettings, Settings
 from model import load_model
 from model.engine.options import Launch

@@ -1,0 +1,179 @@
+"""A client of OpenAI's completions dialect (POST /v1/completions, server-sent events).
+
+vLLM, llama.cpp's server and our own engine speak it. Closing the stream cancels the request at the
+other end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import AsyncGenerator, Callable, Mapping
+from typing import Any
+
+import aiohttp
+from aiohttp.http import HttpProcessingError
+
+from lsp_server.engines.interface import CompletionRequest, EngineUnavailable, Piece
+
+CONNECT_TIMEOUT_S = 2.0
+NO_ANSWER = (aiohttp.ClientError, OSError, TimeoutError, ValueError)  # what aiohttp raises then
+
+
+class HttpClient:
+    """The dialect over one aiohttp session, which is made when it is first needed.
+
+    extensions: the endpoint knows the fields that vLLM and our own engine add to the dialect;
+    OpenAI's own endpoint refuses them.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        make_connector: Callable[[], aiohttp.BaseConnector],
+        *,
+        model: str,
+        headers: Mapping[str, str] | None = None,
+        timeout_s: float | None = None,
+        extensions: bool = False,
+    ) -> None:
+        self._base_url = base_url.rstrip("/")
+        self._make_connector = make_connector
+        self._model = model
+        self._headers = dict(headers or {})
+        self._timeout_s = timeout_s
+        self._extensions = extensions
+        self._session: aiohttp.ClientSession | None = None
+
+    async def call(
+        self,
+        method: str,
+        path: str,
+        timeout_s: float = CONNECT_TIMEOUT_S,
+        body: dict[str, Any] | None = None,
+    ) -> dict[str, Any] | None:
+        """One small JSON call; None when nobody answers in time or the answer is no JSON object."""
+        timeout = aiohttp.ClientTimeout(total=timeout_s)
+        try:
+            async with self._get_session().request(
+                method, self._base_url + path, json=body, timeout=timeout
+            ) as response:
+                answer = await response.json()
+        except NO_ANSWER:
+            return None
+        if isinstance(answer, dict):
+            return answer
+        return None
+
+    async def prefill(self, request: CompletionRequest) -> None:
+        """Lets our own engine read the prompt when it is idle. A failure has no consequences."""
+        whole = self._body(request)
+        # The engine looks its drafts up by the stop ids, too: they must be those of the request
+        # that will follow.
+        body = {name: whole[name] for name in ("prompt", "stop_token_ids", "user")}
+        body["priority"] = "idle"
+        url = self._base_url + "/fimls/prefill"
+        with contextlib.suppress(*NO_ANSWER):
+            async with self._get_session().post(url, json=body) as response:
+                await response.read()
+
+    async def stream(self, request: CompletionRequest) -> AsyncGenerator[Piece]:
+        """Raises EngineUnavailable when the endpoint refuses, breaks off or takes too long."""
+        body = self._body(request)
+        url = self._base_url + "/v1/completions"
+        try:
+            async with self._get_session().post(url, json=body) as response:
+                if response.status != 200:
+                    raise await self._refusal(response)
+                async for line in response.content:
+                    if not line.startswith(b"data:"):
+                        continue
+                    data = line[5:].strip()
+                    if data == b"[DONE]":
+                        return
+                    yield _piece(data)
+            raise EngineUnavailable("the answer broke off")
+        except (*NO_ANSWER, HttpProcessingError) as error:  # the latter is a line without an end
+            raise EngineUnavailable(
+                f"no answer from {self._base_url} ({type(error).__name__})"
+            ) from None
+
+    async def close(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    def _get_session(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            timeout = aiohttp.ClientTimeout(total=self._timeout_s, sock_connect=CONNECT_TIMEOUT_S)
+            self._session = aiohttp.ClientSession(
+                connector=self._make_connector(),
+                headers=self._headers,
+                timeout=timeout,
+                trust_env=False,
+            )
+        return self._session
+
+    def _body(self, request: CompletionRequest) -> dict[str, Any]:
+        """The request as the JSON of POST /v1/completions."""
+        body: dict[str, Any] = {
+            "model": self._model,
+            "prompt": request.prompt,
+            "max_tokens": request.max_tokens,
+            "temperature": request.temperature,
+            "top_p": request.top_p,
+            "seed": request.seed,
+            "stream": True,
+            "logprobs": 1,
+        }
+        if request.stop:
+            body["stop"] = request.stop
+        if self._extensions:
+            body["stop_token_ids"] = request.stop_ids
+            body["user"] = request.client
+        if request.begin_with:
+            body["begin_with"] = request.begin_with
+        if request.copying:
+            body["copying"] = dict(request.copying)
+        if request.idle:
+            body["priority"] = "idle"
+        return body
+
+    async def _refusal(self, response: aiohttp.ClientResponse) -> EngineUnavailable:
+        """The status, and the endpoint's own words where it has any."""
+        try:
+            words = _words((await response.json(content_type=None))["error"])
+        except (ValueError, KeyError, TypeError, aiohttp.ClientError):
+            words = response.reason or ""
+        message = f"{self._base_url} answered with status {response.status}"
+        return EngineUnavailable(message, quoted=words, refused=400 <= response.status < 500)
+
+
+def _words(error: Any) -> str:
+    """The text of the dialect's error object, or of a bare one; never more than a line."""
+    if isinstance(error, dict):
+        error = error.get("message")
+    first_line = str(error).splitlines()[:1]
+    return "".join(first_line)[:200]
+
+
+def _piece(data: bytes) -> Piece:
+    """One event of the stream. Raises EngineUnavailable."""
+    try:
+        body = json.loads(data)
+        if "error" in body:
+            raise EngineUnavailable("the endpoint failed", quoted=_words(body["error"]))
+        choices = body.get("choices") or [{}]
+        logprobs = (choices[0].get("logprobs") or {}).get("token_logprobs") or ()
+        usage = body.get("usage") or {}
+        details = usage.get("prompt_tokens_details") or {}
+        return Piece(
+            text=str(choices[0].get("text") or ""),
+            logprobs=tuple(float(x) for x in logprobs if isinstance(x, int | float)),
+            reused_tokens=details.get("cached_tokens"),
+            passes=(body.get("fimls") or {}).get("passes"),
+            ended=choices[0].get("finish_reason") == "cancelled",
+            id=str(body.get("id") or ""),
+        )
+    except (ValueError, TypeError, AttributeError, LookupError):
+        raise EngineUnavailable("the endpoint's answer is not in the completions dialect") from None

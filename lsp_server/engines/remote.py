@@ -1,0 +1,84 @@
+"""An OpenAI-compatible endpoint elsewhere, in place of the engine on this machine."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import ssl
+from collections.abc import AsyncGenerator
+
+import aiohttp
+
+from lsp_server.engines.http import HttpClient
+from lsp_server.engines.interface import CompletionRequest, EngineState, EngineUnavailable, Piece
+from lsp_server.settings import RemoteSettings
+
+
+class RemoteEngine:
+    """There is nothing to start, so it is always ready; trouble shows with each request."""
+
+    has_idle_time = False  # its idle time is others' work, or money
+
+    def __init__(self, settings: RemoteSettings) -> None:
+        assert settings.url is not None
+        headers = {}
+        key = _key(settings)
+        if key:
+            headers["Authorization"] = f"Bearer {key}"
+        self._client = HttpClient(
+            settings.url.rstrip("/").removesuffix("/v1"),
+            lambda: aiohttp.TCPConnector(ssl=_tls(settings)),
+            model=settings.model,
+            headers=headers,
+            timeout_s=settings.timeout,
+            extensions=settings.format is None,  # an endpoint that takes ids takes stop ids
+        )
+        self._state = EngineState("ready")
+
+    @property
+    def state(self) -> EngineState:
+        return self._state
+
+    def start(self) -> None:
+        pass
+
+    async def wait_until_settled(self) -> EngineState:
+        return self._state
+
+    async def complete(self, request: CompletionRequest) -> AsyncGenerator[Piece]:
+        pieces = self._client.stream(request)
+        try:
+            async for piece in pieces:
+                yield piece
+        finally:
+            await pieces.aclose()
+
+    async def prefill(self, request: CompletionRequest) -> None:
+        pass
+
+    async def prioritize(self, id: str, *, idle: bool) -> None:
+        pass
+
+    async def close(self) -> None:
+        await self._client.close()
+        await asyncio.sleep(0)  # lets aiohttp close its transports
+
+
+def _key(settings: RemoteSettings) -> str | None:
+    if settings.api_key or not settings.api_key_env:
+        return settings.api_key
+    return os.environ.get(settings.api_key_env)
+
+
+def _tls(settings: RemoteSettings) -> ssl.SSLContext | bool:
+    if not settings.verify_tls:
+        return False
+    if settings.ca_file is None:
+        return True
+    try:
+        return ssl.create_default_context(cafile=settings.ca_file)
+    except OSError as error:  # also ssl.SSLError
+        raise EngineUnavailable(
+            f"the certificates in fimls.remote.caFile cannot be read ({type(error).__name__})",
+            refused=True,
+        ) from None
