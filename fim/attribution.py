@@ -1,11 +1,11 @@
 """Whether a suggestion repeats text of the training corpus, and whose: a filter of grams, looked up
 in microseconds.
 
-A gram is 50 characters of normalized text (every run of whitespace, indentation and line ends among
-it, is one space) from the start of a word. training/attribution.py stores one of twenty, such that
-of any `stride` successive characters of a file one begins a stored gram. So every passage of
-`surely_found` = 50 + stride - 1 normalized characters holds a stored gram, wherever it begins; the
-docstring there says which grams, being everybody's, are not worth storing.
+A gram is 50 characters of normalized text (every run of whitespace, line ends included, is one
+space) from the start of a word. training/attribution.py stores one gram of twenty, such that among
+any `stride` successive characters of a file one is the start of a stored gram. So every passage of
+`surely_found` = 50 + stride - 1 normalized characters holds a stored gram, wherever it begins. The
+docstring there says which grams are too common to be stored.
 
 The grams are not kept, only fingerprints of their hashes, in a binary fuse filter (Graf and Lemire,
 https://arxiv.org/abs/2201.01174) whose values are a fingerprint and the number of a set of
@@ -21,7 +21,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
+from typing import Any
 
 MAGIC = b"fimls-attribution-1\n"
 HEADER_AT = len(MAGIC) + 4 + 32
@@ -40,7 +40,7 @@ _WORD = re.compile(r"\b(?=\w)", re.ASCII)
 
 
 class AttributionError(ValueError):
-    """The data are no filter of this version; the message says what is wrong with them."""
+    """The data are not a filter of this version; the message says what is wrong with them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,17 +59,14 @@ class Match:
     packages."""
 
     sources: tuple[Source, ...]
-    characters: int  # so many normalized characters at least
-    continues: (
-        bool  # the part that was found is the user's own text, and the suggestion goes on behind it
-    )
+    characters: int  # normalized characters of that passage, at least
+    # The passage was found in the user's own text alone, and the suggestion goes on after it.
+    continues: bool
 
     def __str__(self) -> str:
         verb = "continues" if self.continues else "makes"
-        return (
-            f"{verb} text of {' and '.join(map(str, self.sources))}, at least "
-            f"{self.characters} characters"
-        )
+        names = " and ".join(map(str, self.sources))
+        return f"{verb} text of {names}, at least {self.characters} characters"
 
 
 def normalized(text: str) -> str:
@@ -102,43 +99,33 @@ class Attribution:
     def __init__(self, data: bytes) -> None:
         if not data.startswith(MAGIC):
             raise AttributionError("it is no attribution file of this version")
-        if (
-            hashlib.sha256(memoryview(data)[HEADER_AT:]).digest()
-            != data[HEADER_AT - 32 : HEADER_AT]
-        ):
+        checksum = hashlib.sha256(memoryview(data)[HEADER_AT:]).digest()
+        if data[HEADER_AT - 32 : HEADER_AT] != checksum:
             raise AttributionError("it is damaged or cut short")
         self._data = data
         self._values_at = HEADER_AT + int.from_bytes(data[len(MAGIC) : len(MAGIC) + 4], "little")
         try:
-            header = json.loads(data[HEADER_AT : self._values_at])
-            sources = [Source(*map(str, source)) for source in header["sources"]]
-            self._sets = [
-                tuple(sources[number] for number in numbers) for numbers in header["sets"]
-            ]
-            self.stride = int(header["stride"])
-            self.grams = int(header["grams"])
-            self._segments, self._segment_bits = (
-                int(header["segments"]),
-                int(header["segment_bits"]),
-            )
-            self._value_bits, self._set_bits = int(header["value_bits"]), int(header["set_bits"])
-        except (
-            ValueError,
-            KeyError,
-            TypeError,
-            IndexError,
-            OverflowError,
-            RecursionError,
-        ) as error:
+            self._read(json.loads(data[HEADER_AT : self._values_at]))
+        except (ValueError, TypeError, LookupError, OverflowError, RecursionError) as error:
             raise AttributionError(f"its header cannot be read ({type(error).__name__})") from None
         if not 0 <= self._segment_bits <= PLACE_BITS or self._segments < 1 or self.stride < 1:
             raise AttributionError("its header has numbers that cannot be")
-        bits = ((self._segments + ARITY - 1) << self._segment_bits) * self._value_bits
-        if (
-            not 0 < self._set_bits < self._value_bits <= WIDEST
-            or (len(data) - self._values_at - len(TAIL)) * 8 < bits
-        ):
+        needed = ((self._segments + ARITY - 1) << self._segment_bits) * self._value_bits
+        there = (len(data) - self._values_at - len(TAIL)) * 8  # bits
+        if not 0 < self._set_bits < self._value_bits <= WIDEST or there < needed:
             raise AttributionError("its header and its size disagree")
+
+    def _read(self, header: dict[str, Any]) -> None:
+        sources = [Source(*map(str, source)) for source in header["sources"]]
+        self._sets: list[tuple[Source, ...]] = []
+        for numbers in header["sets"]:
+            self._sets.append(tuple(map(sources.__getitem__, numbers)))
+        self.stride = int(header["stride"])
+        self.grams = int(header["grams"])
+        self._segments = int(header["segments"])
+        self._segment_bits = int(header["segment_bits"])
+        self._value_bits = int(header["value_bits"])
+        self._set_bits = int(header["set_bits"])
 
     @property
     def surely_found(self) -> int:
@@ -146,15 +133,16 @@ class Attribution:
         return GRAM + self.stride - 1
 
     def find(self, before: str, suggestion: str) -> Match | None:
-        """The passage of the corpus that the suggestion makes or, behind the text before the
-        cursor, continues.
+        """The passage of the corpus that the suggestion makes, or that it continues after the text
+        before the cursor.
 
         Looked up are the last `surely_found` characters of both, and the grams that reach into the
-        suggestion. So nothing is said of what the user has written alone, unless the suggestion may
-        be a part of it: a passage that stopped further up would have been seen to go on.
+        suggestion. So what the user wrote alone is not reported, unless the suggestion may go on
+        with it: a passage that ended further up would have been found there.
         """
         before = before[-FAR * self.surely_found :]
-        text, cursor = normalized(before + suggestion), len(normalized(before))
+        text = normalized(before + suggestion)
+        cursor = len(normalized(before))
         first = max(0, min(cursor - GRAM + 1, len(text) - self.surely_found))
         found: defaultdict[Source, list[int]] = defaultdict(list)
         for start, gram in grams(text[first:]):
@@ -164,12 +152,12 @@ class Attribution:
             return None
         covered = {source: _covered(starts) for source, starts in found.items()}
         most = max(covered.values())
-        sources = tuple(source for source, characters in covered.items() if characters == most)
-        reached = max(max(found[source]) for source in sources) + GRAM
+        sources = tuple(source for source in covered if covered[source] == most)
+        reached = max(found[source][-1] for source in sources) + GRAM
         return Match(sources, most, continues=reached <= cursor)
 
     def _look_up(self, gram: int) -> tuple[Source, ...]:
-        """The packages that have a gram; of one that was not stored almost always none."""
+        """The packages that have a gram; almost always none for a gram that was not stored."""
         segment = (gram >> 32) * self._segments >> 32
         places = mixed(gram ^ BASE)
         value = 0
@@ -179,12 +167,18 @@ class Attribution:
             byte = self._values_at + (bit >> 3)
             value ^= int.from_bytes(self._data[byte : byte + 4], "little") >> (bit & 7)
         value &= (1 << self._value_bits) - 1
-        number, fingerprint = value & ((1 << self._set_bits) - 1), value >> self._set_bits
-        same = fingerprint == gram & ((1 << self._value_bits - self._set_bits) - 1)
-        return self._sets[number] if same and number < len(self._sets) else ()
+        number = value & ((1 << self._set_bits) - 1)
+        fingerprint = gram & ((1 << self._value_bits - self._set_bits) - 1)
+        if value >> self._set_bits != fingerprint or number >= len(self._sets):
+            return ()
+        return self._sets[number]
 
 
 def _covered(starts: list[int]) -> int:
     """How many characters the grams at these ascending starts cover."""
-    ends = [*(min(start + GRAM, after) for start, after in pairwise(starts)), starts[-1] + GRAM]
-    return sum(end - start for start, end in zip(starts, ends, strict=True))
+    covered = 0
+    end = 0
+    for start in starts:
+        covered += start + GRAM - max(start, end)
+        end = start + GRAM
+    return covered

@@ -15,15 +15,15 @@ from fim.formats import Encoder
 # the cost of a window depends on the budget and not on the file, and few tokens are counted in
 # vain.
 _CHARS_PER_TOKEN = 4
-_FAR = 2 * _CHARS_PER_TOKEN  # a window may have grown so long since it was placed
-_SEEN = 64  # characters by which the edge of a window is known again
+_FAR = 2 * _CHARS_PER_TOKEN  # characters that a window may have, per token of the budget
+_SEEN = 64  # characters at a window's edge by which it is recognized in a later text
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _PARAGRAPH = re.compile(r"\n[ \t]*\r?\n")
 
 
 @dataclass(frozen=True, slots=True)
 class Snippet:
-    """A piece of another file. `origin` says why it is here, for the trace."""
+    """A piece of another file. `origin` says why it was chosen, for the trace."""
 
     path: str
     text: str
@@ -32,8 +32,8 @@ class Snippet:
 
 @dataclass(frozen=True, slots=True)
 class CursorContext:
-    """What the model is told: the windows of text left and right of the cursor, and what stands
-    elsewhere."""
+    """The text that goes into a prompt: the windows left and right of the cursor, and snippets of
+    other files."""
 
     prefix: str
     suffix: str
@@ -63,16 +63,14 @@ def around_cursor(
     Three quarters go to the prefix; what one side does not need goes to the other. With
     `suffix_budget` that is the suffix's share instead, and the most it gets. Where not all of the
     text fits, an eighth is left free for what is typed. The windows begin and end at line edges,
-    unless nothing but one overlong line is in reach: that is cut inside. A prefix that is cut at
-    all begins near a multiple of some lines' length, after a blank line where one is near. Lone
-    surrogates, which no tokenizer takes, become U+FFFD, one for one.
+    unless nothing but one overlong line is in reach: that is cut inside. A prefix that is cut
+    begins near a multiple of some lines' length, after a blank line where one is near. Lone
+    surrogates, which no tokenizer takes, become U+FFFD, one for one. Sentinels, paths and snippets
+    are not part of the budget.
 
-    previous: what this gave for an earlier text of the same document, whatever happened to it
-    since. Its edges are kept while the windows fit between them, are not half empty in vain, and
-    the cursor is not close to an edge.
-
-    The budget covers prefix and suffix, as the model gets them; sentinels, paths and snippets come
-    on top.
+    previous: what this function gave for an earlier text of the same document, whatever was edited
+    since. Its edges are kept while the windows fit between them and are at least half full, and the
+    cursor is not close to an edge.
 
     Raises ValueError: an offset outside the text, or a negative budget.
     """
@@ -92,25 +90,21 @@ def around_cursor(
 
 
 class _Windows:
-    """Where the windows around one cursor may begin and end."""
+    """Where the windows around one cursor begin and end. Lengths are in tokens."""
 
     def __init__(
         self, text: str, offset: int, encoder: Encoder, budget: int, suffix_budget: int | None
     ) -> None:
-        self.text, self.offset, self.budget = text, offset, budget
-        self.most_right = budget if suffix_budget is None else min(suffix_budget, budget)
-        self.share = budget - budget * 3 // 4 if suffix_budget is None else self.most_right
+        self.text = text
+        self.offset = offset
+        self.budget = budget
+        self.share = budget - budget * 3 // 4  # of the suffix
+        self.most_right = budget
+        if suffix_budget is not None:
+            self.most_right = min(suffix_budget, budget)
+            self.share = self.most_right
         # A token may cross a line's end, so only the window as a whole can be counted.
         self._tokens = cache(lambda start, end: len(encoder.encode(as_trained(text[start:end]))))
-
-    def _fits_whole(self) -> bool:
-        length = len(self.text)
-        if (
-            length > self.budget * _CHARS_PER_TOKEN
-            or (right := self._right(length)) > self.most_right
-        ):
-            return False
-        return self._left(0) + right <= self.budget
 
     def _left(self, start: int) -> int:
         return self._tokens(start, self.offset)
@@ -120,23 +114,74 @@ class _Windows:
 
     def place(self, previous: CursorContext | None) -> tuple[int, int]:
         """The start of the prefix and the end of the suffix."""
-        budget, whole = self.budget, (0, len(self.text))
-        start, end = (None, None) if previous is None else self._kept(previous)
+        start = end = None
+        if previous is not None:
+            was_end = previous.before + len(previous.prefix) + len(previous.suffix)
+            # How far the text after all edits has moved.
+            shift = len(self.text) - was_end - previous.after
+            start = self._kept_start(previous, shift)
+            end = self._kept_end(previous, was_end, shift)
         if start is not None and end is not None:
             tokens = self._left(start) + self._right(end)
-            if tokens <= budget and (tokens >= budget // 2 or (start, end) == whole):
-                return start, end
-            if tokens <= budget:
+            whole = start == 0 and end == len(self.text)
+            if tokens <= self.budget:
+                if whole or tokens >= self.budget // 2:
+                    return start, end
                 start = end = None
         if start is None and end is None and self._fits_whole():
-            return whole
-        used = budget - budget // 8
+            return 0, len(self.text)
+        return self._moved(start, end)
+
+    def _fits_whole(self) -> bool:
+        length = len(self.text)
+        if length > self.budget * _CHARS_PER_TOKEN:
+            return False
+        right = self._right(length)
+        return right <= self.most_right and self._left(0) + right <= self.budget
+
+    def _kept_start(self, previous: CursorContext, shift: int) -> int | None:
+        """Where the beginning of the earlier windows is in this text; None if it is gone or not
+        worth keeping."""
+        head = previous.prefix[:_SEEN]
+        for start in (previous.before, max(0, previous.before + shift)):
+            seen = without_surrogates(self.text[start : start + len(head)])
+            if start > self.offset or (start > 0 and seen != head):
+                continue
+            if self.offset - start > self.budget * _FAR:
+                return None
+            if start > 0 and self._left(start) < self.budget // 4:
+                return None
+            return start
+        return None
+
+    def _kept_end(self, previous: CursorContext, was_end: int, shift: int) -> int | None:
+        """The same of their end."""
+        tail = previous.suffix[-_SEEN:]
+        for end in (was_end + shift, was_end):
+            if not self.offset <= end <= len(self.text):
+                continue
+            seen = without_surrogates(self.text[max(0, end - len(tail)) : end])
+            whole = end == len(self.text)
+            if not whole and seen != tail:
+                continue
+            if end - self.offset > self.budget * _FAR or self._right(end) > self.most_right:
+                return None
+            if not whole and self._right(end) < self.share // 4:
+                return None
+            return end
+        return None
+
+    def _moved(self, start: int | None, end: int | None) -> tuple[int, int]:
+        """New edges, with an eighth of the budget left free. An edge that is given is kept if the
+        other one can make room."""
+        used = self.budget - self.budget // 8
         share = min(self.share, used)
         if end is None or self._right(end) > share:
             # The suffix gives first, as far as it has more than its share.
-            if start is not None and (left := self._left(start)) <= used - share:
+            if start is not None and self._left(start) <= used - share:
+                left = self._left(start)
                 end = self._suffix_end(used - left)
-                if left + self._right(end) >= budget // 2:
+                if left + self._right(end) >= self.budget // 2:
                     return start, end
             end = self._suffix_end(share)
         start = self._prefix_start(used - self._right(end))
@@ -144,40 +189,10 @@ class _Windows:
             end = self._suffix_end(used - self._left(0))
         return start, end
 
-    def _kept(self, previous: CursorContext) -> tuple[int | None, int | None]:
-        """Where the edges of earlier windows are in this text; None for one that is gone or not
-        worth keeping."""
-        text, offset = self.text, self.offset
-        end_was = previous.before + len(previous.prefix) + len(previous.suffix)
-        shift = len(text) - end_was - previous.after  # of what stands behind all edits
-        head, tail = previous.prefix[:_SEEN], previous.suffix[-_SEEN:]
-
-        def starts(at: int) -> bool:
-            return 0 <= at <= offset and (
-                at == 0 or without_surrogates(text[at : at + len(head)]) == head
-            )
-
-        def ends(at: int) -> bool:
-            seen = without_surrogates(text[max(0, at - len(tail)) : at])
-            return offset <= at <= len(text) and (at == len(text) or seen == tail)
-
-        start = next(filter(starts, (previous.before, max(0, previous.before + shift))), None)
-        end = next(filter(ends, (end_was + shift, end_was)), None)
-        far = self.budget * _FAR
-        if start is not None and (
-            offset - start > far or (start > 0 and self._left(start) < self.budget // 4)
-        ):
-            start = None
-        if end is not None and end - offset <= far:
-            least = self.share // 4 if end < len(text) else 0
-            end = end if least <= self._right(end) <= self.most_right else None
-        else:
-            end = None
-        return start, end
-
     def _prefix_start(self, budget: int) -> int:
         """Where a prefix that fits may begin."""
-        offset, block = self.offset, max(1, self.budget * _CHARS_PER_TOKEN // 16)
+        offset = self.offset
+        block = max(1, self.budget * _CHARS_PER_TOKEN // 16)  # characters
         start = max(0, offset - budget * _CHARS_PER_TOKEN)
         while start < offset:
             snapped = -(-start // block) * block
@@ -191,7 +206,8 @@ class _Windows:
 
     def _suffix_end(self, budget: int) -> int:
         """Where a suffix that fits may end."""
-        offset, budget = self.offset, min(budget, self.most_right)
+        offset = self.offset
+        budget = min(budget, self.most_right)
         end = min(len(self.text), offset + budget * _CHARS_PER_TOKEN)
         while end > offset:
             end = _suffix_edge(self.text, offset, end)
@@ -207,7 +223,8 @@ def _prefix_edge(text: str, start: int, offset: int) -> int:
     if start == 0:
         return 0
     near = start + (offset - start) // 4
-    if blank := _PARAGRAPH.search(text, start, near):
+    blank = _PARAGRAPH.search(text, start, near)
+    if blank:
         return blank.end()
     if text[start - 1] == "\n":
         return start
