@@ -1,7 +1,7 @@
-"""What can be written anew in a text, and how a model's answer becomes an edit of it.
+"""Edits by a model: the ranges of a text that it can rewrite or fill, and how its answer fits in.
 
 In reading order:
-- targets: the entry; the target of one kind at a cursor (selection, body, documentation).
+- targets: the entry; the target of each kind at a cursor (selection, body, documentation).
 - fitting: `Target`, a range with what stands around the answer, and how an answer is made to fit.
 - docstrings: the targets of documentation, as a docstring or as a comment above.
 - grammars: the definitions around a cursor by syntax tree; the only importer of tree_sitter.

@@ -1,4 +1,4 @@
-"""A range of text to write anew, and how a model's answer is made to fit it."""
+"""A range of text to rewrite or fill, and how a model's answer is made to fit it."""
 
 import re
 from dataclasses import dataclass
@@ -8,18 +8,19 @@ from fim.lines import width
 from fim.stops import Extent
 
 Kind = Literal["selection", "body", "docstring"]
+# An answer may always have this many lines, however short the range is.
 _LEAST_LINES: dict[Kind, int] = {"selection": 16, "body": 32, "docstring": 24}
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A range to write anew, in code points. `fit` makes the new text of an answer."""
+    """A range to rewrite or fill, in code points. `fit` makes its new text from an answer."""
 
     kind: Kind
     start: int
     end: int
-    lead: str  # text of the range that stays, or is new, before the answer
-    tail: str  # and after it
+    lead: str  # the new text begins with this
+    tail: str  # and ends with this; the answer stands between
     label: str  # for a person: "the body of `fib`"
     extent: Extent  # "line" where a line end in the answer would break something
     max_lines: int  # of an answer

@@ -12,6 +12,7 @@ _NEAR = 20_000  # code points
 
 
 def line_start(text: str, offset: int) -> int:
+    """The start of the line around `offset`."""
     return text.rfind("\n", 0, offset) + 1
 
 

@@ -1,7 +1,7 @@
-"""What can be written anew in a text: a selection, a function's body, its documentation.
+"""The ranges that can be rewritten or filled: a selection, a function's body, its documentation.
 
-A `Target` says what is replaced and what must stand around the model's words, so that the model
-writes only these: its prefix is text[:start] + lead, its suffix tail + text[end:].
+A `Target` holds the range and the text that has to stand around the model's words, so that the
+model writes nothing else: its prefix is text[:start] + lead, its suffix tail + text[end:].
 """
 
 import re
@@ -27,8 +27,7 @@ _STUB = re.compile(
 
 
 def targets_at(text: str, language: str, start: int, end: int) -> tuple[Target, ...]:
-    """What can be written anew where text[start:end] is selected, or where the cursor is when both
-    are the same."""
+    """All targets where text[start:end] is selected, or at a cursor when both are the same."""
     found = (target_at(text, language, start, end, kind) for kind in KINDS)
     return tuple(target for target in found if target)
 
