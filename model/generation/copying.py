@@ -11,6 +11,7 @@ fitted on held-out code (training/copying.py).
 from __future__ import annotations
 
 import math
+import operator
 from dataclasses import astuple, dataclass
 
 import numpy as np
@@ -20,9 +21,8 @@ from model.generation.text_matches import TextMatches
 
 
 def features(match: int, agreement: float, certainty: float) -> tuple[float, float, float, float]:
-    """The numbers that the four weights are multiplied with. match: its length in tokens;
-    agreement: the share of the votes for the first choice; certainty: the model's largest
-    probability."""
+    """The factors of the four weights. match: its length in tokens; agreement: the share of the
+    votes for the first choice; certainty: the model's largest probability."""
     certainty = min(max(certainty, 1e-6), 1 - 1e-6)
     return 1.0, math.log(match), agreement, math.log(certainty / (1 - certainty))
 
@@ -41,21 +41,13 @@ class CopyWeights:
             raise ValueError("the weights of copying must be finite")
 
     def share(self, match: int, agreement: float, certainty: float) -> float:
-        one, by_length, by_agreement, by_certainty = features(match, agreement, certainty)
-        score = (
-            self.bias * one
-            + self.length * by_length
-            + self.agreement * by_agreement
-            + self.confidence * by_certainty
-        )
+        factors = features(match, agreement, certainty)
+        score = sum(map(operator.mul, astuple(self), factors))
         return 1 / (1 + math.exp(-max(-30.0, min(30.0, score))))
 
 
 class Copying:
-    """A score processor: mixes in the votes of what followed the end of the text before.
-
-    The generation's drafter keeps the matches up to date.
-    """
+    """A score processor that mixes in the votes. The generation's drafter updates the matches."""
 
     def __init__(self, weights: CopyWeights, matches: TextMatches) -> None:
         self._weights = weights
@@ -72,10 +64,8 @@ class Copying:
 def mix(
     weights: CopyWeights, scores: NDArray[np.float32], match: int, votes: dict[int, int]
 ) -> None:
-    """Changes the model's log-probabilities (vocabulary,) to those of its mixture with the votes.
-
-    votes: how often each token followed a match of `match` tokens.
-    """
+    """Changes the model's log-probabilities (vocabulary,) to those of its mixture with the votes
+    for each token that followed a match of `match` tokens."""
     if not votes:
         return
     total = sum(votes.values())

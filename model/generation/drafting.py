@@ -8,9 +8,8 @@ measurements say what each number of rows costs.
 
 Tokens are chosen from the model's own scores, row by row, as without drafts; a draft only decides
 which rows one pass computes. So greedy decoding stays greedy, and sampling draws the same tokens
-from the same seed. This is a correct way to accept: the draft is certain of its token, so accepting
-it with the model's probability, and otherwise drawing from the other tokens, is the same as drawing
-from the model and comparing.
+from the same seed: to accept a certain draft with the model's probability for it, and otherwise to
+draw from the rest, is the same as to draw from the model and compare.
 """
 
 from __future__ import annotations
@@ -18,7 +17,15 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Collection, Mapping, Sequence
 
-from model.generation.text_matches import LONGEST_MATCH, TEXT_START, TextMatches, TokenIndex
+import numpy as np
+
+from model.generation.text_matches import (
+    LONGEST_MATCH,
+    TEXT_END,
+    TEXT_START,
+    TextMatches,
+    TokenIndex,
+)
 
 LONGEST_DRAFT = 15
 # The cost of a pass over so many rows, in passes over one row, where nobody has measured it.
@@ -27,14 +34,13 @@ ROW_COSTS = {1: 1.0, 2: 1.1, 4: 1.2, 8: 1.7, 16: 2.6}
 # was seen.
 ACCEPTANCE = (0.35, 0.6, 0.85, 0.95, 0.97, 0.97)
 RATE = 1 / 24  # the weight of one more draft in an acceptance rate
-TEXT_END = TEXT_START - 1  # stands after each remembered generation
 REMEMBERED = 8  # generations to draft from
 CONTEXT = 16  # tokens of the prompt that are remembered before each
 
 
 class DraftHistory:
-    """The state that drafts take from one generation of a model to the next: its recent texts, the
-    acceptance rates, and the cost of each number of rows. One thread uses it."""
+    """Lasts from one generation to the next: recent texts to draft from, acceptance rates, and the
+    cost of each number of rows. One thread uses it."""
 
     def __init__(self, costs: Mapping[int, float] | None = None) -> None:
         """costs: see `use`."""
@@ -51,13 +57,12 @@ class DraftHistory:
     def begin(self, ids: Sequence[int], never: Collection[int]) -> TextMatches:
         """The matches of a prompt in itself and in recent generations; the ids of `never` are not
         drafted. Most of the last prompt's index serves again."""
-        never = frozenset(never)
-        index = self._prompt_index
-        self._prompt_index = None  # a second generation at the same time makes its own
-        if index is None or index.never != never:
-            index = TokenIndex((), never)
+        index = TokenIndex((), never)
+        if self._prompt_index is not None and self._prompt_index.never == index.never:
+            index = self._prompt_index
+            self._prompt_index = None  # a second generation at the same time makes its own
         index.change_to([TEXT_START, *ids])
-        if self._recent_index is not None and self._recent_index.never != never:
+        if self._recent_index is not None and self._recent_index.never != index.never:
             self._recent_index = TokenIndex(self._recent_index.ids, never)
         return TextMatches(index, self._recent_index)
 
@@ -136,11 +141,6 @@ def row_costs(measured: Mapping[int, float]) -> list[float]:
     """The cost of a pass by its number of rows, relative to one row, with straight lines between
     the measurements."""
     one_row = measured.get(1, 1.0)
-    costs = [0.0, 1.0]
-    for rows in sorted(measured):
-        last = len(costs) - 1
-        low = costs[last]
-        high = measured[rows] / one_row
-        for between in range(last + 1, rows + 1):
-            costs.append(low + (high - low) * (between - last) / (rows - last))
-    return costs
+    points = {0: 0.0, 1: one_row} | dict(sorted(measured.items()))
+    costs = np.interp(range(max(points) + 1), list(points), list(points.values()))
+    return list((costs / one_row).tolist())

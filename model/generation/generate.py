@@ -26,7 +26,7 @@ class TextStream(Protocol):
 
 
 class ScoreProcessor(Protocol):
-    """Changes the log-probabilities that tokens are chosen from, and follows which are chosen."""
+    """Changes the log-probabilities that tokens are chosen from, and follows the answer."""
 
     def process(self, scores: NDArray[np.float32]) -> None:
         """Changes the log-probabilities (vocabulary,) of the next token in place."""
@@ -57,8 +57,7 @@ class GenerationOptions:
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """One generated token: its id, the text that became whole with it, its log-probability (natural
-    logarithm)."""
+    """text: became whole with this token; logprob: the natural logarithm of its probability."""
 
     id: int
     text: str
@@ -103,7 +102,7 @@ def prefill(
 
 
 class DecodeStep:
-    """Passes over a few ids, with as little Python between them as possible."""
+    """Passes over a few ids, with little work between them."""
 
     def __init__(self, decoder: Decoder, cache: KVCache) -> None:
         self._decoder = decoder
@@ -178,7 +177,10 @@ def generate(
                 return
             drafter.push(token)
             left -= 1
-            yield Token(token, answer_text(text.push(token), processors), float(scores[token]))
+            piece = text.push(token)
+            for processor in processors:
+                piece = processor.take(piece)
+            yield Token(token, piece, float(scores[token]))
             if not left or options.stopped:
                 return
             if not accepted:
@@ -199,10 +201,3 @@ def token_limit(config: DecoderConfig, ids: Sequence[int], max_new_tokens: int) 
             f"a prompt of {len(ids)} tokens does not fit the model's {config.max_positions}"
         )
     return min(max_new_tokens, config.max_positions - len(ids) + 1)
-
-
-def answer_text(text: str, processors: Sequence[ScoreProcessor]) -> str:
-    """The part of a token's text that is left after every processor."""
-    for processor in processors:
-        text = processor.take(text)
-    return text

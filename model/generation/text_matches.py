@@ -9,7 +9,9 @@ from typing import TypeVar
 
 LONGEST_MATCH = 32  # tokens; a longer match counts as this long
 PLACES = 256  # of a token with more places, only the newest are searched
-TEXT_START = -1  # stands before a text; like every id below 0 it is equal to no token
+# Stand before and after a text; no token is equal to them.
+TEXT_START = -1
+TEXT_END = -2
 
 Ids = TypeVar("Ids", list[int], bytes)
 
@@ -19,20 +21,16 @@ class TokenIndex:
 
     def __init__(self, ids: Sequence[int], never: Collection[int] = ()) -> None:
         """never: ids that are not repeated, such as sentinels."""
-        self.never = frozenset(never)
+        self.never = frozenset((TEXT_START, TEXT_END, *never))
         self.ids: list[int] = []
         self.places: defaultdict[int, list[int]] = defaultdict(list)
         self.extend(ids)
 
     def extend(self, ids: Sequence[int]) -> None:
-        places = self.places
-        never = self.never
-        last = TEXT_START
-        if self.ids:
-            last = self.ids[-1]
+        last = self.ids[-1] if self.ids else TEXT_START
         for place, token in enumerate(ids, len(self.ids) - 1):
-            if token >= 0 and token not in never:
-                places[last].append(place)
+            if token not in self.never:
+                self.places[last].append(place)
             last = token
         self.ids.extend(ids)
 
@@ -40,7 +38,7 @@ class TokenIndex:
         """Forgets every token from `length` on."""
         while len(self.ids) > length:
             token = self.ids.pop()
-            if self.ids and token >= 0 and token not in self.never:
+            if self.ids and token not in self.never:
                 self.places[self.ids[-1]].pop()
 
     def change_to(self, ids: list[int]) -> None:
@@ -96,7 +94,7 @@ class TextMatches:
         place = matches.places[-1] + 1
         draft = ids[place : place + limit]
         for i, token in enumerate(draft):
-            if token < 0 or token in self.own.never:
+            if token in self.own.never:
                 return matches.length, draft[:i]
         repeats = -(-limit // len(draft))
         return matches.length, (draft * repeats)[:limit]
@@ -124,32 +122,24 @@ class _LongestMatches:
             self.places = []
             self._complete = True
             return
+        ids = index.ids
         was_complete = self._complete
         self._complete = len(places) <= PLACES
         longer: list[int] = []
         if self.length == LONGEST_MATCH:
-            longer = _longest_possible(index.ids, places[-PLACES:], text)
+            tail = text[-LONGEST_MATCH:]
+            back = LONGEST_MATCH - 1
+            begun = [p for p in places[-PLACES:] if ids[p - back] == tail[0]]
+            longer = [p for p in begun if ids[p - back : p + 1] == tail]
         elif was_complete and self._complete:
             # A longest match that goes on is the longest again, and no other can be as long.
-            longer = self._continued(index, text[-1])
+            moved = [p + 1 for p in self.places if ids[p + 1] == text[-1]]
+            longer = [p for p in moved if ids[p + 1] not in index.never]
         if longer:
             self.length = min(self.length + 1, LONGEST_MATCH)
             self.places = longer
         else:
-            self._search(index.ids, places[-PLACES:], text)
-
-    def _continued(self, index: TokenIndex, token: int) -> list[int]:
-        """The places of the present matches that go on with `token`, and then with a token that may
-        be repeated."""
-        ids = index.ids
-        found = []
-        for place in self.places:
-            if ids[place + 1] != token:
-                continue
-            following = ids[place + 2]
-            if following >= 0 and following not in index.never:
-                found.append(place + 1)
-        return found
+            self._search(ids, places[-PLACES:], text)
 
     def _search(self, ids: list[int], places: list[int], text: list[int]) -> None:
         """Compares backwards from every place, until no match is longer."""
@@ -160,17 +150,6 @@ class _LongestMatches:
             self.length = length
             self.places = places
             places = [place for place in places if ids[place - length] == text[last - length]]
-
-
-def _longest_possible(ids: list[int], places: list[int], text: list[int]) -> list[int]:
-    """The places that end a match of LONGEST_MATCH tokens."""
-    tail = text[-LONGEST_MATCH:]
-    back = LONGEST_MATCH - 1
-    found = []
-    for place in places:
-        if ids[place - back] == tail[0] and ids[place - back : place + 1] == tail:
-            found.append(place)
-    return found
 
 
 def common_prefix(first: Ids, second: Ids) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
+from operator import itemgetter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,9 +21,9 @@ class Spelling:
 
     def __init__(self, texts: Sequence[str | None]) -> None:
         """texts: the text of each id; None for an id that has no text of whole characters."""
-        ordered = sorted((text, token) for token, text in enumerate(texts) if text)
-        self._texts = [text for text, _ in ordered]
-        self._ids = np.array([token for _, token in ordered], np.intp)
+        tokens = sorted((text, token) for token, text in enumerate(texts) if text)
+        self._texts = [text for text, _ in tokens]
+        self._ids = np.array(list(map(itemgetter(1), tokens)), np.intp)
 
     def ids_for(self, text: str) -> NDArray[np.intp]:
         """The ids whose text begins with `text`, or is the beginning of `text`."""
@@ -38,8 +39,7 @@ class Spelling:
 
 
 class TokenHealing:
-    """A score processor: only tokens that go on spelling the text may come; the rest of the answer
-    is free."""
+    """A score processor that allows only tokens that go on spelling the text, until it is whole."""
 
     def __init__(self, spelling: Spelling, begin_with: str) -> None:
         """Raises ValueError where no token could follow."""
@@ -50,8 +50,7 @@ class TokenHealing:
             raise ValueError("no token of the model begins with this text")
 
     def process(self, scores: NDArray[np.float32]) -> None:
-        """Changes log-probabilities (vocabulary,) to those among the allowed tokens; all others
-        become impossible."""
+        """Makes all other tokens impossible; the probabilities of the allowed ones sum up to 1."""
         if not self._left:
             return
         allowed = scores[self._allowed]

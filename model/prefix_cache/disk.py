@@ -1,10 +1,9 @@
 """Computed prefixes on disk: after a restart a workspace's context is read instead of computed.
 
 Each file is one sequence in safetensors: its `ids`, and its keys and values in blocks of positions
-(`block00000`, ...). The metadata names the model, and has a checksum of the ids and of each block,
-over all that it depends on: model, ids and numbers. Whatever is in doubt (another model, a wrong
-shape, a damaged block, a file that others may read) is a miss, and where nothing can be written
-nothing is kept.
+(`block00000`, ...). The metadata has a checksum of the ids and of each block over all that it
+depends on: model, layout, ids and numbers. Whatever is in doubt (another model or layout, a damaged
+block, a file that others may read) is a miss, and where nothing can be written nothing is kept.
 
 The ids are the user's code to whoever has the tokenizer, and so, with more work, are the keys and
 values. The folder is the user's alone (0700), and so is each file (0600); nothing else protects
@@ -16,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
+import math
 import os
 import shutil
 import time
@@ -42,7 +42,7 @@ from model.weights.folder import ModelFolder
 
 log = logging.getLogger(__name__)
 
-FORMAT = "fimls-prefix-1"
+FORMAT = "fimls-prefix-2"
 SUFFIX = ".safetensors"
 BLOCK = 256  # positions with a checksum of their own; should_stop is asked before each block
 WORTH_READING = 256  # positions that a file must have beyond those in memory
@@ -213,10 +213,8 @@ class PrefixStore:
         for name in names - self._index.keys():
             self._index[name] = b""
             try:
-                with _open_private(self._folder / name) as file:
+                with contextlib.suppress(OSError), _open_private(self._folder / name) as file:
                     self._index[name] = self._format.read_ids(file)
-            except OSError:
-                pass
             except ValueError as error:
                 self._discard(name, error)
 
@@ -262,8 +260,8 @@ class PrefixFormat:
         self._key = key
         self._config = layout.config
         self._dtype = layout.dtype
-        values = 2 * self._config.num_layers * self._config.num_kv_heads * self._config.head_dim
-        # With a byte of the header for its share of a block's entries there.
+        values = math.prod(self._block_shape(0, 1))
+        # One more byte for its share of a block's entries in the header.
         self.bytes_per_position = values * self._dtype.itemsize + WIDTH + 1
 
     def encode(self, ids: bytes, cache: KVCache, should_stop: Callable[[], bool]) -> bytes | None:
@@ -278,36 +276,22 @@ class PrefixFormat:
             block = torch.empty(self._block_shape(start, length), dtype=self._dtype)
             cache.copy_out(start, block)
             tensors[_block_name(start)] = block
-            checksums.append(self._block_checksum(ids, start, block))
-        metadata = {"format": FORMAT, "model": self._key, "checksums": " ".join(checksums)}
-        return save(tensors, metadata)
+            checksums.append(self._checksum(ids[: WIDTH * (start + BLOCK)], block))
+        return save(tensors, {"model": self._key, "checksums": " ".join(checksums)})
 
     def read_ids(self, file: Any) -> bytes:
         """The packed ids of an open file. Raises ValueError where they are damaged, or the file is
         of another model or layout."""
-        metadata = file.metadata() or {}
-        if (metadata.get("format"), metadata.get("model")) != (FORMAT, self._key):
-            raise ValueError("it is of another model")
-        ids: bytes = file.get_tensor("ids").numpy().tobytes()
-        if self._checksum(ids) not in metadata.get("checksums", ""):
-            raise ValueError("its ids are damaged")
-        self._read_values(file, ids, 0)
+        ids: bytes = _bytes_of(file.get_tensor("ids")).numpy().tobytes()
+        self._check(file, self._checksum(ids))
         return ids
 
     def read_block(self, file: Any, ids: bytes, start: int) -> Tensor:
         """The block (2, layers, kv_heads, n, head_dim) from position `start` on. Raises ValueError
         where it is damaged."""
-        block = self._read_values(file, ids, start)
-        if self._block_checksum(ids, start, block) not in file.metadata()["checksums"]:
-            raise ValueError("a block is damaged")
-        return block
-
-    def _read_values(self, file: Any, ids: bytes, start: int) -> Tensor:
-        values: Tensor = file.get_tensor(_block_name(start))
-        expected = self._block_shape(start, len(ids) // WIDTH)
-        if values.dtype != self._dtype or values.shape != expected:
-            raise ValueError("its values are of another layout")
-        return values
+        values = _bytes_of(file.get_tensor(_block_name(start)))
+        self._check(file, self._checksum(ids[: WIDTH * (start + BLOCK)], values))
+        return values.view(self._dtype).view(self._block_shape(start, len(ids) // WIDTH))
 
     def _block_shape(self, start: int, length: int) -> tuple[int, ...]:
         """The shape of the block from position `start` on, in a file of `length` positions."""
@@ -315,16 +299,23 @@ class PrefixFormat:
         positions = min(BLOCK, length - start)
         return (2, config.num_layers, config.num_kv_heads, positions, config.head_dim)
 
-    def _block_checksum(self, ids: bytes, start: int, block: Tensor) -> str:
-        """Over the block and all ids up to its end."""
-        before = ids[: WIDTH * (start + block.shape[3])]
-        return self._checksum(before, block.flatten().view(torch.uint8).numpy())
-
-    def _checksum(self, ids: bytes, values: Any = b"") -> str:
-        digest = hashlib.sha256(self._key.encode())
+    def _checksum(self, ids: bytes, values: Tensor | None = None) -> str:
+        """Of a block: all ids up to its end, and its values. Model and layout are part of it."""
+        digest = hashlib.sha256(repr((self._key, self._dtype, self._block_shape(0, 1))).encode())
         digest.update(ids)
-        digest.update(values)
+        if values is not None:
+            digest.update(_bytes_of(values).numpy().data)
         return digest.hexdigest()
+
+    def _check(self, file: Any, checksum: str) -> None:
+        """Raises ValueError where the file is another model's or does not have this checksum."""
+        metadata = file.metadata() or {}
+        if metadata.get("model") != self._key or checksum not in metadata.get("checksums", ""):
+            raise ValueError("it is damaged, or of another model or layout")
+
+
+def _bytes_of(tensor: Tensor) -> Tensor:
+    return tensor.flatten().view(torch.uint8)
 
 
 def _block_name(start: int) -> str:

@@ -1,5 +1,5 @@
-"""Kept sequences: a new prompt starts from the longest prefix that some earlier request has
-computed."""
+"""Computed sequences in memory: a new prompt starts from the longest prefix that an earlier request
+has computed."""
 
 from __future__ import annotations
 
@@ -15,50 +15,49 @@ from model.prefix_cache.packed_ids import WIDTH, contains, pack, shared_ids
 # A prompt that leaves a sequence gets a copy of what they share, rather than the sequence itself,
 # if that loses so many positions: more than a suggestion that was not accepted.
 WORTH_KEEPING = 128
-COPIES_PER_COMPUTED = (
-    32  # copying takes less than a thirtieth of computing, even where computing is cheapest
-)
-PROBE = slice(
-    8 * WIDTH, 40 * WIDTH
-)  # of packed ids; the first few may be split otherwise than before
+# Copying a position takes less than a thirtieth of computing it, even where computing is cheapest.
+COPIES_PER_COMPUTED = 32
+# Of packed ids; the first few may be split otherwise than before.
+PROBE = slice(8 * WIDTH, 40 * WIDTH)
 
 
 @dataclass(slots=True)
 class CacheLease:
-    """A KV cache whose first `reused` positions already hold the first ids of the prompt; the
-    holder's alone."""
+    """A KV cache that only the holder uses; its first `reused` positions hold the first ids of the
+    prompt."""
 
     cache: KVCache
     reused: int
 
 
 class PrefixCache:
-    """Sequences by least recent use, within a budget of bytes, and behind them what is on disk. One
-    thread uses it.
+    """Sequences within a budget of bytes; the least recently used is dropped first. A store has
+    more on disk. One thread uses it.
 
-    The newest is kept whatever its size: it is what the next key press extends, and its memory was
-    there already. A budget of zero keeps nothing, and so writes nothing. A lease takes a sequence
-    out, so nothing in use is ever dropped, nor counted; `give_back` keeps it under the ids that it
-    now holds. Prefixes are compared by their ids: there is no hash that could be wrong.
+    The newest sequence is kept whatever its size: the next key press extends it, and its memory is
+    in use already. A budget of zero keeps nothing, and so writes nothing. A lease takes a sequence
+    out, so it is neither dropped nor counted while in use; `give_back` keeps it under the ids that
+    it now holds. Prefixes are found by comparing their ids: no hash can be wrong.
     """
 
     def __init__(
         self, decoder: Decoder, byte_budget: float = math.inf, store: PrefixStore | None = None
     ) -> None:
-        self._decoder, self._budget, self._store = decoder, byte_budget, store
-        self._kept: list[
-            tuple[bytes, KVCache]
-        ] = []  # most recently used last; packed ids, as many as are cached
+        self._decoder = decoder
+        self._budget = byte_budget
+        self._store = store
+        # By packed ids, as many as are cached; the most recently used last.
+        self._kept: dict[bytes, KVCache] = {}
         self.unsaved = False  # something was given back since the last `save`
 
     @property
     def nbytes(self) -> int:
-        return sum(cache.nbytes for _, cache in self._kept)
+        return sum(cache.nbytes for cache in self._kept.values())
 
     @property
     def restored(self) -> int:
         """How many leases were served from disk."""
-        return 0 if self._store is None else self._store.hits
+        return self._store.hits if self._store else 0
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -69,85 +68,87 @@ class PrefixCache:
     def lease(
         self, ids: Sequence[int], should_stop: Callable[[], bool] | None = None
     ) -> CacheLease:
-        """A cache for a prompt, holding as much of it as any kept sequence has, less the last id.
+        """A cache that holds as much of the prompt as any kept sequence, but not its last id.
 
         should_stop is asked while a prefix is read from disk.
         """
         packed = pack(ids)
         prefix = packed[:-WIDTH]
-        best, length = -1, 0
-        for i, (kept, _) in enumerate(self._kept):
-            common = shared_ids(kept, prefix)
-            if common > length:
-                best, length = i, common
-        cache = self._decoder.new_cache() if best < 0 else self._take(best, length, packed)
-        stored = None if self._store is None else self._store.find(prefix)
-        if (
-            self._store is not None
-            and stored is not None
-            and stored.length - length >= WORTH_READING
-        ):
-            cache.reserve(min(len(ids) + GROWTH, cache.config.max_positions))
-            self._store.restore(stored, cache, should_stop)
+        best = b""
+        length = 0
+        for kept in self._kept:
+            shared = shared_ids(kept, prefix)
+            if shared > length:
+                best = kept
+                length = shared
+        cache = self._take(best, length, packed) if length else self._decoder.new_cache()
+        if self._store is not None:
+            stored = self._store.find(prefix)
+            if stored is not None and stored.length - length >= WORTH_READING:
+                cache.reserve(min(len(ids) + GROWTH, cache.config.max_positions))
+                self._store.restore(stored, cache, should_stop)
         return CacheLease(cache, cache.length)
 
-    def _take(self, best: int, length: int, prompt: bytes) -> KVCache:
-        """The kept sequence at `best`, cut to `length`; or a copy of so much of it, if the rest may
-        be asked for again.
+    def _take(self, kept: bytes, length: int, prompt: bytes) -> KVCache:
+        """A kept sequence, cut to `length`; or a copy of this part, if the rest may be asked for
+        again.
 
-        It will not where the prompt has the same text, only moved: that was an edit, or a jump.
+        It will not be where the prompt has the same text, only moved: that was an edit, or a jump.
         Then a copy is made only where it costs next to nothing beside what it keeps, as in a prompt
         that begins with the suffix.
         """
-        kept, cache = self._kept.pop(best)
-        beyond, split = cache.length - length, length * WIDTH
+        cache = self._kept.pop(kept)
+        beyond = cache.length - length
+        split = length * WIDTH
         worth_it = beyond >= max(WORTH_KEEPING, length // COPIES_PER_COMPUTED)
         cheap = length * COPIES_PER_COMPUTED <= beyond
         if worth_it and (cheap or not contains(prompt[split:], kept[split:][PROBE])):
-            self._kept.append((kept, cache))
+            self._kept[kept] = cache
             return cache.fork(length, len(prompt) // WIDTH)
         cache.trim(length)
         return cache
 
     def give_back(self, lease: CacheLease, ids: Sequence[int]) -> None:
-        """Keeps what the lease's cache holds: the first cache.length of ids."""
-        held, cache = pack(ids[: lease.cache.length]), lease.cache
+        """Keeps the lease's cache, which holds the first cache.length of ids."""
+        held = pack(ids[: lease.cache.length])
         if not held or not self._budget:
             return
         # A sequence that is a prefix of another serves nobody.
-        for i, (kept, _) in enumerate(self._kept):
-            if kept.startswith(held):
-                self._kept.append(self._kept.pop(i))
-                break
+        longer = next((kept for kept in self._kept if kept.startswith(held)), None)
+        if longer is not None:
+            self._kept[longer] = self._kept.pop(longer)
         else:
-            self._kept = [kept for kept in self._kept if not held.startswith(kept[0])]
-            self._kept.append((held, cache))
+            for kept in list(self._kept):
+                if held.startswith(kept):
+                    del self._kept[kept]
+            self._kept[held] = lease.cache
             self.unsaved = self._store is not None
         self._keep_to_budget()
 
     def _keep_to_budget(self) -> None:
-        """Drops the least recently used, unless what the others have to spare is enough."""
+        """Drops the least recently used sequences, or only the spare room of all but the newest if
+        that is enough."""
         while len(self._kept) > 1 and (excess := self.nbytes - self._budget) > 0:
-            others = [cache for _, cache in self._kept[:-1]]
+            others = list(self._kept.values())[:-1]
             if sum(cache.spare_bytes for cache in others) < excess:
-                del self._kept[0]
+                del self._kept[next(iter(self._kept))]
                 continue
             for cache in others:
                 if self.nbytes > self._budget:
                     cache.shrink()
 
     def save(self, should_stop: Callable[[], bool] = lambda: False) -> int:
-        """Writes what was costly to compute to disk, the longest that is not there yet. should_stop
-        puts it off.
+        """Writes the longest sequence that is not on disk yet, if it was costly to compute; returns
+        the bytes written. should_stop puts it off.
 
-        Returns how many bytes. One sequence at a time: of all that a busy day computes, most is
-        asked for no more.
+        Only one sequence is written, because most of those that a busy day computes are not asked
+        for again.
         """
         if self._store is None or not self.unsaved:
             return 0
         written = 0
-        for ids, cache in sorted(self._kept, key=lambda kept: -kept[1].length):
-            written = self._store.save(ids, cache, should_stop)
+        for ids in sorted(self._kept, key=len, reverse=True):
+            written = self._store.save(ids, self._kept[ids], should_stop)
             if should_stop():
                 return written
             if written:
