@@ -22,9 +22,9 @@ import torch
 from benchmarks.figures import machine, table
 from lsp_server.commands.errors import CommandError
 from lsp_server.commands.source_files import read_packages
-from lsp_server.completion.prompter import Prompter
 from lsp_server.documents import Snapshot
 from lsp_server.folders import cache_folder
+from lsp_server.session.prompter import Prompter
 from lsp_server.settings import Settings
 from model import LoadedModel, load_model
 from model.cpu.compiled_step import upgrade_now

@@ -44,10 +44,10 @@ from benchmarks.targets import (
 )
 from benchmarks.typing_traces import MOST, Passage, Session, enough, sessions, sources
 from lsp_server.commands.errors import CommandError
-from lsp_server.completion.prompter import Prompter
 from lsp_server.documents import Snapshot
 from lsp_server.engines.http import HttpClient
 from lsp_server.engines.interface import CompletionRequest, EngineUnavailable
+from lsp_server.session.prompter import Prompter
 from lsp_server.settings import RemoteSettings
 from model.machine import usable_cores
 

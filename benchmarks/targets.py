@@ -27,13 +27,13 @@ from benchmarks.peers import Exports, process
 from benchmarks.sides import dtype_and_quantization
 from lsp_server.commands.errors import CommandError
 from lsp_server.commands.evaluate import with_setting
-from lsp_server.completion.completer import Place, complete
-from lsp_server.completion.prompter import Prompter
+from lsp_server.completion.request import complete, query_at
 from lsp_server.documents import Snapshot
 from lsp_server.engines.http import HttpClient
 from lsp_server.engines.interface import EngineUnavailable
 from lsp_server.engines.local import local_client
 from lsp_server.engines.remote import RemoteEngine
+from lsp_server.session.prompter import Prompter
 from lsp_server.settings import RemoteSettings, Settings
 from model.machine import memory_bytes
 
@@ -211,13 +211,15 @@ class Thin:
         snapshot = Snapshot(
             path.as_uri(), 1, language, text[start : at + WINDOW], at - start, start
         )
-        place = Place(snapshot, path.name, self._prompter, self._engine, self._settings, "replay")
         context = self._prompter.context(
             snapshot, self._settings, path.name, self._contexts.get(path)
         )
         self._contexts[path] = context
+        query = query_at(
+            snapshot, path.name, self._prompter, self._settings, "replay", context=context
+        )
         with contextlib.suppress(EngineUnavailable):
-            done = await complete(place, context=context)
+            done = await complete(self._engine, query)
             answer.ms = (time.perf_counter() - answer.asked) * 1000
             found, trace = done.suggestion, done.trace
             answer.text, answer.insertion = found.text, found.replace == (0, 0)

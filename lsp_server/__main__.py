@@ -39,7 +39,7 @@ def lsp(arguments: list[str]) -> int:
     import asyncio
 
     from lsp_server.logs import log_to_file
-    from lsp_server.protocol.server import run
+    from lsp_server.protocol.app import run
 
     log_to_file("lsp.log")
     return asyncio.run(run(incoming, outgoing, parent))

@@ -12,15 +12,12 @@ would be off); and any LSP type, so that the mirror can be tested with plain val
 
 from __future__ import annotations
 
-import logging
 import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import accumulate, islice
 from typing import Literal
-
-logger = logging.getLogger(__name__)
 
 Encoding = Literal["utf-8", "utf-16", "utf-32"]
 Position = tuple[int, int]
@@ -226,6 +223,13 @@ class Document:
         return start + match.start(), start + match.end()
 
 
+class NotOpenError(Exception):
+    """A client speaks of a document that it has not opened."""
+
+    def __init__(self) -> None:
+        super().__init__("The document is not open.")
+
+
 class Documents:
     """The open documents by URI, all in the encoding that was agreed on with the client."""
 
@@ -239,13 +243,8 @@ class Documents:
         return document
 
     def change(self, uri: str, version: int, changes: Iterable[Change]) -> None:
-        """Apply a notification's edits; for a document that was never opened they are ignored and
-        logged."""
-        document = self._open.get(uri)
-        if document is None:
-            logger.warning("ignored a change to %s, which is not open", uri)
-        else:
-            document.change(version, changes)
+        """Apply a notification's edits. Raises NotOpenError."""
+        self.need(uri).change(version, changes)
 
     def close(self, uri: str) -> None:
         """Forget a document; one that is not open is no error."""
@@ -254,6 +253,13 @@ class Documents:
     def get(self, uri: str) -> Document | None:
         """The open document, or None."""
         return self._open.get(uri)
+
+    def need(self, uri: str) -> Document:
+        """The open document. Raises NotOpenError."""
+        document = self._open.get(uri)
+        if document is None:
+            raise NotOpenError
+        return document
 
     def uris(self) -> tuple[str, ...]:
         """The open documents, the one opened first in front."""

@@ -1,5 +1,4 @@
-"""Latest wins: per document at most one request is being worked on. And work that nobody waits
-for."""
+"""Latest wins: at most one piece of work for each key. And background tasks."""
 
 from __future__ import annotations
 
@@ -16,48 +15,57 @@ CLOSE_S = 1.0
 
 
 class Scheduler:
-    """Runs one piece of work a key; a newer one cancels the older."""
+    """Runs one piece of work for each key; a newer one cancels the older."""
 
     def __init__(self) -> None:
         self._running: dict[str, asyncio.Task[Any]] = {}
 
-    async def latest(self, key: str, work: Coroutine[Any, Any, T]) -> T | None:
-        """The work's result, or None when newer work for the key, or `drop`, ended it.
+    def latest(self, key: str, work: Coroutine[Any, Any, T]) -> asyncio.Future[T | None]:
+        """Starts the work. The result is None if newer work for the key, or `close`, cancels it.
 
-        Cancelling the caller cancels the work.
+        Cancelling the future cancels the work.
         """
-        self.drop(key)
-        task = self._running[key] = asyncio.ensure_future(work)
-        try:
-            await asyncio.wait({task})
-        except asyncio.CancelledError:
-            task.cancel()
-            raise
-        finally:
+        self.close(key)
+        task = asyncio.ensure_future(work)
+        result: asyncio.Future[T | None] = asyncio.get_running_loop().create_future()
+        self._running[key] = task
+
+        def end(_: object) -> None:
             if self._running.get(key) is task:
                 del self._running[key]
-        return None if task.cancelled() else task.result()
+            if result.done():
+                return
+            if task.cancelled():
+                result.set_result(None)
+            elif (error := task.exception()) is not None:
+                result.set_exception(error)
+            else:
+                result.set_result(task.result())
+
+        task.add_done_callback(end)
+        result.add_done_callback(lambda _: task.cancel())  # does nothing to work that has ended
+        return result
 
     @property
     def busy(self) -> bool:
         return bool(self._running)
 
-    def drop(self, key: str) -> None:
-        """Ends what runs for a key."""
+    def close(self, key: str) -> None:
+        """Cancels the work for a key."""
         if (task := self._running.pop(key, None)) is not None:
             task.cancel()
 
-    async def close(self) -> None:
-        """Ends whatever runs, and waits a moment until it has."""
+    async def close_all(self) -> None:
+        """Cancels all work, and waits a moment until it has ended."""
         tasks = list(self._running.values())
         for key in list(self._running):
-            self.drop(key)
+            self.close(key)
         if tasks:
             await asyncio.wait(tasks, timeout=CLOSE_S)
 
 
 class Background:
-    """Tasks that nobody waits for; what goes wrong in one is logged."""
+    """Tasks that nobody waits for; an error in one is logged."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[None]] = set()
@@ -65,10 +73,10 @@ class Background:
     def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
-        task.add_done_callback(self._ended)
+        task.add_done_callback(self._end)
         return task
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _end(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             log_error(logger, error)

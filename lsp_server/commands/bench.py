@@ -24,10 +24,10 @@ from lsp_server.commands.demo import SAMPLE, places
 from lsp_server.commands.engine import ready_engine
 from lsp_server.commands.errors import CommandError
 from lsp_server.commands.source_files import language_of, read_source
-from lsp_server.completion.prompter import Prompter
 from lsp_server.documents import Snapshot
 from lsp_server.engines.interface import CompletionRequest, Engine
 from lsp_server.protocol.client import EditorWindow
+from lsp_server.session.prompter import Prompter
 from lsp_server.settings import Settings
 
 REPEATS, TRIAL_TOKENS, MOST_TOKENS = 3, 64, 2048

@@ -42,10 +42,10 @@ from fim.evaluation.scoring import Share, copy_baseline, is_same, parses, simila
 from lsp_server.commands.engine import ready_engine
 from lsp_server.commands.errors import CommandError
 from lsp_server.commands.source_files import Packages, language_of, read_packages
-from lsp_server.completion.completer import Place, complete
-from lsp_server.completion.prompter import CHARACTERS_PER_TOKEN, Prompter
+from lsp_server.completion.request import complete, query_at
 from lsp_server.documents import Snapshot
 from lsp_server.engines.interface import Engine
+from lsp_server.session.prompter import CHARACTERS_PER_TOKEN, Prompter
 from lsp_server.settings import Settings, from_environment, parse, variable
 
 IN_FLIGHT = 4  # requests: while the engine answers one, the next are made ready
@@ -254,8 +254,10 @@ async def ask_product(sample: Sample, task: Task, one: Contestant, engine: Engin
     EngineUnavailable."""
     settings = replace(one.settings, multiline="never") if task in ONE_LINE else one.settings
     context = context_of(sample, one.prompter, settings, sample.path)
-    place = Place(_snapshot(sample), sample.path, one.prompter, engine, settings, "eval")
-    done = await complete(place, context=context)
+    query = query_at(
+        _snapshot(sample), sample.path, one.prompter, settings, "eval", context=context
+    )
+    done = await complete(engine, query)
     found = done.suggestion
     return Guess(found.text, found.replace[1], found.confidence, found.hidden)
 

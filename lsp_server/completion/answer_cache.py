@@ -1,9 +1,8 @@
-"""What the model wrote, by what it was asked: what was asked before is not asked again.
+"""The engine's whole answers by query: the same query is not asked twice.
 
-An answer is decided by the prompt's ids, the way they are sampled, and the rules by which it is
-read: all of that is its key. So that going back to a text gives the prompt of then, also the
-context that was made at a text is kept. Documents have their answers for themselves, and lose them
-when they are closed.
+The key of an answer is all that decides it: the prompt's ids, how they are sampled, and the rules
+by which the answer is read. The context made at a text is kept too, so that a return to that text
+gives the same prompt. Each document has its own answers, and loses them when it is closed.
 """
 
 from __future__ import annotations
@@ -12,18 +11,22 @@ from collections import OrderedDict
 from typing import Generic, TypeVar
 
 from fim import CursorContext
-from lsp_server.completion.completer import Place, Question, digest, question_at
-from lsp_server.completion.stream import Generation
+from lsp_server.completion.request import Query, digest, query_at
+from lsp_server.completion.stream import AnswerStream
+from lsp_server.documents import Snapshot
+from lsp_server.session.prompter import Prompter
+from lsp_server.settings import Settings
 
 KEPT = 64  # of all documents
 T = TypeVar("T")
 
 
 class Newest(Generic[T]):
-    """A few values by what they belong to; the ones that were used last."""
+    """The values that were used last, by document and key."""
 
     def __init__(self, size: int) -> None:
-        self._size, self._values = size, OrderedDict[tuple[str, bytes], T]()
+        self._size = size
+        self._values: OrderedDict[tuple[str, bytes], T] = OrderedDict()
 
     def get(self, uri: str, key: bytes) -> T | None:
         value = self._values.get((uri, key))
@@ -37,49 +40,65 @@ class Newest(Generic[T]):
         if len(self._values) > self._size:
             self._values.popitem(last=False)
 
-    def forget(self, uri: str | None) -> None:
-        for known in [known for known in self._values if uri is None or known[0] == uri]:
-            del self._values[known]
+    def close(self, uri: str | None) -> None:
+        """Forgets the values of a document, or all."""
+        for place in list(self._values):
+            if uri in (None, place[0]):
+                del self._values[place]
 
 
-class Memory:
-    """What was asked, and answered in full."""
+class AnswerCache:
+    """The answers and contexts of one window."""
 
     def __init__(self) -> None:
-        self._answers = Newest[Generation](KEPT)
-        self._contexts = Newest[CursorContext](KEPT)  # by digests of texts, which may be long
+        self._answers: Newest[AnswerStream] = Newest(KEPT)
+        self._contexts: Newest[CursorContext] = Newest(KEPT)  # by digests of texts
         self._last: dict[str, CursorContext] = {}
 
-    def question(self, place: Place) -> Question:
-        """As question_at; at a text of before with its context."""
-        uri, key = place.snapshot.uri, context_key(place)
-        question = question_at(
-            place, context=self._contexts.get(uri, key), previous=self._last.get(uri)
+    def query(
+        self,
+        snapshot: Snapshot,
+        path: str | None,
+        prompter: Prompter,
+        settings: Settings,
+        client: str,
+    ) -> Query:
+        """As query_at, with the context that was made at the same text before. Raises
+        FormatError."""
+        uri = snapshot.uri
+        key = context_key(snapshot, path, prompter.most_tokens(settings))
+        query = query_at(
+            snapshot,
+            path,
+            prompter,
+            settings,
+            client,
+            context=self._contexts.get(uri, key),
+            previous=self._last.get(uri),
         )
-        self._contexts.put(uri, key, question.context)
-        self._last[uri] = question.context
-        return question
+        self._contexts.put(uri, key, query.context)
+        self._last[uri] = query.context
+        return query
 
-    def find(self, question: Question) -> Generation | None:
-        return self._answers.get(question.place.snapshot.uri, question.key)
+    def find(self, query: Query) -> AnswerStream | None:
+        return self._answers.get(query.snapshot.uri, query.key)
 
-    def keep(self, question: Question, generation: Generation) -> None:
-        """Remembers the answer if it is whole."""
-        if generation.whole:
-            self._answers.put(question.place.snapshot.uri, question.key, generation)
+    def keep(self, query: Query, stream: AnswerStream) -> None:
+        """Keeps the answer if it is whole."""
+        if stream.whole:
+            self._answers.put(query.snapshot.uri, query.key, stream)
 
-    def forget(self, uri: str | None = None) -> None:
-        """One document's, or all."""
-        self._answers.forget(uri)
-        self._contexts.forget(uri)
+    def close(self, uri: str | None = None) -> None:
+        """Forgets the answers of a document, or all."""
+        self._answers.close(uri)
+        self._contexts.close(uri)
         if uri is None:
             self._last.clear()
         else:
             self._last.pop(uri, None)
 
 
-def context_key(place: Place) -> bytes:
-    """What decides the context, as a digest."""
-    snapshot, most = place.snapshot, place.prompter.most_tokens(place.settings)
-    about = (snapshot.window_start, snapshot.offset, snapshot.language, place.path, most)
+def context_key(snapshot: Snapshot, path: str | None, max_tokens: int) -> bytes:
+    """A digest of all that decides the context, for one prompter."""
+    about = (snapshot.window_start, snapshot.offset, snapshot.language, path, max_tokens)
     return digest(f"{about}\n{snapshot.text}")

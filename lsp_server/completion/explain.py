@@ -1,10 +1,10 @@
-"""The answer to "Why this suggestion?": one request's whole way, as a document to read."""
+"""The answer to "Why this suggestion?": how a completion came about, as a document."""
 
 from __future__ import annotations
 
 import re
 
-from lsp_server.completion.completer import Completion
+from lsp_server.completion.request import Completion
 
 REASONS = {
     "end of line": "cut at the end of the line",
@@ -27,13 +27,29 @@ KINDS = {"line": "rest of a line", "block": "block of lines", "span": "text betw
 
 
 def explain(completion: Completion, *, where: str, is_rest: bool) -> str:
-    """Markdown. where: the model's place, "on this machine"; is_rest: the rest of an earlier answer
-    was shown."""
-    trace, suggestion, context = completion.trace, completion.suggestion, completion.context
-    verdict = "Nothing was shown." if suggestion.hidden else "This was suggested:"
-    parts = ["# Why this suggestion?", verdict]
-    if not suggestion.hidden:
-        parts.append(fenced(suggestion.text))
+    """Markdown. where: the model's place, such as "on this machine". is_rest: the rest of an
+    earlier suggestion was shown."""
+    parts = [
+        "# Why this suggestion?",
+        *_verdict(completion, is_rest),
+        "## Filters",
+        *_filters(completion),
+        "## Figures",
+        _figures(completion),
+        "## From other files",
+        _snippets(completion),
+        "## The prompt",
+        *_prompt(completion, where),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _verdict(completion: Completion, is_rest: bool) -> list[str]:
+    trace = completion.trace
+    if completion.suggestion.hidden:
+        parts = ["Nothing was shown."]
+    else:
+        parts = ["This was suggested:", fenced(completion.suggestion.text)]
     if is_rest:
         parts.append("The last answer was the rest of this one, without asking the model again.")
     elif trace.from_memory:
@@ -42,24 +58,32 @@ def explain(completion: Completion, *, where: str, is_rest: bool) -> str:
         parts.append("It was cut at the setting timeBudget; the rest goes on in the background.")
     elif trace.outcome == "late":
         parts.append("No whole line had come within the time that the setting patience gives.")
-    filters = [f"- {REASONS[reason]}" for reason in suggestion.reasons] or [
-        "- no filter changed anything"
-    ]
+    return parts
+
+
+def _filters(completion: Completion) -> list[str]:
+    suggestion = completion.suggestion
+    filters = [f"- {REASONS[reason]}" for reason in suggestion.reasons]
+    if not filters:
+        filters.append("- no filter changed anything")
     if suggestion.match is not None:
         filters.append(f"- {suggestion.match}")
-    parts += ["## Filters", "\n".join(filters)]
+    parts = ["\n".join(filters)]
     if completion.answer != suggestion.text:
         parts += ["What the model wrote before the filters:", fenced(completion.answer)]
+    return parts
 
-    cached = (
-        "unknown"
-        if trace.reused_tokens is None
-        else f"{trace.reused_tokens:,} of {trace.prompt_tokens:,}"
-    )
+
+def _figures(completion: Completion) -> str:
+    trace = completion.trace
+    context = completion.query.context
+    cached = "unknown"
+    if trace.reused_tokens is not None:
+        cached = f"{trace.reused_tokens:,} of {trace.prompt_tokens:,}"
     first = "–" if trace.first_token_ms is None else f"{trace.first_token_ms:.0f} ms"
     passes = "unknown" if trace.forward_passes is None else str(trace.forward_passes)
     rows = {
-        "confidence": f"{suggestion.confidence:.0%} (the least geometric mean of its first "
+        "confidence": f"{trace.confidence:.0%} (the least geometric mean of its first "
         "tokens' probabilities)",
         "kind": KINDS.get(trace.extent, trace.extent),
         "tokens of the prompt that were cached": cached,
@@ -74,34 +98,40 @@ def explain(completion: Completion, *, where: str, is_rest: bool) -> str:
         "file": quoted(context.path) if context.path else "without a name",
         "language": quoted(context.language) if context.language else "unknown",
     }
-    table = ["| | |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in rows.items())]
-    parts += ["## Figures", "\n".join(table)]
+    lines = [f"| {name} | {value} |" for name, value in rows.items()]
+    return "\n".join(["| | |", "| --- | --- |", *lines])
 
-    origins = [
+
+def _snippets(completion: Completion) -> str:
+    lines = [
         f"- {quoted(piece.path)}: {piece.origin}, {len(piece.text):,} characters"
-        for piece in context.snippets
+        for piece in completion.query.context.snippets
     ]
-    parts += ["## From other files", "\n".join(origins) or "Nothing: only this file was read."]
-    prompt = completion.request.prompt
-    text = prompt if isinstance(prompt, str) else completion.prompter.encoder.decode(prompt)
-    parts += ["## The prompt", f"As the model {where} read it, its own marks included."]
-    if completion.request.begin_with:
+    return "\n".join(lines) or "Nothing: only this file was read."
+
+
+def _prompt(completion: Completion, where: str) -> list[str]:
+    query = completion.query
+    prompt = query.request.prompt
+    text = prompt if isinstance(prompt, str) else query.prompter.encoder.decode(prompt)
+    parts = [f"As the model {where} read it, its own marks included."]
+    if query.request.begin_with:
         parts.append(
-            f"The answer had to begin with {quoted(completion.request.begin_with)}, which stands "
+            f"The answer had to begin with {quoted(query.request.begin_with)}, which stands "
             "before the cursor."
         )
-    return "\n\n".join([*parts, fenced(text)]) + "\n"
+    return [*parts, fenced(text)]
 
 
 def quoted(text: str) -> str:
-    """The text as code within a line, and within a table: nothing in it is Markdown."""
+    """The text as code within a line or a table; nothing in it is read as Markdown."""
     text = " ".join(text.split("\n")).replace("|", "\\|")
     ticks = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
     return f"{ticks} {text} {ticks}"
 
 
 def fenced(text: str) -> str:
-    """The text as a block of code, whatever fences stand in it."""
+    """The text as a block of code, even if there are fences in it."""
     longest = max(map(len, re.findall("`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}text\n{text}\n{fence}"

@@ -1,8 +1,8 @@
-"""What was suggested, and what became of it.
+"""The suggestions that were sent, and how much of them stands in the document by now.
 
-A suggestion lives on while its text comes to stand in the document, by keys or by parts that the
-user accepts: the rest of it is the answer to the next request, without the engine. The same
-comparison tells what was accepted where a client says nothing.
+An offer stays alive while its text is typed or accepted in parts: its rest is then the answer to
+the next request, without the engine. The same comparison tells what was accepted where a client
+does not say so.
 """
 
 from __future__ import annotations
@@ -12,63 +12,103 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 
 from fim import Suggestion
-from lsp_server.completion.completer import Completion
+from lsp_server.completion.request import Completion
+from lsp_server.completion.stream import AnswerStream
 from lsp_server.documents import Snapshot
 from lsp_server.session.usage import Counts
 
-# Of all documents: enough to go back over a word that was deleted, and for as many alternatives as
-# the settings allow. Each holds its document's text, which alternatives share.
+# Of all documents: enough to go back over a deleted word, and for as many alternatives as the
+# settings allow. Each offer holds the text of its document, which alternatives share.
 KEPT = 16
+
+
+def standing(
+    text: str, before: Snapshot, now: Snapshot, *, replaced: int = 0, unfinished: bool = False
+) -> int | None:
+    """How many code points stand in `now` at the cursor of `before`, if they begin `text` and all
+    else is unchanged; None if it is not so.
+
+    replaced: code points right of the cursor that make way for the whole text. unfinished: more of
+    the text is to come, so what stands there may go beyond it.
+    """
+    if now.uri != before.uri or now.window_start != before.window_start:
+        return None
+    start = before.offset
+    grown = len(now.text) - len(before.text)
+
+    def agrees(length: int, gone: int) -> bool:
+        end = start + length
+        return (
+            now.text[start:end].startswith(text[:length])
+            and now.text[end:] == before.text[start + gone :]
+            and now.text[:start] == before.text[:start]
+        )
+
+    if grown >= 0 and (unfinished or grown <= len(text)) and agrees(grown, 0):
+        return grown
+    if replaced and grown + replaced == len(text) and agrees(len(text), replaced):
+        return len(text)
+    return None
 
 
 @dataclass(slots=True)
 class Offer:
-    """A suggestion that was answered, and how much of it stands in the document by now."""
+    """A suggestion that was sent. It grows while the rest of its answer is written."""
 
-    id: str
-    snapshot: Snapshot  # as it was when the suggestion was made
+    id: str  # the client names it when it tells what became of the suggestion
+    snapshot: Snapshot  # the document when the suggestion was made
     suggestion: Suggestion
     completion: Completion | None = None  # how it came about
+    stream: AnswerStream | None = None  # of the rest, while it is written
     taken: int = 0  # code points of the text that stand in the document
-    length: int = 0  # of the text as it was last answered: it may have grown since
+    length: int = 0  # of the text when it was last sent
     seen: set[str] = field(default_factory=set)  # the columns of Counts that it is counted in
 
     def stands(self, now: Snapshot) -> int | None:
-        """How much of the text stands at its place, everything else being as it was; None if it is
-        not so."""
-        before, text = self.snapshot, self.suggestion.text
-        if now.window_start != before.window_start or now.uri != before.uri:
+        """How much of the text stands in the document; None if something else was changed."""
+        replaced = self.suggestion.replace[1]
+        return standing(self.suggestion.text, self.snapshot, now, replaced=replaced)
+
+    def follows(self, now: Snapshot) -> int | None:
+        """As `stands`, of the unfinished answer: its last line is not yet in the suggestion."""
+        if self.stream is None:
             return None
-        offset, replaced = before.offset, self.suggestion.replace[1]
-        grown = len(now.text) - len(before.text)
-        for length, gone in ((grown, 0), (grown + replaced, replaced)):
-            whole = length == len(text)
-            if (gone and not whole) or not 0 <= length <= len(text):
-                continue
-            end = offset + length
-            if (
-                now.text[offset:end] != text[:length]
-                or now.text[end:] != before.text[offset + gone :]
-            ):
-                continue
-            if now.text[:offset] == before.text[:offset]:
-                return length
-        return None
+        written = self.stream.text.replace("\r\n", "\n")
+        if self.stream.shaper.crlf:
+            written = written.replace("\n", "\r\n")
+        return standing(written, self.snapshot, now, unfinished=True)
+
+    def leads_to(self, now: Snapshot) -> bool:
+        """Whether the rest that is being written goes on at the cursor."""
+        return self.follows(now) == now.offset - self.snapshot.offset
 
     def rest(self, taken: int) -> Suggestion | None:
-        """What is still to come; None where nothing is."""
+        """The suggestion without its first code points; None if nothing but blanks is left."""
         text = self.suggestion.text[taken:]
         return replace(self.suggestion, text=text) if text.strip() else None
 
+    def grow(self, completion: Completion) -> bool:
+        """Takes a longer suggestion; False if it does not begin with the one that is shown."""
+        # With more of the answer the filters may decide differently: the shown text stays.
+        if not completion.suggestion.text.startswith(self.suggestion.text):
+            return False
+        self.suggestion = completion.suggestion
+        self.completion = completion
+        return True
+
+    def close(self) -> None:
+        """Ends the writing of its rest."""
+        if self.stream is not None:
+            self.stream.close()
+            self.stream = None
+
 
 class Offers:
-    """The last offers, and the counts of a session."""
+    """The last offers of one window, and its counts."""
 
     def __init__(self) -> None:
         self.counts = Counts()
-        self.client_tells = (
-            False  # the client sends didShowCompletion: an answer alone is not yet shown
-        )
+        self.client_tells = False  # it sends didShowCompletion: a suggestion sent may not be shown
         self._offers: deque[Offer] = deque(maxlen=KEPT)
         self._chosen = ""  # the id of the alternative that the user has turned to
         self._ids = count(1)
@@ -76,22 +116,23 @@ class Offers:
     def add(
         self, snapshot: Snapshot, suggestion: Suggestion, completion: Completion | None = None
     ) -> Offer:
-        """The newest offer; of alternatives add the best last. What was offered at this very place
-        keeps its id."""
-        known = [
-            o
-            for o in self._offers
-            if o.suggestion.text == suggestion.text and o.snapshot == snapshot
-        ]
-        offer = known[0] if known else Offer(str(next(self._ids)), snapshot, suggestion, completion)
-        for old in known:
-            self._offers.remove(old)
+        """Makes the newest offer; add the best of several alternatives last.
+
+        The same text at the same place keeps its offer and id.
+        """
+        for known in self._offers:
+            if known.suggestion.text == suggestion.text and known.snapshot == snapshot:
+                self._offers.remove(known)
+                offer = known
+                break
+        else:
+            offer = Offer(str(next(self._ids)), snapshot, suggestion, completion)
         self._offers.append(offer)
         return offer
 
     def rest_at(self, snapshot: Snapshot) -> tuple[Offer, Suggestion] | None:
-        """The newest offer whose text goes on at the cursor, and the rest of it."""
-        for offer in self._likely():
+        """The first offer that goes on at the cursor, and its rest."""
+        for offer in self._by_likelihood():
             taken = snapshot.offset - offer.snapshot.offset
             if 0 <= taken < len(offer.suggestion.text) and offer.stands(snapshot) == taken:
                 rest = offer.rest(taken)
@@ -100,72 +141,77 @@ class Offers:
         return None
 
     def answered(self, ids: list[str]) -> None:
-        """The first of them is on the screen, as far as a client that says nothing lets us know."""
-        for answered in self._offers:
-            if answered.id in ids:
-                answered.length = len(answered.suggestion.text)
-        if ids and not self.client_tells and (offer := self._find(ids[0])) is not None:
-            self._count(offer, "shown")
+        """These were sent. A client that does not tell is taken to show the first of them."""
+        for offer in self._offers:
+            if offer.id in ids:
+                offer.length = len(offer.suggestion.text)
+        if ids and not self.client_tells:
+            self._count(ids[0], "shown")
 
-    def changed(self, now: Snapshot) -> None:
-        """An edit: how far has the text of what was offered come? `now` may have its cursor
-        anywhere."""
-        for offer in self._likely():
+    def edited(self, now: Snapshot) -> None:
+        """Counts how far the text of an offer has come with an edit. The cursor does not matter."""
+        for offer in self._by_likelihood():
             taken = offer.stands(now)
             if taken is None:
                 continue
-            step, offer.taken = taken - offer.taken, taken
-            if step <= 0:
-                return
-            # Whoever types sends key by key, as far as a client that says nothing lets us know.
-            at_once = step > 1 and not self.client_tells
-            if taken >= (offer.length or len(offer.suggestion.text)):
-                by_parts = at_once or "partly_accepted" in offer.seen
-                self._count(offer, "accepted" if by_parts else "typed_through")
-            elif at_once:
-                self._count(offer, "partly_accepted")
+            step = taken - offer.taken
+            offer.taken = taken
+            if step > 0:
+                self._count_step(offer, step)
             return
 
+    def _count_step(self, offer: Offer, step: int) -> None:
+        # Typing comes key by key: of a client that does not tell, a longer step is an accept.
+        at_once = step > 1 and not self.client_tells
+        if offer.taken >= (offer.length or len(offer.suggestion.text)):
+            accepted = at_once or "partly_accepted" in offer.seen
+            self._count(offer.id, "accepted" if accepted else "typed_through")
+        elif at_once:
+            self._count(offer.id, "partly_accepted")
+
     def choose(self, id: str) -> None:
-        """Of several that go on at the cursor, this one is meant."""
+        """The user has turned to this alternative: it goes on before the others."""
         self._chosen = id
 
     def shown(self, id: str) -> None:
         self.client_tells = True
-        if (offer := self._find(id)) is not None:
-            self.choose(id)
-            self._count(offer, "shown")
-
-    def accepted(self, id: str) -> None:
-        if (offer := self._find(id)) is not None:
-            if "typed_through" in offer.seen:  # its last key was an accept
-                offer.seen.discard("typed_through")
-                self.counts.typed_through -= 1
-            self._count(offer, "accepted")
+        self._chosen_and_counted(id, "shown")
 
     def partly_accepted(self, id: str) -> None:
-        if (offer := self._find(id)) is not None:
-            self.choose(id)
-            self._count(offer, "partly_accepted")
+        self._chosen_and_counted(id, "partly_accepted")
 
-    def forget(self) -> None:
-        """No offer goes on: others would be made by now."""
-        self._offers.clear()
+    def accepted(self, id: str) -> None:
+        offer = self._find(id)
+        if offer is not None and "typed_through" in offer.seen:  # its last key was an accept
+            offer.seen.discard("typed_through")
+            self.counts.typed_through -= 1
+        self._count(id, "accepted")
 
-    def close(self, uri: str) -> None:
-        self._offers = deque((offer for offer in self._offers if offer.snapshot.uri != uri), KEPT)
+    def close(self, uri: str | None = None) -> None:
+        """Forgets the offers of a document, or all."""
+        for offer in list(self._offers):
+            if uri in (None, offer.snapshot.uri):
+                self._offers.remove(offer)
 
-    def _likely(self) -> list[Offer]:
-        """The offers, the one that the user has chosen in front, then the newest."""
+    def _by_likelihood(self) -> list[Offer]:
+        """The offer that the user has chosen, then the newest first."""
         newest_first = list(reversed(self._offers))
         return sorted(newest_first, key=lambda offer: offer.id != self._chosen)
 
     def _find(self, id: str) -> Offer | None:
         return next((offer for offer in self._offers if offer.id == id), None)
 
-    def _count(self, offer: Offer, column: str) -> None:
-        if column != "shown":
-            self._count(offer, "shown")  # who took it has seen it
-        if column not in offer.seen:
-            offer.seen.add(column)
-            setattr(self.counts, column, getattr(self.counts, column) + 1)
+    def _chosen_and_counted(self, id: str, column: str) -> None:
+        if self._find(id) is not None:
+            self._chosen = id
+            self._count(id, column)
+
+    def _count(self, id: str, column: str) -> None:
+        offer = self._find(id)
+        if offer is None:
+            return
+        # Whoever accepted it has seen it.
+        for each in ("shown", column):
+            if each not in offer.seen:
+                offer.seen.add(each)
+                setattr(self.counts, each, getattr(self.counts, each) + 1)

@@ -1,46 +1,65 @@
-"""In idle time the engine reads the prompt that a request at the cursor would have."""
+"""In idle time the engine reads the prompt at the cursor, which the next request may need."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import replace
 
-from fim import FormatError
-from lsp_server.completion.answer_cache import Memory
-from lsp_server.completion.completer import Place
+from lsp_server.completion.request import Query
+from lsp_server.documents import Snapshot
 from lsp_server.scheduler import Background
+from lsp_server.session.session import Session
 
 # A fast key may make the prefill needless, and an answer on its way is sent first.
 DELAY_S = 0.02
 
 
 class Prefill:
-    """The prefill of one window; a new one ends the one before."""
+    """The prefill of one window; a new one ends the one before.
 
-    def __init__(self, memory: Memory, background: Background) -> None:
-        self._memory = memory
-        self._background = background
-        self._uri: str | None = None
+    query_at: the query at a cursor, None if its answer is known.
+    """
+
+    def __init__(
+        self, session: Session, query_at: Callable[[Snapshot, str | None], Query | None]
+    ) -> None:
+        self._session = session
+        self._query_at = query_at
+        self._background = Background()
         self._task: asyncio.Task[None] | None = None
+        self._uri: str | None = None  # of the document whose text is being used
 
-    def start(self, place: Place) -> None:
-        """The cursor stands there now."""
-        engine = place.engine
-        if engine.has_idle_time and engine.state.name == "ready":
-            self.close()
-            self._uri = place.snapshot.uri
-            self._task = self._background.start(self._run(place))
+    def start(self, look: Callable[[], Snapshot | None], path: str | None) -> None:
+        """The cursor is where `look` sees it. While the model is loading, that is waited for."""
+        self.close()
+        self._task = self._background.start(self._run(look, path))
 
     def close(self, uri: str | None = None) -> None:
-        """Ends the prefill of a document, or whichever there is."""
+        """Ends the prefill of a document's text, or whichever there is."""
         if self._task is not None and uri in (None, self._uri):
             self._task.cancel()
 
-    async def _run(self, place: Place) -> None:
+    async def _run(self, look: Callable[[], Snapshot | None], path: str | None) -> None:
+        session = self._session
+        self._uri = None
+        if session.engine is not None and session.engine.state.name == "failed":
+            return  # only a request starts it again
+        await session.settled()
+        if not self._is_wanted(look()):
+            return  # before `ready`, which starts the engine
+        ready = await session.ready(wait=True)
+        snapshot = look()
+        if ready is None or snapshot is None or not self._is_wanted(snapshot):
+            return
+        _, engine = ready
+        if not engine.has_idle_time:
+            return
+        self._uri = snapshot.uri
         await asyncio.sleep(DELAY_S)
-        try:
-            question = self._memory.question(place)
-        except FormatError:
-            return  # the next request tells the user
-        if self._memory.find(question) is None:
-            await place.engine.prefill(replace(question.request, idle=True))
+        query = self._query_at(snapshot, path)
+        if query is not None:
+            await engine.prefill(replace(query.request, idle=True))
+
+    def _is_wanted(self, snapshot: Snapshot | None) -> bool:
+        return snapshot is not None and self._session.answers(snapshot.language, invoked=False)

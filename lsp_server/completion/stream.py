@@ -1,57 +1,55 @@
-"""What the engine writes for one request, read by a task of its own, so that it may outlive whoever
-waits for it."""
+"""The engine's answer as it comes, read by a task of its own: it may outlive the request that
+started it."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 
+from fim import Shaper, Suggestion
 from lsp_server.engines.interface import CompletionRequest, Engine, Piece
 
-SETTLED = 4  # tokens, from which on doubt can only grow
+MIN_TOKENS = 4  # a shorter beginning may still become surer
 
 
 class Bell:
-    """Wakes all who wait, each time that there is something new."""
+    """Wakes everybody who waits, each time that there is something new."""
 
     def __init__(self) -> None:
         self._next: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def ring(self) -> None:
-        rung, self._next = self._next, asyncio.get_running_loop().create_future()
+        rung = self._next
+        self._next = asyncio.get_running_loop().create_future()
         rung.set_result(None)
 
-    async def wait(self, timeout: float | None = None) -> None:
-        await asyncio.wait({self._next}, timeout=timeout)
+    async def wait(self, timeout_s: float | None = None) -> None:
+        await asyncio.wait({self._next}, timeout=timeout_s)
 
 
-class Generation:
-    """The answer as far as it has come. `end` it when nobody wants it any more: that cancels it at
-    the engine.
+class AnswerStream:
+    """An answer as far as it has come. Whoever starts it has to `close` it.
 
-    It is whole when the engine has no more to say, or when `done` says that more would be
-    pointless: whoever reads it, and when, its text is the same.
+    It is whole when the engine ends it, or when the shaper says that more tokens would be
+    pointless. So its text does not depend on who reads it, or when.
     """
 
-    def __init__(
-        self, engine: Engine, request: CompletionRequest, done: Callable[[str, float], bool]
-    ) -> None:
+    def __init__(self, engine: Engine, request: CompletionRequest, shaper: Shaper) -> None:
+        self.shaper = shaper
         self.text = ""
-        self.logprobs: list[float] = []
-        self._total, self._sure = 0.0, list[float]()  # behind each token
-        self.reused: int | None = None
-        self.passes: int | None = None
-        self.first_at: float | None = None  # by time.perf_counter
+        self.tokens = 0
+        self.first_at: float | None = None  # the first token, by time.perf_counter
+        self.reused: int | None = None  # tokens of the prompt that were cached
+        self.passes: int | None = None  # runs of the model
         self.whole = False
         self.error: Exception | None = None
-        self._marks: list[
-            tuple[int, int]
-        ] = []  # behind each piece: characters and log-probabilities so far
-        self._bell = Bell()
-        self._task = asyncio.ensure_future(self._read(engine.complete(request), done))
-        self._task.add_done_callback(lambda _: self._bell.ring())
+        self.changed = Bell()
+        self._sum = 0.0  # of the log-probabilities
+        self._sureness: list[float] = []  # after each token: see `logprob`
+        self._ends: list[tuple[int, int]] = []  # after each piece: characters and tokens so far
+        self._task = asyncio.ensure_future(self._read(engine, request))
+        self._task.add_done_callback(lambda _: self.changed.ring())
 
     @property
     def running(self) -> bool:
@@ -59,72 +57,83 @@ class Generation:
 
     @property
     def lines(self) -> str:
-        """Its whole lines, without the last one's end."""
+        """Its whole lines, without the line end of the last one."""
         return self.text[: max(0, self.text.rfind("\n"))]
 
     def logprob(self, length: int | None = None) -> float:
-        """How sure the model was of the tokens that its first characters are made of, or of all; 0
-        is certain.
+        """How sure the model was of the tokens of the first `length` characters, or of all; 0 is
+        certain.
 
-        It is the mean log-probability of that beginning of them of which it is least, among those
-        of SETTLED tokens or more: an answer is as sure as its least sure beginning, and what was in
-        doubt stays so. (Against the mean over all, more of what is shown is right:
+        This is the least of the mean log-probabilities of the beginnings that have MIN_TOKENS
+        tokens or more. An answer is as sure as its least sure beginning: once in doubt, it stays in
+        doubt. (More of what is shown is right than with the mean over all tokens:
         benchmarks/RESULTS.md.)
         """
-        count = len(self._sure)
+        count = len(self._sureness)
         if length is not None:
-            count = next(
-                (tokens for characters, tokens in self._marks if characters >= length), count
-            )
-        return self._sure[count - 1] if count else 0.0
+            count = next((tokens for size, tokens in self._ends if size >= length), count)
+        return self._sureness[count - 1] if count else 0.0
 
-    async def more(self, timeout: float | None = None) -> None:
-        """Waits until there is more of it or an end. Raises what went wrong, EngineUnavailable
-        above all."""
+    def shape(self) -> Suggestion:
+        """The suggestion made of the whole answer."""
+        return self.shaper.shape(self.text, self.logprob())
+
+    def shape_lines(self) -> Suggestion:
+        """The suggestion made of the whole lines alone."""
+        lines = self.lines
+        return self.shaper.shape(lines, self.logprob(len(lines)))
+
+    async def more(self, timeout_s: float | None = None) -> None:
+        """Waits for more of the answer or its end. Raises what ended it, such as
+        EngineUnavailable."""
         if self.running:
-            await self._bell.wait(timeout)
+            await self.changed.wait(timeout_s)
         if self.error is not None:
             raise self.error
 
     async def finished(self) -> None:
-        """Waits until it is whole, or has been ended; as `more`."""
+        """Waits until the answer is whole or closed. Raises as `more`."""
         while self.running:
             await self.more()
         await self.more()
 
-    def end(self) -> None:
+    def close(self) -> None:
+        """Ends the answer, also at the engine."""
         self._task.cancel()
 
-    async def closed(self) -> None:
-        """Waits until the engine has been told."""
-        await asyncio.wait({self._task})
-
-    async def _read(
-        self, pieces: AsyncGenerator[Piece], done: Callable[[str, float], bool]
-    ) -> None:
+    async def _read(self, engine: Engine, request: CompletionRequest) -> None:
         try:
-            async with aclosing(pieces):
+            async with aclosing(engine.complete(request)) as pieces:
                 async for piece in pieces:
-                    self._take(piece)
-                    if done(self.text, self.logprob() if len(self._sure) >= SETTLED else 0.0):
+                    self._add(piece)
+                    if self.shaper.done(self.text, self._settled_logprob()):
                         break
             self.whole = True
         except Exception as error:
             self.error = error
 
-    def _take(self, piece: Piece) -> None:
-        if self.first_at is None and (
-            piece.text or piece.logprobs
-        ):  # the first piece may only tell of the cache
+    def _settled_logprob(self) -> float:
+        """The log-probability, once later tokens can only lower it; 0 before."""
+        return self.logprob() if self.tokens >= MIN_TOKENS else 0.0
+
+    def _add(self, piece: Piece) -> None:
+        # The first piece may hold nothing but the count of cached tokens.
+        if self.first_at is None and (piece.text or piece.logprobs):
             self.first_at = time.perf_counter()
         self.text += piece.text
         for logprob in piece.logprobs:
-            self.logprobs.append(logprob)
-            self._total += logprob
-            mean = self._total / len(self.logprobs)
-            settled = len(self.logprobs) > SETTLED and mean >= self._sure[-1]
-            self._sure.append(self._sure[-1] if settled else mean)
-        self._marks.append((len(self.text), len(self.logprobs)))
-        self.reused = piece.reused_tokens if piece.reused_tokens is not None else self.reused
-        self.passes = piece.passes if piece.passes is not None else self.passes
-        self._bell.ring()
+            self._add_token(logprob)
+        self._ends.append((len(self.text), self.tokens))
+        if piece.reused_tokens is not None:
+            self.reused = piece.reused_tokens
+        if piece.passes is not None:
+            self.passes = piece.passes
+        self.changed.ring()
+
+    def _add_token(self, logprob: float) -> None:
+        self.tokens += 1
+        self._sum += logprob
+        sureness = self._sum / self.tokens
+        if self.tokens > MIN_TOKENS:
+            sureness = min(sureness, self._sureness[-1])
+        self._sureness.append(sureness)

@@ -1,321 +1,308 @@
-"""What a window is answered: suggestions, alternatives, the rest of an earlier one, edits; and
-why."""
+"""The suggestions of one window: from an offer, from the cache or from the engine.
+
+Read `suggest` first. Loaded only after `initialize` is answered.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+import time
+from dataclasses import replace
+from math import inf
 
+from fim import FormatError, Suggestion
+from lsp_server.completion.answer_cache import AnswerCache
+from lsp_server.completion.explain import explain
+from lsp_server.completion.offers import Offer, Offers
+from lsp_server.completion.prefill import Prefill
+from lsp_server.completion.request import (
+    Completion,
+    Query,
+    finish,
+    load_attribution,
+    wait_for_lines,
+)
+from lsp_server.completion.stream import AnswerStream
 from lsp_server.documents import Snapshot
-from lsp_server.scheduler import Background, Scheduler
+from lsp_server.engines.interface import Engine, EngineUnavailable
+from lsp_server.scheduler import Background
+from lsp_server.session.prompter import Prompter
 from lsp_server.session.session import Session
 from lsp_server.session.usage import UsageFile
-from lsp_server.settings import Settings
-
-if TYPE_CHECKING:  # loaded after `initialize` is answered
-    from fim import Kind, Suggestion, Target
-    from lsp_server.completion.asking import Asking, Made
-    from lsp_server.completion.completer import Completion, Place
-    from lsp_server.completion.offers import Offers
-    from lsp_server.completion.prompter import Prompter
-    from lsp_server.engines.interface import Engine
 
 logger = logging.getLogger(__name__)
-SAVE_S = 2.0  # counts are written so long after they changed
-LEAST_FILL_TOKENS = 128
-# Alternatives are drawn, not searched for: at this temperature they differ and are still code.
-ALTERNATIVE_TEMPERATURE, ALTERNATIVE_TOP_P = 0.8, 0.95
-MOST_ALIKE = 2  # so many draws in vain, and there are no more alternatives
-NOTHING = {
-    "selection": "Select the text that is to be written anew.",
-    "body": "There is no function here whose body could be completed.",
-    "docstring": "There is no function or class here to document.",
-}
+SAVE_S = 2.0  # from a change of the counts until they are saved
+MAX_MISSES = 2  # alternatives that bring nothing new, before no more are drawn
 
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A suggestion as it is sent. id names it when the client tells what became of it."""
-
-    id: str
-    suggestion: Suggestion
-    model: str
-
-
-@dataclass(frozen=True, slots=True)
-class Reason:
-    """Why the last answer was what it was."""
-
-    completion: Completion
-    is_rest: bool = False  # it was the rest of this one
-
-
-class FillError(Exception):
-    """There is no edit to be had; the message is for the user."""
+Found = tuple[Offer, Suggestion]
+"""An offer, and what of it is still to come at the cursor."""
 
 
 class Suggestions:
-    """The work for a session's documents. A newer request for a document, and an edit of it, end
-    the older work."""
+    """Answers the requests for a session's documents. A newer request for a document, and an edit
+    of it, cancel the older request."""
 
     def __init__(self, session: Session) -> None:
+        self.offers = Offers()
+        self.prefill = Prefill(session, self._unanswered)
         self._session = session
-        self._scheduler: Scheduler = session.scheduler
-        self._asking: Asking | None = None
+        self._cache = AnswerCache()
         self._background = Background()
-        self._focusing: asyncio.Task[None] | None = None
-        self._reasons: dict[str, Reason] = {}  # by document, the latest behind
-        self._usage, self._saving = UsageFile(), False
-
-    @property
-    def offers(self) -> Offers:
-        return self.asking.offers
-
-    @property
-    def asking(self) -> Asking:
-        if self._asking is None:
-            from lsp_server.completion.asking import Asking
-
-            self._asking = Asking(self._background)
-        return self._asking
-
-    def _place(self, snapshot: Snapshot, path: str | None, ready: tuple[Prompter, Engine]) -> Place:
-        from lsp_server.completion.completer import Place
-
-        return Place(snapshot, path, *ready, self._session.settings, self._session.client)
-
-    # ---- suggestions ----
+        self._growing: dict[str, Offer] = {}  # by document: the rest of the offer is being written
+        self._prompter: Prompter | None = None  # of all that is kept here
+        self._reasons: dict[str, tuple[Completion, bool]] = {}  # by document, the latest last
+        self._usage = UsageFile()
+        self._saving = False
 
     async def suggest(
         self, snapshot: Snapshot, path: str | None, *, invoked: bool = False
-    ) -> list[Answer]:
-        """Suggestions worth showing; at once none while anything is missing for them.
+    ) -> list[Found]:
+        """The suggestions to show at the cursor. None, at once, if the model is not ready.
 
-        invoked: the user asked. Then there are alternatives, unsure ones too, and a model that
-        loads is waited for.
+        invoked: the user asked. Then there are alternatives, also unsure ones, and a model that is
+        loading is waited for.
         """
-        self._scheduler.drop(snapshot.uri)  # older requests, whatever this one's answer is
+        uri = snapshot.uri
+        self._session.requests.close(uri)  # even if this request is not answered
         if not self._session.answers(snapshot.language, invoked=invoked):
             return []
+        work = self._find(snapshot, path, invoked)
         try:
             with self._session.working():
-                found = await self._scheduler.latest(
-                    snapshot.uri, self._answers(snapshot, path, invoked)
-                )
+                found = await self._session.requests.latest(uri, work) or []
         except asyncio.CancelledError:
-            self.asking.unfinished.end(snapshot.uri)
+            self._close_rest(uri)
             raise
-        self.offers.answered([answer.id for answer in found or ()])
+        self.offers.answered([offer.id for offer, _ in found])
         self._save_soon()
-        return found or []
+        return found
 
-    async def _answers(self, snapshot: Snapshot, path: str | None, invoked: bool) -> list[Answer]:
-        ready = await self._session.ready(wait=invoked)
+    async def _find(self, snapshot: Snapshot, path: str | None, invoked: bool) -> list[Found]:
+        session = self._session
+        ready = await session.ready(wait=invoked)
         if ready is None:
             return []
-        self._session.tell_of_language(snapshot.language)
-        place, asking, model = (
-            self._place(snapshot, path, ready),
-            self.asking,
-            self._session.model_name,
-        )
-        prompter, settings = place.prompter, place.settings
-        asking.made_by(prompter)
-        found: list[Answer] = []
-        known = await asking.unfinished.rest_at(
-            snapshot, whole=invoked, patience_s=settings.patience
-        )
-        if known is not None:
-            offer, rest = known
-            if offer.completion is not None:
-                self._keep_reason(snapshot.uri, Reason(offer.completion, is_rest=True))
-            if not invoked:
-                return [Answer(offer.id, rest, model)]
-            found.append(Answer(offer.id, rest, model))
-        wanted, patience = (settings.alternatives, MOST_ALIKE) if invoked else (1, 1)
-        asked = replace(place, prompter=replace(prompter, min_confidence=0.0)) if invoked else place
-        made: list[Made] = []
-        number = len(found)  # what goes on was the model's first choice
-        while len(found) + len(made) < wanted and patience:
-            drawn = asked if number == 0 else replace(asked, settings=drawing(settings, number))
-            one = await self._session.tried(asking.one(drawn, cut=not invoked))
-            if one is None:
-                break
-            done = one.completion
-            logger.info("%s", json.dumps(done.trace.to_json()))
-            if prompter is not self._session.prompter:  # by settings of the past: once more
-                one.end()
-                return await self._answers(snapshot, path, invoked)
-            if number == 0:
-                self._keep_reason(snapshot.uri, Reason(done))
-            texts = [answer.suggestion.text for answer in found] + [
-                o.completion.suggestion.text for o in made
-            ]
-            if not done.suggestion.hidden and done.suggestion.text not in texts:
-                made.append(one)
-            else:
-                patience -= 1
-            number += 1
-        added = [
-            asking.offers.add(snapshot, one.completion.suggestion, one.completion)
-            for one in reversed(made)
-        ]
-        found += [Answer(offer.id, offer.suggestion, model) for offer in reversed(added)]
+        prompter, engine = ready
+        session.tell_of_language(snapshot.language)
+        self._use(prompter)
+        found = await self._rest_at(snapshot, whole=invoked)
+        if found and not invoked:
+            return found
+
+        wanted = session.settings.alternatives if invoked else 1
+        misses_left = MAX_MISSES if invoked else 1
+        number = len(found)  # the rest of an offer was the model's first choice
+        made: list[Completion] = []
+        rest: AnswerStream | None = None
+        with session.reported():
+            query = self._query(snapshot, path, prompter, unsure=invoked)
+            while len(found) + len(made) < wanted and misses_left:
+                completion, rest = await self._ask(query.alternative(number), engine, whole=invoked)
+                logger.info("%s", json.dumps(completion.trace.to_json()))
+                if prompter is not session.prompter:
+                    break
+                if number == 0:
+                    self.keep_reason(completion)
+                if is_new(completion, found, made):
+                    made.append(completion)
+                else:
+                    misses_left -= 1
+                number += 1
+        if prompter is not session.prompter:  # the settings have changed meanwhile
+            if rest is not None:
+                rest.close()
+            return await self._find(snapshot, path, invoked)
+
+        found += self._offer(snapshot, made)
         if found:
-            asking.offers.choose(found[0].id)
-        if made and (goes_on := made[0].rest) is not None:
-            asking.unfinished.let_finish(
-                *goes_on, added[-1], lambda done: self._keep_reason(snapshot.uri, Reason(done))
-            )
+            self.offers.choose(found[0][0].id)
+        if rest is not None:
+            self._let_grow(found[0][0], query, rest)
         return found
 
-    def focused(self, look: Callable[[], Snapshot | None], path: str | None) -> None:
-        """The cursor stands where `look` sees it: in idle time the engine reads the prompt that a
-        request would have.
+    async def _rest_at(self, snapshot: Snapshot, *, whole: bool) -> list[Found]:
+        """The offer that goes on at the cursor, if there is one. Waits for it while an answer that
+        leads there is being written; an answer that leads elsewhere is closed.
 
-        Where the model is still loading, that is afterwards.
+        whole: waits for all of that answer.
         """
-        if self._focusing is not None:
-            self._focusing.cancel()
-        self._focusing = self._background.start(self._prefill(look, path))
-
-    async def _prefill(self, look: Callable[[], Snapshot | None], path: str | None) -> None:
-        session = self._session
-        if session.engine is not None and session.engine.state.name == "failed":
-            return  # only somebody who asks for something has it started again
-
-        def wanted() -> Snapshot | None:
-            snapshot = look()
-            return (
-                snapshot
-                if snapshot is not None and session.answers(snapshot.language, invoked=False)
-                else None
-            )
-
-        await session.settled()
-        if wanted() is None:
-            return  # before `ready`, which starts an engine
-        ready = await session.ready(wait=True)
-        if ready is not None and (snapshot := wanted()) is not None:
-            self.asking.prefill(self._place(snapshot, path, ready))
-
-    # ---- edits ----
-
-    async def fill(
-        self, snapshot: Snapshot, end: int, kind: Kind, path: str | None
-    ) -> tuple[Target, str]:
-        """What is replaced of the snapshot's text, from the cursor to `end` or around it, and by
-        which text.
-
-        It waits for a model that loads. Raises FillError; an edit of the document ends it that way,
-        too.
-        """
-        if not self._session.settings.enabled:
-            raise FillError(self._session.status().message)
-        with self._session.working():
-            found = await self._scheduler.latest(
-                fill_key(snapshot.uri), self._fill(snapshot, end, kind, path)
-            )
+        deadline = time.monotonic() + self._session.settings.patience
+        found: Found | None = None
+        while (growing := self._growing_at(snapshot)) is not None:
+            found = None if whole else self.offers.rest_at(snapshot)
+            left_s = deadline - time.monotonic()
+            if found is not None or left_s <= 0:
+                break
+            await growing.changed.wait(left_s)
+        if growing is None or found is None or found[0].stream is not growing:
+            self._close_rest(snapshot.uri)
+            found = self.offers.rest_at(snapshot)
         if found is None:
-            raise FillError(
-                "It was broken off: the text has changed, or another edit was asked for."
-            )
+            return []
+        completion = found[0].completion
+        if completion is not None:
+            self.keep_reason(completion, is_rest=True)
+        return [found]
+
+    async def _ask(
+        self, query: Query, engine: Engine, *, whole: bool
+    ) -> tuple[Completion, AnswerStream | None]:
+        """A completion from the cache or the engine, and its stream if it is not whole.
+
+        whole: waits for the whole answer, beyond the time budget. Raises EngineUnavailable.
+        """
+        known = self._cache.find(query)
+        if known is not None:
+            return await finish(query, known, from_cache=True), None
+        self.close_rests()  # they would be in the way
+        load_attribution(query)
+        budget_s = inf if whole else query.prompter.time_budget / 1000
+        patience_s = inf if whole else query.settings.patience
+        goes_on = False
+        stream = AnswerStream(engine, query.request, query.shaper)
+        try:
+            state = await wait_for_lines(query, stream, budget_s, patience_s)
+            completion = await finish(query, stream, state)
+            self._cache.keep(query, stream)
+            goes_on = state == "cut" and not completion.suggestion.hidden
+            return completion, stream if goes_on else None
+        finally:
+            if not goes_on:
+                stream.close()
+
+    def _query(
+        self, snapshot: Snapshot, path: str | None, prompter: Prompter, *, unsure: bool = False
+    ) -> Query:
+        """Raises FormatError. unsure: no suggestion is hidden because the model is unsure."""
+        session = self._session
+        if unsure:
+            prompter = replace(prompter, min_confidence=0.0)
+        return self._cache.query(snapshot, path, prompter, session.settings, session.client)
+
+    def _unanswered(self, snapshot: Snapshot, path: str | None) -> Query | None:
+        """The query at the cursor, unless its answer is known or being written."""
+        prompter = self._session.prompter
+        if prompter is None:
+            return None
+        self._use(prompter)
+        if self._growing_at(snapshot) is not None:
+            return None
+        try:
+            query = self._query(snapshot, path, prompter)
+        except FormatError:
+            return None  # the next request reports it
+        return query if self._cache.find(query) is None else None
+
+    def _use(self, prompter: Prompter) -> None:
+        """Forgets what another prompter has made."""
+        if self._prompter is not prompter:
+            self._prompter = prompter
+            self.offers.close()
+            self._cache.close()
+            self.close_rests()
+
+    def _offer(self, snapshot: Snapshot, made: list[Completion]) -> list[Found]:
+        """Makes offers of completions, the best of which comes first."""
+        found: list[Found] = []
+        for completion in reversed(made):
+            offer = self.offers.add(snapshot, completion.suggestion, completion)
+            found.insert(0, (offer, offer.suggestion))
         return found
 
-    async def _fill(
-        self, snapshot: Snapshot, end: int, kind: Kind, path: str | None
-    ) -> tuple[Target, str]:
-        from fim import target_at
-        from lsp_server.completion.completer import complete
+    # ---- the rest of an answer that was cut ----
 
-        target = await asyncio.to_thread(
-            target_at, snapshot.text, snapshot.language, snapshot.offset, end, kind
-        )
-        if target is None:
-            raise FillError(NOTHING[kind])
-        ready = await self._session.ready(wait=True)
-        if ready is None:
-            raise FillError(self._session.status().message)
-        prompter, text, start = ready[0], snapshot.text, target.start
-        around = replace(
-            snapshot,
-            text=text[:start] + target.lead + target.tail + text[target.end :],
-            offset=start + len(target.lead),
-        )
-        settings, most = self._session.settings, prompter.context_tokens // 2
-        if kind == "selection" and prompter.count(text[start : target.end]) > most:
-            raise FillError(
-                "The selection is longer than the model can write at once; select less."
-            )
-        room = max(
-            settings.max_tokens, LEAST_FILL_TOKENS, target.end - start
-        )  # a token has a character at least
-        place = replace(
-            self._place(around, path, ready), settings=replace(settings, max_tokens=room)
-        )
-        self.asking.unfinished.end_all()  # it would be in the way
-        done = await self._session.tried(complete(place, target=target))
-        if done is None:
-            raise FillError(self._session.problem or "The engine gave no answer; try again.")
-        logger.info("%s", json.dumps(done.trace.to_json()))
-        self._keep_reason(snapshot.uri, Reason(done))
-        words = done.suggestion.text
-        if done.broke_off:  # half a line is no use
-            words = words.rpartition("\n")[0]
-        if not words.strip():
-            raise FillError("The model had nothing to write here.")
-        return target, target.fit(words)
+    def _let_grow(self, offer: Offer, query: Query, stream: AnswerStream) -> None:
+        uri = query.snapshot.uri
+        self._close_rest(uri)
+        offer.stream = stream
+        self._growing[uri] = offer
+        task = self._background.start(self._grow(offer, query, stream))
+        task.add_done_callback(lambda _: stream.close())
 
-    # ---- what became of it, and why ----
+    async def _grow(self, offer: Offer, query: Query, stream: AnswerStream) -> None:
+        """Makes an offer longer, line by line, until its answer is whole or is closed."""
+        lines = stream.lines
+        try:
+            while offer.stream is stream:
+                await stream.more()
+                running = stream.running
+                if running and stream.lines == lines:
+                    continue
+                if not running and not stream.whole:
+                    return
+                lines = stream.lines
+                completion = await finish(query, stream, "cut" if running else "whole")
+                if offer.stream is not stream:  # closed meanwhile
+                    return
+                if offer.grow(completion):
+                    self.keep_reason(completion)
+                stream.changed.ring()
+                if not running:
+                    self._cache.keep(query, stream)
+                    return
+        except EngineUnavailable as error:
+            logger.info("the rest of an answer is lost: %s", error.message)
+        finally:
+            if offer.stream is stream:
+                self._close_rest(query.snapshot.uri)
+            stream.changed.ring()
 
-    @property
-    def watching(self) -> bool:
-        """Whether `edited` wants to know."""
-        return self._asking is not None
+    def _growing_at(self, snapshot: Snapshot) -> AnswerStream | None:
+        """The answer that is being written and goes on at the cursor."""
+        offer = self._growing.get(snapshot.uri)
+        return offer.stream if offer is not None and offer.leads_to(snapshot) else None
+
+    def _close_rest(self, uri: str) -> None:
+        """Ends the answer that is being written for a document."""
+        offer = self._growing.pop(uri, None)
+        if offer is not None:
+            offer.close()
+
+    def close_rests(self) -> None:
+        for uri in list(self._growing):
+            self._close_rest(uri)
+
+    # ---- what happens to documents ----
 
     def edited(self, snapshot: Snapshot) -> None:
-        """A document has changed; the cursor of the snapshot is where."""
-        self.offers.changed(snapshot)
-        self.asking.edited(snapshot)
+        """A document was edited at the snapshot's cursor."""
+        uri = snapshot.uri
+        self.offers.edited(snapshot)
+        self.prefill.close(uri)
+        growing = self._growing.get(uri)
+        if growing is not None and growing.follows(snapshot) is None:
+            self._close_rest(uri)
         self._save_soon()
 
-    def drop(self, uri: str) -> None:
-        """Ends the work for a text of the past."""
-        self._scheduler.drop(uri)
-        self._scheduler.drop(fill_key(uri))
-
-    def forget(self, uri: str) -> None:
-        """A document was closed."""
-        self.drop(uri)
-        self._reasons.pop(uri, None)
-        if self._asking is not None:
-            self._asking.forget(uri)
+    def close(self, uri: str | None = None) -> None:
+        """Forgets a document, or all, and ends the work in the background for it."""
+        self.prefill.close(uri)
+        self.offers.close(uri)
+        self._cache.close(uri)
+        if uri is None:
+            self.close_rests()
+            self._reasons.clear()
+        else:
+            self._close_rest(uri)
+            self._reasons.pop(uri, None)
 
     def why(self, uri: str | None = None) -> str | None:
-        """How the last answer came about, in a document or anywhere, as Markdown."""
+        """How the last answer in a document, or anywhere, came about: Markdown."""
         if uri is None:
-            uri = next(reversed(self._reasons), None)
-        if uri is None or uri not in self._reasons:
+            uri = next(reversed(self._reasons), "")
+        if uri not in self._reasons:
             return None
-        from lsp_server.completion.explain import explain
+        completion, is_rest = self._reasons[uri]
+        return explain(completion, where=self._session.where, is_rest=is_rest)
 
-        reason = self._reasons[uri]
-        return explain(reason.completion, where=self._session.where, is_rest=reason.is_rest)
-
-    def _keep_reason(self, uri: str, reason: Reason) -> None:
+    def keep_reason(self, completion: Completion, *, is_rest: bool = False) -> None:
+        uri = completion.query.snapshot.uri
         self._reasons.pop(uri, None)
-        self._reasons[uri] = reason
+        self._reasons[uri] = (completion, is_rest)
 
-    def stop(self) -> None:
-        """Ends what goes on in the background."""
-        if self._focusing is not None:
-            self._focusing.cancel()
-        if self._asking is not None:
-            self._asking.stop()
+    # ---- counts ----
 
     def _save_soon(self) -> None:
         if not self._saving:
@@ -323,26 +310,19 @@ class Suggestions:
             asyncio.get_running_loop().call_later(SAVE_S, self.save)
 
     def save(self, *, closed: bool = False) -> None:
-        """Keeps the session's counts. closed: it is over, and what goes on in the background
-        ends."""
+        """Saves the session's counts. closed: the session is over."""
         self._saving = False
-        if closed:
-            self.stop()
-        if self._asking is not None:
-            client, model = self._session.client_name, self._session.model_name
-            self._usage.write(self.offers.counts, client=client, model=model, closed=closed)
+        session = self._session
+        self._usage.write(
+            self.offers.counts,
+            client=session.client_name,
+            model=session.model_name,
+            closed=closed,
+        )
 
 
-def drawing(settings: Settings, number: int) -> Settings:
-    """Settings that draw another alternative for each number."""
-    return replace(
-        settings,
-        temperature=max(settings.temperature, ALTERNATIVE_TEMPERATURE),
-        top_p=min(settings.top_p, ALTERNATIVE_TOP_P),
-        seed=settings.seed + number,
-    )
-
-
-def fill_key(uri: str) -> str:
-    """Under which the scheduler knows the work at an edit of a document."""
-    return f"fill {uri}"
+def is_new(completion: Completion, found: list[Found], made: list[Completion]) -> bool:
+    """Whether there is a suggestion that none of the others makes."""
+    texts = {suggestion.text for _, suggestion in found}
+    texts |= {other.suggestion.text for other in made}
+    return not completion.suggestion.hidden and completion.suggestion.text not in texts

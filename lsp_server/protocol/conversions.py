@@ -9,22 +9,13 @@ from urllib.parse import unquote, urlsplit
 
 from lsprotocol import types as lsp
 
-from lsp_server.completion.suggestions import Answer
 from lsp_server.documents import Change, Encoding, Position
 
 ACCEPTED = "fimls.didAccept"
 
 
-def accepted_command(answer: Answer) -> lsp.Command:
-    """What a client runs when all of a suggestion was accepted; the second argument says whose text
-    it repeats."""
-    match = answer.suggestion.match
-    arguments = [answer.id] if match is None else [answer.id, str(match)]
-    return lsp.Command("Accepted", ACCEPTED, arguments=arguments)
-
-
 def plain(value: Any) -> Any:
-    """JSON that pygls has made objects of, as dictionaries again."""
+    """The JSON value of which pygls has made objects."""
     if isinstance(value, tuple) and hasattr(value, "_asdict"):
         return {key: plain(item) for key, item in value._asdict().items()}
     return [plain(item) for item in value] if isinstance(value, list) else value

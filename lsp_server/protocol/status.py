@@ -1,87 +1,98 @@
-"""The messages beyond LSP that editors/PROTOCOL.md describes: types in and out, no logic."""
+"""Our own messages beyond LSP, which editors/PROTOCOL.md describes."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 from pygls.exceptions import JsonRpcInvalidParams
 
 from lsp_server import __version__
 from lsp_server.folders import log_folder
 from lsp_server.protocol.conversions import ACCEPTED, plain
-
-if TYPE_CHECKING:
-    from lsp_server.protocol.server import FimlsServer
+from lsp_server.protocol.server import FimlsServer
 
 MAX_SNOOZE_MINUTES = 24 * 60
 
 
-def add_own_messages(server: FimlsServer) -> None:
-    def document_of(params: Any) -> str | None:
-        """The URI of the textDocument of such parameters; None where there is none."""
-        value = plain(params)
-        document = value.get("textDocument") if isinstance(value, dict) else None
-        uri = document.get("uri") if isinstance(document, dict) else None
-        return uri if isinstance(uri, str) else None
-
-    def item_id(params: Any) -> str:
-        """The id that an item of ours carries; "" for one of somebody else's."""
-        try:
-            return str(plain(params)["item"]["command"]["arguments"][0])
-        except (KeyError, IndexError, TypeError):
-            return ""
-
-    def full_status(uri: str | None) -> dict[str, Any]:
-        return server.status(uri).to_json() | {
-            "version": __version__,
-            "log": str(log_folder()),
-            "counts": server.suggestions.offers.counts.to_json(),
-        }
-
-    @server.feature("textDocument/didFocus")
-    def did_focus(params: Any) -> None:
-        uri = server.focus = document_of(params)
-        server.status_changed()
-        position = plain(params).get("position") if uri is not None else None
-        line, character = (
-            position.get(name) if isinstance(position, dict) else None
-            for name in ("line", "character")
+def did_focus(ls: FimlsServer, params: Any) -> None:
+    """The user looks at a document, or at none of ours; with a position, at that place."""
+    uri = document_of(params)
+    ls.focus = uri
+    ls.status_changed()
+    if uri is None:
+        return
+    position = plain(params).get("position")
+    if not isinstance(position, dict):
+        return
+    line = position.get("line")
+    character = position.get("character")
+    if type(line) is int and type(character) is int:
+        ls.suggestions.prefill.start(
+            lambda: ls.documents.snapshot(uri, line, character), ls.relative_path(uri)
         )
-        if uri is not None and type(line) is int and type(character) is int:
-            place = uri, line, character
-            server.suggestions.focused(
-                lambda: server.documents.snapshot(*place), server.relative_path(uri)
-            )
 
-    @server.feature("textDocument/didShowCompletion")
-    def did_show(params: Any) -> None:
-        server.suggestions.offers.shown(item_id(params))
 
-    @server.feature("textDocument/didPartiallyAcceptCompletion")
-    def did_partially_accept(params: Any) -> None:
-        server.suggestions.offers.partly_accepted(item_id(params))
+def did_show(ls: FimlsServer, params: Any) -> None:
+    ls.suggestions.offers.shown(offer_id(params))
 
-    @server.command(ACCEPTED)
-    def did_accept(*arguments: Any) -> None:
-        server.suggestions.offers.accepted(str(arguments[0]) if arguments else "")
 
-    @server.feature("fimls/status")
-    def status(params: Any) -> dict[str, Any]:
-        return full_status(document_of(params))
+def did_partially_accept(ls: FimlsServer, params: Any) -> None:
+    ls.suggestions.offers.partly_accepted(offer_id(params))
 
-    @server.feature("fimls/snooze")
-    def snooze(params: Any) -> dict[str, Any]:
-        minutes = getattr(params, "minutes", None)
-        if (
-            isinstance(minutes, bool)
-            or not isinstance(minutes, int | float)
-            or not 0 <= minutes <= MAX_SNOOZE_MINUTES
-        ):
-            raise JsonRpcInvalidParams(f"minutes has to be a number from 0 to {MAX_SNOOZE_MINUTES}")
-        server.session.snooze(minutes)
-        return full_status(server.focus)
 
-    @server.feature("fimls/why")
-    def why(params: Any) -> dict[str, str] | None:
-        markdown = server.suggestions.why(document_of(params))
-        return None if markdown is None else {"markdown": markdown}
+def did_accept(ls: FimlsServer, *arguments: Any) -> None:
+    ls.suggestions.offers.accepted(str(arguments[0]) if arguments else "")
+
+
+def status(ls: FimlsServer, params: Any) -> dict[str, Any]:
+    return full_status(ls, document_of(params))
+
+
+def snooze(ls: FimlsServer, params: Any) -> dict[str, Any]:
+    minutes: Any = getattr(params, "minutes", None)
+    is_number = isinstance(minutes, int | float) and not isinstance(minutes, bool)
+    if not is_number or not 0 <= minutes <= MAX_SNOOZE_MINUTES:
+        raise JsonRpcInvalidParams(f"minutes has to be a number from 0 to {MAX_SNOOZE_MINUTES}")
+    ls.session.snooze(minutes)
+    return full_status(ls, ls.focus)
+
+
+def why(ls: FimlsServer, params: Any) -> dict[str, str] | None:
+    markdown = ls.suggestions.why(document_of(params))
+    return None if markdown is None else {"markdown": markdown}
+
+
+def full_status(ls: FimlsServer, uri: str | None) -> dict[str, Any]:
+    return ls.status(uri).to_json() | {
+        "version": __version__,
+        "log": str(log_folder()),
+        "counts": ls.suggestions.offers.counts.to_json(),
+    }
+
+
+def document_of(params: Any) -> str | None:
+    """The URI of the parameters' textDocument; None if there is none."""
+    value = plain(params)
+    document = value.get("textDocument") if isinstance(value, dict) else None
+    uri = document.get("uri") if isinstance(document, dict) else None
+    return uri if isinstance(uri, str) else None
+
+
+def offer_id(params: Any) -> str:
+    """The offer's id in an item that we sent; "" in any other item."""
+    try:
+        return str(plain(params)["item"]["command"]["arguments"][0])
+    except (KeyError, IndexError, TypeError):
+        return ""
+
+
+FEATURES: dict[str, tuple[Callable[..., Any], Any]] = {
+    "textDocument/didFocus": (did_focus, None),
+    "textDocument/didShowCompletion": (did_show, None),
+    "textDocument/didPartiallyAcceptCompletion": (did_partially_accept, None),
+    "fimls/status": (status, None),
+    "fimls/snooze": (snooze, None),
+    "fimls/why": (why, None),
+}
+COMMANDS: dict[str, Callable[..., Any]] = {ACCEPTED: did_accept}

@@ -1,5 +1,4 @@
-"""One window's settings, prompter and engine: made from settings, made anew when those change,
-closed at the end."""
+"""One window's settings, prompter, engine and status."""
 
 from __future__ import annotations
 
@@ -8,9 +7,9 @@ import logging
 import os
 import time
 import uuid
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol
 
 from lsp_server.engines.process import end_spare
 from lsp_server.logs import log_error
@@ -19,11 +18,10 @@ from lsp_server.session.status import Status
 from lsp_server.settings import Reporter, from_environment, parse
 
 if TYPE_CHECKING:  # loaded after `initialize` is answered
-    from lsp_server.completion.prompter import Prompter
     from lsp_server.engines.interface import Engine, EngineState
+    from lsp_server.session.prompter import Prompter
 
 logger = logging.getLogger(__name__)
-T = TypeVar("T")
 START_POLL_S = 0.02
 
 
@@ -32,10 +30,12 @@ class ShowMessage(Protocol):
 
 
 class Session:
-    """Everything of a window that is not LSP.
+    """What one window works with. The prompter and the engine are made from the settings, and the
+    prompter anew when they change.
 
-    show_message is told what the user should read, each thing once; on_progress the share of the
-    model that is loaded, 0 to 1, and None at the end; on_status that `status` may have changed.
+    show_message is called with what the user should read, each thing once. on_progress is called
+    with the share of the model that is loaded, 0 to 1, and with None at the end. on_status is
+    called when `status` may have changed.
     """
 
     def __init__(
@@ -44,24 +44,22 @@ class Session:
         on_progress: Callable[[float | None], None],
         on_status: Callable[[], None] = lambda: None,
     ) -> None:
-        self._show_message, self._on_progress, self._on_status = (
-            show_message,
-            on_progress,
-            on_status,
-        )
-        self._reporter = Reporter()
-        # Problems of the environment wait for `initialize`: before it there is nobody to show them
-        # to.
-        environment, self._environment_problems = parse(from_environment(os.environ))
-        self._base = self.settings = environment
-        self.scheduler = Scheduler()
-        self.client = uuid.uuid4().hex  # tells this window from others in the engine's queue
+        self.client = uuid.uuid4().hex  # names this window in the engine's queue
         self.client_name = ""
-        self.client_shows_status = False  # what is in the status then needs no message window
+        self.client_shows_status = False  # then nothing in the status needs a message window
+        self.requests = Scheduler()  # for suggestions, by document
+        self.edits = Scheduler()  # fill-in edits, by document
         self.engine: Engine | None = None
         self.prompter: Prompter | None = None
-        self._prompter_pending = False
         self.problem: str | None = None  # why there are no suggestions
+        # Problems of the environment are shown after `initialize`: nobody could see them before.
+        self.settings, self._environment_problems = parse(from_environment(os.environ))
+        self._base = self.settings
+        self._show_message = show_message
+        self._on_progress = on_progress
+        self._on_status = on_status
+        self._reporter = Reporter()
+        self._prompter_pending = False
         self._snoozed_until = 0.0  # by time.time()
         self._waking: asyncio.TimerHandle | None = None
         self._language_told = False
@@ -70,57 +68,62 @@ class Session:
     # ---- settings, model and engine ----
 
     def configure(self, raw: object, *, trusted: bool) -> None:
-        """Takes settings as the client sends them. What only a trusted source may set (at start)
-        stays from there."""
+        """Takes the client's settings. Some may only be set by a trusted source, at the start."""
         before = self.settings
         self.settings, problems = parse(raw, base=self._base, trusted=trusted)
         if trusted:
             self._base = self.settings
         told = self._tell((*self._environment_problems, *problems))
-        if told:  # without the values, which may be keys or the user's text
+        if told:  # the log holds no values: they may be keys or the user's text
             logger.warning("showed the user %d problems with the settings", told)
         logging.getLogger("lsp_server").setLevel(self.settings.log.level.upper())
         if not trusted and self._loading is not None and self.settings != before:
             self.start()  # format and layout may have changed
 
     def start(self) -> None:
-        """Gets ready in the background: the engine first, which takes longest."""
+        """Starts the engine and makes the prompter, in the background."""
         if self._loading is not None:
-            self._loading.cancel()  # it works on settings of before
+            self._loading.cancel()  # it uses the settings of before
         self._loading = asyncio.ensure_future(self._load())
 
     async def _load(self) -> None:
         from fim import FormatError
         from model.errors import ModelError
 
-        self._prompter_pending, self.problem = True, None
+        self._prompter_pending = True
+        self.problem = None
+        problem: str | None = None
         try:
-            if self.engine is None:
-                from lsp_server.engines.local import make_engine
-
-                self.engine = make_engine(self.settings, on_state=self._engine_changed)
-            if self.settings.enabled:
-                self.engine.start()
-            from lsp_server.completion.prompter import Prompter
+            self._start_engine()  # first: it takes longest
+            from lsp_server.session.prompter import Prompter
 
             self.prompter = await asyncio.to_thread(Prompter.for_settings, self.settings)
         except FileNotFoundError as error:
-            self.prompter = None
-            self.report(f"{error.filename} is missing. Download the model again.")
+            problem = f"{error.filename} is missing. Download the model again."
         except (ModelError, FormatError, OSError) as error:
-            self.prompter = None
-            self.report(str(error))
+            problem = str(error)
         except Exception as error:
-            self.prompter = None
             log_error(logger, error)
-            self.report(
+            problem = (
                 f"The model could not be used ({type(error).__name__}). Choose another, or "
                 "'bundled'."
             )
+        if problem is not None:
+            self.prompter = None
+            self.report(problem)
         if self.engine is None or self.settings.remote.url or not self.settings.enabled:
             end_spare()
         self._prompter_pending = False
         self._update_progress()
+
+    def _start_engine(self) -> None:
+        """Raises OSError or ModelError."""
+        if self.engine is None:
+            from lsp_server.engines.local import make_engine
+
+            self.engine = make_engine(self.settings, on_state=self._engine_changed)
+        if self.settings.enabled:
+            self.engine.start()
 
     def _engine_changed(self, state: EngineState) -> None:
         self._update_progress()
@@ -128,65 +131,68 @@ class Session:
             self.report(state.message)
 
     def _update_progress(self) -> None:
-        """Loading ends when a request would be answered: an engine that is shared may be ready
-        before the prompter."""
         self._on_progress(self._progress())
         self._on_status()
 
     def _progress(self) -> float | None:
-        state = self.engine.state if self.engine is not None else None
-        if state is not None and (
-            state.name == "loading" or (state.name == "ready" and self._prompter_pending)
-        ):
+        """The share of the model that is loaded; None if it is not loading.
+
+        Loading goes on until requests are answered: an engine that other windows share may be ready
+        before the prompter is.
+        """
+        if self.engine is None:
+            return None
+        state = self.engine.state
+        if state.name == "loading" or (state.name == "ready" and self._prompter_pending):
             return state.progress
         return None
 
     async def settled(self) -> None:
-        """Waits until the client's settings are there and taken; the engine may still be
-        loading."""
-        while self._loading is None or not self._loading.done():
-            if self._loading is None:  # the client has not said yet that it is initialized
-                await asyncio.sleep(START_POLL_S)
-            else:  # changed settings begin it anew
-                await asyncio.wait({self._loading})
+        """Waits until the client's settings are there and used. The engine may still be loading."""
+        while self._loading is None:  # the client has not sent `initialized`
+            await asyncio.sleep(START_POLL_S)
+        while not self._loading.done():  # new settings start it again
+            await asyncio.wait({self._loading})
 
     async def ready(self, *, wait: bool) -> tuple[Prompter, Engine] | None:
-        """What answers a request; None where it cannot be answered now or, with wait, when the
-        model has loaded."""
+        """The prompter and the engine that answer a request; None if they cannot.
+
+        wait: waits for a model that is loading.
+        """
         if wait:
             await self.settled()
-        if self.prompter is None or self.engine is None:
+        engine = self.engine
+        if self.prompter is None or engine is None:
             return None
-        if self.engine.state.name != "ready":
-            self.engine.start()  # where it has not begun, or has given up some time ago
-            if not wait or (await self.engine.wait_until_settled()).name != "ready":
+        if engine.state.name != "ready":
+            engine.start()  # it has not been started, or it failed some time ago
+            if not wait or (await engine.wait_until_settled()).name != "ready":
                 return None
-        return self.prompter, self.engine
+        return self.prompter, engine
 
-    async def tried(self, work: Coroutine[Any, Any, T]) -> T | None:
-        """The work's result; None where the engine or the settings allow of none: the status
-        tells."""
+    @contextmanager
+    def reported(self) -> Iterator[None]:
+        """Ends the block when the engine or the settings do not allow an answer; the status tells
+        why."""
         from fim import FormatError
         from lsp_server.engines.interface import EngineUnavailable
 
         try:
-            result = await work
+            yield
         except EngineUnavailable as error:
             logger.info("no suggestion: %s", error.message)
             if error.refused:
                 self.report(str(error), quoted=True)
             else:  # it may pass: in the status, but no message
                 self.problem = str(error)
-            return None
         except FormatError as error:
             self.report(str(error))
-            return None
-        self.problem = None
-        return result
+        else:
+            self.problem = None
 
     @contextmanager
     def working(self) -> Iterator[None]:
-        """Around what shows in the status, where it takes more than a moment."""
+        """Around work that the status shows, if it takes more than a moment."""
         self._on_status()
         try:
             yield
@@ -204,9 +210,10 @@ class Session:
         return f"at {self.settings.remote.url}" if self.settings.remote.url else "on this machine"
 
     def status(self, language: str | None = None) -> Status:
-        """As it is for a document in this language, or for none in particular."""
+        """The status for a document in this language, or for no document."""
         name = self.model_name
-        if (off := self._off(language)) is not None:
+        off = self._off(language)
+        if off is not None:
             return Status("off", off, name)
         engine = self.engine.state if self.engine is not None else None
         share = self._progress()
@@ -217,10 +224,11 @@ class Session:
         if self.problem is not None:
             return Status("failed", self.problem, name)
         message = f"The model {name!r} {self.where}. {self._about_language(language)}".strip()
-        return Status("busy" if self.scheduler.busy else "ready", message, name)
+        busy = self.requests.busy or self.edits.busy
+        return Status("busy" if busy else "ready", message, name)
 
     def _off(self, language: str | None, *, snoozed: bool = True) -> str | None:
-        """Why nothing is suggested by itself, and the remedy."""
+        """Why there are no automatic suggestions, and the remedy; None if there are."""
         if not self.settings.enabled:
             return "Switched off: set fimls.enabled to true."
         if language is not None and language in self.settings.disabled_languages:
@@ -230,50 +238,43 @@ class Session:
         return None
 
     def answers(self, language: str, *, invoked: bool) -> bool:
-        """Whether requests for such a document are answered at all."""
+        """Whether requests for a document in this language are answered at all."""
         return self._off(language, snoozed=not invoked) is None
 
     def snooze(self, minutes: float) -> None:
-        """No automatic suggestions for so long; 0 ends it."""
-        self._snoozed_until = time.time() + 60 * minutes if minutes > 0 else 0.0
+        """Ends automatic suggestions for so long; 0 brings them back."""
+        seconds = 60 * minutes
+        self._snoozed_until = time.time() + seconds
         if self._waking is not None:
             self._waking.cancel()
-        self._waking = (
-            asyncio.get_running_loop().call_later(60 * minutes, self._on_status)
-            if minutes > 0
-            else None
-        )
+        self._waking = asyncio.get_running_loop().call_later(seconds, self._on_status)
         self._on_status()
 
     # ---- what the user is told ----
 
     def _about_language(self, language: str | None) -> str:
-        """That the model was not made for a language, and which one is; "" if it was."""
-        prompter = self.prompter
-        if (
-            prompter is None
-            or not language
-            or not prompter.languages
-            or language in prompter.languages
-        ):
+        """Says that the model was not trained on a language, and which model was; "" if it was."""
+        if self.prompter is None or not language:
             return ""
-        better = prompter.other_languages
+        known = self.prompter.languages
+        better = self.prompter.other_languages
+        if not known or language in known:
+            return ""
         advice = f"; for {language} set fimls.model to the folder of {better}" if better else ""
-        return (
-            f"The model {self.settings.model!r} was trained on {', '.join(prompter.languages)} "
-            f"only{advice}."
-        )
+        return f"The model {self.settings.model!r} was trained on {', '.join(known)} only{advice}."
 
     def tell_of_language(self, language: str) -> None:
-        """Once in a session."""
+        """Tells the user, once in a session, if the model was not trained on a language."""
         advice = "" if self._language_told else self._about_language(language)
         if advice:
             self._language_told = True
             self._tell((advice,), in_status=True)
 
     def report(self, problem: str, *, quoted: bool = False) -> None:
-        """Shows the user why there are no suggestions, and logs it, once; not if it quotes what may
-        be the user's."""
+        """Shows the user, once, why there are no suggestions, and logs it.
+
+        quoted: it may repeat the user's text, which the log never holds.
+        """
         self.problem = problem
         self._on_status()
         if self._tell((problem,), error=True, in_status=True) and not quoted:
@@ -282,19 +283,25 @@ class Session:
     def _tell(
         self, problems: Iterable[str], *, error: bool = False, in_status: bool = False
     ) -> int:
-        """Shows the user those of the problems that are new; returns how many."""
+        """Shows the user the problems that are new; returns how many there are."""
         new = self._reporter.new(problems)
         if not (in_status and self.client_shows_status):
             for problem in new:
                 self._show_message(problem, error=error)
         return len(new)
 
+    def close_work(self, uri: str) -> None:
+        """Cancels what is going on for a document's text of before."""
+        self.requests.close(uri)
+        self.edits.close(uri)
+
     async def close(self) -> None:
         if self._loading is not None:
             self._loading.cancel()
         if self._waking is not None:
             self._waking.cancel()
-        await self.scheduler.close()
+        await self.requests.close_all()
+        await self.edits.close_all()
         end_spare()
         if self.engine is not None:
             await self.engine.close()

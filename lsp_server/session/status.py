@@ -1,4 +1,4 @@
-"""What a window is up to, in one value: what an editor shows in its status bar."""
+"""The status of one window, as an editor shows it in its status bar."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ State = Literal["loading", "ready", "busy", "off", "failed"]
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """message is for the user; with "failed" and "off" it names the remedy. progress: 0 to 1 while
-    loading."""
+    """message is for the user; it names the remedy if the state is "failed" or "off". progress runs
+    from 0 to 1 while the model is loading."""
 
     state: State
     message: str

@@ -364,7 +364,7 @@ async def window_in_process(
     **more: Any,
 ) -> AsyncIterator[Window]:
     """A window on a server that runs in this process, where a test can put faults into it."""
-    from lsp_server.protocol.server import run
+    from lsp_server.protocol.app import run
 
     ours, theirs = socket.socketpair()
     with theirs:

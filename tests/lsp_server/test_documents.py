@@ -1,6 +1,5 @@
 """The text mirror against a slow one that is right by inspection, and against literal cases."""
 
-import logging
 import re
 import time
 from unittest import mock
@@ -10,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lsp_server import documents
-from lsp_server.documents import Change, Document, Documents, Encoding
+from lsp_server.documents import Change, Document, Documents, Encoding, NotOpenError
 
 ENCODINGS: tuple[Encoding, ...] = ("utf-8", "utf-16", "utf-32")
 ENCODING = st.sampled_from(ENCODINGS)
@@ -166,13 +165,10 @@ def test_the_version_is_remembered_as_told_even_if_it_goes_back() -> None:
     assert (document.version, document.text) == (3, "b")
 
 
-def test_changes_to_a_file_that_is_not_open_are_ignored(caplog: pytest.LogCaptureFixture) -> None:
+def test_changes_to_a_file_that_is_not_open_are_refused() -> None:
     documents_ = Documents()
-    with caplog.at_level(logging.WARNING):
+    with pytest.raises(NotOpenError, match="The document is not open"):
         documents_.change("file:///a", 1, [Change("x")])
-    assert [record.getMessage() for record in caplog.records] == [
-        "ignored a change to file:///a, which is not open"
-    ]
     assert documents_.get("file:///a") is None
     assert documents_.snapshot("file:///a", 0, 0) is None
     documents_.close("file:///a")

@@ -29,11 +29,11 @@ class Work:
         self._result.set_exception(error)
 
 
-async def begin(scheduler: Scheduler, key: str, work: Work) -> asyncio.Task[str | None]:
-    task = asyncio.ensure_future(scheduler.latest(key, work.run()))
+async def begin(scheduler: Scheduler, key: str, work: Work) -> asyncio.Future[str | None]:
+    answer = scheduler.latest(key, work.run())
     while not work.begun:
         await asyncio.sleep(0)
-    return task
+    return answer
 
 
 @pytest.mark.asyncio
@@ -56,7 +56,7 @@ async def test_newer_work_for_a_key_ends_the_older() -> None:
 @pytest.mark.asyncio
 async def test_older_work_that_has_not_begun_never_does() -> None:
     scheduler, older, newer = Scheduler(), Work(), Work()
-    answers = [asyncio.ensure_future(scheduler.latest("a", work.run())) for work in (older, newer)]
+    answers = [scheduler.latest("a", work.run()) for work in (older, newer)]
     newer.finish("newer")
     assert [await answer for answer in answers] == [None, "newer"]
     assert not older.begun
@@ -96,8 +96,8 @@ async def test_a_caller_that_is_cancelled_late_leaves_newer_work_alone() -> None
 async def test_dropped_work_answers_nothing() -> None:
     scheduler, work = Scheduler(), Work()
     answer = await begin(scheduler, "a", work)
-    scheduler.drop("b")  # nothing runs there, which is no error
-    scheduler.drop("a")
+    scheduler.close("b")  # nothing runs there, which is no error
+    scheduler.close("a")
     assert await answer is None
     assert work.cancelled
 
@@ -106,7 +106,7 @@ async def test_dropped_work_answers_nothing() -> None:
 async def test_closing_ends_all_work_and_waits_for_its_end() -> None:
     scheduler, works = Scheduler(), [Work(), Work()]
     answers = [await begin(scheduler, key, work) for key, work in zip("ab", works, strict=True)]
-    await scheduler.close()
+    await scheduler.close_all()
     assert [work.cancelled for work in works] == [True, True]
     assert [await answer for answer in answers] == [None, None]
 

@@ -7,8 +7,8 @@ import json
 import pytest
 
 from fim import Shaper
-from lsp_server.completion.prompter import Prompter
 from lsp_server.documents import Snapshot
+from lsp_server.session.prompter import Prompter
 from lsp_server.settings import Settings
 from model import LoadedModel, load_model
 from model.generation.copying import CopyWeights

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from lsp_server.completion.completer import Place, Question, question_at
-from lsp_server.completion.prompter import Prompter
+from lsp_server.completion.request import Query, query_at
 from lsp_server.documents import Snapshot
+from lsp_server.session.prompter import Prompter
 from lsp_server.settings import RemoteSettings, Settings
 from tests.lsp_server.helpers import URI
 from tests.lsp_server.played import Played, typist_at
@@ -89,17 +89,10 @@ SHAPER = {
 DECIDES_NOTHING = {"client", "idle"}
 
 
-def asked(prompt: tuple[int, ...] | str = (1, 2, 3)) -> Question:
+def asked(prompt: tuple[int, ...] | str = (1, 2, 3)) -> Query:
     settings = Settings(remote=RemoteSettings("http://engine", format="starcoder2"))
-    at = Place(
-        Snapshot(URI, 1, "python", "x = ", 4),
-        None,
-        Prompter.for_settings(settings),
-        Played(),
-        settings,
-        "me",
-    )
-    question = question_at(at)
+    snapshot = Snapshot(URI, 1, "python", "x = ", 4)
+    question = query_at(snapshot, None, Prompter.for_settings(settings), settings, "me")
     return replace(question, request=replace(question.request, prompt=prompt))
 
 

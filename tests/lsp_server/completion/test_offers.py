@@ -114,7 +114,7 @@ def test_the_newest_offer_goes_first_and_old_ones_are_let_go() -> None:
 def test_what_became_of_it_shows_in_the_edits(edits: list[str], counts: tuple[int, ...]) -> None:
     offers = offered("x = ▮)", "one two")
     for edit in edits:
-        offers.changed(at(edit))
+        offers.edited(at(edit))
     assert astuple(offers.counts) == counts
 
 
@@ -123,9 +123,9 @@ def test_what_the_client_says_is_counted_once_beside_what_the_edits_show() -> No
     (offer,) = (found[0] for found in [offers.rest_at(at("▮"))] if found)
     for _ in range(2):
         offers.shown(offer.id)
-    offers.changed(at("one ▮"))
+    offers.edited(at("one ▮"))
     offers.partly_accepted(offer.id)
-    offers.changed(at("one two▮"))
+    offers.edited(at("one two▮"))
     offers.accepted(offer.id)
     offers.accepted("of somebody else")
     assert astuple(offers.counts) == (1, 1, 1, 0)
@@ -133,7 +133,7 @@ def test_what_the_client_says_is_counted_once_beside_what_the_edits_show() -> No
 
 def test_a_last_key_that_was_an_accept_is_no_typing() -> None:
     offers = offered("▮", "x")
-    offers.changed(at("x▮"))
+    offers.edited(at("x▮"))
     assert astuple(offers.counts) == (1, 0, 0, 1)
     offers.accepted("1")
     assert astuple(offers.counts) == (1, 1, 0, 0)
@@ -173,8 +173,8 @@ def test_what_was_offered_at_a_place_keeps_its_id() -> None:
 def test_of_a_client_that_tells_keys_that_come_together_are_no_accept() -> None:
     offers = offered("▮", "one two")
     offers.shown("1")
-    offers.changed(at("on▮"))
-    offers.changed(at("one two▮"))
+    offers.edited(at("on▮"))
+    offers.edited(at("one two▮"))
     assert astuple(offers.counts) == (1, 0, 0, 1)
     offers.accepted("1")
     assert astuple(offers.counts) == (1, 1, 0, 0)

@@ -399,7 +399,7 @@ import sys
 import lsp_server.protocol.server, lsp_server.session.session, lsp_server.completion.asking
 import lsp_server.engines.local, lsp_server.engines.interface
 from lsp_server.settings import Settings
-lsp_server.completion.prompter.Prompter.for_settings(Settings(model={str(talkative_folder)!r}))
+lsp_server.session.prompter.Prompter.for_settings(Settings(model={str(talkative_folder)!r}))
 heavy = {{"torch", "transformers", "accelerate", "bitsandbytes", "numpy", "typer"}}
 print(sorted(heavy & set(sys.modules)))
 """

@@ -293,24 +293,24 @@ def fault_in(monkeypatch: pytest.MonkeyPatch, place: str) -> None:
 @pytest.mark.parametrize(
     "place",
     [
-        "documents:Documents.snapshot",
+        "documents:Document.snapshot",
         "protocol.server:FimlsServer.relative_path",
         "completion.suggestions:Suggestions.suggest",
         "completion.offers:Offers.rest_at",
-        "completion.prompter:Prompter.context",
-        "completion.prompter:around_cursor",
-        "completion.prompter:render_text",
-        "completion.completer:Shaper.at",
-        "completion.prompter:CompletionRequest",
+        "session.prompter:Prompter.context",
+        "session.prompter:around_cursor",
+        "session.prompter:render_text",
+        "completion.request:Shaper.at",
+        "session.prompter:CompletionRequest",
         "engines.remote:RemoteEngine.complete",
         "engines.http:HttpClient.stream",
         "engines.interface:_piece",
-        "completion.completer:Shaper.done",
-        "completion.completer:Shaper.shape",
-        "completion.completer:Trace",
+        "completion.request:Shaper.done",
+        "completion.request:Shaper.shape",
+        "completion.request:Trace",
         "completion.trace:Trace.to_json",
         "documents:Document.offset_to_position",
-        "protocol.server:to_position",
+        "protocol.completion:to_position",
     ],
 )
 async def test_a_fault_at_any_stage_is_an_empty_answer_and_one_line_in_the_log(
@@ -340,7 +340,7 @@ async def test_a_fault_at_any_stage_is_an_empty_answer_and_one_line_in_the_log(
 
 @pytest.mark.asyncio
 @pytest.mark.parametrize(
-    "place", ["documents:Documents.snapshot", "completion.offers:Offers.changed"]
+    "place", ["documents:Document.snapshot", "completion.offers:Offers.edited"]
 )
 async def test_a_fault_in_counting_does_no_harm_to_the_mirror(
     place: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
@@ -383,7 +383,7 @@ async def test_a_fault_in_the_mirror_gives_no_suggestion_for_a_stale_text(
 async def test_a_fault_while_loading_is_reported_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    fault_in(monkeypatch, "completion.prompter:Prompter.for_settings")
+    fault_in(monkeypatch, "session.prompter:Prompter.for_settings")
     async with window_in_process(
         {"remote.url": "http://127.0.0.1:9", "remote.format": "starcoder2"}
     ) as window:

@@ -18,8 +18,8 @@ from aiohttp import web
 from lsprotocol import types as lsp
 from pytest_lsp import LanguageClient, make_test_lsp_client
 
-from lsp_server.completion.prompter import Prompter
 from lsp_server.scheduler import Scheduler
+from lsp_server.session.prompter import Prompter
 from lsp_server.settings import Settings
 from tests.lsp_server.helpers import (
     INLINE,
@@ -301,7 +301,7 @@ async def test_a_suggestion_is_never_given_for_another_version(
 
     async with window_on(says_late) as (window, endpoint):
         _, items = await in_flight(window, endpoint)
-        monkeypatch.setattr(Scheduler, "drop", lambda *_: None)
+        monkeypatch.setattr(Scheduler, "close", lambda *_: None)
         window.change(2, "y = ")
         await window.ask(0, 0, "file:///never.py")[1]  # once this is answered, the change is in
         changed.set()

@@ -354,7 +354,7 @@ async def test_another_language_for_a_document_shows() -> None:
 def test_the_server_starts_without_what_only_requests_need() -> None:
     later = {"fim", "tree_sitter", "aiohttp", "torch", "tokenizers"}
     code = (
-        f"import sys, lsp_server.protocol.server; print([name for name in {later} if name in "
+        f"import sys, lsp_server.protocol.app; print([name for name in {later} if name in "
         "sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from lsp_server.protocol import server
+from lsp_server.protocol import lifecycle
 from tests.lsp_server.helpers import (
     INLINE,
     Endpoint,
@@ -64,7 +64,7 @@ async def test_a_workspace_decides_neither_model_nor_endpoint() -> None:
 async def test_a_client_that_keeps_its_settings_to_itself_is_served_all_the_same(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(server, "SETTINGS_WAIT_S", 0.05)
+    monkeypatch.setattr(lifecycle, "SETTINGS_WAIT_S", 0.05)
     async with window_on(says("1\n"), capabilities=PULLS, configuration=...) as (window, _):
         assert await window.suggestion(0, 4)
 

@@ -1,4 +1,4 @@
-"""How prompts are made for one model: as ids with its tokenizer, or as text for one elsewhere."""
+"""Makes the prompts for one model: as ids with its tokenizer, or as text for a model elsewhere."""
 
 from __future__ import annotations
 
@@ -37,71 +37,73 @@ HEADER_TOKENS = 16  # room for sentinels
 
 @dataclass(frozen=True, slots=True)
 class Prompter:
-    """How prompts are made for one model: as ids with its tokenizer, or as text for a remote
-    one."""
+    """One model as prompts need it: its format, its tokenizer and its limits."""
 
     format: FimFormat
     encoder: Encoder
     sentinels: Sentinels | None  # None: the prompt is sent as text
     context_tokens: int  # prompt and completion together
     layout: Layout | None  # None: the format's preferred one
-    suffix_tokens: int | None = None  # of the text behind the cursor, at most
-    min_confidence: float = 0.0  # suggestions below are hidden
-    time_budget: float = TIME_BUDGET_MS  # milliseconds, behind which the whole lines are shown
+    suffix_tokens: int | None = None  # of the text after the cursor, at most
+    min_confidence: float = 0.0  # less sure suggestions are hidden
+    time_budget: float = TIME_BUDGET_MS  # milliseconds; then whole lines are shown
     heal_tokens: bool = False
     copying: Mapping[str, float] | None = None
     attribution: Path = BUNDLED / ATTRIBUTION
     languages: tuple[str, ...] = ()  # what the model was trained on; () if unknown
-    other_languages: str = ""  # the model to use for the rest
+    other_languages: str = ""  # the model to use for other languages
 
     @classmethod
     def for_settings(cls, settings: Settings) -> Prompter:
         """Raises ModelError or FormatError, whose messages name the remedy."""
-        layout = None if settings.layout == "auto" else settings.layout
         if settings.remote.url and settings.remote.format:
-            name = settings.remote.format
-            if name not in FORMATS:
-                raise FormatError(
-                    f"unknown FIM format {name!r}: choose one of {', '.join(FORMATS)}"
-                )
-            return cls(
-                FORMATS[name],
-                ApproximateEncoder(),
-                None,
-                settings.context_tokens or REMOTE_CONTEXT_TOKENS,
-                layout,
-                settings.suffix_tokens,
-                min_confidence=settings.min_confidence or 0.0,
-                time_budget=first(settings.time_budget, TIME_BUDGET_MS),
-            )
-        folder = find_model(settings.model, to_run=not settings.remote.url)
+            return cls._for_text(settings, settings.remote.format)
+        is_local = not settings.remote.url
+        folder = find_model(settings.model, to_run=is_local)
         tokenizer = Tokenizer(folder.path / "tokenizer.json")
         sentinels = resolve(tokenizer, settings.format, folder.model_type)
-        limit = min(settings.context_tokens or folder.max_positions, folder.max_positions)
+        limit = folder.max_positions
         preferred = folder.preferences
-        own = (
-            not settings.remote.url
-        )  # others' servers can neither heal nor copy, nor is their speed known
-        return cls(
-            sentinels.format,
-            PieceEncoder(tokenizer),
-            sentinels,
-            limit,
-            layout or preferred.layout,
-            settings.suffix_tokens,
+        prompter = cls(
+            format=sentinels.format,
+            encoder=PieceEncoder(tokenizer),
+            sentinels=sentinels,
+            context_tokens=min(settings.context_tokens or limit, limit),
+            layout=chosen_layout(settings) or preferred.layout,
+            suffix_tokens=settings.suffix_tokens,
             min_confidence=first(settings.min_confidence, preferred.min_confidence),
-            time_budget=first(
-                settings.time_budget, preferred.time_budget if own else None, TIME_BUDGET_MS
-            ),
-            heal_tokens=own and preferred.heal_tokens,
-            copying=preferred.copying if own else None,
+            time_budget=first(settings.time_budget, TIME_BUDGET_MS),
             attribution=folder.attribution,
             languages=preferred.languages,
             other_languages=preferred.other_languages,
         )
+        if not is_local:  # other servers neither heal nor copy, and their speed is unknown
+            return prompter
+        return replace(
+            prompter,
+            time_budget=first(settings.time_budget, preferred.time_budget, TIME_BUDGET_MS),
+            heal_tokens=preferred.heal_tokens,
+            copying=preferred.copying,
+        )
+
+    @classmethod
+    def _for_text(cls, settings: Settings, name: str) -> Prompter:
+        """For a remote model whose prompts are sent as text. Raises FormatError."""
+        if name not in FORMATS:
+            raise FormatError(f"unknown FIM format {name!r}: choose one of {', '.join(FORMATS)}")
+        return cls(
+            format=FORMATS[name],
+            encoder=ApproximateEncoder(),
+            sentinels=None,
+            context_tokens=settings.context_tokens or REMOTE_CONTEXT_TOKENS,
+            layout=chosen_layout(settings),
+            suffix_tokens=settings.suffix_tokens,
+            min_confidence=settings.min_confidence or 0.0,
+            time_budget=first(settings.time_budget, TIME_BUDGET_MS),
+        )
 
     def most_tokens(self, settings: Settings) -> int:
-        """Tokens that an answer may have."""
+        """The most tokens that an answer may have."""
         return min(settings.max_tokens, self.context_tokens // 2)
 
     def context(
@@ -111,8 +113,7 @@ class Prompter:
         path: str | None,
         previous: CursorContext | None = None,
     ) -> CursorContext:
-        """previous: the last one made here for this document, so that the prompt goes on where that
-        one's ended."""
+        """previous: the document's last context; the new prompt then extends the previous one."""
         header = HEADER_TOKENS
         if path and self.format.always_names_file:
             header += len(self.encoder.encode(path))
@@ -130,14 +131,14 @@ class Prompter:
         return with_anchor(context, previous, self.encoder) if anchored else context
 
     def count(self, text: str) -> int:
-        """Tokens of a text."""
+        """The number of tokens of a text."""
         return len(self.encoder.encode(without_surrogates(text)))
 
     def request(
         self, context: CursorContext, settings: Settings, client: str
     ) -> tuple[CompletionRequest, Layout]:
-        """What to ask the engine. Raises FormatError: a layout that the model never saw."""
-        asked = CompletionRequest(
+        """Raises FormatError for a layout that the model never saw."""
+        request = CompletionRequest(
             prompt=(),
             max_tokens=self.most_tokens(settings),
             temperature=settings.temperature,
@@ -148,15 +149,23 @@ class Prompter:
         context = replace(context, suffix=without_closers(context.suffix))
         if self.sentinels is None:
             text = render_text(context, self.format, self.layout)
-            return replace(asked, prompt=text), self.layout or self.format.layouts[0]
-        made = build_prompt(
+            return replace(request, prompt=text), self.layout or self.format.layouts[0]
+        prompt = build_prompt(
             context, self.sentinels, self.encoder, self.layout, heal=self.heal_tokens
         )
-        stop_ids, start = tuple(sorted(made.stop_ids)), made.begin_with
-        asked = replace(
-            asked, prompt=made.ids, stop_ids=stop_ids, begin_with=start, copying=self.copying
+        request = replace(
+            request,
+            prompt=prompt.ids,
+            stop_ids=tuple(sorted(prompt.stop_ids)),
+            begin_with=prompt.begin_with,
+            copying=self.copying,
         )
-        return asked, made.layout
+        return request, prompt.layout
+
+
+def chosen_layout(settings: Settings) -> Layout | None:
+    """The layout that the user has chosen; None for the model's own."""
+    return None if settings.layout == "auto" else settings.layout
 
 
 def first(*choices: float | None) -> float:
@@ -165,7 +174,7 @@ def first(*choices: float | None) -> float:
 
 
 class ApproximateEncoder:
-    """Counts tokens where no tokenizer is: good for a budget, for nothing else."""
+    """Estimates how many tokens a text has, where there is no tokenizer. It cannot decode."""
 
     def encode(self, text: str) -> list[int]:
         return [0] * -(-len(text) // CHARACTERS_PER_TOKEN)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from fim import CursorContext
-from lsp_server.completion.prompter import Prompter
+from lsp_server.session.prompter import Prompter
 from lsp_server.settings import RemoteSettings, Settings
 from model.errors import ModelError
 from model.weights.folder import ModelFolder

@@ -1,0 +1,307 @@
+"""A query made from a snapshot, and a completion made from the engine's answer to it.
+
+`complete` does all of it in a row, for the commands. A window takes the same steps, but may find
+the answer in the cache or return it in part: see suggestions.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import threading
+import time
+from array import array
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, Literal
+
+from fim import (
+    Attribution,
+    AttributionError,
+    CursorContext,
+    Layout,
+    Shaper,
+    Suggestion,
+    Target,
+)
+from lsp_server.completion.stream import AnswerStream
+from lsp_server.completion.trace import Outcome, Trace
+from lsp_server.documents import Snapshot
+from lsp_server.engines.interface import CompletionRequest, Engine
+from lsp_server.session.prompter import Prompter
+from lsp_server.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+# Alternatives are sampled: at this temperature they differ and are still code.
+ALTERNATIVE_TEMPERATURE = 0.8
+ALTERNATIVE_TOP_P = 0.95
+
+State = Literal["whole", "cut", "late"]
+"""How much of an answer there is: all of it, its whole lines, or nothing that can be shown."""
+
+
+@dataclass(frozen=True)  # without slots, so that the key is computed once
+class Query:
+    """What the engine is asked at one cursor, and how its answer is read."""
+
+    snapshot: Snapshot
+    prompter: Prompter
+    settings: Settings
+    context: CursorContext
+    request: CompletionRequest
+    layout: Layout
+    shaper: Shaper
+    started: float  # by time.perf_counter
+    context_ms: float
+    prompt_ms: float
+
+    @cached_property
+    def key(self) -> bytes:
+        """A digest of all that decides the answer: also the least confidence, at which an answer is
+        broken off, but not who asks."""
+        request = replace(self.request, client="", idle=False)
+        ids = b""
+        if not isinstance(request.prompt, str):
+            # The repr of thousands of ids would take ten times as long.
+            ids = array("I", request.prompt).tobytes()
+            request = replace(request, prompt=())
+        rules = replace(self.shaper, known=frozenset())
+        return digest(repr((request, rules, sorted(self.shaper.known))), ids)
+
+    @property
+    def elapsed_ms(self) -> float:
+        return (time.perf_counter() - self.started) * 1000
+
+    def alternative(self, number: int) -> Query:
+        """The same query, answered by sampling, with other tokens for each number; 0 is the query
+        itself."""
+        if number == 0:
+            return self
+        request = replace(
+            self.request,
+            temperature=max(self.settings.temperature, ALTERNATIVE_TEMPERATURE),
+            top_p=min(self.settings.top_p, ALTERNATIVE_TOP_P),
+            seed=self.settings.seed + number,
+        )
+        return replace(
+            self, request=request, started=time.perf_counter(), context_ms=0.0, prompt_ms=0.0
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """A suggestion, and how it came about: for "why?" and the commands."""
+
+    query: Query
+    answer: str  # the model's text, before any filter
+    suggestion: Suggestion
+    trace: Trace
+
+
+def digest(text: str, more: bytes = b"") -> bytes:
+    return blake2b(text.encode("utf-8", "surrogatepass") + more, digest_size=16).digest()
+
+
+def query_at(
+    snapshot: Snapshot,
+    path: str | None,
+    prompter: Prompter,
+    settings: Settings,
+    client: str,
+    *,
+    target: Target | None = None,
+    context: CursorContext | None = None,
+    previous: CursorContext | None = None,
+) -> Query:
+    """The query for a suggestion at the cursor, or for the text of a target there. Raises
+    FormatError.
+
+    path: relative to the workspace. client: names the window in the engine's queue. context: of
+    this snapshot, if it was made before. previous: the last context of the document.
+    """
+    started = time.perf_counter()
+    if context is None:
+        context = prompter.context(snapshot, settings, path, previous)
+    gathered = time.perf_counter()
+    request, layout = prompter.request(context, settings, client)
+    if target is None:
+        shaper = Shaper.at(
+            context,
+            prompter.format,
+            multiline=settings.multiline,
+            min_confidence=prompter.min_confidence,
+        )
+    else:
+        shaper = Shaper.for_span(
+            context,
+            prompter.format,
+            extent=target.extent,
+            max_lines=target.max_lines,
+            least_columns=target.least_columns,
+            closing=target.closing,
+        )
+    return Query(
+        snapshot=snapshot,
+        prompter=prompter,
+        settings=settings,
+        context=context,
+        request=request,
+        layout=layout,
+        shaper=shaper,
+        started=started,
+        context_ms=(gathered - started) * 1000,
+        prompt_ms=(time.perf_counter() - gathered) * 1000,
+    )
+
+
+async def complete(engine: Engine, query: Query) -> Completion:
+    """The engine's whole answer, however long it takes. Raises EngineUnavailable.
+
+    Cancelling the caller ends the work at the engine.
+    """
+    load_attribution(query)
+    stream = AnswerStream(engine, query.request, query.shaper)
+    try:
+        await stream.finished()
+        return await finish(query, stream)
+    finally:
+        stream.close()
+
+
+async def wait_for_lines(
+    query: Query, stream: AnswerStream, budget_s: float = math.inf, patience_s: float = math.inf
+) -> State:
+    """Waits for the whole answer. After `budget_s`, whole lines that pass the filters are enough.
+
+    "late": there were none after `patience_s`. Both times count from the query's start. Raises as
+    the stream.
+    """
+    budget_s = min(budget_s, patience_s)
+    while stream.running:
+        spent_s = query.elapsed_ms / 1000
+        if spent_s >= budget_s and not stream.shape_lines().hidden:
+            return "cut"
+        if spent_s >= patience_s:
+            return "late"
+        limit_s = budget_s if spent_s < budget_s else patience_s
+        await stream.more(limit_s - spent_s)
+    await stream.more()
+    return "whole"
+
+
+async def finish(
+    query: Query, stream: AnswerStream, state: State = "whole", *, from_cache: bool = False
+) -> Completion:
+    """Filters the answer, looks it up in known packages, and makes the trace."""
+    tokens = stream.tokens
+    answer = stream.text if state == "whole" else stream.lines
+    suggestion = shape(stream, state)
+    shaped_ms = query.elapsed_ms
+    suggestion = await attribute(query, suggestion)
+    trace = Trace(
+        outcome=outcome(suggestion, state),
+        layout=query.layout,
+        extent=query.shaper.extent,
+        generated_tokens=tokens,
+        context_ms=query.context_ms,
+        prompt_ms=query.prompt_ms,
+        total_ms=query.elapsed_ms,
+        cut=state == "cut",
+        lines=suggestion.text.count("\n") + 1 if suggestion.text else 0,
+        from_memory=from_cache,
+        confidence=suggestion.confidence,
+        reasons=suggestion.reasons,
+        attribution_ms=query.elapsed_ms - shaped_ms,
+        attribution=None if suggestion.match is None else str(suggestion.match),
+        **engine_figures(query, stream, from_cache),
+    )
+    return Completion(query, answer, suggestion, trace)
+
+
+def shape(stream: AnswerStream, state: State) -> Suggestion:
+    if state == "late":
+        return stream.shaper.shape("")
+    if state == "cut":
+        return stream.shape_lines()
+    suggestion = stream.shape()
+    if "unsure" in suggestion.reasons:
+        lines = stream.shape_lines()  # the lines before the doubt may be good
+        if not lines.hidden:
+            return lines
+    return suggestion
+
+
+def outcome(suggestion: Suggestion, state: State) -> Outcome:
+    if state == "late":
+        return "late"
+    return "hidden" if suggestion.hidden else "shown"
+
+
+def engine_figures(query: Query, stream: AnswerStream, from_cache: bool) -> dict[str, Any]:
+    """The fields of the trace that tell what the engine did for this query."""
+    prompt = query.request.prompt
+    tokens = 0 if isinstance(prompt, str) else len(prompt)
+    figures: dict[str, Any] = {"prompt_tokens": tokens, "reused_tokens": stream.reused}
+    if from_cache:
+        return figures | {"prefilled_tokens": 0, "forward_passes": 0}
+    if tokens and stream.reused is not None:
+        figures["prefilled_tokens"] = tokens - stream.reused
+    if stream.first_at is not None:
+        figures["first_token_ms"] = (stream.first_at - query.started) * 1000
+    return figures | {"forward_passes": stream.passes}
+
+
+async def attribute(query: Query, suggestion: Suggestion) -> Suggestion:
+    """The suggestion with the packages whose text it repeats; hidden if the settings say so."""
+    setting = query.settings.attribution
+    if setting == "off" or suggestion.hidden:
+        return suggestion
+    loop = asyncio.get_running_loop()
+    attribution = await loop.run_in_executor(None, read_attribution, query.prompter.attribution)
+    if attribution is None:
+        return suggestion
+    match = attribution.find(query.snapshot.text[: query.snapshot.offset], suggestion.text)
+    if match is None:
+        return suggestion
+    return suggestion.attributed(match, hide=setting == "hide")
+
+
+def load_attribution(query: Query) -> None:
+    """Begins to read the filter of known packages, on a thread: it takes some ten milliseconds, and
+    the engine takes longer."""
+    if query.settings.attribution != "off":
+        path = query.prompter.attribution
+        asyncio.get_running_loop().run_in_executor(None, read_attribution, path)
+
+
+_reading = threading.Lock()
+
+
+def read_attribution(path: Path) -> Attribution | None:
+    """The filter of known packages in a file; None without one, and the log says so once.
+
+    Can be called from any thread.
+    """
+    with _reading:  # lru_cache would let two threads read at once
+        return _read_attribution(path)
+
+
+@lru_cache(maxsize=2)
+def _read_attribution(path: Path) -> Attribution | None:
+    try:
+        return Attribution(path.read_bytes())
+    except FileNotFoundError:
+        logger.info("suggestions are not looked up in known packages: there is no %s", path)
+    except (OSError, AttributionError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        logger.warning(
+            "%s cannot be used: %s. Suggestions are not looked up in known packages; "
+            "install fimls or download the model again.",
+            path,
+            reason,
+        )
+    return None

@@ -1,0 +1,158 @@
+"""Suggestions: as inline completions, and as entries of a menu for clients without those."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from lsprotocol import types as lsp
+
+from lsp_server.documents import Snapshot
+from lsp_server.logs import log_error
+from lsp_server.protocol.conversions import ACCEPTED, to_position
+from lsp_server.protocol.server import FimlsServer
+
+if TYPE_CHECKING:  # loaded after `initialize` is answered
+    from lsp_server.completion.offers import Offer
+    from lsp_server.completion.suggestions import Found
+
+logger = logging.getLogger(__name__)
+MAX_LABEL = 60  # characters
+
+
+async def inline_completion(
+    ls: FimlsServer, params: lsp.InlineCompletionParams
+) -> lsp.InlineCompletionList:
+    uri = params.text_document.uri
+    context = params.context
+    invoked = context.trigger_kind == lsp.InlineCompletionTriggerKind.Invoked
+    items: list[lsp.InlineCompletionItem] = []
+    try:
+        cursor = cursor_at(ls, uri, params.position, context.selected_completion_info)
+        if cursor is not None:
+            path = ls.relative_path(uri)
+            found = await ls.suggestions.suggest(cursor.snapshot, path, invoked=invoked)
+            items = [inline_item(placed) for placed in place(ls, cursor, found)]
+    except Exception as error:
+        log_error(logger, error)
+    return lsp.InlineCompletionList(items=items)
+
+
+async def completion(ls: FimlsServer, params: lsp.CompletionParams) -> lsp.CompletionList:
+    uri = params.text_document.uri
+    items: list[lsp.CompletionItem] = []
+    try:
+        cursor = cursor_at(ls, uri, params.position)
+        if cursor is not None:
+            found = await ls.suggestions.suggest(cursor.snapshot, ls.relative_path(uri))
+            items = [
+                menu_item(ls, uri, params.position, placed) for placed in place(ls, cursor, found)
+            ]
+    except Exception as error:
+        log_error(logger, error)
+    return lsp.CompletionList(is_incomplete=True, items=items)
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """A cursor, after the entry that is selected in a completion menu, if there is one.
+
+    The snapshot's text holds the entry; in the document it will replace what stands from `start` to
+    `end`.
+    """
+
+    snapshot: Snapshot
+    start: int
+    end: int
+    entry: str = ""
+
+
+def cursor_at(
+    ls: FimlsServer,
+    uri: str,
+    position: lsp.Position,
+    selected: lsp.SelectedCompletionInfo | None = None,
+) -> Cursor | None:
+    """None if the selected entry is elsewhere. Raises NotOpenError."""
+    document = ls.documents.need(uri)
+    snapshot = document.snapshot(position.line, position.character)
+    window = snapshot.window_start
+    if selected is None:
+        offset = window + snapshot.offset
+        return Cursor(snapshot, offset, offset)
+    bounds = (selected.range.start, selected.range.end)
+    start, end = sorted(document.position_to_offset(at.line, at.character) for at in bounds)
+    if not window <= start <= window + snapshot.offset <= end <= window + len(snapshot.text):
+        return None
+    before = snapshot.text[: start - window] + selected.text
+    text = before + snapshot.text[end - window :]
+    return Cursor(replace(snapshot, text=text, offset=len(before)), start, end, selected.text)
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """The text of an offer, and the range of the document that it replaces."""
+
+    offer: Offer
+    range: lsp.Range
+    text: str
+
+    @property
+    def command(self) -> lsp.Command:
+        """The client runs it when all of the text was accepted. The second argument says whose text
+        it repeats."""
+        match = self.offer.suggestion.match
+        arguments = [self.offer.id]
+        if match is not None:
+            arguments.append(str(match))
+        return lsp.Command("Accepted", ACCEPTED, arguments=arguments)
+
+
+def place(ls: FimlsServer, cursor: Cursor, found: Iterable[Found]) -> list[Placed]:
+    """None if the document has another version by now."""
+    document = ls.documents.get(cursor.snapshot.uri)
+    if document is None or document.version != cursor.snapshot.version:
+        return []
+    placed: list[Placed] = []
+    for offer, suggestion in found:
+        left, right = suggestion.replace
+        start = document.offset_to_position(cursor.start + left)
+        end = document.offset_to_position(cursor.end + right)
+        where = lsp.Range(to_position(start), to_position(end))
+        placed.append(Placed(offer, where, cursor.entry + suggestion.text))
+    return placed
+
+
+def inline_item(placed: Placed) -> lsp.InlineCompletionItem:
+    return lsp.InlineCompletionItem(placed.text, range=placed.range, command=placed.command)
+
+
+def menu_item(
+    ls: FimlsServer, uri: str, position: lsp.Position, placed: Placed
+) -> lsp.CompletionItem:
+    # Clients compare an entry with the word before the cursor, so it begins with that word.
+    word, units = ls.documents.need(uri).word_before(position.line, position.character)
+    text = word + placed.text
+    start = lsp.Position(placed.range.start.line, placed.range.start.character - units)
+    detail = f"fimls ({ls.session.model_name})"
+    if placed.offer.suggestion.match is not None:
+        detail += f" {placed.offer.suggestion.match}"
+    return lsp.CompletionItem(
+        label=text.strip().splitlines()[0][:MAX_LABEL],
+        kind=lsp.CompletionItemKind.Text,
+        detail=detail,
+        documentation=text,
+        filter_text=text,
+        text_edit=lsp.TextEdit(range=lsp.Range(start, placed.range.end), new_text=text),
+        insert_text_format=lsp.InsertTextFormat.PlainText,
+        insert_text_mode=lsp.InsertTextMode.AsIs,
+        command=placed.command,
+    )
+
+
+FEATURES: dict[str, tuple[Callable[..., Any], Any]] = {
+    lsp.TEXT_DOCUMENT_INLINE_COMPLETION: (inline_completion, lsp.InlineCompletionOptions()),
+    lsp.TEXT_DOCUMENT_COMPLETION: (completion, lsp.CompletionOptions()),
+}
