@@ -240,7 +240,7 @@ class Thin:
 
 def parse_trace(line: str) -> dict[str, Any] | None:
     """The trace in a line of the server's log; None in any other line."""
-    _, found, rest = line.partition(" lsp_server.suggestions: {")
+    _, found, rest = line.partition(" lsp_server.completion.suggestions: {")
     if not found:
         return None
     try:

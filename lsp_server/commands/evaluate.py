@@ -2,7 +2,7 @@
 files.
 
 Each sample goes the way of a request, through the engine process. Two ways to ask:
-- the product: `completer.complete` with the user's settings, so whatever a user gets is measured,
+- the product: `request.complete` with the user's settings, so whatever a user gets is measured,
   post-processing and all. What minConfidence would hide counts for "exact match" and not for
   "shown". Of the settings only `multiline` is set for the tasks *line* and *column*, to "never":
   they are about the rest of one line.

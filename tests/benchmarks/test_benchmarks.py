@@ -192,7 +192,7 @@ def test_a_side_that_is_none_is_refused(text: str) -> None:
 
 
 def test_traces_are_read_off_the_servers_log() -> None:
-    start = "2026-11-21 10:00:00,000 17 INFO lsp_server.suggestions: "
+    start = "2026-11-21 10:00:00,000 17 INFO lsp_server.completion.suggestions: "
     line = json.dumps(
         Trace("shown", prompt_tokens=9, reused_tokens=7, reasons=("end of line",)).to_json()
     )
