@@ -396,7 +396,7 @@ def test_without_a_log_folder_there_is_still_an_engine(
 def test_the_language_server_never_loads_torch_or_transformers(talkative_folder: Path) -> None:
     script = f"""
 import sys
-import lsp_server.protocol.server, lsp_server.session.session, lsp_server.completion.asking
+import lsp_server.protocol.app, lsp_server.session.prompter, lsp_server.completion.suggestions
 import lsp_server.engines.local, lsp_server.engines.interface
 from lsp_server.settings import Settings
 lsp_server.session.prompter.Prompter.for_settings(Settings(model={str(talkative_folder)!r}))

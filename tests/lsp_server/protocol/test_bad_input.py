@@ -304,7 +304,7 @@ def fault_in(monkeypatch: pytest.MonkeyPatch, place: str) -> None:
         "session.prompter:CompletionRequest",
         "engines.remote:RemoteEngine.complete",
         "engines.http:HttpClient.stream",
-        "engines.interface:_piece",
+        "engines.http:_piece",
         "completion.request:Shaper.done",
         "completion.request:Shaper.shape",
         "completion.request:Trace",
