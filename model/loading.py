@@ -10,7 +10,11 @@ from pathlib import Path
 
 import torch
 
+from model.cpu.quantized_linear import Int8Factory
+from model.cpu.torch_step import add_step
+from model.decoder.config import DecoderConfig
 from model.decoder.decoder import Decoder
+from model.decoder.factory import Factory
 from model.decoder.kv_cache import KVCache
 from model.errors import ModelError
 from model.generation.copying import Copying, CopyWeights
@@ -25,9 +29,11 @@ from model.generation.generate import (
 )
 from model.generation.sampling import Sampling
 from model.generation.token_healing import Spelling, TokenHealing
-from model.gpu.bitsandbytes_linear import BITS, library
+from model.gpu.bitsandbytes_linear import BITS, BitsFactory, library
+from model.gpu.cuda_graphs import add_graphs
+from model.machine import available_memory
 from model.tokenizer import Tokenizer
-from model.weights.checkpoint import load_decoder
+from model.weights.checkpoint import Checkpoint
 from model.weights.folder import ModelFolder, find_model
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -108,16 +114,84 @@ def load_model(
     folder = find_model(name)
     tokenizer = Tokenizer(folder.path / "tokenizer.json")
     where = choose_device(device)
-    decoder = load_decoder(
-        folder,
-        dtype=choose_dtype(dtype, where),
-        device=where,
-        quantization=choose_quantization(quantization, dtype, where),
-        measured=measured,
-        progress=progress,
-    )
+    chosen_dtype = choose_dtype(dtype, where)
+    chosen_quantization = choose_quantization(quantization, dtype, where)
+    decoder = load_decoder(folder, where, chosen_dtype, chosen_quantization, measured, progress)
     check_vocabulary(folder, tokenizer, decoder.config.vocab_size)
     return LoadedModel(folder, tokenizer, decoder)
+
+
+def load_decoder(
+    folder: ModelFolder,
+    device: torch.device,
+    dtype: torch.dtype,
+    quantization: str | None,
+    measured: Path | None,
+    progress: Callable[[float], None],
+) -> Decoder:
+    """Makes the decoder of a folder, fills it file by file and gives it its step.
+
+    Matrices are quantized as they are read, so that no more than one file of the checkpoint is in
+    memory beside them. The arguments are those of load_model, chosen. Raises ModelError.
+    """
+    checkpoint = Checkpoint.open(folder)
+    bits = 8 * dtype.itemsize if quantization is None else BITS[quantization]
+    check_memory(checkpoint, device, bits / 8)
+    # The decoder is not made by way of the meta device: what torch imports for that (sympy, its
+    # compiler) takes longer than loading.
+    try:
+        factory = choose_factory(checkpoint.config, device, dtype, quantization, measured)
+        decoder = Decoder(checkpoint.config, factory).eval().requires_grad_(False)
+    except RuntimeError as error:
+        first_line = str(error).splitlines()[0]
+        raise ModelError(
+            f"{folder.path} does not fit into the memory of {device} ({first_line}). Use a "
+            "smaller model."
+        ) from None
+    checkpoint.fill(decoder, factory, progress)
+    if isinstance(factory, Int8Factory):
+        add_step(decoder, factory.plan, measured)
+    elif device.type == "cuda" and quantization is None:
+        add_graphs(decoder)
+    return decoder
+
+
+def choose_factory(
+    config: DecoderConfig,
+    device: torch.device,
+    dtype: torch.dtype,
+    quantization: str | None,
+    measured: Path | None,
+) -> Factory:
+    """The maker of matrices for the precision: floats, int8 on a CPU, fewer bits on a GPU."""
+    if quantization is None:
+        return Factory(device, dtype)
+    if device.type == "cpu":
+        return Int8Factory.for_cpu(config, measured)
+    return BitsFactory(device, dtype, BITS[quantization])
+
+
+def check_memory(checkpoint: Checkpoint, device: torch.device, itemsize: float) -> None:
+    """Raises ModelError where the weights, of itemsize bytes each, do not fit into what is free."""
+    free = free_memory(device)
+    needed = checkpoint.parameters * itemsize
+    if free is None or needed <= free:
+        return
+    smaller = "a smaller model"
+    if itemsize > 1:
+        smaller = 'fimls.engine.quantization "int8" or a smaller model'
+    raise ModelError(
+        f"{checkpoint.folder.path} needs {needed / 1e9:.1f} GB for its weights, but "
+        f"{free / 1e9:.1f} GB of the memory of {device} are free. Use {smaller}, or close what "
+        "else uses the memory."
+    )
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes; None where the system does not tell."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return available_memory()
 
 
 def check_vocabulary(folder: ModelFolder, tokenizer: Tokenizer, vocab_size: int) -> None:
@@ -126,8 +200,7 @@ def check_vocabulary(folder: ModelFolder, tokenizer: Tokenizer, vocab_size: int)
     if tokenizer.vocab_size > vocab_size:
         raise ModelError(
             f"{folder.path}: the tokenizer has {tokenizer.vocab_size} entries, the model "
-            f"{vocab_size}. "
-            "Check that tokenizer.json and config.json belong together."
+            f"{vocab_size}. Check that tokenizer.json and config.json belong together."
         )
 
 

@@ -31,7 +31,7 @@ MODEL = {
     "tokenizer": "errors",
     "decoder": "errors",
     "families": "decoder errors",
-    "weights": "families decoder errors machine cpu gpu",
+    "weights": "families decoder errors",
     "cpu": "decoder errors machine private_files",
     "gpu": "decoder errors",
     "generation": "decoder errors",
@@ -86,7 +86,7 @@ ONLY_IN = {
 # Takes names out as they get shorter; goes when it is empty.
 STILL_TOO_LONG = set(
     "_answers suggest finish evaluate make_server show add_own_messages add_edits explain complete "
-    "_line_stops build_prompt load_decoder parse_request".split()
+    "_line_stops build_prompt parse_request".split()
 )
 
 

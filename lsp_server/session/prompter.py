@@ -8,6 +8,7 @@ from pathlib import Path
 
 from fim import (
     FORMATS,
+    LAYOUTS,
     CursorContext,
     Encoder,
     FimFormat,
@@ -26,8 +27,9 @@ from fim import (
 from lsp_server.documents import Snapshot
 from lsp_server.engines.interface import CompletionRequest
 from lsp_server.settings import Settings
+from model.errors import ModelError
 from model.tokenizer import Tokenizer
-from model.weights.folder import ATTRIBUTION, BUNDLED, find_model
+from model.weights.folder import ATTRIBUTION, BUNDLED, PREFERENCES, ModelFolder, find_model
 
 REMOTE_CONTEXT_TOKENS = 2048
 TIME_BUDGET_MS = 300.0
@@ -64,12 +66,13 @@ class Prompter:
         sentinels = resolve(tokenizer, settings.format, folder.model_type)
         limit = folder.max_positions
         preferred = folder.preferences
+        own_layout = preferred_layout(folder)
         prompter = cls(
             format=sentinels.format,
             encoder=PieceEncoder(tokenizer),
             sentinels=sentinels,
             context_tokens=min(settings.context_tokens or limit, limit),
-            layout=chosen_layout(settings) or preferred.layout,
+            layout=chosen_layout(settings) or own_layout,
             suffix_tokens=settings.suffix_tokens,
             min_confidence=first(settings.min_confidence, preferred.min_confidence),
             time_budget=first(settings.time_budget, TIME_BUDGET_MS),
@@ -166,6 +169,24 @@ class Prompter:
 def chosen_layout(settings: Settings) -> Layout | None:
     """The layout that the user has chosen; None for the model's own."""
     return None if settings.layout == "auto" else settings.layout
+
+
+def preferred_layout(folder: ModelFolder) -> Layout | None:
+    """The layout that the model's fimls.json prefers; None where it prefers none.
+
+    Raises ModelError for a layout that there is not.
+    """
+    wanted = folder.preferences.layout
+    if wanted is None:
+        return None
+    for layout in LAYOUTS:
+        if layout == wanted:
+            return layout
+    *names, last = map(repr, LAYOUTS)
+    raise ModelError(
+        f"{folder.path / PREFERENCES}: layout is {wanted!r}. It must be {', '.join(names)} or "
+        f"{last}; correct or delete the file."
+    )
 
 
 def first(*choices: float | None) -> float:

@@ -15,7 +15,7 @@ from model.decoder.config import DecoderConfig
 from model.errors import ModelError
 from model.families.registry import FAMILIES
 from model.families.weight_table import WeightSlot
-from model.weights.checkpoint import read_config, read_weights
+from model.weights.checkpoint import Checkpoint
 from model.weights.folder import ModelFolder, read_json
 
 if TYPE_CHECKING:
@@ -54,7 +54,9 @@ def write_gguf(folder: ModelFolder, out: Path, dtype: str) -> None:
         raise ModelError(
             "A GGUF file takes the package gguf, which is not installed: pip install gguf"
         ) from None
-    config, table = read_config(folder)
+    checkpoint = Checkpoint.open(folder)
+    config = checkpoint.config
+    table = checkpoint.table
     interleaved = FAMILIES[folder.model_type].gguf.interleaved
     _refuse_what_differs(folder, config)
     name = "fimls" if folder.is_bundled else folder.path.resolve().name
@@ -85,7 +87,7 @@ def write_gguf(folder: ModelFolder, out: Path, dtype: str) -> None:
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
         weights = (
-            (source, tensor) for _, source, tensor in read_weights(folder) if source in kinds
+            (source, tensor) for _, source, tensor in checkpoint.tensors() if source in kinds
         )
         for expected, (source, tensor) in zip(
             kinds, weights, strict=True

@@ -27,7 +27,7 @@ from model.errors import ModelError
 from model.export.gguf import TYPES, write_gguf
 from model.loading import DTYPES, check_vocabulary
 from model.tokenizer import Tokenizer
-from model.weights.checkpoint import COMPUTED, HEAD, read_config, read_weights
+from model.weights.checkpoint import COMPUTED, HEAD, Checkpoint
 from model.weights.folder import ModelFolder, find_model, read_json
 
 LAYOUTS = {
@@ -71,7 +71,9 @@ def export(folder: ModelFolder, target: Path, layout: str, dtype: str) -> None:
 
 def _check(folder: ModelFolder) -> None:
     """Raises ModelError where weights or tokenizer are not those that config.json describes."""
-    config, table = read_config(folder)
+    checkpoint = Checkpoint.open(folder)
+    config = checkpoint.config
+    table = checkpoint.table
     check_vocabulary(folder, Tokenizer(folder.path / "tokenizer.json"), config.vocab_size)
     expected: dict[str, tuple[int, ...]] = {name: slot.shape for name, slot in table.items()}
     stored = {name: shape for name, shape in folder.shapes.items() if not name.endswith(COMPUTED)}
@@ -131,7 +133,7 @@ def _write_hugging_face(folder: ModelFolder, out: Path, dtype: str) -> None:
     weight_map: dict[str, str] = {}
     shards, size = len(folder.weight_files), 0
     for number, (_, group) in enumerate(
-        groupby(read_weights(folder), key=lambda found: found[0]), 1
+        groupby(Checkpoint.open(folder).tensors(), key=lambda found: found[0]), 1
     ):
         name = (
             f"model-{number:05}-of-{shards:05}.safetensors" if shards > 1 else "model.safetensors"

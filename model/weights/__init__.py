@@ -1,1 +1,13 @@
-"""TODO weights."""
+"""Model folders: finding one, reading its files, and filling a decoder with its weights.
+
+In reading order:
+- folder: find_model and ModelFolder, as much of a model as is known without torch.
+- preferences: fimls.json, the settings that were measured to suit one model.
+- checkpoint: reads the tensors of a folder's safetensors and fills a decoder with them.
+
+Invariants:
+- Weights come from safetensors only. Pickled weights and code in a folder are never opened.
+- folder and preferences load no torch: the language server uses them.
+- Every tensor of a checkpoint is used once, or the error names it.
+- Nothing here knows a device or how its matrices are multiplied: model.loading chooses that.
+"""

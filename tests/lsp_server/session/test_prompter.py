@@ -4,6 +4,7 @@ has."""
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -47,6 +48,20 @@ def test_the_budget_suits_the_model(talkative_folder: Path) -> None:
         (Settings(remote=replace(elsewhere, format="starcoder2"), time_budget=7.0), 7),
     ]:
         assert Prompter.for_settings(settings).time_budget == budget
+
+
+@pytest.mark.parametrize("layout", ["fim", "", 5, ["psm"]])
+def test_a_layout_that_is_none_is_refused(
+    talkative_folder: Path, tmp_path: Path, layout: object
+) -> None:
+    folder = shutil.copytree(talkative_folder, tmp_path / "model")
+    (folder / "fimls.json").write_text(json.dumps({"layout": layout}))
+    with pytest.raises(ModelError) as refused:
+        Prompter.for_settings(Settings(model=str(folder)))
+    assert str(refused.value) == (
+        f"{folder}/fimls.json: layout is {layout!r}. It must be 'psm', 'spm' or 'anchored'; "
+        "correct or delete the file."
+    )
 
 
 @pytest.mark.parametrize("budget", [-1, "100", True, float("nan")])

@@ -9,13 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from model import LoadedModel, load_model
+from model import LoadedModel, load_model, loading
 from model.cpu import kernels, measurements
 from model.cpu.kernel_choice import Plan
 from model.cpu.quantized_linear import Int8Embedding, Int8Linear, quantize_rows, step_shapes
 from model.cpu.torch_step import BY_THUMB, Step
 from model.errors import ModelError
-from model.weights import checkpoint
 from tests.conftest import STABLELM, STARCODER2, write_model
 from tests.model.families.test_parity import CASES, LENGTH, WINDOW, logits_of, random_ids
 from tests.model.toys import load
@@ -212,10 +211,10 @@ def test_a_model_larger_than_memory_is_refused_with_figures(
     quantization: str, remedy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = write_model(tmp_path, STARCODER2)
-    monkeypatch.setattr(checkpoint, "available_memory", lambda: 10_000)
+    monkeypatch.setattr(loading, "available_memory", lambda: 10_000)
     with pytest.raises(ModelError) as error:
         load_model(folder, "cpu", "auto", quantization=quantization)
     assert "needs 0.0 GB" in str(error.value)
     assert remedy in str(error.value)
-    monkeypatch.setattr(checkpoint, "available_memory", lambda: None)  # the system does not tell
+    monkeypatch.setattr(loading, "available_memory", lambda: None)  # the system does not tell
     load_model(folder, "cpu", "auto", quantization=quantization)

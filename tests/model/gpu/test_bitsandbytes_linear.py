@@ -10,12 +10,11 @@ from typing import Any
 import pytest
 import torch
 
-from model import LoadedModel, load_model
+from model import LoadedModel, load_model, loading
 from model.decoder.decoder import Decoder
 from model.errors import ModelError
 from model.gpu.bitsandbytes_linear import BITS, BitsFactory, BitsLinear
 from model.loading import choose_quantization
-from model.weights import checkpoint
 from tests.conftest import STABLELM, STARCODER2, write_model
 from tests.model.families.test_parity import LENGTH, logits_of, random_ids
 from tests.model.toys import CPU, load
@@ -34,7 +33,7 @@ def load_bits(folder: Path, quantization: str, monkeypatch: pytest.MonkeyPatch) 
     this place."""
     pytest.importorskip("bitsandbytes")
     monkeypatch.setattr(
-        checkpoint.Int8Factory,
+        loading.Int8Factory,
         "for_cpu",
         lambda config, measured: BitsFactory(CPU, torch.float32, BITS[quantization]),
     )
