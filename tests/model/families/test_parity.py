@@ -94,7 +94,7 @@ LLAMA_CASES: dict[str, dict[str, Any]] = {
     "mlp bias": {"mlp_bias": True},
     "all biases, exact gelu": {"attention_bias": True, "mlp_bias": True, "hidden_act": "gelu"},
     "wide heads": {"head_dim": 16},
-    "narrow heads, one kv head": {"head_dim": 6, "num_key_value_heads": 1},
+    "narrow heads, one kv head": {"head_dim": 4, "num_key_value_heads": 1},
     "every kv head by default": {"num_key_value_heads": None},
     "linear": rope(rope_type="linear", factor=4.0),
     "llama3": LLAMA3_ROPE,
