@@ -1,15 +1,28 @@
-"""Fill-in-the-middle as text and token ids: what goes into the prompt, and what becomes of the
-answer; and what in a text can be written anew (targets).
+"""Fill-in-the-middle as text and token ids: the prompt that a model gets at a cursor, and the part
+of its answer that the user is shown.
+
+The modules in reading order:
+- formats: the layouts of a prompt, the families' sentinels, and their ids in a tokenizer
+- context: the text around the cursor, cut to a token budget (CursorContext)
+- anchor: where the typed text begins in the layout "anchored"
+- prompt: a CursorContext as token ids or as text (Prompt); token healing
+- pieces: a tokenizer that encodes only what changed (PieceEncoder)
+- lines: indentation, brackets and quotes of source text
+- stops: the rules for where an answer ends, one function each
+- postprocess: an answer cut, and fitted to the rest of the line (Shaper, Suggestion)
+- attribution: whether a suggestion repeats a known package
+- editing/: what in a text can be written anew: bodies, docstrings (Target)
+- evaluation/: samples with a known answer, and scores
 
 Invariants of this room:
-- It knows no torch, no editor protocol, no file and no network; it imports only the standard
+- It knows no torch, no editor protocol, no file and no network. It imports only the standard
   library and, when a target is looked for, tree_sitter and its grammars.
-- Values are frozen; functions are pure (PieceEncoder remembers, but its answers depend on the text
-  alone). Offsets and lengths of text are in code points.
+- Values are frozen; functions are pure (PieceEncoder keeps ids, but they depend on the text alone).
+  Offsets and lengths of text are in code points.
 - The user's text never becomes a sentinel: pieces are encoded as plain text, and defused where only
   text can be sent.
-- A family is asked only for a layout that it saw in training, or for psm with the beginning of the
-  middle told.
+- A family is asked only for a layout that it saw in training, or for one that looks the same to it
+  ("anchored" looks like psm).
 - Accepting a suggestion gives exactly prefix + text + suffix, less the replaced range, which never
   leaves the cursor's line. An edit changes nothing outside its target's range.
 - Families differ by the fields of `FimFormat`, never by a look at a name.

@@ -1,9 +1,9 @@
-"""The anchor: where the prefix of the layout "anchored" ends and what is typed begins.
+"""The anchor: where the prefix of the layout "anchored" ends and what was typed since begins.
 
     context <fim_prefix> P0 <fim_suffix> S <fim_middle> typed
 
-To the model, what was typed is the beginning of its own answer; so a family that saw only psm,
-where the suffix stands behind the prefix, gets prompts that grow at their end.
+The model takes what was typed for the beginning of its own answer. So a family that saw only psm,
+where the suffix follows the prefix, gets prompts that only grow at their end.
 """
 
 from dataclasses import replace
@@ -12,20 +12,20 @@ from fim.context import CursorContext, as_trained
 from fim.formats import Encoder
 from fim.lines import without_closers
 
-MOST_TYPED = 128  # tokens; behind more of them the model may lose sight of what joins at the suffix
-_FIRST = MOST_TYPED // 2  # tokens that may stand behind a new anchor
+MOST_TYPED = 128  # tokens; after more of them the model may lose sight of what joins at the suffix
+_FIRST = MOST_TYPED // 2  # tokens that may follow a new anchor
 _FAR = MOST_TYPED * 8  # characters; more are not counted
 
 
 def with_anchor(
     context: CursorContext, previous: CursorContext | None, encoder: Encoder
 ) -> CursorContext:
-    """The context with `typed` set: the anchor of `previous` where that goes on, else one at the
-    line's beginning, or inside of an overlong line.
+    """The context with `typed` set. The anchor of `previous` is kept while it can be; a new one is
+    set at the line's beginning, or inside of an overlong line.
 
-    It goes on while all before it and the suffix stay the same, windows' edges included, and what
-    was typed behind it stays within MOST_TYPED. At the line's beginning it outlives deleting and
-    typing anew in that line.
+    It is kept while the text before it and the suffix stay the same, edges of the windows included,
+    and at most MOST_TYPED tokens follow it. At the line's beginning it stays valid when text of
+    that line is deleted and typed again.
     """
     prefix = context.prefix
 

@@ -26,14 +26,12 @@ from typing import Any
 MAGIC = b"fimls-attribution-1\n"
 HEADER_AT = len(MAGIC) + 4 + 32
 GRAM = 50  # normalized characters
-# of the rolling hash (Karp and Rabin); odd, so that numpy can divide by its powers
-BASE = 0x9E3779B97F4A7C15
-WIDEST = 24  # bits of a value: with its place inside a byte it fits into four bytes
-PLACE_BITS = 16  # of a hash: a gram's place in a segment, which is no larger
-TAIL = b"\0" * 4  # so that four bytes can be read at the last value
-ARITY = 4  # slots a gram; the fourth makes the file 5% smaller
-# characters of raw text that are read for a normalized one: code that is indented ever so deep
-FAR = 16
+BASE = 0x9E3779B97F4A7C15  # of the rolling hash (Karp and Rabin); odd: numpy divides by its powers
+WIDEST = 24  # bits of a value, so that it fits into four bytes wherever in a byte it begins
+PLACE_BITS = 16  # bits of a hash that give a gram's place in a segment
+TAIL = b"\0" * 4  # after the last value, so that four bytes can be read there
+ARITY = 4  # slots of a gram; the fourth makes the file 5% smaller
+FAR = 16  # characters of raw text read for a normalized one: code may be deeply indented
 _BITS = 2**64 - 1
 _ROLL = pow(BASE, GRAM, 2**64)
 _WORD = re.compile(r"\b(?=\w)", re.ASCII)

@@ -124,7 +124,7 @@ class FimFormat:
     def texts(self) -> tuple[str, ...]:
         """The text of every sentinel that has no place in an answer."""
         own = (self.prefix, self.suffix, self.middle, self.repo_name, self.file_sep, *self.end)
-        return tuple(dict.fromkeys(text for text in own if text))
+        return tuple(dict.fromkeys(filter(None, own)))
 
 
 @dataclass(frozen=True, slots=True)

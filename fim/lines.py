@@ -1,4 +1,5 @@
-"""Lines, indentation and brackets of source text in any language: rough and fast, no parser."""
+"""Lines, indentation and brackets of source text in any language, by rough and fast rules without a
+parser."""
 
 import re
 
@@ -25,7 +26,7 @@ def width(line: str) -> int:
 
 
 def opens_block(line: str) -> bool:
-    """Whether the text of a line so far ends in something that a block follows."""
+    """Whether a line, as far as it is written, ends in something that opens a block."""
     line = line.rstrip()
     return bool(_COLON_BLOCK.match(line) or _OTHER_OPENER.match(line))
 
@@ -46,12 +47,12 @@ def only_closes(rest: str) -> bool:
 
 
 def without_closers(suffix: str) -> str:
-    """The suffix without the rest of the cursor's line, where that holds nothing but closing
-    brackets and the like.
+    """The suffix without the rest of the cursor's line, if that holds nothing but closing brackets
+    and the like.
 
-    Editors put such in and take them away while someone types, and each time the suffix would be
-    another one, which in spm stands in front of all else. Answers are as good without them:
-    `Shaper` fits them in (benchmarks/RESULTS.md).
+    Editors insert and remove these while someone types. Each time the suffix would change, which in
+    spm stands in front of all else. Answers are as good without them: `Shaper` fits the answer to
+    them (benchmarks/RESULTS.md).
     """
     rest = suffix.partition("\n")[0]
     return suffix[len(rest) :] if only_closes(rest) else suffix
@@ -75,8 +76,8 @@ def brackets(text: str, quote: str = "") -> tuple[list[int], list[int]]:
     """(depths, closers) of a text that begins inside a string of `quote`, or outside of any with
     "".
 
-    depths: for each index, and for the end, how many brackets and quotes that the text itself
-    opened are open there. closers: the indices of brackets and quotes that close something opened
+    depths: for each index, and for the end, how many brackets and quotes are open there that the
+    text itself opened. closers: the indices of brackets and quotes that close something opened
     before the text.
     """
     depths, closers, _ = _scan(text, quote)
@@ -93,8 +94,7 @@ def _scan(text: str, quote: str) -> tuple[list[int], list[int], str]:
         string = quote or (opened[-1] if opened and opened[-1] in _QUOTES else "")
         if string:
             ends = char == string and not escaped
-            # Most strings end with their line at the latest; this also forgives the apostrophe of a
-            # comment.
+            # Most strings end with their line at the latest, and a comment may have an apostrophe.
             broken = char == "\n" and string != "`"
             escaped = char == "\\" and not escaped
             if ends and quote:

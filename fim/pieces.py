@@ -1,14 +1,14 @@
-"""An encoder that encodes only what it has not seen lately: a long text costs what changed in it.
+"""An encoder that keeps the ids of pieces of text, so that a long text costs what changed in it.
 
-A text is cut between a letter, digit or mark of ASCII and a blank or line end behind it, mostly
-before blank lines, so that the same code gives the same pieces wherever an edit was. There no token
-can reach across:
-- GPT-2's pre-tokenization (with StarCoder's digits, too) has no match that holds a blank behind
-  anything else, looks ahead only behind blanks, and never looks back.
-- cl100k's and its kin (Llama 3, Qwen) let punctuation take the line ends behind it: there only
+A text is cut between a letter, digit or mark of ASCII and a blank or line end after it, mostly
+before blank lines, so that the same code gives the same pieces wherever an edit was. No token can
+reach across such a place:
+- GPT-2's pre-tokenization (with StarCoder's digits, too) has no match that holds a blank after
+  anything else, looks ahead only after blanks, and never looks back.
+- cl100k's and its kin (Llama 3, Qwen) let punctuation take the line ends after it: there only
   letters and digits do.
-Which of the two rules holds for a tokenizer is tried once, on a text full of such places; where
-neither does (those of SentencePiece put a blank in front of each piece) texts stay whole.
+Which of the two rules holds for a tokenizer is tried once, on a text full of such places. Where
+neither does, texts stay whole: SentencePiece's tokenizers put a blank in front of each piece.
 """
 
 from __future__ import annotations
@@ -17,12 +17,11 @@ import re
 from array import array
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from itertools import pairwise
 
 from fim.formats import Encoder
 
 LONGEST = 600  # characters of a piece, where there is a place to cut
-KEPT = 4096  # pieces, some 5 MB: fewer than a window has would all be encoded again at every key
+KEPT = 4096  # pieces, some 5 MB; a window with more would be encoded again at every key
 _RULES = ("!-~", "A-Za-z0-9")
 _PROBE = '''#!/usr/bin/env python3
 """Words, (marks); 'quotes' and "quotes"."""
@@ -50,7 +49,7 @@ static int main(void) {
 
 
 class PieceEncoder:
-    """Another encoder's ids, kept by piece. What it answers depends on the text alone."""
+    """Gives another encoder's ids, and keeps them by piece. They depend on the text alone."""
 
     def __init__(self, encoder: Encoder) -> None:
         self._encoder = encoder
@@ -90,8 +89,8 @@ class PieceEncoder:
             start = end
 
     def _end(self, text: str, start: int) -> int:
-        """Where the piece that begins at `start` ends: before a blank line; a long piece at half
-        its length."""
+        """Where the piece that begins at `start` ends: before a blank line, or after half of
+        LONGEST where there is none."""
         if self._place is None or len(text) - start <= 1:
             return len(text)
         blank = start
@@ -105,7 +104,10 @@ class PieceEncoder:
 
 
 def _holds(encoder: Encoder, place: re.Pattern[str]) -> bool:
-    """Whether the probe, cut wherever the rule would cut, has the ids of the whole."""
-    ends = [0, *(found.end() for found in place.finditer(_PROBE)), len(_PROBE)]
-    cut = [id for start, end in pairwise(ends) for id in encoder.encode(_PROBE[start:end])]
-    return cut == encoder.encode(_PROBE)
+    """Whether the probe has the same ids when it is cut wherever the rule would cut."""
+    ids: list[int] = []
+    start = 0
+    for found in place.finditer(_PROBE):
+        ids += encoder.encode(_PROBE[start : found.end()])
+        start = found.end()
+    return ids + encoder.encode(_PROBE[start:]) == encoder.encode(_PROBE)

@@ -66,7 +66,8 @@ def build_prompt(
     begin_with = ""
     if heal:
         begin_with = _last_piece(context, family.order(layout))
-        context = _without_end(context, len(begin_with))
+        prefix = context.prefix.removesuffix(begin_with)
+        context = replace(context, prefix=prefix, typed=max(0, context.typed - len(begin_with)))
     ids: list[int] = []
     if sentinels.begin is not None:
         ids.append(sentinels.begin)
@@ -123,12 +124,6 @@ def _last_piece(context: CursorContext, order: tuple[Part, ...]) -> str:
         start = max(start, len(context.prefix) - context.typed)
     found = _LAST_PIECE.search(context.prefix[start:])
     return found[0] if found else ""
-
-
-def _without_end(context: CursorContext, length: int) -> CursorContext:
-    """The context without the last characters of its prefix."""
-    prefix = context.prefix[: len(context.prefix) - length]
-    return replace(context, prefix=prefix, typed=max(0, context.typed - length))
 
 
 def _header(context: CursorContext, family: FimFormat) -> list[_Piece]:
