@@ -4,9 +4,9 @@ format's sentinels in one tokenizer.
 To add a family, add one FimFormat to _FORMATS, and its `model_type` to MODEL_TYPES. To add a
 layout, add its name to Layout and its row to ORDERS.
 
-Sources: Bavarian et al. 2022, https://arxiv.org/abs/2207.14255 (the layouts psm and spm), the
-StarCoder2 paper §5, the CodeLlama paper §2.3 and its reference tokenizer, mistral-common, and the
-model cards of the other families.
+Sources: Bavarian et al. 2022, https://arxiv.org/abs/2207.14255 (the layouts psm and spm); the
+StarCoder2 paper §5; the CodeLlama paper §2.3 and its reference tokenizer; the Qwen2.5-Coder report;
+mistral-common (Codestral); and the model cards of the other families.
 """
 
 from collections.abc import Mapping, Sequence
@@ -125,6 +125,11 @@ class FimFormat:
         """The text of every sentinel that has no place in an answer."""
         own = (self.prefix, self.suffix, self.middle, self.repo_name, self.file_sep, *self.end)
         return tuple(dict.fromkeys(filter(None, own)))
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """`texts` and `begin`: all that an endpoint takes for a sentinel."""
+        return (*self.texts, self.begin) if self.begin else self.texts
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,7 +301,7 @@ def resolve(encoder: Encoder, name: str = "auto", model_type: str | None = None)
 def _known_ids(encoder: Encoder, family: FimFormat) -> dict[str, int]:
     """The ids of those of the family's sentinels that the vocabulary has."""
     known = {}
-    for text in (*family.texts, family.begin or ""):
+    for text in family.marks:
         found = None
         if family.spaced:
             found = encoder.token_id("▁" + text)

@@ -22,8 +22,7 @@ class Suggestion:
     """A completion to show. Accepting it gives prefix + text + suffix, less the replaced range."""
 
     text: str  # "" when hidden
-    # (start, end) in code points from the cursor; (0, 0) is a pure insertion.
-    replace: tuple[int, int]
+    replace: tuple[int, int]  # (start, end) in code points from the cursor; (0, 0) only inserts
     confidence: float  # 0..1; see Shaper.shape
     reasons: tuple[Reason, ...]  # the filters that fired, in their order
     hidden: bool

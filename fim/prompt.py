@@ -192,9 +192,6 @@ def _encode_bare(encoder: Encoder, text: str) -> list[int]:
 
 def _defused(text: str, family: FimFormat) -> str:
     """The text with a zero-width space inside whatever looks like a sentinel."""
-    marks = list(family.texts)
-    if family.begin:
-        marks.append(family.begin)
     # A look-ahead that consumes one character also sees marks that overlap.
-    found = "|".join(map(re.escape, marks))
+    found = "|".join(map(re.escape, family.marks))
     return re.sub(f"(?=(?:{found}))(.)", "\\1\u200b", text)

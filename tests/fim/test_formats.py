@@ -1,6 +1,7 @@
 import pytest
 
-from fim import FORMATS, MODEL_TYPES, FimFormat, FormatError, resolve
+from fim import FORMATS, LAYOUTS, MODEL_TYPES, FimFormat, FormatError, resolve
+from fim.formats import ORDERS
 from tests.fim.toys import CharacterEncoder
 
 
@@ -10,6 +11,10 @@ def vocabulary(family: FimFormat) -> tuple[str, ...]:
         "▁" + text if family.spaced and text.isupper() and text[0] == "<" else text
         for text in texts
     )
+
+
+def test_every_layout_has_an_order() -> None:
+    assert tuple(ORDERS) == LAYOUTS
 
 
 @pytest.mark.parametrize("name", FORMATS)

@@ -4,7 +4,6 @@ else."""
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import get_args
 
 import pytest
 from hypothesis import given, settings
@@ -12,6 +11,7 @@ from hypothesis import strategies as st
 
 import fim
 from fim import (
+    LAYOUTS,
     CursorContext,
     Encoder,
     Layout,
@@ -28,7 +28,6 @@ from model.weights.folder import BUNDLED
 from tests.fim.test_formats import vocabulary
 from tests.fim.toys import CharacterEncoder
 
-LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 GROWING: tuple[Layout, ...] = ("spm", "anchored")
 HEADER = 16  # what a prompt may have besides the windows
 # All that GPT-2's pre-tokenization may read anew when something is added: the last word, number or

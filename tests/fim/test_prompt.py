@@ -1,18 +1,13 @@
-from typing import get_args
-
 import pytest
 
-from fim import FORMATS, FormatError, Layout, Snippet, build_prompt, render_text, resolve
+from fim import FORMATS, LAYOUTS, FormatError, Layout, Snippet, build_prompt, render_text, resolve
 from tests.fim.test_formats import vocabulary
 from tests.fim.toys import CharacterEncoder, context_at
 
 SNIPPETS = (Snippet("b.py", "B", "open"), Snippet("c.py", "C", "recent"))
 ALL: tuple[Layout, ...] = ("psm", "spm")
 UNSEEN = [
-    (name, layout)
-    for name in FORMATS
-    for layout in get_args(Layout)
-    if layout not in FORMATS[name].offered
+    (name, layout) for name in FORMATS for layout in LAYOUTS if layout not in FORMATS[name].offered
 ]
 
 CASES: list[tuple[str, Layout | None, dict[str, object], str]] = [
