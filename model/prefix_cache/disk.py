@@ -139,14 +139,13 @@ class PrefixStore:
         before = cache.length
         path = self._folder / stored.name
         try:
-            with _open_private(path) as file:
-                ids = self._format.read_ids(file)
-                if ids != self._index[stored.name]:
+            with _open_private(path, self._format) as file:
+                if file.ids != self._index[stored.name]:
                     raise ValueError("its ids have changed")
                 for start in range(before // BLOCK * BLOCK, stored.length, BLOCK):
                     if should_stop is not None and should_stop():
                         break
-                    block = self._format.read_block(file, ids, start)
+                    block = file.block(start)
                     cache.extend(block[:, :, :, cache.length - start : stored.length - start])
             with contextlib.suppress(OSError):  # a folder that can only be read
                 os.utime(path)  # the budget drops the least recently used
@@ -213,8 +212,10 @@ class PrefixStore:
         for name in names - self._index.keys():
             self._index[name] = b""
             try:
-                with contextlib.suppress(OSError), _open_private(self._folder / name) as file:
-                    self._index[name] = self._format.read_ids(file)
+                with _open_private(self._folder / name, self._format) as file:
+                    self._index[name] = file.ids
+            except OSError:
+                pass
             except ValueError as error:
                 self._discard(name, error)
 
@@ -257,80 +258,84 @@ class PrefixFormat:
     """The content of the files of one model."""
 
     def __init__(self, key: str, layout: KVCache) -> None:
-        self._key = key
+        self.key = key
+        self.dtype = layout.dtype
         self._config = layout.config
-        self._dtype = layout.dtype
-        values = math.prod(self._block_shape(0, 1))
+        position = self.block_shape(0, 1)
         # One more byte for its share of a block's entries in the header.
-        self.bytes_per_position = values * self._dtype.itemsize + WIDTH + 1
+        self.bytes_per_position = math.prod(position) * self.dtype.itemsize + WIDTH + 1
+        self._digest = hashlib.sha256(repr((key, self.dtype, position)).encode())
 
     def encode(self, ids: bytes, cache: KVCache, should_stop: Callable[[], bool]) -> bytes | None:
         """A file with these packed ids, and as many positions of the cache. None when should_stop,
         asked before each block, answers True."""
         tensors = {"ids": torch.frombuffer(bytearray(ids), dtype=torch.int32)}
-        checksums = [self._checksum(ids)]
+        checksums = [self.checksum(ids)]
         length = len(ids) // WIDTH
         for start in range(0, length, BLOCK):
             if should_stop():
                 return None
-            block = torch.empty(self._block_shape(start, length), dtype=self._dtype)
+            block = torch.empty(self.block_shape(start, length), dtype=self.dtype)
             cache.copy_out(start, block)
             tensors[_block_name(start)] = block
-            checksums.append(self._checksum(ids[: WIDTH * (start + BLOCK)], block))
-        return save(tensors, {"model": self._key, "checksums": " ".join(checksums)})
+            checksums.append(self.checksum(ids[: WIDTH * (start + BLOCK)], block))
+        return save(tensors, {"model": self.key, "checksums": " ".join(checksums)})
 
-    def read_ids(self, file: Any) -> bytes:
-        """The packed ids of an open file. Raises ValueError where they are damaged, or the file is
-        of another model or layout."""
-        ids: bytes = _bytes_of(file.get_tensor("ids")).numpy().tobytes()
-        self._check(file, self._checksum(ids))
-        return ids
-
-    def read_block(self, file: Any, ids: bytes, start: int) -> Tensor:
-        """The block (2, layers, kv_heads, n, head_dim) from position `start` on. Raises ValueError
-        where it is damaged."""
-        values = _bytes_of(file.get_tensor(_block_name(start)))
-        self._check(file, self._checksum(ids[: WIDTH * (start + BLOCK)], values))
-        return values.view(self._dtype).view(self._block_shape(start, len(ids) // WIDTH))
-
-    def _block_shape(self, start: int, length: int) -> tuple[int, ...]:
+    def block_shape(self, start: int, length: int) -> tuple[int, ...]:
         """The shape of the block from position `start` on, in a file of `length` positions."""
         config = self._config
         positions = min(BLOCK, length - start)
         return (2, config.num_layers, config.num_kv_heads, positions, config.head_dim)
 
-    def _checksum(self, ids: bytes, values: Tensor | None = None) -> str:
+    def checksum(self, ids: bytes, values: Tensor | None = None) -> str:
         """Of a block: all ids up to its end, and its values. Model and layout are part of it."""
-        digest = hashlib.sha256(repr((self._key, self._dtype, self._block_shape(0, 1))).encode())
+        digest = self._digest.copy()
         digest.update(ids)
         if values is not None:
             digest.update(_bytes_of(values).numpy().data)
         return digest.hexdigest()
 
-    def _check(self, file: Any, checksum: str) -> None:
-        """Raises ValueError where the file is another model's or does not have this checksum."""
-        metadata = file.metadata() or {}
-        if metadata.get("model") != self._key or checksum not in metadata.get("checksums", ""):
-            raise ValueError("it is damaged, or of another model or layout")
+
+class PrefixFile:
+    """An open file. Raises ValueError where it is damaged, or of another model or layout."""
+
+    def __init__(self, content: Any, form: PrefixFormat) -> None:
+        """content: of safe_open."""
+        self._content = content
+        self._format = form
+        metadata = content.metadata() or {}
+        self._checksums = metadata.get("checksums", "")
+        self.ids: bytes = _bytes_of(content.get_tensor("ids")).numpy().tobytes()
+        if metadata.get("model") != form.key or form.checksum(self.ids) not in self._checksums:
+            raise ValueError("its ids are damaged, or it is of another model or layout")
+
+    def block(self, start: int) -> Tensor:
+        """The block (2, layers, kv_heads, n, head_dim) from position `start` on."""
+        values = _bytes_of(self._content.get_tensor(_block_name(start)))
+        ids = self.ids[: WIDTH * (start + BLOCK)]
+        if self._format.checksum(ids, values) not in self._checksums:
+            raise ValueError("a block is damaged")
+        shape = self._format.block_shape(start, len(self.ids) // WIDTH)
+        return values.view(self._format.dtype).view(shape)
 
 
-def _bytes_of(tensor: Tensor) -> Tensor:
-    return tensor.flatten().view(torch.uint8)
+@contextlib.contextmanager
+def _open_private(path: Path, form: PrefixFormat) -> Iterator[PrefixFile]:
+    """Raises OSError for what is not a file of this user alone, and ValueError as PrefixFile
+    does."""
+    if not is_private_file(path):
+        raise PermissionError(f"{path} is not a private file of this user")
+    # Nobody can have exchanged it: the folder is closed to others.
+    try:
+        with safe_open(path, framework="pt") as content:
+            yield PrefixFile(content, form)
+    except SafetensorError as error:
+        raise ValueError(str(error)) from None
 
 
 def _block_name(start: int) -> str:
     return f"block{start // BLOCK:05}"
 
 
-@contextlib.contextmanager
-def _open_private(path: Path) -> Iterator[Any]:
-    """Opens a file of this user alone. Raises OSError for any other, and ValueError where it is not
-    in safetensors format."""
-    if not is_private_file(path):
-        raise PermissionError(f"{path} is not a private file of this user")
-    # Nobody can have exchanged it: the folder is closed to others.
-    try:
-        with safe_open(path, framework="pt") as file:
-            yield file
-    except SafetensorError as error:
-        raise ValueError(str(error)) from None
+def _bytes_of(tensor: Tensor) -> Tensor:
+    return tensor.flatten().view(torch.uint8)
