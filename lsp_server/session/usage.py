@@ -1,5 +1,8 @@
-"""Counts of the windows' sessions, kept on this machine for `fimls status`: numbers, and never a
-word of the text."""
+"""How many suggestions each window showed and how many were accepted, for `fimls status`.
+
+Every window writes its counts to a file of its own on this machine. The files hold numbers and the
+names of the editor and the model, never any of the user's text.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ import json
 import logging
 import os
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +20,15 @@ from lsp_server.folders import state_folder
 from model.private_files import write_private_file
 
 logger = logging.getLogger(__name__)
-KEPT = 200  # sessions
+KEPT_SESSIONS = 200
 
 
 @dataclass(slots=True)
 class Counts:
-    """How often, in suggestions. Each is counted once in a column, however often it was answered
-    again."""
+    """Numbers of suggestions. A suggestion that is answered again is not counted again."""
 
     shown: int = 0
-    accepted: int = 0  # the whole text, at once or by parts
+    accepted: int = 0  # the whole text, at once or in parts
     partly_accepted: int = 0  # a word or a line of it
     typed_through: int = 0  # the user typed the whole text
 
@@ -40,28 +42,39 @@ class Counts:
 
     def __add__(self, other: Counts) -> Counts:
         return Counts(
-            *(a + b for a, b in zip(asdict(self).values(), asdict(other).values(), strict=True))
+            self.shown + other.shown,
+            self.accepted + other.accepted,
+            self.partly_accepted + other.partly_accepted,
+            self.typed_through + other.typed_through,
+        )
+
+    def __str__(self) -> str:
+        accepted = f"{self.accepted} accepted"
+        if self.shown:
+            accepted += f" ({self.accepted / self.shown:.0%})"
+        return (
+            f"{self.shown} shown, {accepted}, {self.partly_accepted} in part, "
+            f"{self.typed_through} typed through"
         )
 
 
 @dataclass(frozen=True, slots=True)
 class SessionUsage:
-    """What a window's file holds. started: seconds since 1970; client: as the editor calls
-    itself."""
+    """The content of one window's file."""
 
-    started: float
+    started: float  # seconds since 1970
     pid: int
-    client: str
+    client: str  # the editor's name for itself
     model: str
     counts: Counts
-    closed: bool = False  # the window said so; one that was killed did not
+    closed: bool = False  # stays False where the window was killed
 
     @property
     def is_open(self) -> bool:
         return not self.closed and is_alive(self.pid)
 
     def to_json(self) -> dict[str, Any]:
-        """As in the file, and whether the window is still there."""
+        """For `fimls status --json`."""
         return {
             "started": self.started,
             "pid": self.pid,
@@ -77,7 +90,7 @@ def usage_folder() -> Path:
 
 
 class UsageFile:
-    """A session's own file; written whole, and made with the first count."""
+    """The file of this window's counts; the first count makes it, each change replaces it."""
 
     def __init__(self) -> None:
         self._started = time.time()
@@ -85,7 +98,7 @@ class UsageFile:
         self._given_up = False
 
     def write(self, counts: Counts, *, client: str, model: str, closed: bool = False) -> None:
-        """Never raises: where nothing can be written, nothing is kept."""
+        """Writes the counts if they changed. Never raises; after a failure it writes no more."""
         value = {
             "started": round(self._started, 3),
             "pid": os.getpid(),
@@ -97,72 +110,65 @@ class UsageFile:
         if self._given_up or value == self._written or counts == Counts():
             return
         try:
-            folder = usage_folder()
             if not self._written:
-                for old in sorted(folder.glob("*.json"))[: 1 - KEPT]:
-                    old.unlink(missing_ok=True)
-            path = folder / f"{self._started:.3f}-{os.getpid()}.json"
+                self._delete_oldest()
+            path = usage_folder() / f"{self._started:.3f}-{os.getpid()}.json"
             write_private_file(path, json.dumps(value).encode())
         except OSError as error:
             self._given_up = True
             logger.warning("the session's counts cannot be kept: %s", error.strerror)
         self._written = value
 
+    def _delete_oldest(self) -> None:
+        """Makes room for one more file of the KEPT_SESSIONS."""
+        for path in sorted(usage_folder().glob("*.json"))[: 1 - KEPT_SESSIONS]:
+            path.unlink(missing_ok=True)
+
 
 def read_usage() -> list[SessionUsage]:
-    """The kept sessions, the oldest first; a file that is not whole counts as none, and so does a
-    closed folder."""
-    try:
-        files = sorted(usage_folder().glob("*.json"))
-    except OSError:
-        return []
-    found = []
-    for file in files:
-        with contextlib.suppress(
-            OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError
-        ):
-            found.append(to_usage(json.loads(file.read_bytes())))
-    return found
+    """The kept sessions, the oldest first. Files that cannot be read or parsed are left out."""
+    sessions = []
+    with contextlib.suppress(OSError):
+        for path in sorted(usage_folder().glob("*.json")):
+            with contextlib.suppress(
+                OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError
+            ):
+                sessions.append(_parse_session(path.read_bytes()))
+    return sessions
 
 
-def to_usage(value: dict[str, Any]) -> SessionUsage:
-    """Raises ValueError, KeyError, TypeError or OverflowError for what we did not write."""
-    started, pid, counts = float(value["started"]), int(value["pid"]), value["counts"]
-    time.localtime(started)
+def _parse_session(content: bytes) -> SessionUsage:
+    """Raises ValueError, KeyError, TypeError, OverflowError or RecursionError for a file that is
+    not one of ours."""
+    value = json.loads(content)
+    started = float(value["started"])
+    time.localtime(started)  # raises where `summary` could not show it
+    pid = int(value["pid"])
     if not 0 < pid < 2**31:
-        raise ValueError("no process")
+        raise ValueError("no process has this id")
+    counts = value["counts"]
     return SessionUsage(
         started,
         pid,
-        str(value["client"]),
-        str(value["model"]),
-        Counts(*(int(counts[name]) for name in Counts().to_json())),
-        bool(value.get("closed")),
+        client=str(value["client"]),
+        model=str(value["model"]),
+        counts=Counts(*(int(counts[name]) for name in Counts().to_json())),
+        closed=bool(value.get("closed")),
     )
 
 
 def summary(sessions: list[SessionUsage]) -> list[str]:
-    """For a person: a line for each open window, and one for all that are kept."""
+    """Lines for a person: one for each open window, and one for all the kept sessions."""
     if not sessions:
         return ["nothing was suggested yet"]
     lines = []
+    total = Counts()
     for session in sessions:
+        total += session.counts
         if session.is_open:
+            client = session.client or "an editor"
             since = time.strftime("%H:%M", time.localtime(session.started))
-            lines.append(
-                f"{session.client or 'an editor'} since {since}, {session.model}: "
-                f"{in_words(session.counts)}"
-            )
+            lines.append(f"{client} since {since}, {session.model}: {session.counts}")
     first = time.strftime("%Y-%m-%d", time.localtime(sessions[0].started))
-    total = sum((session.counts for session in sessions), Counts())
-    lines.append(f"{len(sessions)} sessions since {first}: {in_words(total)}")
+    lines.append(f"{len(sessions)} sessions since {first}: {total}")
     return lines
-
-
-def in_words(counts: Counts) -> str:
-    share = f" ({counts.accepted / counts.shown:.0%})" if counts.shown else ""
-    return (
-        f"{counts.shown} shown, {counts.accepted} accepted{share}, {counts.partly_accepted} in "
-        "part, "
-        f"{counts.typed_through} typed through"
-    )
