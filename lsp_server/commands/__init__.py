@@ -3,7 +3,7 @@
 - cli: declares the commands, their arguments and their help, and prints errors as one line.
 - complete, demo, bench, models, status: the commands of these names.
 - engine: `fimls engine`, and `ready_engine`, which gives the other commands an engine that answers.
-- evaluate: `fimls eval`.
+- evaluate: `fimls eval`; its parts are in evaluation/.
 - source_files: reads one source file, a folder of them, or the held-out packages.
 - errors: CommandError, the message that a command ends with.
 

@@ -38,6 +38,9 @@ SourceFile = Annotated[
     Path | None, typer.Argument(help="A source file of yours; a sample is used without one.")
 ]
 
+BARE_HELP = "The model alone: no healing, copying or post-processing; nothing hidden."
+VERSUS_HELP = "Rows of their own with this setting, to compare; repeatable."
+
 
 def settings_from(model: str | None) -> Settings:
     """The settings of the environment, with --model where it was given; prints what is wrong."""
@@ -130,33 +133,22 @@ def evaluate(
         ),
     ] = None,
     tasks: Annotated[
-        str, typer.Option("--task", help="What is taken out of the files.")
+        str, typer.Option("--task", help="Which spans are taken out of the files.")
     ] = "line,column,multi-line,random-span",
     samples: Annotated[int, typer.Option(min=1, help="How many places for each task.")] = 300,
     layouts: Annotated[
         str | None,
-        typer.Option("--layout", metavar="spm,psm,anchored", help="Without: all the model knows."),
+        typer.Option("--layout", metavar="NAME,...", help="Without: all the model knows."),
     ] = None,
-    bare: Annotated[
-        bool,
-        typer.Option(
-            "--bare",
-            help="The model alone: no healing, copying or post-processing; nothing hidden.",
-        ),
-    ] = False,
+    bare: Annotated[bool, typer.Option("--bare", help=BARE_HELP)] = False,
     model: Model = None,
     pairs: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="A setting for this run; repeatable."),
     ] = None,
-    versus: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="KEY=VALUE", help="Rows of their own with this setting, to compare; repeatable."
-        ),
-    ] = None,
-    baseline: Annotated[bool, typer.Option(help="Beside it, a copy from the text around.")] = True,
-    seed: Annotated[int, typer.Option(help="Of the choice of places.")] = 0,
+    versus: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help=VERSUS_HELP)] = None,
+    baseline: Annotated[bool, typer.Option(help="Also score copies from the text around.")] = True,
+    seed: Annotated[int, typer.Option(help="For the choice of places.")] = 0,
     split: Annotated[
         str, typer.Option(help="Which held-out packages: test or validation.")
     ] = "test",
@@ -167,25 +159,23 @@ def evaluate(
 ) -> None:
     """How often the model writes what the author wrote, where spans were taken out of real
     files."""
-    from lsp_server.commands.evaluate import show
+    from lsp_server.commands.evaluate import Options, print_evaluation
 
-    run(
-        show(
-            where,
-            settings_from(model),
-            split=split,
-            tasks=tasks,
-            layouts=layouts,
-            samples=samples,
-            seed=seed,
-            bare=bare,
-            baseline=baseline,
-            pairs=pairs or [],
-            versus=versus or [],
-            as_json=as_json,
-            verbose=verbose,
-        )
+    options = Options(
+        where,
+        tasks,
+        layouts,
+        samples=samples,
+        seed=seed,
+        split=split,
+        bare=bare,
+        baseline=baseline,
+        set_pairs=pairs or [],
+        versus=versus or [],
+        as_json=as_json,
+        verbose=verbose,
     )
+    run(print_evaluation(options, settings_from(model)))
 
 
 @app.command()

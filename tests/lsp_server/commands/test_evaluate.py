@@ -19,10 +19,12 @@ from typer.testing import CliRunner
 from fim import FormatError
 from fim.evaluation.samples import TASKS, draw
 from fim.evaluation.scoring import Share
-from lsp_server.commands import evaluate as module
 from lsp_server.commands.cli import app
 from lsp_server.commands.errors import CommandError
-from lsp_server.commands.evaluate import Guess, Plan, Row, evaluate, line_up, with_setting
+from lsp_server.commands.evaluate import evaluate, with_setting
+from lsp_server.commands.evaluation.asking import IN_FLIGHT, Guess, in_order
+from lsp_server.commands.evaluation.contestants import Plan, line_up
+from lsp_server.commands.evaluation.rows import THRESHOLDS, Row
 from lsp_server.commands.source_files import Packages, read_packages
 from lsp_server.engines.interface import CompletionRequest, EngineState, EngineUnavailable, Piece
 from lsp_server.settings import Settings
@@ -167,7 +169,7 @@ async def test_the_figures_of_a_known_answer(
     assert (row.shown, row.exact_of_shown) == (Share(20, 20), Share(20, 20))
     python = sum(s.path == "p/a.py" for s in draw(ONE, "line", 20, 0))
     assert row.parses == Share(python, python) and 0 < python < 20  # the other file is none
-    assert 1 < engine.most_at_once <= module.IN_FLIGHT and engine.closed
+    assert 1 < engine.most_at_once <= IN_FLIGHT and engine.closed
     assert all(request.temperature == 0 and request.client == "eval" for request in engine.asked)
 
 
@@ -247,9 +249,7 @@ async def test_answers_stay_with_their_questions() -> None:
         await asyncio.sleep(0.002 if number % 3 else 0)
         return Guess(str(number))
 
-    found = [
-        guess.text async for guess in module._in_order(partial(ask, number) for number in range(50))
-    ]
+    found = [guess.text async for guess in in_order(partial(ask, number) for number in range(50))]
     assert found == [str(number) for number in range(50)]
 
 
@@ -399,7 +399,7 @@ def test_a_table_with_a_setting_beside_it(
     assert (
         len({line.index(".0%") for line in (baseline, base, versus)}) == 1
     )  # the columns are aligned
-    assert len(gate) == 1 + 2 * len(module.THRESHOLDS)
+    assert len(gate) == 1 + 2 * len(THRESHOLDS)
 
 
 def test_the_bare_model_through_the_engine(

@@ -1,0 +1,130 @@
+"""The figures of one contestant, or of the copy baseline, in one task."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+from fim import Layout
+from fim.evaluation.samples import Sample, Task
+from fim.evaluation.scoring import Share, is_same, parses, similarity
+from lsp_server.commands.evaluation.asking import Guess
+from lsp_server.commands.evaluation.contestants import Contestant
+
+BASELINE = "copy baseline"
+THRESHOLDS = (0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
+
+_original_parses = cache(parses)  # each contestant gets the same samples
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """The figures of one contestant, or of the baseline, in one task."""
+
+    task: Task
+    name: str
+    exact: Share
+    similarity: float  # the mean
+    parses: Share  # of the Python files that parse as the author wrote them
+    seconds: float
+    model: str | None = None  # None: the baseline
+    layout: Layout | None = None
+    min_confidence: float | None = None  # None: nothing is ever hidden
+    by_confidence: tuple[tuple[float, Share, Share], ...] = ()  # threshold, shown, exact of those
+    shown: Share | None = None
+    exact_of_shown: Share | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "task": self.task,
+            "name": self.name,
+            "model": self.model,
+            "layout": self.layout,
+            "samples": self.exact.count,
+            "exact_match": _share_to_json(self.exact),
+            "edit_similarity": self.similarity,
+            "parses": _share_to_json(self.parses),
+            "min_confidence": self.min_confidence,
+            "shown": _share_to_json(self.shown),
+            "exact_match_of_shown": _share_to_json(self.exact_of_shown),
+            "by_confidence": [
+                {
+                    "min_confidence": threshold,
+                    "shown": _share_to_json(shown),
+                    "exact_match_of_shown": _share_to_json(exact),
+                }
+                for threshold, shown, exact in self.by_confidence
+            ],
+            "seconds": round(self.seconds, 2),
+        }
+
+
+def score(
+    task: Task,
+    samples: Sequence[Sample],
+    guesses: Sequence[Guess],
+    seconds: float,
+    contestant: Contestant | None,
+) -> Row:
+    """The row of a contestant's guesses, one for each sample; None: of the baseline's guesses."""
+    exact: list[bool] = []
+    similarities: list[float] = []
+    parsed: list[bool] = []
+    for sample, guess in zip(samples, guesses, strict=True):
+        same = is_same(sample, guess.text, guess.replaced)
+        exact.append(same)
+        similarities.append(similarity(sample, guess.text, guess.replaced))
+        if _is_python(sample):
+            completed = sample.prefix + guess.text + sample.suffix[guess.replaced :]
+            parsed.append(same or parses(completed))
+    row = Row(
+        task,
+        BASELINE,
+        exact=_share(exact),
+        similarity=sum(similarities) / len(similarities),
+        parses=_share(parsed),
+        seconds=seconds,
+    )
+    if contestant is None:
+        return row
+    row = replace(row, name=contestant.name, model=contestant.model, layout=contestant.layout)
+    if contestant.threshold is None:
+        return row
+    _, shown, exact_of_shown = _shown_at(contestant.threshold, guesses, exact)
+    return replace(
+        row,
+        min_confidence=contestant.threshold,
+        shown=shown,
+        exact_of_shown=exact_of_shown,
+        by_confidence=tuple(_shown_at(threshold, guesses, exact) for threshold in THRESHOLDS),
+    )
+
+
+def _is_python(sample: Sample) -> bool:
+    """Whether the sample's file is Python that parses as the author wrote it."""
+    if not sample.path.endswith((".py", ".pyi")):
+        return False
+    return _original_parses(sample.prefix + sample.middle + sample.suffix)
+
+
+def _shown_at(
+    threshold: float, guesses: Sequence[Guess], exact: Sequence[bool]
+) -> tuple[float, Share, Share]:
+    """The threshold, the share of guesses that it shows, and the share of those that is exact."""
+    shown = []
+    for guess, same in zip(guesses, exact, strict=True):
+        if not guess.hidden and guess.confidence >= threshold:
+            shown.append(same)
+    return threshold, Share(len(shown), len(exact)), _share(shown)
+
+
+def _share(hits: Sequence[bool]) -> Share:
+    return Share(sum(hits), len(hits))
+
+
+def _share_to_json(share: Share | None) -> dict[str, Any] | None:
+    if share is None:
+        return None
+    return {"share": share.value, "interval": share.interval, "hits": share.hits, "of": share.count}
