@@ -1,7 +1,7 @@
 """`fimls bench`: how fast the model is on this machine, and which others would be fast enough.
 
 Measured: prefill and decode through the engine process, and keys typed in a file through the real
-server over stdio. Estimated: other sizes of model, from how fast this machine reads weights and
+server over stdio. Estimated: models of other sizes, from how fast this machine reads weights and
 multiplies (model/probe.py).
 """
 
@@ -30,13 +30,18 @@ from lsp_server.protocol.client import EditorWindow
 from lsp_server.session.prompter import Prompter
 from lsp_server.settings import Settings
 
-REPEATS, TRIAL_TOKENS, MOST_TOKENS = 3, 64, 2048
-PREFILL_S = 1.5  # what one prompt of the measurement should take
-JUMPS, KEYS = 6, 10  # places to type at, and keys at each
-KEY_S = 0.1
-LINE_TOKENS, FILE_TOKENS = 12, 2000  # a suggested line; what is read when a file is opened
-BUDGETS_MS = (300, 1000)  # at once; after a moment's pause
-ROOM = 1.25  # memory in all, as a multiple of the weights
+REPEATS = 3
+TRIAL_TOKENS = 64  # of the prompt that tells how long the measured ones should be
+MAX_TOKENS = 2048
+PREFILL_S = 1.5  # of one measured prompt
+JUMPS = 6  # places to type at
+KEYS = 10  # at each place
+KEY_S = 0.1  # between two keys
+LINE_TOKENS = 12  # of a suggested line
+FILE_TOKENS = 2000  # that are read when a file is opened
+# The slowest line that a verdict is given for.
+VERDICTS = {"while you type": 300, "at a pause": 1000}  # milliseconds
+WEIGHTS_TO_MEMORY = 1.25
 # Parameters of the models that run natively.
 SIZES = {
     "Stable Code 3B": 2.80e9,
@@ -55,7 +60,7 @@ class Measured:
     where: str
     prompt_tokens: int
     prefill_per_s: float
-    decode_per_s: float | None  # None: it had nothing to say
+    decode_per_s: float | None  # None: the model wrote nothing
     jump_ms: float
     key_ms: float
     key_p95_ms: float
@@ -65,7 +70,7 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What a model of so many parameters would do here, at `precision`."""
+    """The memory and the times of a model on this machine, at `precision`."""
 
     name: str
     precision: str
@@ -75,115 +80,23 @@ class Estimate:
     verdict: str
 
 
-def estimates(probe: dict[str, Any]) -> list[Estimate]:
-    """From the probe's two figures. A line is a step for what was typed and one a token; nothing is
-    drafted."""
-    found = []
-    for name, parameters in SIZES.items():
-        size = parameters * probe["bytes_a_weight"]
-        line_ms = 1000 * (1 + LINE_TOKENS) * size / probe["read_bytes_per_s"]
-        file_ms = 1000 * 2 * parameters * FILE_TOKENS / probe["operations_per_s"]
-        memory = round(ROOM * size)
-        free = probe["available_memory"]
-        if free is not None and memory > free:
-            verdict = "does not fit"
-        elif line_ms <= BUDGETS_MS[0]:
-            verdict = "while you type"
-        elif line_ms <= BUDGETS_MS[1]:
-            verdict = "at a pause"
-        else:
-            verdict = "too slow"
-        found.append(Estimate(name, probe["precision"], memory, line_ms, file_ms, verdict))
-    return found
-
-
-def recommendation(found: Sequence[Estimate]) -> str:
-    """One sentence: the largest that keeps up with typing, or else with pauses, or none."""
-    for verdict, when in (
-        ("while you type", "should keep up with typing"),
-        ("at a pause", "should answer at a pause"),
-    ):
-        fitting = [one for one in found if one.verdict == verdict]
-        if fitting:
-            return f"{fitting[-1].name} {when} here; try it with fimls bench --model FOLDER."
-    return (
-        "Of the larger models none is fast enough here; the one that ships with fimls is the "
-        "choice."
-    )
-
-
-async def first_piece_s(engine: Engine, request: CompletionRequest) -> float:
-    started = time.perf_counter()
-    async with aclosing(engine.complete(request)) as pieces:
-        async for piece in pieces:
-            if piece.text or piece.logprobs:
-                break
-    return time.perf_counter() - started
-
-
-async def prefill_per_s(engine: Engine, prompter: Prompter, text: str) -> tuple[int, float]:
-    """Tokens of the prompts and tokens a second: medians over prompts that no cache has seen."""
-    ids = prompter.encoder.encode(text)
-    chance = random.Random(time.time_ns())
-
-    def prompt(tokens: int) -> CompletionRequest:
-        shuffled = [chance.choice(ids) for _ in range(tokens)]
-        return CompletionRequest(tuple(shuffled), 1, client="bench")
-
-    most = min(MOST_TOKENS, prompter.context_tokens - 1)
-    await first_piece_s(engine, prompt(min(TRIAL_TOKENS, most)))  # warms up
-    trial = await first_piece_s(engine, prompt(min(TRIAL_TOKENS, most)))
-    tokens = min(most, max(TRIAL_TOKENS, int(TRIAL_TOKENS * PREFILL_S / trial)))
-    return tokens, statistics.median(
-        [tokens / await first_piece_s(engine, prompt(tokens)) for _ in range(REPEATS)]
-    )
-
-
-async def decode_per_s(
-    engine: Engine, prompter: Prompter, settings: Settings, cursors: Sequence[Snapshot]
-) -> float | None:
-    """Tokens a second behind the first piece of an answer, drafts included; None where nothing was
-    said."""
-    rates = []
-    for snapshot in cursors:
-        request, _ = prompter.request(prompter.context(snapshot, settings, None), settings, "bench")
-        times, counts = [], []
-        async with aclosing(engine.complete(request)) as pieces:
-            async for piece in pieces:
-                if piece.logprobs:
-                    times.append(time.perf_counter())
-                    counts.append(len(piece.logprobs))
-        if len(times) > 1:
-            rates.append(sum(counts[1:]) / (times[-1] - times[0]))
-    return statistics.median(rates) if rates else None
-
-
-async def typed(
-    path: Path, text: str, settings: Settings, seed: int
-) -> tuple[list[float], list[float], int]:
-    """Milliseconds to the answer at the first key of a place and at each of the next, and how many
-    were suggestions."""
-    lines = text.splitlines()
-    found = places(lines, seed)[:: max(1, len(places(lines, seed)) // JUMPS)][:JUMPS]
-    jumps: list[float] = []
-    keys: list[float] = []
-    suggestions = 0
-    language = language_of(path)
-    async with EditorWindow(path.parent, {"model": settings.model}) as window:
-        if not await window.wait_until_ready():
-            raise CommandError("; ".join(window.messages) or "the model did not load in time")
-        for line, column in found:
-            for more in range(KEYS):
-                written = lines[line][: column + more]
-                window.put(
-                    path, language, "\n".join([*lines[:line], written, *lines[line + 1 :]]) + "\n"
-                )
-                started = time.perf_counter()
-                suggestions += bool(await window.ask(path, line, len(written)))
-                spent = time.perf_counter() - started
-                (keys if more else jumps).append(spent * 1000)
-                await asyncio.sleep(max(0.0, KEY_S - spent))
-    return jumps, keys, suggestions
+async def print_bench(file: Path | None, settings: Settings, *, as_json: bool) -> None:
+    """The command. Raises CommandError, ModelError, FormatError, EngineUnavailable, OSError."""
+    measured = await measure(file, settings)
+    machine = probe(settings)
+    found = estimates(machine)
+    if as_json:
+        answer = {
+            "measured": asdict(measured),
+            "probe": machine,
+            "estimates": [asdict(estimate) for estimate in found],
+            "recommendation": recommendation(found),
+        }
+        print(json.dumps(answer, ensure_ascii=False))
+        return
+    print_measured(measured)
+    print_estimates(found, machine)
+    print(f"\n{recommendation(found)}")
 
 
 async def measure(file: Path | None, settings: Settings, seed: int = 0) -> Measured:
@@ -195,86 +108,171 @@ async def measure(file: Path | None, settings: Settings, seed: int = 0) -> Measu
             "the model runs elsewhere (remote.url); measure there, or unset it for this command"
         )
     prompter = Prompter.for_settings(settings)
-    lines = text.splitlines(keepends=True)
-    starts = [
-        (sum(map(len, lines[:line])) + column)
-        for line, column in places(text.splitlines(), seed)[:JUMPS]
-    ]
-    if not starts:
+    cursors = places(text.splitlines(), seed)
+    if not cursors:
         raise CommandError(f"there are no lines of code in {path} to type; name another file")
-    cursors = [Snapshot(path.as_uri(), 1, language_of(path), text, start) for start in starts]
+    lines = text.splitlines(keepends=True)
+    snapshots = []
+    for line, column in cursors[:JUMPS]:
+        offset = sum(map(len, lines[:line])) + column
+        snapshots.append(Snapshot(path.as_uri(), 1, language_of(path), text, offset))
     async with ready_engine(settings) as engine:
         tokens, prefill = await prefill_per_s(engine, prompter, text)
-        decode = await decode_per_s(engine, prompter, replace(settings, temperature=0.0), cursors)
-        jumps, keys, suggestions = await typed(path, text, settings, seed)
-    ordered = sorted(keys)
+        greedy = replace(settings, temperature=0.0)
+        decode = await decode_per_s(engine, prompter, greedy, snapshots)
+        spread = cursors[:: max(1, len(cursors) // JUMPS)][:JUMPS]
+        jumps, keys, suggestions = await type_at(spread, path, text, settings)
+    keys.sort()
     return Measured(
         settings.model,
         str(path),
         tokens,
         prefill,
         decode,
-        statistics.median(jumps),
-        statistics.median(keys),
-        ordered[int(0.95 * (len(ordered) - 1))],
-        len(jumps) + len(keys),
-        suggestions,
+        jump_ms=statistics.median(jumps),
+        key_ms=statistics.median(keys),
+        key_p95_ms=keys[int(0.95 * (len(keys) - 1))],
+        keys=len(jumps) + len(keys),
+        suggestions=suggestions,
     )
 
 
-async def probe(settings: Settings) -> dict[str, Any]:
-    """model/probe.py's figures, by a process of its own: this one loads no torch. Raises
-    CommandError."""
-    command = [
-        sys.executable,
-        "-P",
-        "-m",
-        "model.probe",
-        "--device",
-        settings.engine.device,
-        "--threads",
-        str(settings.engine.threads or 0),
-    ]
+async def prefill_per_s(engine: Engine, prompter: Prompter, text: str) -> tuple[int, float]:
+    """The length of the measured prompts in tokens, and the median of their tokens per second."""
+    ids = prompter.encoder.encode(text)
+    chance = random.Random(time.time_ns())
+
+    async def prefill_s(tokens: int) -> float:
+        prompt = tuple(chance.choices(ids, k=tokens))  # no cache has seen it
+        return await first_piece_s(engine, CompletionRequest(prompt, 1, client="bench"))
+
+    most = min(MAX_TOKENS, prompter.context_tokens - 1)
+    trial_tokens = min(TRIAL_TOKENS, most)
+    await prefill_s(trial_tokens)  # warms up
+    trial_s = await prefill_s(trial_tokens)
+    tokens = min(most, max(TRIAL_TOKENS, int(TRIAL_TOKENS * PREFILL_S / trial_s)))
+    rates = [tokens / await prefill_s(tokens) for _ in range(REPEATS)]
+    return tokens, statistics.median(rates)
+
+
+async def first_piece_s(engine: Engine, request: CompletionRequest) -> float:
+    started = time.perf_counter()
+    async with aclosing(engine.complete(request)) as pieces:
+        async for piece in pieces:
+            if piece.text or piece.logprobs:
+                break
+    return time.perf_counter() - started
+
+
+async def decode_per_s(
+    engine: Engine, prompter: Prompter, settings: Settings, snapshots: Sequence[Snapshot]
+) -> float | None:
+    """The median of tokens per second after the first piece of an answer, with drafts; None if the
+    model wrote nothing."""
+    rates = []
+    for snapshot in snapshots:
+        context = prompter.context(snapshot, settings, None)
+        request, _ = prompter.request(context, settings, "bench")
+        times = []
+        counts = []
+        async with aclosing(engine.complete(request)) as pieces:
+            async for piece in pieces:
+                if piece.logprobs:
+                    times.append(time.perf_counter())
+                    counts.append(len(piece.logprobs))
+        if len(times) > 1:
+            rates.append(sum(counts[1:]) / (times[-1] - times[0]))
+    return statistics.median(rates) if rates else None
+
+
+async def type_at(
+    cursors: Sequence[tuple[int, int]], path: Path, text: str, settings: Settings
+) -> tuple[list[float], list[float], int]:
+    """Types KEYS keys of the file at each cursor, in a window of the real server.
+
+    Milliseconds to the answer at the first key of each place, those at the next keys, and the
+    number of suggestions.
+    """
+    lines = text.splitlines()
+    jumps: list[float] = []
+    keys: list[float] = []
+    suggestions = 0
+    async with EditorWindow(path.parent, {"model": settings.model}) as window:
+        if not await window.wait_until_ready():
+            raise CommandError("; ".join(window.messages) or "the model did not load in time")
+        for line, start in cursors:
+            for column in range(start, start + KEYS):
+                written = lines[line][:column]
+                typed = [*lines[:line], written, *lines[line + 1 :]]
+                window.put(path, language_of(path), "\n".join(typed) + "\n")
+                started = time.perf_counter()
+                suggestions += bool(await window.ask(path, line, len(written)))
+                spent = time.perf_counter() - started
+                times = jumps if column == start else keys
+                times.append(spent * 1000)
+                await asyncio.sleep(max(0.0, KEY_S - spent))
+    return jumps, keys, suggestions
+
+
+def probe(settings: Settings) -> dict[str, Any]:
+    """The machine's figures from model/probe.py, in a process of its own because this one loads no
+    torch. Raises CommandError."""
+    command = [sys.executable, "-P", "-m", "model.probe", "--device", settings.engine.device]
+    command += ["--threads", str(settings.engine.threads or 0)]
     try:
-        run = await asyncio.to_thread(
-            subprocess.run,
-            command,
-            capture_output=True,
-            text=True,
-            timeout=PROBE_TIMEOUT_S,
-            check=False,
-        )
-        found: dict[str, Any] = json.loads(run.stdout)
+        run = subprocess.run(command, capture_output=True, text=True, timeout=PROBE_TIMEOUT_S)
+        figures: dict[str, Any] = json.loads(run.stdout)
     except (subprocess.TimeoutExpired, ValueError):
         raise CommandError(
             "the machine's speed could not be measured; is enough memory free?"
         ) from None
+    return figures
+
+
+def estimates(machine: dict[str, Any]) -> list[Estimate]:
+    """An estimate for each of SIZES, from the probe's figures.
+
+    A suggested line takes one step for the typed text and one for each token; no drafts.
+    """
+    found = []
+    for name, parameters in SIZES.items():
+        weights = parameters * machine["bytes_a_weight"]
+        memory = round(WEIGHTS_TO_MEMORY * weights)
+        line_ms = 1000 * (1 + LINE_TOKENS) * weights / machine["read_bytes_per_s"]
+        file_ms = 1000 * 2 * parameters * FILE_TOKENS / machine["operations_per_s"]
+        verdict = verdict_on(line_ms, memory, machine["available_memory"])
+        found.append(Estimate(name, machine["precision"], memory, line_ms, file_ms, verdict))
     return found
 
 
-async def show(file: Path | None, settings: Settings, *, as_json: bool) -> None:
-    """The command. Raises CommandError, ModelError, FormatError, EngineUnavailable, OSError."""
-    measured = await measure(file, settings)
-    figures = await probe(settings)
-    found = estimates(figures)
-    if as_json:
-        print(
-            json.dumps(
-                {
-                    "measured": asdict(measured),
-                    "probe": figures,
-                    "estimates": [asdict(e) for e in found],
-                    "recommendation": recommendation(found),
-                },
-                ensure_ascii=False,
-            )
-        )
-        return
-    decode = (
-        "nothing said"
-        if measured.decode_per_s is None
-        else f"{measured.decode_per_s:,.0f} tokens/s"
+def verdict_on(line_ms: float, memory: int, available_memory: int | None) -> str:
+    if available_memory is not None and memory > available_memory:
+        return "does not fit"
+    for verdict, most_ms in VERDICTS.items():
+        if line_ms <= most_ms:
+            return verdict
+    return "too slow"
+
+
+def recommendation(found: Sequence[Estimate]) -> str:
+    """One sentence: the largest model that keeps up with typing, or else with pauses, or none."""
+    for verdict, when in (
+        ("while you type", "should keep up with typing"),
+        ("at a pause", "should answer at a pause"),
+    ):
+        fitting = [estimate.name for estimate in found if estimate.verdict == verdict]
+        if fitting:
+            return f"{fitting[-1]} {when} here; try it with fimls bench --model FOLDER."
+    return (
+        "Of the larger models none is fast enough here; the one that ships with fimls is the "
+        "choice."
     )
+
+
+def print_measured(measured: Measured) -> None:
+    decode = "nothing said"
+    if measured.decode_per_s is not None:
+        decode = f"{measured.decode_per_s:,.0f} tokens/s"
     rows = {
         f"prefill of {measured.prompt_tokens:,} tokens": f"{measured.prefill_per_s:,.0f} tokens/s",
         "decode, drafts included": decode,
@@ -285,21 +283,21 @@ async def show(file: Path | None, settings: Settings, *, as_json: bool) -> None:
     print(f"{measured.model}, measured in {measured.where}:")
     for name, value in rows.items():
         print(f"  {name:32}{value}")
+
+
+def print_estimates(found: Sequence[Estimate], machine: dict[str, Any]) -> None:
     print(
-        f"\nOther models in {figures['precision']} on this machine's {figures['device']}, "
-        "estimated from "
-        f"{figures['read_bytes_per_s'] / 1e9:,.1f} GB/s of weights and "
-        f"{figures['operations_per_s'] / 1e12:,.2f} "
-        f"Top/s:\n  {'':18}{'memory':>9}{'a line':>12}{'a new file':>12}"
+        f"\nOther models in {machine['precision']} on this machine's {machine['device']}, "
+        f"estimated from {machine['read_bytes_per_s'] / 1e9:,.1f} GB/s of weights and "
+        f"{machine['operations_per_s'] / 1e12:,.2f} Top/s:\n"
+        f"  {'':18}{'memory':>9}{'a line':>12}{'a new file':>12}"
     )
-    for one in found:
+    for estimate in found:
         print(
-            f"  {one.name:18}{one.memory_bytes / 1e9:6.1f} GB{one.line_ms:9,.0f} "
-            f"ms{one.file_ms / 1000:10,.1f} s"
-            f"   {one.verdict}"
+            f"  {estimate.name:18}{estimate.memory_bytes / 1e9:6.1f} GB"
+            f"{estimate.line_ms:9,.0f} ms{estimate.file_ms / 1000:10,.1f} s   {estimate.verdict}"
         )
     print(
         f"(a line: {LINE_TOKENS} tokens, none drafted; a new file: {FILE_TOKENS:,} tokens to "
         "read. An estimate.)"
     )
-    print(f"\n{recommendation(found)}")

@@ -111,17 +111,17 @@ def complete(
 @app.command()
 def demo(file: SourceFile = None) -> None:
     """Suggestions in a real file, through the real server, drawn as an editor draws them."""
-    from lsp_server.commands.demo import show
+    from lsp_server.commands.demo import print_demo
 
-    run(show(file))
+    run(print_demo(file))
 
 
 @app.command()
 def bench(file: SourceFile = None, model: Model = None, as_json: Json = False) -> None:
     """How fast the model is on this machine, and which others would be fast enough."""
-    from lsp_server.commands.bench import show
+    from lsp_server.commands.bench import print_bench
 
-    run(show(file, settings_from(model), as_json=as_json))
+    run(print_bench(file, settings_from(model), as_json=as_json))
 
 
 @app.command("eval")

@@ -1,11 +1,11 @@
-"""`fimls demo`: suggestions in a real file, through the real server over stdio, drawn as an editor
-draws them."""
+"""`fimls demo`: suggestions in a real file, through the real server, drawn as ghost text."""
 
 from __future__ import annotations
 
 import os
 import random
 import re
+import statistics
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,20 +18,21 @@ from lsp_server.commands.source_files import language_of, read_source
 from lsp_server.protocol.client import EditorWindow
 
 SAMPLE = Path(__file__).parent.parent / "settings.py"
-SHOWN, ASKED = 3, 40
-LINES_ABOVE, LINES_BELOW = 5, 3
-LEAST_TEXT = 12  # characters: a closing bracket proves little
+SHOWN = 3
+ASKED = 40
+LINES_ABOVE = 5
+LINES_BELOW = 3
+LEAST_TEXT = 12  # characters to guess: a closing bracket proves little
 
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """A place (0-based) where the end of a line was taken away, what was suggested, and what the
-    author wrote."""
+    """A place where the end of a line was taken away, and the suggestion there."""
 
-    line: int
-    column: int
+    line: int  # 0-based
+    column: int  # 0-based
     suggestion: str
-    author: str
+    author: str  # the end of the line as the author wrote it
     ms: float
 
     @property
@@ -39,9 +40,9 @@ class Scene:
         return self.suggestion.rstrip() == self.author.rstrip()
 
 
-async def show(file: Path | None, seed: int = 0) -> None:
-    """Prints suggestions and timings. Raises CommandError when the model has nothing to say about
-    the file."""
+async def print_demo(file: Path | None, seed: int = 0) -> None:
+    """The command. Prints suggestions and timings, and draws them as the SVG that FIMLS_DEMO_SVG
+    names. Raises CommandError, OSError."""
     path = (file or SAMPLE).absolute()
     lines = read_source(path).splitlines()
     svg = os.environ.get("FIMLS_DEMO_SVG")
@@ -50,44 +51,40 @@ async def show(file: Path | None, seed: int = 0) -> None:
         if not await window.wait_until_ready():
             raise CommandError("; ".join(window.messages) or "the model did not load in time")
         scenes = [await ask_at(window, path, lines, *place) for place in places(lines, seed)]
-    answered = [s for s in scenes if s.suggestion]
+    answered = [scene for scene in scenes if scene.suggestion]
     if not answered:
         raise CommandError(f"the model had nothing to suggest for {path}; try another file")
-    # The ones that hit what the author wrote come first, the longest of them before the others.
-    chosen = sorted(answered, key=lambda s: (s.same, len(s.suggestion)), reverse=True)[:SHOWN]
+    # Those that the author wrote come first, the longest of them before the others.
+    answered.sort(key=lambda scene: (scene.same, len(scene.suggestion)), reverse=True)
+    chosen = answered[:SHOWN]
     for scene in chosen:
         draw(console, path, lines, scene)
-    warm = sorted(s.ms for s in scenes)
     console.print(
         f"\nAsked at {len(scenes)} random places where the end of a line was taken away: "
-        f"{len(answered)} suggestions, "
-        f"{sum(s.same for s in answered)} exactly what the author wrote; {len(chosen)} are shown "
-        "above."
+        f"{len(answered)} suggestions, {sum(scene.same for scene in answered)} exactly what the "
+        f"author wrote; {len(chosen)} are shown above."
     )
+    median = statistics.median_high(scene.ms for scene in scenes)
     console.print(
         f"server answered after {window.initialize_ms:.0f} ms, model ready after "
-        f"{window.ready_ms:.0f} ms, "
-        f"a suggestion took {warm[len(warm) // 2]:.0f} ms (median), {scenes[0].ms:.0f} ms the "
-        "first",
+        f"{window.ready_ms:.0f} ms, a suggestion took {median:.0f} ms (median), "
+        f"{scenes[0].ms:.0f} ms the first",
         style="dim",
     )
     if svg:
-        drawn = console.export_svg(title="fimls demo")
-        # Rich's fonts come from a server elsewhere: the picture does without. Its no-break spaces,
-        # which some viewers drop at the start of a text, become spaces that are kept.
-        drawn = re.sub(r"@font-face \{.*?\}", "", drawn, flags=re.DOTALL).replace("&#160;", " ")
-        Path(svg).write_text(drawn.replace("<text ", '<text xml:space="preserve" '))
+        write_svg(console, Path(svg))
 
 
 def places(lines: list[str], seed: int) -> list[tuple[int, int]]:
-    """Random cursors inside lines of code, with enough of the line to the right to be worth
-    guessing."""
-    candidates = [
-        (number, len(line) - len(line.lstrip()) + rest)
-        for number, line in enumerate(lines)
-        for rest in range(4, len(line.strip()) - LEAST_TEXT)
-        if not line.strip().startswith(("#", '"""'))
-    ]
+    """Random cursors (line, column), 0-based, inside lines of code. At least LEAST_TEXT characters
+    of the line follow each."""
+    candidates = []
+    for number, line in enumerate(lines):
+        code = line.strip()
+        if not code.startswith(("#", '"""')):
+            indent = len(line) - len(line.lstrip())
+            for written in range(4, len(code) - LEAST_TEXT):
+                candidates.append((number, indent + written))
     return sorted(random.Random(seed).sample(candidates, min(ASKED, len(candidates))))
 
 
@@ -99,17 +96,16 @@ async def ask_at(
     window.put(path, language_of(path), text)
     started = time.perf_counter()
     suggestion = await window.ask(path, line, column)
-    return Scene(
-        line, column, suggestion, lines[line][column:], (time.perf_counter() - started) * 1000
-    )
+    ms = (time.perf_counter() - started) * 1000
+    return Scene(line, column, suggestion, lines[line][column:], ms)
 
 
 def draw(console: Console, path: Path, lines: list[str], scene: Scene) -> None:
-    """The lines around the cursor; the suggestion is drawn as ghost text."""
+    """The lines around the cursor, with the suggestion as ghost text."""
     console.print(Text(f"\n{path.name}:{scene.line + 1}:{scene.column + 1}", style="bold"))
-    for number in range(
-        max(0, scene.line - LINES_ABOVE), min(len(lines), scene.line + LINES_BELOW + 1)
-    ):
+    first = max(0, scene.line - LINES_ABOVE)
+    last = min(len(lines) - 1, scene.line + LINES_BELOW)
+    for number in range(first, last + 1):
         drawn = Text(f"{number + 1:5}  ", style="dim")
         if number == scene.line:
             drawn.append(lines[number][: scene.column], style="not dim")
@@ -118,7 +114,18 @@ def draw(console: Console, path: Path, lines: list[str], scene: Scene) -> None:
         else:
             drawn.append(lines[number], style="not dim")
         console.print(drawn, soft_wrap=True)
-    verdict = "what the author wrote" if scene.same else f"the author wrote {scene.author!r}"
-    console.print(
-        Text(f"       {scene.ms:.0f} ms, {verdict}", style="green" if scene.same else "yellow")
-    )
+    verdict = f"the author wrote {scene.author!r}"
+    style = "yellow"
+    if scene.same:
+        verdict = "what the author wrote"
+        style = "green"
+    console.print(Text(f"       {scene.ms:.0f} ms, {verdict}", style=style))
+
+
+def write_svg(console: Console, path: Path) -> None:
+    """Everything that was printed, as a picture that loads nothing from the network."""
+    drawn = console.export_svg(title="fimls demo")
+    drawn = re.sub(r"@font-face \{.*?\}", "", drawn, flags=re.DOTALL)  # its fonts are on a server
+    # Some viewers drop no-break spaces at the start of a text; ordinary ones can be kept.
+    drawn = drawn.replace("&#160;", " ").replace("<text ", '<text xml:space="preserve" ')
+    path.write_text(drawn)

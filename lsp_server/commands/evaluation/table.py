@@ -32,7 +32,7 @@ class Table:
         return line.rstrip()
 
     def confidence_lines(self, row: Row) -> list[str]:
-        """For each value of minConfidence: the share that it shows, and how much of that is exact."""
+        """For each value of minConfidence: the share that it shows, and how much is exact."""
         lines = []
         for threshold, shown, exact in row.by_confidence:
             lines.append(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lsp_server.commands.demo import LEAST_TEXT, places, show
+from lsp_server.commands.demo import LEAST_TEXT, places, print_demo
 from lsp_server.commands.errors import CommandError
 from tests.lsp_server.helpers import Home
 
@@ -27,7 +27,7 @@ def test_places_leave_something_to_guess() -> None:
 
 @pytest.mark.slow
 def test_the_demo_draws_suggestions(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
-    asyncio.run(show(None))
+    asyncio.run(print_demo(None))
     printed = capsys.readouterr().out
     assert "settings.py:" in printed and "▏" in printed
     assert "suggestions" in printed and "model ready after" in printed
@@ -37,4 +37,4 @@ def test_the_demo_draws_suggestions(home: Home, capsys: pytest.CaptureFixture[st
 def test_a_file_without_code_is_refused_in_a_line(home: Home, tmp_path: Path) -> None:
     (tmp_path / "empty.py").write_text("")
     with pytest.raises(CommandError, match="try another file"):
-        asyncio.run(show(tmp_path / "empty.py"))
+        asyncio.run(print_demo(tmp_path / "empty.py"))
