@@ -1,6 +1,6 @@
-"""A model folder -> one GGUF file, for llama.cpp and what is built on it.
+"""Writes one GGUF file, for llama.cpp and the programs that are built on it.
 
-What llama.cpp would compute otherwise than our decoder is refused.
+A model that llama.cpp would compute otherwise than our decoder is refused.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from torch import Tensor
 
 from model.decoder.config import DecoderConfig
@@ -21,12 +22,8 @@ from model.weights.folder import ModelFolder, read_json
 if TYPE_CHECKING:
     import gguf
 
-TYPES = {
-    "float32": "F32",
-    "float16": "F16",
-    "bfloat16": "BF16",
-    "q8_0": "Q8_0",
-}  # our names -> GGUF's
+# Our names of the types -> GGUF's.
+TYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "q8_0": "Q8_0"}
 # How the tokenizers of Qwen2 and Qwen2.5 cut text (their tokenizer.json).
 QWEN2_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
@@ -42,76 +39,78 @@ SENTINELS = {
 }
 
 
-def write_gguf(folder: ModelFolder, out: Path, dtype: str) -> None:
+def write_gguf(checkpoint: Checkpoint, out: Path, dtype: str) -> None:
     """Writes NAME-TYPE.gguf into the folder out. dtype: one of TYPES.
 
     Vectors stay float32, as llama.cpp wants them. Raises ModelError, and OSError from writing.
     """
     try:
         import gguf
-        import numpy as np
     except ImportError:
         raise ModelError(
             "A GGUF file takes the package gguf, which is not installed: pip install gguf"
         ) from None
-    checkpoint = Checkpoint.open(folder)
-    config = checkpoint.config
-    table = checkpoint.table
-    interleaved = FAMILIES[folder.model_type].gguf.interleaved
-    _refuse_what_differs(folder, config)
+    folder = checkpoint.folder
+    _refuse_what_differs(folder, checkpoint.config)
     name = "fimls" if folder.is_bundled else folder.path.resolve().name
-    kind = gguf.GGMLQuantizationType[TYPES[dtype]]
-    writer = gguf.GGUFWriter(out / f"{name}-{kind.name.lower()}.gguf", folder.model_type)
-    writer.add_name(name)
-    _add_shape(writer, folder, config)
-    writer.add_file_type(
-        gguf.LlamaFileType["ALL_F32" if dtype == "float32" else f"MOSTLY_{kind.name}"]
-    )
-    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-    _add_tokenizer(writer, folder, config)
-
-    architecture = next(a for a, text in gguf.MODEL_ARCH_NAMES.items() if text == folder.model_type)
-    names = gguf.get_tensor_name_map(architecture, config.num_layers)
-    # Without the second copy of tied embeddings that some tools write, and without what the config
-    # tells already.
-    shapes = {source: shape for source, shape in folder.shapes.items() if source in table}
-    kinds = {source: _kind(kind, shape) for source, shape in shapes.items()}
-    for source, shape in shapes.items():
-        block, block_bytes = gguf.GGML_QUANT_SIZES[kinds[source]]
-        size = math.prod(shape) // block * block_bytes
-        renamed = names.get_name(source, try_suffixes=(".weight", ".bias"))
-        assert renamed is not None, source
-        writer.add_tensor_info(renamed, shape, np.dtype(np.float32), size, raw_dtype=kinds[source])
+    wanted = gguf.GGMLQuantizationType[TYPES[dtype]]
+    file_type = "ALL_F32" if dtype == "float32" else f"MOSTLY_{wanted.name}"
+    writer = gguf.GGUFWriter(out / f"{name}-{wanted.name.lower()}.gguf", folder.model_type)
     try:
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_ti_data_to_file()
-        weights = (
-            (source, tensor) for _, source, tensor in checkpoint.tensors() if source in kinds
-        )
-        for expected, (source, tensor) in zip(
-            kinds, weights, strict=True
-        ):  # one in memory at a time
-            assert source == expected
-            if interleaved:
-                tensor = _interleave(tensor, table[source], config)
-            writer.write_tensor_data(gguf.quantize(tensor.float().numpy(), kinds[source]))
+        writer.add_name(name)
+        _add_shape(writer, folder, checkpoint.config)
+        writer.add_file_type(gguf.LlamaFileType[file_type])
+        writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+        _add_tokenizer(writer, folder, checkpoint.config)
+        _write_tensors(writer, checkpoint, wanted)
     finally:
         writer.close()
 
 
+def _write_tensors(
+    writer: gguf.GGUFWriter, checkpoint: Checkpoint, wanted: gguf.GGMLQuantizationType
+) -> None:
+    """Writes what was added so far, the table of tensors and the tensors, one in memory at a
+    time."""
+    import gguf
+
+    folder = checkpoint.folder
+    architectures = {text: number for number, text in gguf.MODEL_ARCH_NAMES.items()}
+    names = gguf.get_tensor_name_map(architectures[folder.model_type], checkpoint.config.num_layers)
+    kinds = {}
+    for source, shape in folder.shapes.items():
+        # Others are a second copy of tied embeddings, or are computed from the config.
+        if source in checkpoint.table:
+            kind = _kind(wanted, shape)
+            block, block_bytes = gguf.GGML_QUANT_SIZES[kind]
+            size = math.prod(shape) // block * block_bytes
+            renamed = names.get_name(source, try_suffixes=(".weight", ".bias"))
+            assert renamed is not None, source
+            writer.add_tensor_info(renamed, shape, np.dtype(np.float32), size, raw_dtype=kind)
+            kinds[source] = kind
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    interleaved = FAMILIES[folder.model_type].gguf.interleaved
+    expected = iter(kinds)
+    for _, source, tensor in checkpoint.tensors():
+        if source in kinds:
+            assert source == next(expected)
+            if interleaved:
+                tensor = _interleave(tensor, checkpoint.table[source], checkpoint.config)
+            writer.write_tensor_data(gguf.quantize(tensor.float().numpy(), kinds[source]))
+    assert next(expected, None) is None
+
+
 def _kind(wanted: gguf.GGMLQuantizationType, shape: tuple[int, ...]) -> gguf.GGMLQuantizationType:
-    """How one tensor is stored: as wanted, but vectors as float32 and rows that do not fill its
-    blocks as float16."""
+    """The type of one tensor: vectors are float32, rows that do not fill blocks are float16."""
     import gguf
 
     if len(shape) == 1:
         return gguf.GGMLQuantizationType.F32
-    return (
-        wanted
-        if shape[-1] % gguf.GGML_QUANT_SIZES[wanted][0] == 0
-        else gguf.GGMLQuantizationType.F16
-    )
+    if shape[-1] % gguf.GGML_QUANT_SIZES[wanted][0]:
+        return gguf.GGMLQuantizationType.F16
+    return wanted
 
 
 def _interleave(tensor: Tensor, slot: WeightSlot, config: DecoderConfig) -> Tensor:
@@ -127,6 +126,7 @@ def _interleave(tensor: Tensor, slot: WeightSlot, config: DecoderConfig) -> Tens
 
 
 def _refuse_what_differs(folder: ModelFolder, config: DecoderConfig) -> None:
+    """Raises ModelError with the reasons for which llama.cpp computes the model otherwise."""
     rules = FAMILIES[folder.model_type].gguf
     known = rules.activation
     kind = config.rope.kind
@@ -144,10 +144,10 @@ def _refuse_what_differs(folder: ModelFolder, config: DecoderConfig) -> None:
 
 
 def _add_shape(writer: gguf.GGUFWriter, folder: ModelFolder, config: DecoderConfig) -> None:
+    """Adds the sizes and switches."""
     # llama.cpp knows no sliding window for these families; within one window nothing differs.
-    writer.add_context_length(
-        min(config.max_positions, config.sliding_window or config.max_positions)
-    )
+    window = config.sliding_window or config.max_positions
+    writer.add_context_length(min(config.max_positions, window))
     writer.add_embedding_length(config.hidden_size)
     writer.add_block_count(config.num_layers)
     writer.add_feed_forward_length(config.intermediate_size)
@@ -167,32 +167,19 @@ def _add_shape(writer: gguf.GGUFWriter, folder: ModelFolder, config: DecoderConf
 
 
 def _add_tokenizer(writer: gguf.GGUFWriter, folder: ModelFolder, config: DecoderConfig) -> None:
-    import gguf
-
+    """Adds the tokens, their kinds and their merges. Raises ModelError."""
     path = folder.path / "tokenizer.json"
     tokenizer = read_json(path)
-    texts = [
-        f"[PAD{i}]" for i in range(config.vocab_size)
-    ]  # the model may have more rows than there are tokens
-    types = [gguf.TokenType.UNUSED] * config.vocab_size
     try:
         cutting = _cutting(tokenizer)
-        merges = [
-            merge if isinstance(merge, str) else " ".join(merge)
-            for merge in tokenizer["model"]["merges"]
-        ]
-        for text, i in tokenizer["model"]["vocab"].items():
-            texts[i], types[i] = text, gguf.TokenType.NORMAL
-        for token in tokenizer["added_tokens"]:
-            kind = gguf.TokenType.CONTROL if token["special"] else gguf.TokenType.USER_DEFINED
-            texts[token["id"]], types[token["id"]] = token["content"], kind
+        merges = [_joined(merge) for merge in tokenizer["model"]["merges"]]
+        texts, types = _tokens(tokenizer, config.vocab_size)
     except (KeyError, TypeError, AttributeError, IndexError):
         cutting = None
     if cutting is None or not merges:  # llama.cpp reads none without merges
         raise ModelError(
             f"{path} is not a byte-level BPE tokenizer of the kinds that fimls can write into a "
-            "GGUF file. "
-            "Export with --format hf."
+            "GGUF file. Export with --format hf."
         )
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(cutting)
@@ -200,13 +187,37 @@ def _add_tokenizer(writer: gguf.GGUFWriter, folder: ModelFolder, config: Decoder
     writer.add_token_types(types)
     writer.add_token_merges(merges)
     writer.add_add_bos_token(False)
-    if isinstance(bos := folder.config.get("bos_token_id"), int):
+    bos = folder.config.get("bos_token_id")
+    if isinstance(bos, int):
         writer.add_bos_token_id(bos)
     if config.stop_ids:
         writer.add_eos_token_id(config.stop_ids[0])
     for name, text in SENTINELS.items():
         if text in texts:
             writer.add_uint32(f"tokenizer.ggml.{name}_token_id", texts.index(text))
+
+
+def _joined(merge: str | list[str]) -> str:
+    """Older tokenizer.json files write a merge as one string, newer ones as two."""
+    if isinstance(merge, str):
+        return merge
+    return " ".join(merge)
+
+
+def _tokens(tokenizer: dict[str, Any], count: int) -> tuple[list[str], list[gguf.TokenType]]:
+    """Text and kind of every id below count. The model may have more rows than there are tokens."""
+    import gguf
+
+    texts = [f"[PAD{i}]" for i in range(count)]
+    types = [gguf.TokenType.UNUSED] * count
+    for text, i in tokenizer["model"]["vocab"].items():
+        texts[i] = text
+        types[i] = gguf.TokenType.NORMAL
+    for token in tokenizer["added_tokens"]:
+        i = token["id"]
+        texts[i] = token["content"]
+        types[i] = gguf.TokenType.CONTROL if token["special"] else gguf.TokenType.USER_DEFINED
+    return texts, types
 
 
 def _cutting(tokenizer: dict[str, Any]) -> str | None:

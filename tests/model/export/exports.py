@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Backend
 
+from model.export.export import export
 from model.export.gguf import QWEN2_SPLIT
-from model.export.hugging_face import export
 from model.weights.checkpoint import INT8_ROWS
 from model.weights.folder import ModelFolder, find_model
 from tests.conftest import LLAMA, QWEN2, SENTINELS, STABLELM, STARCODER2, write_model

@@ -7,6 +7,7 @@ import inspect
 import json
 import random
 import subprocess
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import torch
 
 from model import LoadedModel, Tokenizer
 from model.errors import ModelError
-from model.export.hugging_face import export
+from model.export.export import export
 from model.weights.folder import BUNDLED, find_model
 from tests.conftest import LLAMA, STABLELM, STARCODER2, write_model
 from tests.model.export.exports import TRICKY, exported, toy, write_pieces
@@ -250,7 +251,9 @@ def test_llama_cpp_writes_the_same_greedy_text(kind: str, peers: Path, tmp_path:
     asked, texts = prompts(ours.tokenizer)
     if kind != "bundled":
         asked = [ids[:150] for ids in asked]
-    texts += TRICKY
+    # llama.cpp does not compose characters, as the tokenizers of Qwen2 do.
+    tricky = [unicodedata.normalize("NFC", text) for text in TRICKY]
+    texts += tricky if kind.startswith("qwen2") else TRICKY
     stop_ids = list(ours.decoder.config.stop_ids)
     theirs = ask_llama_cpp(
         peers, model=str(file), texts=texts, prompts=asked, max_tokens=MAX_TOKENS, stop_ids=stop_ids

@@ -20,7 +20,8 @@ from safetensors.torch import load_file, save_file
 
 from model import LoadedModel
 from model.errors import ModelError
-from model.export.hugging_face import export, main
+from model.export.__main__ import main
+from model.export.export import export
 from model.weights.folder import BUNDLED, find_model
 from tests.conftest import write_tokenizer
 from tests.model.export.exports import MODELS, TRICKY, exported, toy
