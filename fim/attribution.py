@@ -53,8 +53,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """The text before the cursor and the suggestion have a passage in common with each of these
-    packages."""
+    """Each of these packages has a passage of the text before the cursor and the suggestion."""
 
     sources: tuple[Source, ...]
     characters: int  # normalized characters of that passage, at least
@@ -68,14 +67,12 @@ class Match:
 
 
 def normalized(text: str) -> str:
-    """The text with one space for every run of whitespace (as str.split sees it), none at its
-    ends."""
+    """The text with one space for every run of whitespace (as in str.split), none at its ends."""
     return " ".join(text.split())
 
 
 def mixed(value: int) -> int:
-    """MurmurHash3's finalizer, 64 bits: every bit of the result depends on every bit of the
-    value."""
+    """MurmurHash3's finalizer, 64 bits: every bit of the result depends on every bit of `value`."""
     value = (value ^ value >> 33) * 0xFF51AFD7ED558CCD & _BITS
     value = (value ^ value >> 33) * 0xC4CEB9FE1A85EC53 & _BITS
     return value ^ value >> 33
@@ -131,8 +128,7 @@ class Attribution:
         return GRAM + self.stride - 1
 
     def find(self, before: str, suggestion: str) -> Match | None:
-        """The passage of the corpus that the suggestion makes, or that it continues after the text
-        before the cursor.
+        """The passage of the corpus that the suggestion makes, or continues from before the cursor.
 
         Looked up are the last `surely_found` characters of both, and the grams that reach into the
         suggestion. So what the user wrote alone is not reported, unless the suggestion may go on

@@ -32,8 +32,7 @@ class Snippet:
 
 @dataclass(frozen=True, slots=True)
 class CursorContext:
-    """The text that goes into a prompt: the windows left and right of the cursor, and snippets of
-    other files."""
+    """The text of a prompt: the windows left and right of the cursor, and snippets of files."""
 
     prefix: str
     suffix: str
@@ -57,8 +56,7 @@ def around_cursor(
     language: str = "",
     previous: CursorContext | None = None,
 ) -> CursorContext:
-    """The windows before and after `offset` (code points) whose tokens together stay within
-    `token_budget`.
+    """The windows before and after `offset` (code points), together within `token_budget`.
 
     Three quarters go to the prefix; what one side does not need goes to the other. With
     `suffix_budget` that is the suffix's share instead, and the most it gets. Where not all of the
@@ -140,8 +138,7 @@ class _Windows:
         return right <= self.most_right and self._left(0) + right <= self.budget
 
     def _kept_start(self, previous: CursorContext, shift: int) -> int | None:
-        """Where the beginning of the earlier windows is in this text; None if it is gone or not
-        worth keeping."""
+        """Where the earlier windows' beginning is now; None if it is gone or not worth keeping."""
         head = previous.prefix[:_SEEN]
         for start in (previous.before, max(0, previous.before + shift)):
             seen = without_surrogates(self.text[start : start + len(head)])
@@ -172,8 +169,7 @@ class _Windows:
         return None
 
     def _moved(self, start: int | None, end: int | None) -> tuple[int, int]:
-        """New edges, with an eighth of the budget left free. An edge that is given is kept if the
-        other one can make room."""
+        """Edges that leave an eighth of the budget free; a given one is kept if there is room."""
         used = self.budget - self.budget // 8
         share = min(self.share, used)
         if end is None or self._right(end) > share:
@@ -241,12 +237,10 @@ def _suffix_edge(text: str, offset: int, end: int) -> int:
 
 
 def as_trained(text: str) -> str:
-    r"""Text as models know it: without lone surrogates, and with \n line ends, which is what they
-    were trained on."""
+    r"""Text as models were trained on it: without lone surrogates, and with \n line ends."""
     return without_surrogates(text).replace("\r\n", "\n")
 
 
 def without_surrogates(text: str) -> str:
-    """The text as a tokenizer can take it, of the same length: each lone surrogate becomes
-    U+FFFD."""
+    """The text with U+FFFD for each lone surrogate: no tokenizer takes one. Its length stays."""
     return text if text.isascii() else _SURROGATE.sub("\ufffd", text)

@@ -1,5 +1,4 @@
-"""The prompt formats of the model families and the layouts of a prompt, as data; and the ids of a
-format's sentinels in one tokenizer.
+"""The layouts of a prompt and the formats of the model families, as data; ids of the sentinels.
 
 To add a family, add one FimFormat to _FORMATS, and its `model_type` to MODEL_TYPES. To add a
 layout, add its name to Layout and its row to ORDERS.
@@ -48,8 +47,7 @@ class Encoder(Protocol):
     """The part of a tokenizer's interface that this room uses."""
 
     def encode(self, text: str) -> list[int]:
-        """The ids of `text` as plain text: a sentinel that is written in it does not become the
-        special id."""
+        """The ids of `text` as plain text: a sentinel in it does not become the special id."""
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of `ids`."""
@@ -64,10 +62,9 @@ class FormatError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class FimFormat:
-    """How one family marks prefix, suffix and middle.
+    """How one family marks prefix, suffix and middle; None where it has no such token.
 
-    Families differ by these fields and by nothing else. None means that the family has no such
-    token.
+    Families differ by these fields and by nothing else.
     """
 
     name: str
@@ -91,8 +88,7 @@ class FimFormat:
 
     @property
     def offered(self) -> tuple[Layout, ...]:
-        """The layouts that the family may be asked for: those that it saw in training, then those
-        that look the same to it."""
+        """The layouts that the family saw in training, then those that look the same to it."""
         offered = list(self.layouts)
         for layout, order in ORDERS.items():
             if order.trained_as in self.layouts and layout not in offered:

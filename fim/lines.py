@@ -1,5 +1,4 @@
-"""Lines, indentation and brackets of source text in any language, by rough and fast rules without a
-parser."""
+"""Lines, indentation and brackets of source text in any language: fast rules, no parser."""
 
 import re
 
@@ -47,8 +46,7 @@ def only_closes(rest: str) -> bool:
 
 
 def without_closers(suffix: str) -> str:
-    """The suffix without the rest of the cursor's line, if that holds nothing but closing brackets
-    and the like.
+    """The suffix without the rest of the cursor's line, if that only closes brackets and the like.
 
     Editors insert and remove these while someone types. Each time the suffix would change, which in
     spm stands in front of all else. Answers are as good without them: `Shaper` fits the answer to
@@ -73,8 +71,7 @@ def open_quote(line: str) -> str:
 
 
 def brackets(text: str, quote: str = "") -> tuple[list[int], list[int]]:
-    """(depths, closers) of a text that begins inside a string of `quote`, or outside of any with
-    "".
+    """(depths, closers) of a text that begins inside a string of `quote`, or of none with "".
 
     depths: for each index, and for the end, how many brackets and quotes are open there that the
     text itself opened. closers: the indices of brackets and quotes that close something opened

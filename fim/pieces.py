@@ -89,8 +89,7 @@ class PieceEncoder:
             start = end
 
     def _end(self, text: str, start: int) -> int:
-        """Where the piece that begins at `start` ends: before a blank line, or after half of
-        LONGEST where there is none."""
+        """Where the piece from `start` on ends: before a blank line, or after half of LONGEST."""
         if self._place is None or len(text) - start <= 1:
             return len(text)
         blank = start

@@ -122,10 +122,9 @@ class Shaper(Bounds):
         least_columns: int = 0,
         closing: str = "",
     ) -> "Shaper":
-        """The rules for what is written between two given pieces of text: it goes on until the
-        model ends it.
+        """The rules for text between two given pieces: it goes on until the model ends it.
 
-        Nothing of the suffix is replaced. extent "line" ends it with its first line, too.
+        Nothing of the suffix is replaced. extent "line" ends the text with its first line, too.
         """
         shaper = cls.at(context, format, max_lines=max_lines)
         return replace(
@@ -196,8 +195,7 @@ class Shaper(Bounds):
     def _without_repeated(self, text: str, repeated: int) -> _Fit:
         """The text, whose last characters the rest of the line has, too."""
         kept = text[: len(text) - repeated]
-        # A closer on a line of its own: dropped, it would leave the one on the right at a wrong
-        # place.
+        # A closer on a line of its own takes the place of the one on the right, which is misplaced.
         own_line = "\n" in kept and not kept.rpartition("\n")[2].strip()
         if own_line and not self.fixed:
             return _Fit(text, self._blanks_after + repeated, "replaces right")
@@ -240,8 +238,7 @@ def _cursor_line(context: CursorContext) -> tuple[str, str]:
 
 
 def _line_below(context: CursorContext) -> str:
-    """The next line under the cursor's that is not blank, without its end; "" where there is
-    none."""
+    """The next line under the cursor's that is not blank, without its end, or ""."""
     under = context.suffix.partition("\n")[2]
     code = under.lstrip()
     start = under.rfind("\n", 0, len(under) - len(code)) + 1

@@ -1,5 +1,5 @@
-"""CursorContext + format -> prompt: as token ids, or as text for an endpoint whose tokenizer is not
-here. The order of its parts is in fim.formats.ORDERS."""
+"""CursorContext + format -> prompt, as token ids or as text for an endpoint with its own tokenizer.
+The order of its parts is in fim.formats.ORDERS."""
 
 import re
 from dataclasses import dataclass, replace
@@ -48,8 +48,7 @@ def build_prompt(
     *,
     heal: bool = False,
 ) -> Prompt:
-    """The prompt as ids. The pieces between sentinels are tokenized separately, as in the models'
-    training.
+    """The prompt as ids. Pieces between sentinels are tokenized separately, as in training.
 
     `layout` None is the family's preferred one. Snippets are written as files of the repository,
     where the family has a mark for files; elsewhere they are left out. The StarCoder2 paper §5 and
@@ -127,8 +126,7 @@ def _last_piece(context: CursorContext, order: tuple[Part, ...]) -> str:
 
 
 def _header(context: CursorContext, family: FimFormat) -> list[_Piece]:
-    """The other files, and the mark of the cursor's own; empty where there is nothing to tell them
-    apart."""
+    """The other files, and the mark of the cursor's own; empty where no mark is needed or known."""
     named = context.snippets or (family.always_names_file and context.path)
     if not family.file_sep or not named:
         return []
@@ -178,11 +176,8 @@ def _encode(piece: _Piece, sentinels: Sentinels, encoder: Encoder) -> list[int]:
 
 
 def _encode_bare(encoder: Encoder, text: str) -> list[int]:
-    """Encode without the leading space of SentencePiece: after another symbol, which is then taken
-    off.
-
-    The reference tokenizers of CodeLlama and Mistral do it in the same way.
-    """
+    """Encode without SentencePiece's leading space: after another symbol, which is then taken off.
+    The reference tokenizers of CodeLlama and Mistral do the same."""
     symbol = encoder.encode("☺")
     ids = encoder.encode("☺" + text)
     if ids[: len(symbol)] == symbol:

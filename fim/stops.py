@@ -87,8 +87,7 @@ Rule = Callable[[str, list[Line], Bounds], Stop | None]  # the last line may sti
 
 
 def first_stop(text: str, bounds: Bounds) -> Stop | None:
-    """The stop of an answer that is decided first; None where no rule finds one. Later text cannot
-    change it, since every rule reads forward only."""
+    """The stop that is decided first, if any. As rules read forward only, later text keeps it."""
     lines: list[Line] = []
     start = 0
     for written in text.split("\n"):
