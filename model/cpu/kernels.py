@@ -25,6 +25,7 @@ FEW = (1, 2, 4, 8, 16)  # rows of a decode step with drafts, or of a few typed t
 MANY = 128  # rows of a piece of a prefill; more behave alike
 ROWS = (*FEW, MANY)
 SMALLEST = 1e-20  # divides a row of zeros
+READ_AT_ONCE = 16  # weights, by aten's product, which reads past the end of other widths
 # oneDNN takes three times as long for 49,152 rows of weights at once as for six times 8,192
 PIECE = 8192
 
@@ -65,9 +66,13 @@ class Int8Pack(Kernel):
     counts = FEW
 
     def pack(self, q: Tensor, scale: Tensor) -> Any:
+        if q.shape[1] % READ_AT_ONCE:
+            q = _padded(q)
         return q, scale.bfloat16()
 
     def product(self, x: Tensor, packed: Any) -> Product:
+        if x.shape[1] % READ_AT_ONCE:
+            x = _padded(x)
         return torch._weight_int8pack_mm(x, *packed), None
 
 
@@ -151,6 +156,11 @@ class Widened(Kernel):
     def product(self, x: Tensor, packed: Any) -> Product:
         parts = [F.linear(x, part.float() * factors[:, None]) for part, factors in _pieces(*packed)]
         return _joined(parts), None
+
+
+def _padded(x: Tensor) -> Tensor:
+    """x (n, width) with columns of zeros up to a width that aten's product takes."""
+    return F.pad(x, (0, -x.shape[1] % READ_AT_ONCE))
 
 
 def _pieces(q: Tensor, scale: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

@@ -23,9 +23,16 @@ from model.cpu.kernel_choice import Plan
 from model.cpu.measurements import Busy, Measurements
 from model.cpu.quantized_linear import Int8Linear
 from model.decoder.decoder import Cancelled
-from tests.conftest import STABLELM, STARCODER2, write_model
+from tests.conftest import LLAMA, QWEN2, STABLELM, STARCODER2, write_model
 from tests.model.cpu.test_quantized_linear import INTEGER, distance
-from tests.model.families.test_parity import CASES, LENGTH, WINDOW, logits_of, random_ids
+from tests.model.families.test_parity import (
+    CASES,
+    LENGTH,
+    WINDOW,
+    WINDOW_IN_ALL_LAYERS,
+    logits_of,
+    random_ids,
+)
 from tests.model.toys import load
 
 FAMILIES = {
@@ -33,6 +40,9 @@ FAMILIES = {
     "window": STARCODER2 | {"sliding_window": WINDOW},
     "untied": STARCODER2 | {"tie_word_embeddings": False, "hidden_act": "gelu"},
     "stablelm": STABLELM | {"qk_layernorm": True},
+    "qwen2": QWEN2 | WINDOW_IN_ALL_LAYERS,
+    "llama": LLAMA | {"head_dim": 16},
+    "llama, all biases": LLAMA | {"attention_bias": True, "mlp_bias": True},
 }
 
 
@@ -98,6 +108,26 @@ def test_a_row_comes_out_as_it_does_alone(
     for rows in (2, 3, 7, 16):
         for ours, expected in zip(in_steps(m, random_ids(LENGTH), 0, rows), alone, strict=True):
             assert torch.equal(ours, expected)
+
+
+@pytest.mark.parametrize("rms", [False, True], ids=["layer norm", "RMS norm"])
+def test_a_norm_is_of_the_kind_that_is_asked_for(rms: bool) -> None:
+    """On whole rows, and on queries and keys, of which no native family has an RMS norm."""
+    from model.cpu.numba_step import gain, norm
+
+    generator = torch.Generator().manual_seed(6)
+    x = torch.randn(3, 40, generator=generator) + 0.5
+    weight = torch.randn(40, generator=generator)
+    expected = torch.layer_norm(x, (40,), weight, None, 1e-3)
+    if rms:
+        expected = torch.rms_norm(x, (40,), weight, 1e-3)
+    out = np.empty((3, 40), np.float32)
+    eps = np.float32(1e-3)
+    norm(x.numpy(), torch.stack((weight, torch.zeros(40))).numpy(), rms, eps, out)
+    torch.testing.assert_close(torch.from_numpy(out), expected)
+    for row in x:
+        gain(row.numpy(), weight.numpy(), rms, eps)
+    torch.testing.assert_close(x, expected)
 
 
 def test_the_largest_values_do_not_overflow() -> None:

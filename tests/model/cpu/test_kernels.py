@@ -34,12 +34,13 @@ def result(kernel: Kernel, packed: Any, x: torch.Tensor) -> torch.Tensor:
     return y.float() if factor is None else y * factor
 
 
+@pytest.mark.parametrize("width", [64, 24])
 @pytest.mark.parametrize("name", kernels.kernels())
-def test_a_kernel_multiplies(name: str) -> None:
-    q, scale = weights()
+def test_a_kernel_multiplies(name: str, width: int) -> None:
+    q, scale = weights(width=width)
     kernel = kernels.kernels()[name]
     x = (
-        torch.randn(40, 64, generator=torch.Generator().manual_seed(4))
+        torch.randn(40, width, generator=torch.Generator().manual_seed(4))
         * torch.logspace(-3, 3, 40)[:, None]
     )
     wanted = x @ (q * scale[:, None]).T

@@ -15,7 +15,7 @@ from model.cpu.kernel_choice import Plan
 from model.cpu.quantized_linear import Int8Embedding, Int8Linear, quantize_rows, step_shapes
 from model.cpu.torch_step import BY_THUMB, Step
 from model.errors import ModelError
-from tests.conftest import STABLELM, STARCODER2, write_model
+from tests.conftest import LLAMA, QWEN2, STABLELM, STARCODER2, write_model
 from tests.model.families.test_parity import CASES, LENGTH, WINDOW, logits_of, random_ids
 from tests.model.toys import load
 
@@ -59,8 +59,14 @@ def test_int8_is_close_to_float32(
 @pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
 @pytest.mark.parametrize(
     "config",
-    [STARCODER2, STARCODER2 | {"sliding_window": WINDOW}, STABLELM | {"qk_layernorm": True}],
-    ids=["starcoder2", "window", "stablelm"],
+    [
+        STARCODER2,
+        STARCODER2 | {"sliding_window": WINDOW},
+        STABLELM | {"qk_layernorm": True},
+        QWEN2,
+        LLAMA | {"head_dim": 16},
+    ],
+    ids=["starcoder2", "window", "stablelm", "qwen2", "llama"],
 )
 def test_a_row_of_a_step_comes_out_as_it_does_alone(
     config: dict[str, Any], plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -134,7 +140,7 @@ def test_a_packed_matrix_is_kept_once(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_the_shapes_of_a_step_are_those_of_the_weights(tmp_path: Path) -> None:
-    for config in (STARCODER2, STABLELM):
+    for config in (STARCODER2, STABLELM, QWEN2, LLAMA | {"head_dim": 16}):
         m = load(write_model(tmp_path / config["model_type"], config))
         linears = [
             p
