@@ -21,7 +21,9 @@ from pathlib import Path
 from benchmarks.figures import machine, table
 from benchmarks.peers import STARCODER2_3B, write_random
 from model import load_model
-from model.engine.worker import Engine, Event, Failed, Finished, Job, Request
+from model.engine.queue import Job
+from model.engine.request import Event, Failed, Finished, Request
+from model.engine.worker import Engine
 
 POLL_S = 0.005
 

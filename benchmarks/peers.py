@@ -98,7 +98,7 @@ def process(
     block."""
     environment = (
         {"GOMP_SPINCOUNT": "1000"} if kind == "ours" else {}
-    )  # what model/engine/http_server.py sets; theirs is theirs
+    )  # what model/engine/process.py sets; theirs is theirs
     environment |= os.environ | {"PYTHONPATH": str(ROOT)}
     started = subprocess.Popen(
         [python_of(kind), "-m", f"benchmarks.{module}", kind, *arguments],

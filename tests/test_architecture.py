@@ -71,8 +71,8 @@ ONLY_IN = {
     "torch": "model/",
     "safetensors": "model/",
     "tokenizers": "model/tokenizer.py",
-    "aiohttp": ("lsp_server/", "model/engine/http_server.py"),
-    "filelock": ("lsp_server/", "model/engine/http_server.py"),
+    "aiohttp": ("lsp_server/", "model/engine/"),
+    "filelock": ("lsp_server/", "model/engine/process.py"),
     "gguf": "model/export/gguf.py",
     "numba": "model/cpu/numba_step.py",
     "llvmlite": "model/cpu/code_cache.py",
@@ -164,11 +164,11 @@ def test_the_syntax_tree_is_read_right() -> None:
         True,
     ) in found  # from model.cpu import code_cache
     assert (
-        "model/engine/http_server.py",
+        "model/engine/state.py",
         "model.engine.worker",
         True,
     ) in found  # under TYPE_CHECKING
-    assert ("model/engine/http_server.py", "model.engine.loading", False) in found  # in a method
+    assert ("model/engine/state.py", "model.engine.loading", False) in found  # in a method
     assert len(found) > 100
 
 
@@ -259,13 +259,13 @@ HEAVY = {"torch", "transformers", "accelerate", "bitsandbytes", "numpy"}
             ],
             HEAVY,
         ),
-        (["model.engine.http_server"], HEAVY),
+        (["model.engine.process"], HEAVY),
         (
             [
                 "model.loading",
                 "model.engine.worker",
                 "model.engine.openai_api",
-                "model.engine.http_server",
+                "model.engine.process",
             ],
             HEAVY - {"torch", "numpy"},
         ),

@@ -46,17 +46,13 @@ class HttpClient:
         self._session: aiohttp.ClientSession | None = None
 
     async def call(
-        self,
-        method: str,
-        path: str,
-        timeout_s: float = CONNECT_TIMEOUT_S,
-        body: dict[str, Any] | None = None,
+        self, method: str, path: str, timeout_s: float = CONNECT_TIMEOUT_S
     ) -> dict[str, Any] | None:
         """One small JSON call; None when nobody answers in time or the answer is no JSON object."""
         timeout = aiohttp.ClientTimeout(total=timeout_s)
         try:
             async with self._get_session().request(
-                method, self._base_url + path, json=body, timeout=timeout
+                method, self._base_url + path, timeout=timeout
             ) as response:
                 answer = await response.json()
         except NO_ANSWER:
@@ -172,8 +168,6 @@ def _piece(data: bytes) -> Piece:
             logprobs=tuple(float(x) for x in logprobs if isinstance(x, int | float)),
             reused_tokens=details.get("cached_tokens"),
             passes=(body.get("fimls") or {}).get("passes"),
-            ended=choices[0].get("finish_reason") == "cancelled",
-            id=str(body.get("id") or ""),
         )
     except (ValueError, TypeError, AttributeError, LookupError):
         raise EngineUnavailable("the endpoint's answer is not in the completions dialect") from None

@@ -31,16 +31,13 @@ class Piece:
     """A part of an answer's text, with the natural logarithms of its tokens' probabilities.
 
     Some fields are set only where the engine tells: reused_tokens (of the prompt) on the first
-    piece and the last, passes (how often the model was run) on the last. ended: the engine
-    cancelled the request. id: the engine's name for the answer.
+    piece and the last, passes (how often the model was run) on the last.
     """
 
     text: str
     logprobs: tuple[float, ...] = ()
     reused_tokens: int | None = None
     passes: int | None = None
-    ended: bool = False
-    id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +83,6 @@ class Engine(Protocol):
 
     async def prefill(self, request: CompletionRequest) -> None:
         """Lets the engine read the prompt when it is idle; cancelling the caller ends that."""
-
-    async def prioritize(self, id: str, *, idle: bool) -> None:
-        """Says of an answer that is being written whether nobody waits for it, where the engine has
-        idle time."""
 
     async def close(self) -> None:
         """Lets go of the engine, which may live on for other windows."""

@@ -112,11 +112,6 @@ class LocalEngine:
         if self._state.name == "ready":
             await self._client.prefill(request)
 
-    async def prioritize(self, id: str, *, idle: bool) -> None:
-        await self._client.call(
-            "POST", "/fimls/priority", body={"id": id, "priority": "idle" if idle else None}
-        )
-
     async def close(self) -> None:
         if self._starting is not None:
             self._starting.cancel()

@@ -36,6 +36,8 @@ def start_engine(launch: Launch) -> subprocess.Popen[bytes]:
     """Starts an engine process that outlives this one, from the spare if there is one. Raises
     OSError."""
     global _spare
+    if sys.platform == "win32":
+        raise OSError("Windows has no Unix sockets: use WSL, or an endpoint in fimls.remote.url")
     spare = _spare
     _spare = None
     if spare is not None and spare.stdin is not None:

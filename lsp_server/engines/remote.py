@@ -56,9 +56,6 @@ class RemoteEngine:
     async def prefill(self, request: CompletionRequest) -> None:
         pass
 
-    async def prioritize(self, id: str, *, idle: bool) -> None:
-        pass
-
     async def close(self) -> None:
         await self._client.close()
         await asyncio.sleep(0)  # lets aiohttp close its transports

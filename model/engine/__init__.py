@@ -1,1 +1,21 @@
-"""TODO engine."""
+"""The engine process, `python -m model.engine JSON`: one model for all windows of a user.
+
+To understand how it starts, read in this order:
+- options.py: what the process is told, and each option of a user once. rules.py: the rules of
+  options and of the front's settings.
+- process.py: the spare process, the lock, the socket, and the main loop until the engine is idle.
+- state.py: whether the model is loading, ready or failed. loading.py: the model, warm, its caches.
+
+To understand how a request is answered:
+- http_server.py: the routes. openai_api.py: the dialect's JSON to a Request, and events to JSON.
+- request.py: a Request and the events of its answer.
+- queue.py: clients take turns, and idle work comes last.
+- worker.py: the one thread that runs the model, and what it does while nobody asks.
+
+Invariants:
+- The socket answers before torch is loaded: only loading, request, queue, worker and openai_api
+  import it.
+- One thread runs the model. Everything else talks to it through the queue and through events.
+- A Unix socket and its folder are the user's alone; a network port wants a key.
+- Neither the log nor the status holds a prompt or an answer.
+"""

@@ -1,4 +1,4 @@
-"""One worker thread that owns the model: a fair queue in front of it, prefix reuse, cancellation.
+"""One worker thread that owns the model: prefix reuse, stop strings, cancellation, idle work.
 
 Requests come in from any thread; events go out through the callback that came with the request,
 called on the worker.
@@ -8,235 +8,71 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import threading
 import time
-from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 
+from model.decoder.kv_cache import KVCache
 from model.engine.options import CACHE_BYTES
-from model.generation.copying import CopyWeights
+from model.engine.queue import FairQueue, Job
+from model.engine.request import Event, Failed, Finished, Request, Started
 from model.generation.drafting import DraftHistory
 from model.generation.generate import DecodeCounts, Token
-from model.generation.sampling import Sampling
 from model.loading import LoadedModel
 from model.machine import give_back_memory
 from model.prefix_cache.disk import PrefixStore
 from model.prefix_cache.memory import PrefixCache
 
 log = logging.getLogger(__name__)
-GREEDY = Sampling()
 UPGRADE_AFTER_S = 1.0  # without a request; only then does the decoder become faster
 TIDY_AFTER_S = 2.0  # without a request; only then is free memory given back
 SAVE_AFTER_S = 20.0  # without a request; only then is anything written to disk,
 SAVE_RATE = 2**18  # and so many bytes a second over time: a gigabyte an hour
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
-    """A prompt and how to continue it. max_new_tokens 0 only fills the cache. client names who
-    waits for it.
-
-    idle: nobody waits for it yet. It runs when nothing else does, and ends as soon as somebody asks
-    for something.
-    """
-
-    ids: tuple[int, ...]
-    max_new_tokens: int
-    sampling: Sampling = GREEDY
-    stop_ids: frozenset[int] = frozenset()
-    stop: tuple[str, ...] = ()
-    client: str = ""
-    begin_with: str = ""  # the completion spells this first; it is not part of the answer
-    copying: CopyWeights | None = None
-    idle: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Started:
-    """The first event of a request that is run: its prompt in tokens, and how many of them the
-    cache had."""
-
-    prompt: int
-    reused: int
-
-
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """The last event of a request. reason: "stop", "length" or "cancelled"; counts in tokens, times
-    in seconds.
-
-    passes: how often the model was run for it. drafted, accepted: tokens that were guessed, and
-    those that came true.
-    """
-
-    reason: str
-    rest: str  # text held back because a stop string might have begun with it
-    reused: int
-    prefilled: int
-    generated: int
-    queued_s: float
-    prefill_s: float
-    decode_s: float
-    passes: int = 0
-    drafted: int = 0
-    accepted: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """The last event of a request that could not be run; the message is for the user."""
-
-    message: str
-
-
-Event = Started | Token | Finished | Failed
-
-
-@dataclass(slots=True)
-class Job:
-    """idle: as the request says, until FairQueue.prioritize says otherwise."""
-
-    request: Request
-    emit: Callable[[Event], None]
-    idle: bool = field(init=False)
-    submitted: float = field(default_factory=time.monotonic)
-    _cancelled: threading.Event = field(default_factory=threading.Event)
-
-    def __post_init__(self) -> None:
-        self.idle = self.request.idle
-
-    def cancel(self) -> None:
-        """Stops the job within a layer of its prefill or a token; if it has not begun, it never
-        will."""
-        self._cancelled.set()
-
-    @property
-    def cancelled(self) -> bool:
-        return self._cancelled.is_set()
-
-
-class FairQueue:
-    """Clients take turns: a window that asks often does not starve another. Idle work comes behind
-    all of it.
-
-    A job that somebody waits for ends the idle one that runs, whose ever it is; of a client's idle
-    jobs only the newest is left.
-    """
-
-    def __init__(self) -> None:
-        self._waiting: OrderedDict[str, deque[Job]] = OrderedDict()
-        self._idle: OrderedDict[str, Job] = OrderedDict()
-        self._running: Job | None = None  # the last that was taken
-        self._changed = threading.Condition()
-        self._closed = False
-
-    def put(self, job: Job) -> Job | None:
-        """Returns the job that it took the place of, which will never start."""
-        with self._changed:
-            client, replaced = job.request.client, None
-            running = self._running
-            if (
-                running is not None
-                and running.idle
-                and (not job.idle or running.request.client == client)
-            ):
-                running.cancel()
-            if job.idle:
-                replaced = self._idle.pop(client, None)
-                self._idle[client] = job
-            else:
-                self._waiting.setdefault(client, deque()).append(job)
-            self._changed.notify()
-            return replaced
-
-    def take(self, patience_s: float | None = None) -> Job | None:
-        """The next job that nobody has cancelled; waits for one. None once the queue is closed.
-
-        Raises TimeoutError where there is none for patience_s.
-        """
-        with self._changed:
-            self._running = None
-            while True:
-                while self._waiting or self._idle:
-                    job = self._next()
-                    if not job.cancelled:
-                        self._running = job
-                        return job
-                if self._closed:
-                    return None
-                if not self._changed.wait(patience_s):
-                    raise TimeoutError
-
-    def prioritize(self, job: Job, *, idle: bool) -> None:
-        """Says of a job that runs whether somebody waits for it; of another it is too late, or too
-        early, to say so."""
-        with self._changed:
-            if self._running is job:
-                job.idle = idle
-                if idle and self._waiting:
-                    job.cancel()
-
-    def _next(self) -> Job:
-        if not self._waiting:
-            return self._idle.popitem(last=False)[1]
-        client, jobs = self._waiting.popitem(last=False)
-        job = jobs.popleft()
-        if jobs:
-            self._waiting[client] = jobs
-        return job
-
-    def close(self) -> None:
-        with self._changed:
-            self._closed = True
-            self._waiting.clear()
-            self._idle.clear()
-            self._changed.notify()
-
-    @property
-    def closed(self) -> bool:
-        return self._closed
-
-    def __len__(self) -> int:
-        with self._changed:
-            return sum(map(len, self._waiting.values())) + len(self._idle)
-
-
 class StopStrings:
     """Cuts a stream of text before the first stop string, also when it spans tokens."""
 
     def __init__(self, stop: tuple[str, ...]) -> None:
-        self._stop = [s for s in stop if s]
+        self._stop = [each for each in stop if each]
         self._held = ""
 
     def push(self, text: str) -> tuple[str, bool]:
         """(text that is safe to show, whether a stop string was found: the one that is complete
         first)."""
         text = self._held + text
-        found = [(i + len(s), i) for s in self._stop if (i := text.find(s)) >= 0]
-        if found:
-            self._held = ""
-            _, start = min(found)
-            return text[:start], True
-        keep = max(
-            (
-                n
-                for s in self._stop
-                for n in range(1, min(len(s), len(text) + 1))
-                if text.endswith(s[:n])
-            ),
-            default=0,
-        )
-        self._held = text[len(text) - keep :]
-        return text[: len(text) - keep], False
+        self._held = ""
+        first: tuple[int, int] | None = None
+        for each in self._stop:
+            start = text.find(each)
+            if start >= 0 and (first is None or (start + len(each), start) < first):
+                first = (start + len(each), start)
+        if first is not None:
+            return text[: first[1]], True
+        keep = max((_begun(text, each) for each in self._stop), default=0)
+        safe = len(text) - keep
+        self._held = text[safe:]
+        return text[:safe], False
 
     def rest(self) -> str:
-        held, self._held = self._held, ""
-        return held
+        """The text that is still held back, once there is no more to come."""
+        return self._held
+
+
+def _begun(text: str, stop: str) -> int:
+    """How many characters at the end of the text are the beginning of a stop string."""
+    for length in range(min(len(stop) - 1, len(text)), 0, -1):
+        if text.endswith(stop[:length]):
+            return length
+    return 0
 
 
 class Engine:
-    """Runs requests one at a time on a loaded model."""
+    """Runs requests one at a time on a loaded model.
+
+    upgrade: goes on while nobody asks for anything, until it ends; it may change the decoder.
+    """
 
     def __init__(
         self,
@@ -246,51 +82,56 @@ class Engine:
         store: PrefixStore | None = None,
         upgrade: Iterator[None] | None = None,
     ) -> None:
-        """upgrade: goes on while nobody asks for anything, until it ends; it may change the
-        decoder."""
         self.model = model
         self.prefixes = PrefixCache(model.decoder, cache_bytes, store)
-        # Without drafts where nobody vouches for rows that come out as they do alone: greedy stays
-        # greedy.
-        costs = model.decoder.row_costs
-        self.recent: DraftHistory | None = DraftHistory(costs) if costs else None
+        # Drafts are checked in rows beside each other. Without known costs of such rows nobody
+        # vouches for a row that comes out as it does alone, and greedy must stay greedy.
+        self.recent: DraftHistory | None = None
+        if model.decoder.row_costs:
+            self.recent = DraftHistory(model.decoder.row_costs)
         self.queue = FairQueue()
         self.busy = False
         self.last_used = time.monotonic()
         self.served = 0
-        self.passes = self.positions = (
-            0  # of the model: how often it was run, and over how many positions in all
-        )
+        self.passes = 0  # how often the model was run,
+        self.positions = 0  # and over how many positions in all
         self._upgrade = upgrade
-        self._save_last, self._next_save = False, 0.0
+        self._save_last = False
+        self._next_save = 0.0
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
     def close(self, *, save: bool = True) -> None:
-        """Takes no more requests; save: what was computed since it was last idle is still written
-        to disk."""
+        """Takes no more requests. save: computed prefixes that are not on disk yet are written."""
         self._save_last = save
         self.queue.close()
 
     def join(self, patience_s: float) -> None:
-        """Behind `close`: waits until what runs has ended, and been written."""
+        """After `close`: waits until the last request has ended and its prefix is written."""
         self._thread.join(patience_s)
 
     def submit(self, request: Request, emit: Callable[[Event], None]) -> Job:
         job = Job(request, emit)
         self.last_used = time.monotonic()
-        if (replaced := self.queue.put(job)) is not None and not replaced.cancelled:
-            replaced.emit(
-                Finished("cancelled", "", 0, 0, 0, time.monotonic() - replaced.submitted, 0.0, 0.0)
-            )
+        replaced = self.queue.put(job)
+        if replaced is not None and not replaced.cancelled:
+            waited = time.monotonic() - replaced.submitted
+            replaced.emit(Finished("cancelled", "", 0, 0, 0, waited, 0.0, 0.0))
         return job
 
     @property
     def idle_s(self) -> float:
         """Seconds since the last request came or ended; 0 while one runs."""
-        return 0.0 if self.busy or len(self.queue) else time.monotonic() - self.last_used
+        if self.busy or len(self.queue):
+            return 0.0
+        return time.monotonic() - self.last_used
+
+    @property
+    def upgraded(self) -> bool:
+        """Whether the decoder is as fast as it gets."""
+        return self._upgrade is None
 
     def _work(self) -> None:
         while (job := self._next_job()) is not None:
@@ -300,10 +141,9 @@ class Engine:
             except Exception as error:
                 log.exception("a request failed")
                 self.prefixes.clear()  # the likeliest cause is memory: give back what is kept
+                message = f"The engine could not answer ({type(error).__name__}: {error})."
                 with contextlib.suppress(Exception):  # it may be emit that failed
-                    job.emit(
-                        Failed(f"The engine could not answer ({type(error).__name__}: {error}).")
-                    )
+                    job.emit(Failed(message))
             finally:
                 self.last_used = time.monotonic()
                 self.served += 1
@@ -311,12 +151,8 @@ class Engine:
         if self._save_last:
             self._save(lambda: False)
 
-    @property
-    def upgraded(self) -> bool:
-        """Whether the decoder is as fast as it gets."""
-        return self._upgrade is None
-
     def _next_job(self) -> Job | None:
+        """The next job; None at the end. While none comes, the work for idle time is done."""
         while self._upgrade is not None:
             with contextlib.suppress(TimeoutError):
                 return self.queue.take(UPGRADE_AFTER_S)
@@ -332,7 +168,8 @@ class Engine:
 
     def _go_on_upgrading(self, upgrade: Iterator[None]) -> None:
         try:
-            return next(upgrade)
+            next(upgrade)
+            return
         except StopIteration:
             costs = self.model.decoder.row_costs
             if self.recent is not None and costs:
@@ -340,7 +177,6 @@ class Engine:
         except Exception:  # such as no memory for it: everything works as it did
             log.exception("an upgrade failed")
         self._upgrade = None
-        return None
 
     def _save(self, should_stop: Callable[[], bool]) -> None:
         try:
@@ -349,26 +185,33 @@ class Engine:
         except Exception:  # such as no memory for it: the next job may still be done
             log.exception("nothing was written to disk")
 
-    def _run(self, job: Job) -> None:
-        request, started = job.request, time.monotonic()
-        lease = self.prefixes.lease(request.ids, lambda: job.cancelled)
-        reused = lease.reused
-        job.emit(Started(len(request.ids), reused))
-        stops = StopStrings(request.stop)
-        ids, tally = list(request.ids), DecodeCounts()
-        stopped, first_token = False, 0.0
-        for token in self.model.generate(
+    def _tokens(self, job: Job, cache: KVCache, counts: DecodeCounts) -> Iterator[Token]:
+        request = job.request
+        return self.model.generate(
             request.ids,
             max_new_tokens=request.max_new_tokens,
-            cache=lease.cache,
+            cache=cache,
             sampling=request.sampling,
             stop_ids=request.stop_ids,
             begin_with=request.begin_with,
             copying=request.copying,
             recent=self.recent,
-            tally=tally,
+            tally=counts,
             should_stop=lambda: job.cancelled,
-        ):
+        )
+
+    def _run(self, job: Job) -> None:
+        started = time.monotonic()
+        request = job.request
+        lease = self.prefixes.lease(request.ids, lambda: job.cancelled)
+        reused = lease.reused
+        job.emit(Started(len(request.ids), reused))
+        stops = StopStrings(request.stop)
+        counts = DecodeCounts()
+        ids = list(request.ids)
+        stopped = False
+        first_token = 0.0
+        for token in self._tokens(job, lease.cache, counts):
             first_token = first_token or time.monotonic()
             ids.append(token.id)
             text, stopped = stops.push(token.text)
@@ -376,25 +219,30 @@ class Engine:
             if stopped:
                 break
         ended = time.monotonic()
+        first_token = first_token or ended
         generated = len(ids) - len(request.ids)
-        by_itself = stopped or generated < request.max_new_tokens
         prefilled = min(lease.cache.length, len(request.ids)) - reused
-        passes = -(-prefilled // self.model.decoder.prefill_chunk) + tally.passes
+        passes = math.ceil(prefilled / self.model.decoder.prefill_chunk) + counts.passes
         self.passes += passes
-        self.positions += prefilled + tally.passes + tally.drafted
+        self.positions += prefilled + counts.passes + counts.drafted
         self.prefixes.give_back(lease, ids)
+        reason = "length"
+        if job.cancelled:
+            reason = "cancelled"
+        elif stopped or generated < request.max_new_tokens:
+            reason = "stop"
         job.emit(
             Finished(
-                reason="cancelled" if job.cancelled else "stop" if by_itself else "length",
+                reason=reason,
                 rest=stops.rest(),
                 reused=reused,
                 prefilled=prefilled,
                 generated=generated,
                 queued_s=started - job.submitted,
-                prefill_s=(first_token or ended) - started,
-                decode_s=ended - first_token if first_token else 0.0,
+                prefill_s=first_token - started,
+                decode_s=ended - first_token,
                 passes=passes,
-                drafted=tally.drafted,
-                accepted=tally.accepted,
+                drafted=counts.drafted,
+                accepted=counts.accepted,
             )
         )

@@ -63,8 +63,6 @@ class Played:
     async def prefill(self, request: CompletionRequest) -> None:
         self.prefilled.append(request)
 
-    async def prioritize(self, id: str, *, idle: bool) -> None: ...
-
     async def close(self) -> None: ...
 
     async def stream(self, number: int) -> Stream:

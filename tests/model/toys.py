@@ -15,7 +15,9 @@ from model import LoadedModel, Tokenizer, load_model
 from model.decoder.config import DecoderConfig, RopeConfig
 from model.decoder.decoder import Cancelled, DecoderOutput
 from model.decoder.kv_cache import KVCache
-from model.engine.worker import Engine, Event, Failed, Finished, Job, Request
+from model.engine.queue import Job
+from model.engine.request import Event, Failed, Finished, Request
+from model.engine.worker import Engine
 from model.weights.folder import ModelFolder
 
 END, MIDDLE = 0, 2  # ids of <|endoftext|> and <fim_middle> in the tests' tokenizer

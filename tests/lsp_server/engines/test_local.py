@@ -12,7 +12,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -139,28 +139,6 @@ async def test_an_answer_that_is_closed_ends_the_work(shared: Home, talkative_fo
             await anext(pieces)
             assert await shared.is_busy()
         await until_idle(shared)
-
-
-@pytest.mark.asyncio
-async def test_what_nobody_waits_for_any_more_makes_way(
-    shared: Home, talkative_folder: Path
-) -> None:
-    request = replace(ENDLESS, client="another")
-    async with window_on(talkative_folder) as window, aclosing(window.complete(request)) as pieces:
-        await window.prioritize((await anext(pieces)).id, idle=True)
-        assert len(await window.ask() or "") == 5
-        assert [piece.ended async for piece in pieces][-1]
-
-
-@pytest.mark.asyncio
-async def test_idle_work_that_somebody_waits_for_goes_on(
-    shared: Home, talkative_folder: Path
-) -> None:
-    request = replace(ENDLESS, max_tokens=400, client="another", idle=True)
-    async with window_on(talkative_folder) as window, aclosing(window.complete(request)) as pieces:
-        await window.prioritize((await anext(pieces)).id, idle=False)
-        assert len(await window.ask() or "") == 5
-        assert not any([piece.ended async for piece in pieces])
 
 
 async def until_idle(home: Home) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from model import LoadedModel, Tokenizer
 from model.engine.openai_api import Answer, parse_request
-from model.engine.worker import Event, Failed, Finished, Request, Started
+from model.engine.request import Event, Failed, Finished, Request, Started
 from model.errors import BadRequest
 from model.generation.copying import CopyWeights
 from model.generation.generate import Token

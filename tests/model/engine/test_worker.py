@@ -1,4 +1,4 @@
-"""One worker: whose turn it is, what a request tells, and how it ends."""
+"""One worker: what a request tells, how it ends, and what is done meanwhile."""
 
 from __future__ import annotations
 
@@ -12,17 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model import Tokenizer
-from model.engine.worker import (
-    Engine,
-    Event,
-    Failed,
-    FairQueue,
-    Finished,
-    Job,
-    Request,
-    Started,
-    StopStrings,
-)
+from model.engine.queue import Job
+from model.engine.request import Event, Failed, Finished, Request, Started
+from model.engine.worker import Engine, StopStrings
 from model.generation.generate import Token
 from tests.model.toys import MIDDLE, Answer, Parrot, ask, running
 
@@ -180,25 +172,6 @@ def test_stop_strings_cut_a_stream_as_they_cut_the_whole_text(
 # Whose turn it is.
 
 
-def test_clients_take_turns_and_cancelled_jobs_are_passed_over() -> None:
-    queue = FairQueue()
-    jobs = {
-        name: Job(Request((1,), 1, client=name[0]), print)
-        for name in "a1 a2 a3 b1 b2 c1 d1".split()
-    }
-    for job in jobs.values():
-        queue.put(job)
-    jobs["a2"].cancel()
-    jobs["d1"].cancel()
-    assert len(queue) == 7
-    names = {id(job): name for name, job in jobs.items()}
-    assert [names[id(queue.take())] for _ in range(5)] == ["a1", "b1", "c1", "b2", "a3"]
-    assert len(queue) == 0
-    queue.put(jobs["a1"])
-    queue.close()
-    assert queue.take() is None
-
-
 def test_a_job_that_was_cancelled_while_it_waited_never_starts(engine: Engine) -> None:
     first, go = held(engine)
     second, third = (
@@ -212,86 +185,6 @@ def test_a_job_that_was_cancelled_while_it_waited_never_starts(engine: Engine) -
 
 
 # Work that nobody waits for.
-
-
-def test_idle_work_comes_last_and_of_a_clients_only_the_newest() -> None:
-    queue = FairQueue()
-    names: dict[int, str] = {}
-
-    def put(name: str, *, idle: bool = False) -> Job | None:
-        job = Job(Request((1,), 1, client=name[0], idle=idle), print)
-        names[id(job)] = name
-        return queue.put(job)
-
-    assert put("a idle", idle=True) is None
-    assert put("b idle", idle=True) is None
-    replaced = put("a newer", idle=True)
-    assert replaced is not None and names[id(replaced)] == "a idle"
-    put("a1")
-    put("a2")
-    put("b1")
-    assert len(queue) == 5
-    taken = [names[id(queue.take())] for _ in range(5)]
-    assert taken == ["a1", "b1", "a2", "b idle", "a newer"]
-    assert len(queue) == 0
-    put("a idle", idle=True)
-    queue.close()
-    assert queue.take() is None
-
-
-@pytest.mark.parametrize(
-    ("client", "idle", "ends"),
-    [
-        ("a", False, True),
-        ("b", False, True),
-        ("a", True, True),
-        ("b", True, False),
-    ],
-)
-def test_idle_work_that_runs_ends_for_whoever_asks(client: str, idle: bool, ends: bool) -> None:
-    queue = FairQueue()
-    running = Job(Request((1,), 1, client="a", idle=True), print)
-    queue.put(running)
-    assert queue.take() is running
-    queue.put(Job(Request((1,), 1, client=client, idle=idle), print))
-    assert running.cancelled == ends
-    queue.take()
-    later = Job(Request((1,), 1, client="a"), print)
-    queue.put(later)
-    assert queue.take() is later
-    queue.put(Job(Request((1,), 1, client="b"), print))
-    assert not later.cancelled  # somebody waits for it
-
-
-def test_of_a_job_that_runs_it_can_be_said_whether_somebody_waits() -> None:
-    queue = FairQueue()
-
-    def job(client: str = "a", *, idle: bool = False) -> Job:
-        made = Job(Request((1,), 1, client=client, idle=idle), print)
-        queue.put(made)
-        return made
-
-    left = job()
-    assert queue.take() is left
-    queue.prioritize(left, idle=True)
-    assert not left.cancelled  # nobody wants the engine
-    job("b", idle=True)
-    assert not left.cancelled
-    asked = job("b")
-    assert left.cancelled and queue.take() is asked
-    behind = job("c")
-    queue.prioritize(asked, idle=True)
-    assert asked.cancelled  # somebody waited for its end already
-    assert queue.take() is behind
-    begun = queue.take()
-    assert begun is not None and begun.idle
-    queue.prioritize(begun, idle=False)
-    job("b", idle=True)
-    job("c")
-    assert not begun.cancelled
-    queue.prioritize(left, idle=False)  # it has ended
-    queue.prioritize(begun, idle=True)
-    assert begun.cancelled
 
 
 def test_what_idle_work_has_read_stays_when_somebody_asks(engine: Engine, parrot: Parrot) -> None:

@@ -15,7 +15,7 @@ import torch
 
 from model import LoadedModel, Tokenizer
 from model.decoder.decoder import DecoderOutput
-from model.engine.worker import Finished, Request
+from model.engine.request import Finished, Request
 from model.generation.copying import CopyWeights
 from model.generation.drafting import ACCEPTANCE, Drafter, DraftHistory, row_costs
 from model.generation.generate import DecodeCounts, Token

@@ -14,7 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model import LoadedModel, load_model
-from model.engine.worker import Engine, Finished, Job, Request
+from model.engine.queue import Job
+from model.engine.request import Finished, Request
+from model.engine.worker import Engine
 from model.generation.generate import Token
 from model.prefix_cache.memory import PrefixCache
 from model.prefix_cache.packed_ids import contains, pack, shared_ids

@@ -20,7 +20,8 @@ import pytest
 from model import LoadedModel
 from model.engine import worker
 from model.engine.options import EngineOptions, Launch
-from model.engine.worker import Engine, Finished, Request, Started
+from model.engine.request import Finished, Request, Started
+from model.engine.worker import Engine
 from model.prefix_cache.disk import PrefixStore, open_store
 from tests.conftest import ROOT
 from tests.model.toys import ask

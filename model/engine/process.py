@@ -1,0 +1,204 @@
+"""The main program of an engine: the spare process, the lock, the socket, and the end.
+
+python -m model.engine '{"listen": "unix:/path/to.sock"}'
+FIMLS_API_KEY=... python -m model.engine '{"listen": "tcp:127.0.0.1:8080", "model": "FOLDER"}'
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from pathlib import Path
+
+from aiohttp import web
+from filelock import FileLock, Timeout
+
+from model.engine.http_server import make_app
+from model.engine.options import BadOptions, parse_launch
+from model.engine.state import EngineProcess
+
+log = logging.getLogger(__name__)
+
+FAILED_LINGER_S = 5.0  # how long an engine that could not load tells why
+LAST_SAVE_S = 5.0  # how long an engine that ends may take to write to disk what it has computed
+LOCK_PATIENCE_S = 10.0
+NICE = 5  # typing comes before completing
+
+
+def main(arguments: list[str]) -> int:
+    """Runs an engine until it ends; returns the exit status."""
+    set_up()
+    text = " ".join(arguments)
+    if text == "--spare":
+        text = wait_as_spare()
+        if not text:
+            return 0
+    try:
+        launch = parse_launch(text)
+    except BadOptions as error:
+        return complain(f"fimls engine: {error}")
+    kind, _, address = launch.listen.partition(":")
+    if kind == "tcp":
+        key = os.environ.pop("FIMLS_API_KEY", None)
+        if not key:
+            return complain("Set FIMLS_API_KEY: an engine on a network port wants a key.")
+        asyncio.run(serve(EngineProcess(launch, key)))
+        return 0
+    path = Path(address)
+    lock = take_lock(path)
+    if lock is None:
+        return 0  # another window's engine is there, which is as good
+    try:
+        asyncio.run(serve(EngineProcess(launch)))
+    finally:
+        path.unlink(missing_ok=True)
+        lock.release()
+    return 0
+
+
+def set_up() -> None:
+    """Settings of the process that hold before torch is loaded."""
+    if sys.platform != "win32":
+        os.nice(NICE)
+    # Threads that spin for long at a barrier starve each other on a busy machine: several times
+    # slower there, no gain on an idle one (benchmarks/RESULTS.md). Read by OpenMP when torch is
+    # loaded.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    sys.setswitchinterval(0.001)  # the worker's Python must not hold up the socket
+    logging.basicConfig(level="INFO", format="%(asctime)s %(process)d %(levelname)s %(message)s")
+
+
+def complain(message: str) -> int:
+    print(message, file=sys.stderr)
+    return 2
+
+
+def wait_as_spare() -> str:
+    """Imports torch, which takes most of an engine's start, while a window finds out which engine
+    it wants.
+
+    Returns the line of JSON on stdin that says which; "" when the window ends without one. Of
+    several spares at once only one imports: the others' windows will share its engine.
+    """
+    lock = FileLock("spare.lock")  # in the runtime folder, where engines run
+    with contextlib.suppress(Timeout):
+        lock.acquire(timeout=0)
+        threading.Thread(target=lambda: __import__("torch"), name="spare", daemon=True).start()
+    line = sys.stdin.readline()
+    lock.release()
+    return line
+
+
+def take_lock(path: Path, patience_s: float = LOCK_PATIENCE_S) -> FileLock | None:
+    """The lock that the one engine on this socket holds for its lifetime; None when another engine
+    is there.
+
+    An engine that is just ending may hold the lock a moment longer than it answers: this waits for
+    it.
+    """
+    lock = FileLock(path.with_suffix(".lock"))
+    deadline = time.monotonic() + patience_s
+    while True:
+        try:
+            lock.acquire(timeout=0)
+            return lock
+        except Timeout:
+            if answers(path) or time.monotonic() > deadline:
+                return None
+            time.sleep(0.05)
+
+
+def answers(path: Path) -> bool:
+    """Whether a process listens on this Unix socket."""
+    with unix_socket() as probe:
+        try:
+            probe.connect(str(path))
+        except OSError:
+            return False
+    return True
+
+
+def private_socket(path: Path) -> socket.socket:
+    """Binds a Unix socket that only this user may open. Whoever holds the lock may remove a stale
+    file."""
+    path.unlink(missing_ok=True)
+    listener = unix_socket()
+    old = os.umask(0o177)
+    try:
+        listener.bind(str(path))
+    finally:
+        os.umask(old)
+    return listener
+
+
+def unix_socket() -> socket.socket:
+    if sys.platform == "win32":
+        raise OSError("Windows has no Unix sockets: listen on tcp:127.0.0.1:PORT, or use WSL")
+    return socket.socket(socket.AF_UNIX)
+
+
+async def serve(process: EngineProcess) -> None:
+    """Answers at once, loads the model meanwhile, and returns when the engine should end."""
+    # handler_cancellation: a client that closes its stream cancels the handler, and so the job.
+    runner = web.AppRunner(
+        make_app(process), handler_cancellation=True, access_log=None, shutdown_timeout=0.5
+    )
+    await runner.setup()
+    try:
+        await listen(runner, process.launch.listen)
+        threading.Thread(target=process.load, name="loader", daemon=True).start()
+        loop = asyncio.get_running_loop()
+        for name in (signal.SIGTERM, signal.SIGINT):
+            with contextlib.suppress(NotImplementedError):  # Windows
+                loop.add_signal_handler(name, process.stopping.set)
+        await until_done(process)
+    finally:
+        engine = process.engine
+        if engine is not None:
+            engine.close(save=not process.told_to)
+        await runner.cleanup()
+        if engine is not None:
+            await asyncio.to_thread(engine.join, LAST_SAVE_S)
+
+
+async def listen(runner: web.AppRunner, address: str) -> None:
+    """address: unix:PATH or tcp:HOST:PORT; port 0 takes any that is free."""
+    kind, _, where = address.partition(":")
+    if kind == "unix":
+        await web.SockSite(runner, private_socket(Path(where))).start()
+        return
+    host, _, port = where.rpartition(":")
+    await web.TCPSite(runner, host, int(port)).start()
+    print(f"listening on http://{host}:{runner.addresses[0][1]}/v1", flush=True)
+
+
+async def until_done(process: EngineProcess) -> None:
+    """Returns when the engine is told to stop, has been idle long enough, or could not load the
+    model."""
+    timeout = process.launch.options.idle_timeout
+    poll_s = min(1.0, timeout / 4)
+    while not await stopped_within(process, poll_s):
+        if process.failure is not None:
+            log.error("%s", process.failure)
+            await stopped_within(process, FAILED_LINGER_S)
+            return
+        engine = process.engine
+        if process.launch.ends_when_idle and engine is not None and engine.idle_s > timeout:
+            log.info("idle for %.0f s", timeout)
+            return
+
+
+async def stopped_within(process: EngineProcess, seconds: float) -> bool:
+    """Waits until the engine is told to stop, at most so long."""
+    try:
+        await asyncio.wait_for(process.stopping.wait(), seconds)
+    except TimeoutError:
+        return False
+    return True
