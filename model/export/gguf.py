@@ -134,6 +134,7 @@ def _refuse_what_differs(folder: ModelFolder, config: DecoderConfig) -> None:
         f"{config.activation} instead of {known}": config.activation != known,
         f"rotary embedding of the kind {kind!r}": kind != "default",
         **rules.refusals(config),
+        "partly rotated heads": not rules.partly_rotated and config.rope.dim != config.head_dim,
     }
     found = [reason for reason, holds in reasons.items() if holds]
     if found:

@@ -19,12 +19,12 @@ class GgufRules:
     """How llama.cpp computes the family, as far as it differs from our decoder."""
 
     activation: Activation  # the only one that llama.cpp knows for the family
+    partly_rotated: bool = False  # whether llama.cpp can rotate a part of each head
+    interleaved: bool = False  # llama.cpp rotates neighbouring dimensions of queries and keys
     # Reasons for which a model of the family is refused -> whether they hold.
-    refusals: Callable[[DecoderConfig], Mapping[str, bool]]
+    refusals: Callable[[DecoderConfig], Mapping[str, bool]] = _nothing
     # Keys of the file, without the family's name in front -> their values.
     metadata: Callable[[DecoderConfig], Mapping[str, bool]] = _nothing
-    # llama.cpp rotates neighbouring dimensions: the rows of queries and keys need another order.
-    interleaved: bool = False
 
 
 @dataclass(frozen=True, slots=True)

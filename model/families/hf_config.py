@@ -7,6 +7,7 @@ whole is refused.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from model.decoder.config import Activation, RopeConfig, uneven
@@ -73,8 +74,56 @@ def max_positions(reader: ConfigReader) -> int:
     return int(reader.get("max_position_embeddings", int, 4096))
 
 
-def even_head_dim(hidden_size: int, num_heads: int, num_kv_heads: int) -> int:
-    """The dimensions of a head where config.json does not state them. Raises ModelError."""
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """The sizes that a family means where config.json does not state them."""
+
+    vocab: int
+    hidden: int
+    inner: int  # of the MLP
+    layers: int
+    heads: int
+    kv_heads: int | None  # None: as many as heads
+
+
+def common_fields(
+    reader: ConfigReader,
+    sizes: Sizes,
+    *,
+    act: str = "silu",
+    tied: bool = False,
+    rotated: float = 1.0,
+    own_head_dim: bool = False,
+) -> dict[str, Any]:
+    """The fields of DecoderConfig for which all families have the same keys.
+
+    act, tied, rotated (the share of a head's dimensions): what the family means by an absent key.
+    own_head_dim: the family has the key head_dim. Raises ModelError.
+    """
+    hidden_size = reader.get("hidden_size", int, sizes.hidden)
+    num_heads = reader.get("num_attention_heads", int, sizes.heads)
+    num_kv_heads = reader.get("num_key_value_heads", int, sizes.kv_heads or num_heads)
+    head_dim = _even_head_dim(hidden_size, num_heads, num_kv_heads)
+    if own_head_dim:
+        head_dim = reader.get("head_dim", int, head_dim)
+    positions = max_positions(reader)
+    return {
+        "vocab_size": reader.get("vocab_size", int, sizes.vocab),
+        "hidden_size": hidden_size,
+        "intermediate_size": reader.get("intermediate_size", int, sizes.inner),
+        "num_layers": reader.get("num_hidden_layers", int, sizes.layers),
+        "num_heads": num_heads,
+        "num_kv_heads": num_kv_heads,
+        "head_dim": head_dim,
+        "max_positions": positions,
+        "rope": rope_config(reader, head_dim, positions, rotated),
+        "activation": activation(reader.get("hidden_act", str, act)),
+        "tie_embeddings": reader.get("tie_word_embeddings", bool, tied),
+        "stop_ids": stop_ids(reader.raw),
+    }
+
+
+def _even_head_dim(hidden_size: int, num_heads: int, num_kv_heads: int) -> int:
     if num_heads < 1:
         return hidden_size  # DecoderConfig refuses such a number of heads
     if hidden_size % num_heads:
@@ -92,13 +141,9 @@ def activation(name: str) -> Activation:
 
 
 def rope_config(
-    reader: ConfigReader, head_dim: int, max_positions: int, partial_default: float = 1.0
+    reader: ConfigReader, head_dim: int, max_positions: int, partial_default: float
 ) -> RopeConfig:
-    """Reads rope_parameters, or the older rope_theta, rope_scaling and partial_rotary_factor.
-
-    partial_default: the share of a head that is rotated where config.json says nothing. Raises
-    ModelError.
-    """
+    """Reads rope_parameters, or the older rope_theta, rope_scaling and partial_rotary_factor."""
     parameters = dict(reader.get("rope_scaling", dict, {}))
     parameters |= reader.get("rope_parameters", dict, {})
     old_theta = reader.get("rope_theta", float, 10000.0)

@@ -9,46 +9,23 @@ from typing import Any
 from model.decoder.config import DecoderConfig
 from model.errors import ModelError
 from model.families.family import Family, GgufRules
-from model.families.hf_config import (
-    ConfigReader,
-    activation,
-    even_head_dim,
-    max_positions,
-    rope_config,
-    stop_ids,
-)
-from model.families.weight_table import WeightSlot, WeightTable
+from model.families.hf_config import ConfigReader, Sizes, common_fields
+from model.families.weight_table import gated_weight_table
 
 HARMLESS = ("use_mrope",)  # false in the released models, and never read by transformers
+SIZES = Sizes(vocab=151936, hidden=4096, inner=22016, layers=32, heads=32, kv_heads=32)
 
 
 def decoder_config(raw: Mapping[str, Any]) -> DecoderConfig:
-    """A config.json of this family -> DecoderConfig. Raises ModelError."""
     reader = ConfigReader(raw)
-    hidden = reader.get("hidden_size", int, 4096)
-    heads = reader.get("num_attention_heads", int, 32)
-    kv_heads = reader.get("num_key_value_heads", int, 32)
-    head_dim = reader.get("head_dim", int, even_head_dim(hidden, heads, kv_heads))
-    positions = max_positions(reader)
-    layers = reader.get("num_hidden_layers", int, 32)
+    fields = common_fields(reader, SIZES, own_head_dim=True)
     config = DecoderConfig(
-        vocab_size=reader.get("vocab_size", int, 151936),
-        hidden_size=hidden,
-        intermediate_size=reader.get("intermediate_size", int, 22016),
-        num_layers=layers,
-        num_heads=heads,
-        num_kv_heads=kv_heads,
-        head_dim=head_dim,
-        max_positions=positions,
+        **fields,
         norm="rms_norm",
         norm_eps=reader.get("rms_norm_eps", float, 1e-6),
-        rope=rope_config(reader, head_dim, positions),
-        activation=activation(reader.get("hidden_act", str, "silu")),
         gated_mlp=True,
-        sliding_window=_sliding_window(reader, layers),
+        sliding_window=_sliding_window(reader, fields["num_layers"]),
         qkv_bias=True,
-        tie_embeddings=reader.get("tie_word_embeddings", bool, False),
-        stop_ids=stop_ids(raw),
     )
     reader.finish(HARMLESS)
     return config
@@ -75,21 +52,4 @@ def _sliding_window(reader: ConfigReader, layers: int) -> int | None:
     )
 
 
-def weight_table(config: DecoderConfig) -> dict[str, WeightSlot]:
-    """The checkpoint's tensor names -> where each goes."""
-    table = WeightTable(config)
-    table.gated_mlps()
-    return table.slots
-
-
-def gguf_refusals(config: DecoderConfig) -> dict[str, bool]:
-    """What llama.cpp computes otherwise, and whether it is so in this model."""
-    return {"partly rotated heads": config.rope.dim != config.head_dim}
-
-
-FAMILY = Family(
-    "qwen2",
-    decoder_config,
-    weight_table,
-    GgufRules(activation="silu", refusals=gguf_refusals),
-)
+FAMILY = Family("qwen2", decoder_config, gated_weight_table, GgufRules(activation="silu"))

@@ -86,3 +86,10 @@ class WeightTable:
         self.slots[f"{name}.weight"] = WeightSlot(f"{parameter}.weight", 0, shape)
         if self.config.norm == "layer_norm":
             self.slots[f"{name}.bias"] = WeightSlot(f"{parameter}.bias", 0, shape)
+
+
+def gated_weight_table(config: DecoderConfig) -> dict[str, WeightSlot]:
+    """The table of a family with gated MLPs under the usual names, and nothing of its own."""
+    table = WeightTable(config)
+    table.gated_mlps()
+    return table.slots
