@@ -1,13 +1,11 @@
-"""The open documents: a mirror of their text, kept in step with the editor's edits, and positions
-in it.
+"""The open documents: a mirror of their texts, and positions in them.
 
-Offsets are counted in code points everywhere in this project. LSP counts lines and, within a line,
-units of the encoding that client and server agreed on; this module is the only place where one is
-turned into the other.
+Offsets are in code points everywhere in this project. LSP counts lines and, within a line, units of
+the encoding that client and server agreed on. Only this module converts between the two.
 
-What is absent on purpose: `str.splitlines`, which ends lines at form feeds and at U+2028 while LSP
-does not; any cleaning of the text (a lone surrogate stays, or else every later position on its line
-would be off); and any LSP type, so that the mirror can be tested with plain values.
+Absent on purpose: `str.splitlines`, which ends lines at form feeds and at U+2028 while LSP does
+not; any cleaning of the text (without a lone surrogate every later position on its line would be
+off); and LSP's types, so that the mirror can be tested with plain values.
 """
 
 from __future__ import annotations
@@ -22,14 +20,9 @@ from typing import Literal
 Encoding = Literal["utf-8", "utf-16", "utf-32"]
 Position = tuple[int, int]
 """Line and character, both from 0; the character in units of the document's encoding."""
-
-CHUNK = 16_384
-"""Code points a document's pieces hold: large enough to be few, small enough to be rebuilt at every
-key."""
-
-WINDOW = 1_000_000
-"""Code points that a snapshot holds, where there are as many, on each side of the cursor."""
-
+# In code points:
+CHUNK = 16_384  # of a document's pieces: few enough, and quickly rebuilt at every key
+WINDOW = 1_000_000  # that a snapshot holds on each side of the cursor
 LONGEST_WORD = 200
 _WORD = re.compile(r"\w+\Z")
 _LINE_END = re.compile(r"\r\n|\r|\n")
@@ -39,10 +32,10 @@ _LINE_END = re.compile(r"\r\n|\r|\n")
 class Snapshot:
     """A document at one moment, seen from the cursor.
 
-    `text` is the whole text of any document of up to `WINDOW` code points. Of a larger one it is a
-    window that reaches at least `WINDOW` code points to both sides of the cursor (or to the text's
-    ends) and whose start does not move with every key. `offset` is the cursor's place in `text`, in
-    code points; the same place in the document is `window_start + offset`.
+    `text` is the whole text of a document of up to `WINDOW` code points. Of a larger one it is a
+    window of at least `WINDOW` code points on both sides of the cursor, whose start does not move
+    with every key. `offset` is the cursor's place in `text`; its place in the document is
+    `window_start + offset`.
     """
 
     uri: str
@@ -55,8 +48,7 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One edit: `text` in place of what stands between two positions, or of everything when they
-    are None."""
+    """One edit: the text between two positions, or all of it if they are None, becomes `text`."""
 
     text: str
     start: Position | None = None
@@ -66,9 +58,9 @@ class Change:
 class Document:
     """One open document. The text is a list of pieces of about `CHUNK` code points.
 
-    An edit rebuilds only the pieces it touches, so its cost hardly grows with the document or with
-    a line, and a snapshot copies no more than its window. No cut between two pieces parts a CR from
-    its LF, so each piece's line ends can be counted alone.
+    An edit rebuilds only the pieces that it touches, so its cost hardly grows with the document,
+    and a snapshot copies no more than its window. A CR and its LF are in the same piece, so that
+    the line ends of each piece can be counted alone.
     """
 
     def __init__(
@@ -82,7 +74,7 @@ class Document:
 
     @property
     def text(self) -> str:
-        """The whole text; joined anew at each call, 10 ms and more for a document of 50 MB."""
+        """The whole text, joined at each call: 10 ms and more for 50 MB."""
         return "".join(self._pieces)
 
     @property
@@ -96,26 +88,22 @@ class Document:
         return self._line_totals[-1] + 1
 
     def change(self, version: int, changes: Iterable[Change]) -> None:
-        """Apply one notification's edits in order; each sees the text that the one before it left.
-
-        `version` is remembered as told, even if it does not grow: the client knows best.
-        """
+        """Applies one notification's edits in order; each is meant for the text after the one
+        before. The version is taken as told, even if it does not grow."""
         for change in changes:
             if change.start is None or change.end is None:
                 self._set_text(change.text)
             else:
-                start, end = (
-                    self.position_to_offset(*change.start),
-                    self.position_to_offset(*change.end),
-                )
+                start = self.position_to_offset(*change.start)
+                end = self.position_to_offset(*change.end)
                 self._replace(min(start, end), max(start, end), change.text)
         self.version = version
 
     def position_to_offset(self, line: int, character: int) -> int:
         """The offset in code points of a position in the document's encoding.
 
-        What lies beyond a line's end means that end, what lies beyond the last line the end of the
-        text, and what lies inside a character its start. Negative numbers count as 0.
+        A position beyond a line's end means that end, one beyond the last line the text's end, one
+        inside a character its start. Negative numbers count as 0.
         """
         if line >= self.line_count:
             return self.length
@@ -126,22 +114,20 @@ class Document:
         return start + _characters_within(text, units, self.encoding)
 
     def offset_to_position(self, offset: int) -> Position:
-        """Line and character, in the document's encoding, of an offset in code points.
+        """The position, in the document's encoding, of an offset in code points.
 
-        The inverse of `position_to_offset`. An offset between a CR and its LF, where LSP has no
-        position, gives the line's end; an offset outside the text gives the nearer end of the text.
+        An offset between a CR and its LF, where LSP has no position, gives the line's end; one
+        outside the text gives the nearer end of the text.
         """
         offset = max(0, min(offset, self.length))
         index, within = self._locate(offset)
-        # Counted from behind: between a CR and its LF, the LF stands for a line end that is still
-        # to come.
+        # Counted from the end: between a CR and its LF, the LF is a line end that is to come.
         line = self._line_totals[index] - _count_line_ends(self._pieces[index][within:])
         start, end = self._line_bounds(line)
         return line, _units(self._slice(start, min(offset, end)), self.encoding)
 
     def snapshot(self, line: int, character: int) -> Snapshot:
-        """The document as it is now, with the cursor at this position of the document's
-        encoding."""
+        """The document as it is now, with the cursor at this position."""
         offset = self.position_to_offset(line, character)
         # Whole pieces: the window's edges stay where they are while someone types.
         first, _ = self._locate(max(0, offset - WINDOW))
@@ -166,10 +152,10 @@ class Document:
     def _replace(self, start: int, end: int, text: str) -> None:
         first, before = self._locate(start)
         last, after = self._locate(end)
-        # The neighbours are rebuilt too: so a CR and an LF that an edit brings together end up in
-        # one piece, the outer cuts stay as they were, and pieces that edits made small are joined
-        # to others.
-        low, high = max(first - 1, 0), last + 2
+        # The neighbours are rebuilt too: a CR and an LF that now meet get into one piece, and
+        # pieces that have become small are joined to others.
+        low = max(first - 1, 0)
+        high = last + 2
         middle = "".join(
             (
                 *self._pieces[low:first],
@@ -185,7 +171,7 @@ class Document:
         self._index()
 
     def _index(self) -> None:
-        """Running totals over the pieces: where each ends, and the line ends up to there."""
+        """Sums over the pieces: where each one ends, and the line ends up to there."""
         self._ends = list(accumulate(map(len, self._pieces)))
         self._line_totals = list(accumulate(self._line_ends))
 
@@ -216,9 +202,11 @@ class Document:
     def _line_end(self, line: int) -> tuple[int, int]:
         """Where the line end of a line in [0, line_count - 1) begins and ends."""
         index = bisect_left(self._line_totals, line + 1)
-        lines_before, start = (
-            (self._line_totals[index - 1], self._ends[index - 1]) if index else (0, 0)
-        )
+        lines_before = 0
+        start = 0
+        if index:
+            lines_before = self._line_totals[index - 1]
+            start = self._ends[index - 1]
         match = next(islice(_LINE_END.finditer(self._pieces[index]), line - lines_before, None))
         return start + match.start(), start + match.end()
 
@@ -238,42 +226,39 @@ class Documents:
         self._open: dict[str, Document] = {}
 
     def open(self, uri: str, version: int, language: str, text: str) -> Document:
-        """Begin to mirror a document; one that is open already is replaced."""
+        """Mirrors a document; one that is open already is replaced."""
         document = self._open[uri] = Document(uri, version, language, text, self.encoding)
         return document
 
     def change(self, uri: str, version: int, changes: Iterable[Change]) -> None:
-        """Apply a notification's edits. Raises NotOpenError."""
+        """Applies a notification's edits. Raises NotOpenError."""
         self.need(uri).change(version, changes)
 
     def close(self, uri: str) -> None:
-        """Forget a document; one that is not open is no error."""
+        """Forgets a document, if it is open."""
         self._open.pop(uri, None)
 
     def get(self, uri: str) -> Document | None:
-        """The open document, or None."""
         return self._open.get(uri)
 
     def need(self, uri: str) -> Document:
         """The open document. Raises NotOpenError."""
-        document = self._open.get(uri)
-        if document is None:
+        if uri not in self._open:
             raise NotOpenError
-        return document
+        return self._open[uri]
 
     def uris(self) -> tuple[str, ...]:
-        """The open documents, the one opened first in front."""
+        """The open documents, the one that was opened first in front."""
         return tuple(self._open)
 
     def snapshot(self, uri: str, line: int, character: int) -> Snapshot | None:
-        """The document as it is now with the cursor at a position, or None if it is not open."""
+        """As Document.snapshot; None if the document is not open."""
         document = self._open.get(uri)
         return None if document is None else document.snapshot(line, character)
 
 
 def _cut(text: str) -> list[str]:
-    """Pieces of `CHUNK` code points, or one more to keep a CR with its LF; at least one, if only
-    empty."""
+    """At least one piece, of `CHUNK` code points, or of one more to keep a CR with its LF."""
     pieces = []
     start = 0
     while start < len(text):
@@ -290,8 +275,7 @@ def _count_line_ends(text: str) -> int:
 
 
 def _units(text: str, encoding: Encoding) -> int:
-    """The length in units of an encoding; a lone surrogate takes one unit of UTF-16 and three of
-    UTF-8."""
+    """The length in units of an encoding; a lone surrogate has 1 unit of UTF-16, 3 of UTF-8."""
     if encoding == "utf-32" or text.isascii():
         return len(text)
     if encoding == "utf-16":
@@ -302,17 +286,19 @@ def _units(text: str, encoding: Encoding) -> int:
 def _characters_within(text: str, units: int, encoding: Encoding) -> int:
     """How many whole characters of the text fit into so many units.
 
-    Each step measures half of what is left, so all of them together encode the text about once.
-    Nothing is decoded back: two lone surrogates side by side would come back as one character.
+    Each step measures half of the rest, so that all steps together encode the text about once.
+    Nothing is decoded: two lone surrogates side by side would become one character.
     """
     if encoding == "utf-32" or text.isascii():
         return min(len(text), units)
-    low, high = 0, min(len(text), units)
+    low = 0
+    high = min(len(text), units)
     while low < high:
         middle = (low + high + 1) // 2
         size = _units(text[low:middle], encoding)
         if size <= units:
-            low, units = middle, units - size
+            low = middle
+            units -= size
         else:
             high = middle - 1
     return low

@@ -36,26 +36,10 @@ async def fill(
 ) -> tuple[Target, str]:
     """The target in the snapshot's text, from the cursor to `end` or around it, and its new text.
 
-    Waits for a model that is loading. Raises FillError, also when the document is edited meanwhile.
+    Waits for a model that is loading. Raises FillError.
     """
     if not session.settings.enabled:
         raise FillError(session.status().message)
-    work = _fill(session, suggestions, snapshot, end, kind, path)
-    with session.working():
-        found = await session.edits.latest(snapshot.uri, work)
-    if found is None:
-        raise FillError("It was broken off: the text has changed, or another edit was asked for.")
-    return found
-
-
-async def _fill(
-    session: Session,
-    suggestions: Suggestions,
-    snapshot: Snapshot,
-    end: int,
-    kind: Kind,
-    path: str | None,
-) -> tuple[Target, str]:
     target = await asyncio.to_thread(
         target_at, snapshot.text, snapshot.language, snapshot.offset, end, kind
     )

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import threading
 import time
 from array import array
@@ -18,15 +17,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Literal
 
-from fim import (
-    Attribution,
-    AttributionError,
-    CursorContext,
-    Layout,
-    Shaper,
-    Suggestion,
-    Target,
-)
+from fim import Attribution, AttributionError, CursorContext, Layout, Shaper, Suggestion, Target
 from lsp_server.completion.stream import AnswerStream
 from lsp_server.completion.trace import Outcome, Trace
 from lsp_server.documents import Snapshot
@@ -129,11 +120,9 @@ def query_at(
     gathered = time.perf_counter()
     request, layout = prompter.request(context, settings, client)
     if target is None:
+        least = prompter.min_confidence
         shaper = Shaper.at(
-            context,
-            prompter.format,
-            multiline=settings.multiline,
-            min_confidence=prompter.min_confidence,
+            context, prompter.format, multiline=settings.multiline, min_confidence=least
         )
     else:
         shaper = Shaper.for_span(
@@ -144,18 +133,10 @@ def query_at(
             least_columns=target.least_columns,
             closing=target.closing,
         )
-    return Query(
-        snapshot=snapshot,
-        prompter=prompter,
-        settings=settings,
-        context=context,
-        request=request,
-        layout=layout,
-        shaper=shaper,
-        started=started,
-        context_ms=(gathered - started) * 1000,
-        prompt_ms=(time.perf_counter() - gathered) * 1000,
-    )
+    context_ms = (gathered - started) * 1000
+    prompt_ms = (time.perf_counter() - gathered) * 1000
+    times = (started, context_ms, prompt_ms)
+    return Query(snapshot, prompter, settings, context, request, layout, shaper, *times)
 
 
 async def complete(engine: Engine, query: Query) -> Completion:
@@ -172,22 +153,23 @@ async def complete(engine: Engine, query: Query) -> Completion:
         stream.close()
 
 
-async def wait_for_lines(
-    query: Query, stream: AnswerStream, budget_s: float = math.inf, patience_s: float = math.inf
-) -> State:
-    """Waits for the whole answer. After `budget_s`, whole lines that pass the filters are enough.
+async def wait_for_lines(query: Query, stream: AnswerStream) -> State:
+    """Waits for the whole answer. After the time budget, whole lines that pass the filters are
+    enough; "late" if there are none after the setting patience. Raises as the stream.
 
-    "late": there were none after `patience_s`. Both times count from the query's start. Raises as
-    the stream.
+    Both times count from the query's start.
     """
-    budget_s = min(budget_s, patience_s)
+    patience_s = query.settings.patience
+    budget_s = min(query.prompter.time_budget / 1000, patience_s)
     while stream.running:
         spent_s = query.elapsed_ms / 1000
         if spent_s >= budget_s and not stream.shape_lines().hidden:
             return "cut"
         if spent_s >= patience_s:
             return "late"
-        limit_s = budget_s if spent_s < budget_s else patience_s
+        limit_s = budget_s
+        if spent_s >= budget_s:
+            limit_s = patience_s
         await stream.more(limit_s - spent_s)
     await stream.more()
     return "whole"
@@ -198,12 +180,17 @@ async def finish(
 ) -> Completion:
     """Filters the answer, looks it up in known packages, and makes the trace."""
     tokens = stream.tokens
-    answer = stream.text if state == "whole" else stream.lines
+    answer = stream.text
+    if state != "whole":
+        answer = stream.lines
     suggestion = shape(stream, state)
     shaped_ms = query.elapsed_ms
     suggestion = await attribute(query, suggestion)
+    outcome: Outcome = "late" if state == "late" else "shown"
+    if state != "late" and suggestion.hidden:
+        outcome = "hidden"
     trace = Trace(
-        outcome=outcome(suggestion, state),
+        outcome=outcome,
         layout=query.layout,
         extent=query.shaper.extent,
         generated_tokens=tokens,
@@ -233,12 +220,6 @@ def shape(stream: AnswerStream, state: State) -> Suggestion:
         if not lines.hidden:
             return lines
     return suggestion
-
-
-def outcome(suggestion: Suggestion, state: State) -> Outcome:
-    if state == "late":
-        return "late"
-    return "hidden" if suggestion.hidden else "shown"
 
 
 def engine_figures(query: Query, stream: AnswerStream, from_cache: bool) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The suggestions of one window: from an offer, from the cache or from the engine.
+"""Answers from an offer, from the cache or from the engine; slow answers are returned in part.
 
 Read `suggest` first. Loaded only after `initialize` is answered.
 """
@@ -10,7 +10,6 @@ import json
 import logging
 import time
 from dataclasses import replace
-from math import inf
 
 from fim import FormatError, Suggestion
 from lsp_server.completion.answer_cache import AnswerCache
@@ -20,6 +19,7 @@ from lsp_server.completion.prefill import Prefill
 from lsp_server.completion.request import (
     Completion,
     Query,
+    State,
     finish,
     load_attribution,
     wait_for_lines,
@@ -91,8 +91,11 @@ class Suggestions:
         if found and not invoked:
             return found
 
-        wanted = session.settings.alternatives if invoked else 1
-        misses_left = MAX_MISSES if invoked else 1
+        wanted = 1
+        misses_left = 1
+        if invoked:
+            wanted = session.settings.alternatives
+            misses_left = MAX_MISSES
         number = len(found)  # the rest of an offer was the model's first choice
         made: list[Completion] = []
         rest: AnswerStream | None = None
@@ -115,7 +118,11 @@ class Suggestions:
                 rest.close()
             return await self._find(snapshot, path, invoked)
 
-        found += self._offer(snapshot, made)
+        added: list[Found] = []
+        for completion in reversed(made):  # the best becomes the newest offer
+            offer = self.offers.add(snapshot, completion.suggestion, completion)
+            added.insert(0, (offer, offer.suggestion))
+        found += added
         if found:
             self.offers.choose(found[0][0].id)
         if rest is not None:
@@ -158,12 +165,14 @@ class Suggestions:
             return await finish(query, known, from_cache=True), None
         self.close_rests()  # they would be in the way
         load_attribution(query)
-        budget_s = inf if whole else query.prompter.time_budget / 1000
-        patience_s = inf if whole else query.settings.patience
-        goes_on = False
         stream = AnswerStream(engine, query.request, query.shaper)
+        state: State = "whole"
+        goes_on = False
         try:
-            state = await wait_for_lines(query, stream, budget_s, patience_s)
+            if whole:
+                await stream.finished()
+            else:
+                state = await wait_for_lines(query, stream)
             completion = await finish(query, stream, state)
             self._cache.keep(query, stream)
             goes_on = state == "cut" and not completion.suggestion.hidden
@@ -202,14 +211,6 @@ class Suggestions:
             self.offers.close()
             self._cache.close()
             self.close_rests()
-
-    def _offer(self, snapshot: Snapshot, made: list[Completion]) -> list[Found]:
-        """Makes offers of completions, the best of which comes first."""
-        found: list[Found] = []
-        for completion in reversed(made):
-            offer = self.offers.add(snapshot, completion.suggestion, completion)
-            found.insert(0, (offer, offer.suggestion))
-        return found
 
     # ---- the rest of an answer that was cut ----
 
@@ -314,10 +315,7 @@ class Suggestions:
         self._saving = False
         session = self._session
         self._usage.write(
-            self.offers.counts,
-            client=session.client_name,
-            model=session.model_name,
-            closed=closed,
+            self.offers.counts, client=session.client_name, model=session.model_name, closed=closed
         )
 
 

@@ -1,5 +1,4 @@
-"""The other side of the wire: a small editor that drives a real `fimls lsp` over stdio, for the
-demo and benchmarks."""
+"""A small editor that drives a real `fimls lsp` over stdio, for the demo and the benchmarks."""
 
 from __future__ import annotations
 
@@ -15,23 +14,25 @@ from lsprotocol import types as lsp
 from pygls.lsp.client import BaseLanguageClient  # type: ignore[attr-defined]
 
 from lsp_server import __version__
+from lsp_server.protocol.conversions import value_at
 
 READY_TIMEOUT_S = 180.0
 GONE_TIMEOUT_S = 5.0
 
 
 class EditorWindow:
-    """One window: `async with EditorWindow(folder) as window`. Positions are 0-based, columns in
+    """One window: `async with EditorWindow(folder) as window`. Positions count from 0, columns in
     code points.
 
-    initialize_ms and ready_ms count from the start of the server's process; messages holds what the
+    initialize_ms and ready_ms count from the start of the server's process. messages: what the
     server showed.
     """
 
     def __init__(self, folder: Path, settings: dict[str, Any] | None = None) -> None:
         self.messages: list[str] = []
         self.initialize_ms = self.ready_ms = 0.0
-        self._folder, self._settings = folder, settings or {}
+        self._folder = folder
+        self._settings = settings or {}
         self._ready = asyncio.Event()
         self._versions: dict[Path, int] = {}
         self._client = BaseLanguageClient("fimls-client", __version__)
@@ -42,24 +43,22 @@ class EditorWindow:
         client.feature(lsp.WINDOW_WORK_DONE_PROGRESS_CREATE)(lambda params: None)
         client.feature(lsp.PROGRESS)(lambda params: self._progressed(params.value))
         self.started = time.perf_counter()
-        # -P: the working folder, which may be anyone's repository, is no place to import from
+        # -P: nothing is imported from the working folder, which may be anyone's repository
         await client.start_io(sys.executable, "-P", "-m", "lsp_server", "lsp", "--stdio")
         inline = lsp.InlineCompletionClientCapabilities()
+        encodings = [lsp.PositionEncodingKind.Utf32]
         capabilities = lsp.ClientCapabilities(
             text_document=lsp.TextDocumentClientCapabilities(inline_completion=inline),
-            general=lsp.GeneralClientCapabilities(
-                position_encodings=[lsp.PositionEncodingKind.Utf32]
-            ),
+            general=lsp.GeneralClientCapabilities(position_encodings=encodings),
             window=lsp.WindowClientCapabilities(work_done_progress=True),
         )
-        await client.initialize_async(
-            lsp.InitializeParams(
-                capabilities=capabilities,
-                process_id=os.getpid(),
-                root_uri=self._folder.absolute().as_uri(),
-                initialization_options=self._settings,
-            )
+        params = lsp.InitializeParams(
+            capabilities=capabilities,
+            process_id=os.getpid(),
+            root_uri=self._folder.absolute().as_uri(),
+            initialization_options=self._settings,
         )
+        await client.initialize_async(params)
         self.initialize_ms = self._since_start()
         client.initialized(lsp.InitializedParams())
         return self
@@ -99,10 +98,9 @@ class EditorWindow:
             self._client.text_document_did_open(lsp.DidOpenTextDocumentParams(item))
         else:
             document = lsp.VersionedTextDocumentIdentifier(version, path.as_uri())
-            whole = lsp.TextDocumentContentChangeWholeDocument(text)
-            self._client.text_document_did_change(
-                lsp.DidChangeTextDocumentParams(document, [whole])
-            )
+            changes = [lsp.TextDocumentContentChangeWholeDocument(text)]
+            params = lsp.DidChangeTextDocumentParams(document, changes)
+            self._client.text_document_did_change(params)
 
     async def ask(self, path: Path, line: int, column: int) -> str:
         """The inline completion at a position, "" where there is none."""
@@ -112,15 +110,13 @@ class EditorWindow:
             position=lsp.Position(line, column),
         )
         answer = await self._client.text_document_inline_completion_async(params)
-        items: Any = getattr(
-            answer, "items", answer
-        )  # the protocol also allows a bare list, and null
-        return str(items[0].insert_text) if items else ""
+        items: Any = getattr(answer, "items", answer)  # LSP also allows a bare list, and null
+        if not items:
+            return ""
+        return str(items[0].insert_text)
 
     def _progressed(self, value: Any) -> None:
-        if (
-            value.get("kind") if isinstance(value, dict) else getattr(value, "kind", None)
-        ) == "end":
+        if getattr(value, "kind", None) == "end" or value_at(value, "kind") == "end":
             self.ready_ms = self.ready_ms or self._since_start()
             self._ready.set()
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lsprotocol import types as lsp
 
 from lsp_server.documents import Snapshot
 from lsp_server.logs import log_error
-from lsp_server.protocol.conversions import ACCEPTED, to_position
+from lsp_server.protocol.conversions import ACCEPTED, Handlers, to_position
 from lsp_server.protocol.server import FimlsServer
 
 if TYPE_CHECKING:  # loaded after `initialize` is answered
@@ -34,7 +34,8 @@ async def inline_completion(
         if cursor is not None:
             path = ls.relative_path(uri)
             found = await ls.suggestions.suggest(cursor.snapshot, path, invoked=invoked)
-            items = [inline_item(placed) for placed in place(ls, cursor, found)]
+            for placed in place(ls, cursor, found):
+                items.append(inline_item(placed))
     except Exception as error:
         log_error(logger, error)
     return lsp.InlineCompletionList(items=items)
@@ -47,9 +48,8 @@ async def completion(ls: FimlsServer, params: lsp.CompletionParams) -> lsp.Compl
         cursor = cursor_at(ls, uri, params.position)
         if cursor is not None:
             found = await ls.suggestions.suggest(cursor.snapshot, ls.relative_path(uri))
-            items = [
-                menu_item(ls, uri, params.position, placed) for placed in place(ls, cursor, found)
-            ]
+            for placed in place(ls, cursor, found):
+                items.append(menu_item(ls, params, placed))
     except Exception as error:
         log_error(logger, error)
     return lsp.CompletionList(is_incomplete=True, items=items)
@@ -129,11 +129,10 @@ def inline_item(placed: Placed) -> lsp.InlineCompletionItem:
     return lsp.InlineCompletionItem(placed.text, range=placed.range, command=placed.command)
 
 
-def menu_item(
-    ls: FimlsServer, uri: str, position: lsp.Position, placed: Placed
-) -> lsp.CompletionItem:
+def menu_item(ls: FimlsServer, params: lsp.CompletionParams, placed: Placed) -> lsp.CompletionItem:
     # Clients compare an entry with the word before the cursor, so it begins with that word.
-    word, units = ls.documents.need(uri).word_before(position.line, position.character)
+    document = ls.documents.need(params.text_document.uri)
+    word, units = document.word_before(params.position.line, params.position.character)
     text = word + placed.text
     start = lsp.Position(placed.range.start.line, placed.range.start.character - units)
     detail = f"fimls ({ls.session.model_name})"
@@ -152,7 +151,7 @@ def menu_item(
     )
 
 
-FEATURES: dict[str, tuple[Callable[..., Any], Any]] = {
+FEATURES: Handlers = {
     lsp.TEXT_DOCUMENT_INLINE_COMPLETION: (inline_completion, lsp.InlineCompletionOptions()),
     lsp.TEXT_DOCUMENT_COMPLETION: (completion, lsp.CompletionOptions()),
 }

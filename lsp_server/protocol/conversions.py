@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import unquote, urlsplit
 
 from lsprotocol import types as lsp
@@ -12,6 +13,9 @@ from lsprotocol import types as lsp
 from lsp_server.documents import Change, Encoding, Position
 
 ACCEPTED = "fimls.didAccept"
+Handlers = dict[str, tuple[Callable[..., Any], Any]]
+"""Which function answers which method, and the options that the server announces for it."""
+Commands = dict[str, Callable[..., Any]]
 
 
 def plain(value: Any) -> Any:
@@ -19,6 +23,17 @@ def plain(value: Any) -> Any:
     if isinstance(value, tuple) and hasattr(value, "_asdict"):
         return {key: plain(item) for key, item in value._asdict().items()}
     return [plain(item) for item in value] if isinstance(value, list) else value
+
+
+def value_at(params: Any, *path: str | int) -> Any:
+    """The value under these keys, one in the other; None where there is none."""
+    value = plain(params)
+    try:
+        for key in path:
+            value = value[key]
+    except (KeyError, IndexError, TypeError):
+        return None
+    return value
 
 
 def to_change(event: lsp.TextDocumentContentChangeEvent) -> Change:
@@ -33,8 +48,9 @@ def to_position(position: Position) -> lsp.Position:
 
 
 def to_encoding(kind: str) -> Encoding:
-    encodings: dict[str, Encoding] = {"utf-8": "utf-8", "utf-16": "utf-16", "utf-32": "utf-32"}
-    return encodings[getattr(kind, "value", kind)]
+    encoding = getattr(kind, "value", kind)
+    assert encoding in ("utf-8", "utf-16", "utf-32")
+    return cast(Encoding, encoding)
 
 
 def to_path(uri: str) -> Path | None:
@@ -46,4 +62,6 @@ def to_path(uri: str) -> Path | None:
     if parts.scheme != "file" or parts.netloc not in ("", "localhost"):
         return None
     path = unquote(parts.path)
-    return Path(path.removeprefix("/") if os.name == "nt" else path)
+    if os.name == "nt":
+        path = path.removeprefix("/")
+    return Path(path)

@@ -6,7 +6,7 @@ import asyncio
 import concurrent.futures
 import logging
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ from pygls.exceptions import JsonRpcException, JsonRpcInvalidParams
 
 from lsp_server.documents import NotOpenError, Snapshot
 from lsp_server.logs import log_error, quietly
-from lsp_server.protocol.conversions import plain, to_position
+from lsp_server.protocol.conversions import Commands, Handlers, plain, to_position
 from lsp_server.protocol.server import FimlsServer
 
 if TYPE_CHECKING:  # loaded after `initialize` is answered
@@ -29,6 +29,7 @@ ACTION = "refactor.rewrite.fimls"
 TITLES = {"selection": "Write {} anew", "body": "Complete {}", "docstring": "Write {}"}
 ANNOTATION = "fimls"
 CHANGED = "The text has changed meanwhile; nothing was done."
+BROKEN_OFF = "It was broken off: the text has changed, or another edit was asked for."
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +87,8 @@ async def code_action(ls: FimlsServer, params: lsp.CodeActionParams) -> list[lsp
     except Exception as error:
         log_error(logger, error)
         return []
-    where = {
-        "textDocument": {"uri": uri},
-        "range": params.range,
-        "version": snapshot.version,
-    }
+    version = snapshot.version
+    where = {"textDocument": {"uri": uri}, "range": params.range, "version": version}
     actions = []
     for target in targets:
         kind = f"{ACTION}.{target.kind}"
@@ -120,20 +118,25 @@ async def make_edit(ls: FimlsServer, request: FillRequest) -> tuple[str, lsp.Wor
     from lsp_server.completion.fill import FillError, fill
 
     try:
-        # Before anything is awaited: the text of the request's moment.
+        # Nothing is awaited before: this is the text of the request's moment.
         snapshot, end = snapshot_of(ls, request.uri, request.range)
         if request.version not in (None, snapshot.version):
             raise FillError(CHANGED)
         if end > len(snapshot.text):
             raise FillError("The selection is too large; select less.")
         path = ls.relative_path(request.uri)
-        target, text = await fill(ls.session, ls.suggestions, snapshot, end, request.kind, path)
+        work = fill(ls.session, ls.suggestions, snapshot, end, request.kind, path)
+        with ls.session.working():
+            found = await ls.session.edits.latest(request.uri, work)
         document = ls.documents.need(request.uri)
+        if found is None:
+            raise FillError(BROKEN_OFF)
         if document.version != snapshot.version:
             raise FillError(CHANGED)
     except (NotOpenError, FillError) as error:
         code = lsp.LSPErrorCodes.RequestFailed.value
         raise JsonRpcException(str(error), code=code) from None
+    target, text = found
     start = document.offset_to_position(snapshot.window_start + target.start)
     stop = document.offset_to_position(snapshot.window_start + target.end)
     where = lsp.Range(to_position(start), to_position(stop))
@@ -201,11 +204,11 @@ def is_wanted(kind: str, only: Sequence[str] | None) -> bool:
     return not only or any(f"{kind}.".startswith(f"{each}.") or not each for each in only)
 
 
-FEATURES: dict[str, tuple[Callable[..., Any], Any]] = {
+FEATURES: Handlers = {
     "fimls/fill": (fill_request, None),
     lsp.TEXT_DOCUMENT_CODE_ACTION: (
         code_action,
         lsp.CodeActionOptions(code_action_kinds=[f"{ACTION}.{kind}" for kind in TITLES]),
     ),
 }
-COMMANDS: dict[str, Callable[..., Any]] = {COMMAND: fill_command}
+COMMANDS: Commands = {COMMAND: fill_command}

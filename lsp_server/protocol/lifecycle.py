@@ -3,31 +3,41 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Any
 
 from lsprotocol import types as lsp
 
 from lsp_server.logs import quietly
+from lsp_server.protocol.conversions import Handlers
 from lsp_server.protocol.server import FimlsServer
+from lsp_server.settings import SECTION
 
 SETTINGS_WAIT_S = 2.0  # for a client that is asked for its settings, before the engine starts
 
 
 async def initialized(ls: FimlsServer, params: lsp.InitializedParams) -> None:
-    pulling = asyncio.ensure_future(quietly(ls.pull_settings()))
+    pulling = asyncio.ensure_future(quietly(pull_settings(ls)))
     await asyncio.wait({pulling}, timeout=SETTINGS_WAIT_S)
     ls.session.start()
 
 
 async def settings_changed(ls: FimlsServer, params: lsp.DidChangeConfigurationParams) -> None:
     if ls.can_pull_settings:
-        await quietly(ls.pull_settings())
+        await quietly(pull_settings(ls))
     else:
         ls.session.configure(params.settings, trusted=False)
 
 
-FEATURES: dict[str, tuple[Callable[..., Any], Any]] = {
+async def pull_settings(ls: FimlsServer) -> None:
+    """Asks the client for its settings; they may be a workspace's, and so are not trusted."""
+    if not ls.can_pull_settings:
+        return
+    item = lsp.ConfigurationItem(section=SECTION)
+    values = await ls.workspace_configuration_async(lsp.ConfigurationParams(items=[item]))
+    if values and values[0] is not None:
+        ls.session.configure(values[0], trusted=False)
+
+
+FEATURES: Handlers = {
     lsp.INITIALIZED: (initialized, None),
     lsp.WORKSPACE_DID_CHANGE_CONFIGURATION: (settings_changed, None),
 }

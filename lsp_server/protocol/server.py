@@ -20,15 +20,9 @@ from pygls.protocol.language_server import lsp_method
 from lsp_server import __version__
 from lsp_server.documents import Documents
 from lsp_server.logs import log_error, quietly
-from lsp_server.protocol.conversions import (
-    plain,
-    to_change,
-    to_encoding,
-    to_path,
-)
+from lsp_server.protocol.conversions import to_change, to_encoding, to_path, value_at
 from lsp_server.session.session import Session
 from lsp_server.session.status import Status
-from lsp_server.settings import SECTION
 
 if TYPE_CHECKING:
     from lsp_server.completion.suggestions import Suggestions
@@ -45,9 +39,8 @@ class Protocol(LanguageServerProtocol):
 
     def handle_message(self, message: RPCMessage) -> None:
         if self._shutdown and isinstance(message, RPCRequest):
-            refusal = lsp.ResponseError(
-                lsp.ErrorCodes.InvalidRequest, "the server is shutting down"
-            )
+            code = lsp.ErrorCodes.InvalidRequest
+            refusal = lsp.ResponseError(code, "the server is shutting down")
             self._send_response(message.id, error=refusal)
         else:
             super().handle_message(message)
@@ -72,11 +65,10 @@ class Protocol(LanguageServerProtocol):
 
     @lsp_method(lsp.TEXT_DOCUMENT_DID_OPEN)
     def lsp_text_document__did_open(self, params: lsp.DidOpenTextDocumentParams) -> None:
-        document = params.text_document
-        self._server.close_document(document.uri)
-        self._server.documents.open(
-            document.uri, document.version, document.language_id, document.text
-        )
+        opened = params.text_document
+        self._server.close_document(opened.uri)
+        documents = self._server.documents
+        documents.open(opened.uri, opened.version, opened.language_id, opened.text)
         self._server.status_changed()  # it depends on the document's language
 
     @lsp_method(lsp.TEXT_DOCUMENT_DID_CHANGE)
@@ -143,22 +135,9 @@ class FimlsServer(LanguageServer):
         if params.client_info is not None:
             name = f"{params.client_info.name} {params.client_info.version or ''}"
             self.session.client_name = name.strip()
-        experimental = plain(params.capabilities.experimental)
-        try:
-            self.session.client_shows_status = experimental["fimls"]["status"] is True
-        except (KeyError, IndexError, TypeError):
-            self.session.client_shows_status = False
+        shows_status = value_at(params.capabilities.experimental, "fimls", "status")
+        self.session.client_shows_status = shows_status is True
         self.session.configure(params.initialization_options, trusted=True)
-
-    async def pull_settings(self) -> None:
-        """Asks the client for its settings, which may be a workspace's, and so are not trusted to
-        choose the model."""
-        if not self.can_pull_settings:
-            return
-        item = lsp.ConfigurationItem(section=SECTION)
-        values = await self.workspace_configuration_async(lsp.ConfigurationParams(items=[item]))
-        if values and values[0] is not None:
-            self.session.configure(values[0], trusted=False)
 
     def relative_path(self, uri: str) -> str | None:
         """The document's path below its workspace folder, or else its bare name; None if it is not
@@ -200,15 +179,14 @@ class FimlsServer(LanguageServer):
     # ---- status ----
 
     def status(self, uri: str | None = None) -> Status:
-        document = self.documents.get(uri) if uri is not None else None
+        document = self.documents.get(uri or "")
         return self.session.status(document.language if document is not None else None)
 
     def status_changed(self) -> None:
         """Tells a client that wants to know, unless the change is undone within a moment."""
         if self.session.client_shows_status and self._status_due is None:
-            self._status_due = asyncio.get_running_loop().call_later(
-                STATUS_DELAY_S, self._tell_status
-            )
+            loop = asyncio.get_running_loop()
+            self._status_due = loop.call_later(STATUS_DELAY_S, self._tell_status)
 
     def _tell_status(self) -> None:
         self._status_due = None

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from pygls.exceptions import JsonRpcInvalidParams
 
 from lsp_server import __version__
 from lsp_server.folders import log_folder
-from lsp_server.protocol.conversions import ACCEPTED, plain
+from lsp_server.protocol.conversions import ACCEPTED, Commands, Handlers, value_at
 from lsp_server.protocol.server import FimlsServer
 
 MAX_SNOOZE_MINUTES = 24 * 60
@@ -18,19 +17,13 @@ MAX_SNOOZE_MINUTES = 24 * 60
 def did_focus(ls: FimlsServer, params: Any) -> None:
     """The user looks at a document, or at none of ours; with a position, at that place."""
     uri = document_of(params)
+    line = value_at(params, "position", "line")
+    character = value_at(params, "position", "character")
     ls.focus = uri
     ls.status_changed()
-    if uri is None:
-        return
-    position = plain(params).get("position")
-    if not isinstance(position, dict):
-        return
-    line = position.get("line")
-    character = position.get("character")
-    if type(line) is int and type(character) is int:
-        ls.suggestions.prefill.start(
-            lambda: ls.documents.snapshot(uri, line, character), ls.relative_path(uri)
-        )
+    if uri is not None and type(line) is int and type(character) is int:
+        path = ls.relative_path(uri)
+        ls.suggestions.prefill.start(lambda: ls.documents.snapshot(uri, line, character), path)
 
 
 def did_show(ls: FimlsServer, params: Any) -> None:
@@ -42,7 +35,8 @@ def did_partially_accept(ls: FimlsServer, params: Any) -> None:
 
 
 def did_accept(ls: FimlsServer, *arguments: Any) -> None:
-    ls.suggestions.offers.accepted(str(arguments[0]) if arguments else "")
+    for id in arguments[:1]:
+        ls.suggestions.offers.accepted(str(id))
 
 
 def status(ls: FimlsServer, params: Any) -> dict[str, Any]:
@@ -72,22 +66,16 @@ def full_status(ls: FimlsServer, uri: str | None) -> dict[str, Any]:
 
 
 def document_of(params: Any) -> str | None:
-    """The URI of the parameters' textDocument; None if there is none."""
-    value = plain(params)
-    document = value.get("textDocument") if isinstance(value, dict) else None
-    uri = document.get("uri") if isinstance(document, dict) else None
+    uri = value_at(params, "textDocument", "uri")
     return uri if isinstance(uri, str) else None
 
 
 def offer_id(params: Any) -> str:
     """The offer's id in an item that we sent; "" in any other item."""
-    try:
-        return str(plain(params)["item"]["command"]["arguments"][0])
-    except (KeyError, IndexError, TypeError):
-        return ""
+    return str(value_at(params, "item", "command", "arguments", 0) or "")
 
 
-FEATURES: dict[str, tuple[Callable[..., Any], Any]] = {
+FEATURES: Handlers = {
     "textDocument/didFocus": (did_focus, None),
     "textDocument/didShowCompletion": (did_show, None),
     "textDocument/didPartiallyAcceptCompletion": (did_partially_accept, None),
@@ -95,4 +83,4 @@ FEATURES: dict[str, tuple[Callable[..., Any], Any]] = {
     "fimls/snooze": (snooze, None),
     "fimls/why": (why, None),
 }
-COMMANDS: dict[str, Callable[..., Any]] = {ACCEPTED: did_accept}
+COMMANDS: Commands = {ACCEPTED: did_accept}

@@ -1,14 +1,12 @@
-"""LSP frames over two file descriptors: cutting bytes into bodies, handing them to pygls, writing
-answers.
+"""LSP frames over two descriptors: cuts bytes into bodies, hands them to pygls, writes answers.
 
-pygls brings a reader of its own, which a single bad header stalls or ends, and which shares a
-thread pool with request handlers. Here one thread does nothing but read, another nothing but write,
-and all between happens on the event loop. Threads, because they work alike for pipes, sockets,
-files and terminals on every system, and because asyncio's pipes would set O_NONBLOCK on a
-descriptor that other processes may share.
+A single bad header stalls or ends pygls' own reader, and it shares a thread pool with handlers.
+Here one thread only reads, another only writes, and the rest happens on the event loop. Threads
+work alike for pipes, sockets, files and terminals on every system, and asyncio's pipes would set
+O_NONBLOCK on a descriptor that other processes may share.
 
-What is absent on purpose: any import beyond the standard library, so that `take_stdio` can run
-before anything that might print; and bodies in the log, which holds sizes only.
+Absent on purpose: imports beyond the standard library, so that `take_stdio` can run before anything
+that might print; and bodies in the log, which holds sizes only.
 """
 
 from __future__ import annotations
@@ -31,23 +29,14 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# In bytes:
 MAX_BODY = 64 * 2**20
-"""Bytes of the largest body that is read."""
-
 MAX_HEADER = 8 * 2**10
-"""Bytes of the largest header block."""
-
-MAX_UNSENT = 8 * 2**20
-"""Bytes of answers that may wait for the client to read them before no more requests are read."""
-
-STALL = 1.0
-"""Seconds to wait, when all is over, for a client that reads nothing."""
-
+MAX_UNSENT = 8 * 2**20  # no more requests are read while so many bytes of answers are unread
+STALL = 1.0  # seconds to wait at the end for a client that reads nothing
 _SLICE = 64 * 2**10
-_READ_AHEAD = 16
-
+_READ_AHEAD = 16  # slices
 _INVALID_PARAMS = -32602
-
 _NAME = rb"content-length"
 _LENGTH = re.compile(_NAME + rb"[ \t]*:", re.IGNORECASE)
 _LENGTH_VALUE = re.compile(rb"[ \t]*([0-9]{1,19})[ \t]*\r?\n")
@@ -56,12 +45,11 @@ _HEADER_END = re.compile(rb"\n\r?\n")
 
 
 def take_stdio() -> tuple[int, int]:
-    """Take stdin and stdout for the frames and give them as private descriptors (to read from, to
-    write to).
+    """Makes private descriptors of stdin and stdout: one to read from, one to write to.
 
-    From here on descriptor 0 is empty and descriptor 1 and sys.stdout lead to stderr, so that
-    neither Python nor native code nor a child process can print among the frames or eat any. Call
-    it once, before heavy imports.
+    After that descriptor 0 is empty, and descriptor 1 and sys.stdout lead to stderr: nothing in
+    this process or its children can print among the frames or eat any. Call it once, before heavy
+    imports.
     """
     # If the caller closed one of the three, the private descriptors must not take its place.
     while (spare := os.open(os.devnull, os.O_RDWR)) <= 2:
@@ -82,22 +70,20 @@ def take_stdio() -> tuple[int, int]:
 
 
 class FrameReader:
-    """Cuts a stream of bytes into bodies, however the bytes are chunked. Never raises on any input.
+    """Cuts a stream of bytes into bodies, however the bytes are chunked. Never raises.
 
     Bytes that make no frame are skipped up to the next `Content-Length:`, with one line in the log.
-    Nothing is allocated for bytes that were announced but have not come.
+    No memory is taken for bytes that were announced but have not come.
     """
 
     def __init__(self, max_body: int = MAX_BODY) -> None:
         self._max_body = max_body
         self._buffer = bytearray()
-        self._awaited: int | None = None
-        """The length of the body that the buffer begins with; None while a header is awaited."""
-        self._skipping = False
-        """Whether the log was told already that the frames were lost."""
+        self._awaited: int | None = None  # length of the body; None while a header is awaited
+        self._skipping = False  # bytes that make no frame: the log has been told
 
     def feed(self, data: bytes) -> list[bytes]:
-        """Take the next bytes of the stream and give the bodies they complete."""
+        """Takes the next bytes; returns the bodies that they complete."""
         self._buffer += data
         bodies = []
         while (body := self._next_body()) is not None:
@@ -105,7 +91,7 @@ class FrameReader:
         return bodies
 
     def _next_body(self) -> bytes | None:
-        """The next body, taken off the buffer; None while it is not all there."""
+        """Takes the next body off the buffer; None while it is not complete."""
         if self._awaited is None:
             self._awaited = self._next_length()
         if self._awaited is None or len(self._buffer) < self._awaited:
@@ -116,8 +102,7 @@ class FrameReader:
         return body
 
     def _next_length(self) -> int | None:
-        """The length that the next good header gives, taken off the buffer with all that stands
-        before it."""
+        """Takes the next good header off the buffer; returns the length that it states."""
         buffer = self._buffer
         while self._seek():
             end = _HEADER_END.search(buffer, 0, MAX_HEADER)
@@ -126,7 +111,7 @@ class FrameReader:
                     return None
                 self._skip(len(_NAME), "a header block of more than %d bytes", MAX_HEADER)
                 continue
-            # The last of several counts: one before it is what is left of a frame that was cut off.
+            # Of several lengths the last counts: the others are left from frames that were cut.
             *_, name = _LENGTH.finditer(buffer, 0, end.end())
             value = _LENGTH_VALUE.match(buffer, name.end())
             length = int(value[1]) if value else None
@@ -138,13 +123,12 @@ class FrameReader:
         return None
 
     def _seek(self) -> bool:
-        """Make the buffer begin with the next `Content-Length:`; False if there is none in it
-        yet."""
+        """Makes the buffer begin with the next `Content-Length:`; False if there is none yet."""
         buffer = self._buffer
         name = _LENGTH.search(buffer)
         if name is None:
             if len(buffer) > MAX_HEADER:
-                # What stays may be the first part of the name.
+                # The bytes that stay may begin the name.
                 self._skip(len(buffer) - len(_NAME), "no Content-Length in %d bytes", len(buffer))
             return False
         if _OTHER_HEADERS.fullmatch(buffer, 0, name.start()):
@@ -161,12 +145,10 @@ class FrameReader:
 
 
 class FrameWriter:
-    """Writes whole frames from a thread of its own, in order, whatever the pace at which the client
-    reads.
+    """Writes whole frames, in order, on a thread of its own. It is a writer as pygls wants it.
 
-    Has the shape that pygls asks of a writer. `write` and `close` can be called from any thread and
-    never block; `wait_below` belongs to the loop. What is written after a `close`, or to a client
-    that has gone, is dropped.
+    `write` and `close` can be called from any thread and never block; `wait_below` is for the
+    loop's. Frames after a `close`, or for a client that has gone, are dropped.
     """
 
     def __init__(self, descriptor: int, on_broken: Callable[[], None]) -> None:
@@ -181,24 +163,23 @@ class FrameWriter:
         threading.Thread(target=self._run, name="lsp-writer", daemon=True).start()
 
     def write(self, data: bytes) -> None:
-        """Send a frame as soon as those before it are out."""
+        """Sends a frame as soon as those before it are sent."""
         with self._lock:
             if self._open:
                 self._unsent += len(data)
                 self._frames.put(data)
 
     def close(self) -> None:
-        """Take no more frames; those taken are still written."""
+        """Takes no more frames; those taken are still written."""
         with self._lock:
             if self._open:
                 self._open = False
                 self._frames.put(None)
 
     async def wait_below(self, unsent: int, stall: float | None = None) -> bool:
-        """Wait until at most so many bytes are unsent; False if none went out for `stall`
-        seconds."""
+        """Waits until at most so many bytes are unsent; False if none was sent for `stall` s."""
         while self._unsent > unsent:
-            # Set by a callback on this loop, so it can't be set between the check and the wait.
+            # Only callbacks on this loop set it: not between the check and the wait.
             self._progress.clear()
             try:
                 await asyncio.wait_for(self._progress.wait(), stall)
@@ -233,13 +214,12 @@ class FrameWriter:
 
 
 async def serve(server: JsonRPCServer, incoming: int, outgoing: int) -> int:
-    """Run a pygls server over two descriptors until the client ends its side, has gone, or sends
+    """Runs a pygls server over two descriptors until the client ends its side, has gone, or sends
     `exit`.
 
-    Gives the exit status that LSP asks for: 0 after `shutdown` and `exit`, else 1. All answers made
-    by then are written first, unless the client reads none of them for STALL seconds. The
-    descriptors stay open and belong to the caller. Requests that are still being worked on are left
-    to the caller's loop, and pygls' thread pool is not waited for.
+    Returns LSP's exit status: 0 after `shutdown` and `exit`, else 1. Answers are written before,
+    unless the client reads none for STALL seconds. The caller owns the descriptors and the loop,
+    where requests may still be running. pygls' thread pool is not waited for.
     """
     loop = asyncio.get_running_loop()
     chunks: asyncio.Queue[bytes] = asyncio.Queue()
@@ -254,9 +234,8 @@ async def serve(server: JsonRPCServer, incoming: int, outgoing: int) -> int:
         while chunk := await chunks.get():
             for body in frames.feed(chunk):
                 dispatch(server.protocol, body, writer)
-                # A request's handler is a task, which begins with the loop's next turn. Without
-                # one, an edit that was read together with the request would be applied first, and
-                # the request see another text.
+                # A request's handler is a task, which begins in the loop's next turn: it has to see
+                # the text before an edit that was read together with the request.
                 await asyncio.sleep(0)
             read_ahead.release()
             await writer.wait_below(MAX_UNSENT)
@@ -270,11 +249,10 @@ async def serve(server: JsonRPCServer, incoming: int, outgoing: int) -> int:
 
 
 def dispatch(protocol: JsonRPCProtocol, body: bytes, writer: FrameWriter) -> None:
-    """Hand one body to pygls; what can't be handed over is logged, and a request then gets an
-    error.
+    """Hands one body to pygls. One that does not fit is logged, and a request then gets an error.
 
-    A body that is no JSON is not answered: an answer without an id is more than some clients bear.
-    Raises SystemExit when the body says `exit`.
+    A body that is not JSON gets no answer: some clients fail on an answer without an id. Raises
+    SystemExit for `exit`.
     """
     try:
         raw = json.loads(body)
@@ -287,8 +265,7 @@ def dispatch(protocol: JsonRPCProtocol, body: bytes, writer: FrameWriter) -> Non
         logger.warning("ignored a body of %d bytes that is no JSON-RPC message", len(body))
         return
     try:
-        # Only the outermost object is a message; pygls' own reader takes inner ones for messages
-        # too.
+        # Only the outermost object is a message: pygls' own reader also takes inner ones for it.
         message = protocol.structure_message(raw)
     except Exception as error:
         logger.warning(
@@ -300,7 +277,7 @@ def dispatch(protocol: JsonRPCProtocol, body: bytes, writer: FrameWriter) -> Non
         if "method" in raw:
             writer.write(_frame(refusal))
             return
-        # It was to answer a request of ours: whoever waits for it gets an error in its place.
+        # It answers a request of ours: whoever waits gets an error in its place.
         message = protocol.structure_message(refusal)
     try:
         protocol.handle_message(message)
@@ -309,7 +286,7 @@ def dispatch(protocol: JsonRPCProtocol, body: bytes, writer: FrameWriter) -> Non
 
 
 def _refusal(raw: dict[str, Any]) -> dict[str, Any] | None:
-    """The error to answer a message with that does not fit its method; None for a notification."""
+    """The error that answers a request; None for a notification."""
     if not isinstance(raw.get("id"), int | str):
         return None
     error = {"code": _INVALID_PARAMS, "message": "the message does not fit its method"}
@@ -327,8 +304,7 @@ def _read(
     chunks: asyncio.Queue[bytes],
     ahead: threading.Semaphore,
 ) -> None:
-    """Read chunks on a thread until the end, which is an empty one; at most so many ahead of the
-    loop."""
+    """Reads chunks on a thread, a few ahead of the loop; the last one is empty."""
     while ahead.acquire():
         try:
             chunk = os.read(descriptor, _SLICE)
@@ -344,8 +320,7 @@ def _read(
 
 
 def _call_on(loop: asyncio.AbstractEventLoop, call: Callable[..., None], *args: object) -> bool:
-    """Schedule a call from another thread; False if the loop is closed, when nobody is left to
-    care."""
+    """Schedules a call from another thread; False if the loop is closed."""
     try:
         loop.call_soon_threadsafe(call, *args)
     except RuntimeError:
