@@ -1,8 +1,8 @@
 """Weights of 8 or 4 bits on a CUDA device, by bitsandbytes: LLM.int8() (Dettmers et al. 2022) and
-NF4 (Dettmers et al. 2023, QLoRA). For memory: a step is not faster than with the floats, and often
-slower.
+NF4 (Dettmers et al. 2023, QLoRA). They save memory, not time: a step is often slower than with the
+floats.
 
-bitsandbytes is imported where it is first used, and never where nobody asked for it.
+bitsandbytes is imported where it is first used.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def library() -> Any:
     # Some versions look on the hub for kernels.
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     try:
-        # Imported by name: what it says of its types changes from version to version.
+        # Imported by name: its types differ from version to version.
         module = importlib.import_module("bitsandbytes")
     except Exception as error:  # a library that does not fit its torch fails in ways of its own
         raise ModelError(
@@ -45,14 +45,15 @@ class BitsLinear(Packed):
 
     def __init__(self, width: int, out: int, bias: bool, bits: int, factory: Factory) -> None:
         super().__init__()
-        self.bits, self.shape, self._factory = bits, (out, width), factory
+        self.bits = bits
+        self.shape = (out, width)
+        self._factory = factory
         self._library = library()
         self._rows: Tensor | None = None
-        self.bias = (
-            nn.Parameter(torch.zeros(out, device=factory.device, dtype=factory.dtype))
-            if bias
-            else None
-        )
+        self.bias: nn.Parameter | None = None
+        if bias:
+            zeros = torch.zeros(out, device=factory.device, dtype=factory.dtype)
+            self.bias = nn.Parameter(zeros)
         self.packed: Tensor
         self._state: Any
 
@@ -68,16 +69,12 @@ class BitsLinear(Packed):
             self._quantize(self._rows.to(self._factory.device))
         except torch.OutOfMemoryError as error:
             first_line = str(error).partition("\n")[0]
+            remedy = "Use a smaller model."
+            if self.bits == 8:
+                remedy = "Set the quantization to 'int4', or use a smaller model."
             raise ModelError(
-                (
-                    f"The weights of {self.bits} bits do not fit into the memory of "
-                    f"{self._factory.device} ({first_line}). "
-                )
-                + (
-                    "Set the quantization to 'int4', or use a smaller model."
-                    if self.bits == 8
-                    else "Use a smaller model."
-                )
+                f"The weights of {self.bits} bits do not fit into the memory of "
+                f"{self._factory.device} ({first_line}). {remedy}"
             ) from None
         self._rows = None
 
@@ -90,8 +87,10 @@ class BitsLinear(Packed):
             return
         self.packed, scale, _ = library.functional.int8_vectorwise_quant(rows.half())
         self._state = library.MatmulLtState()
-        self._state.CB, self._state.SCB = self.packed, scale
-        self._state.has_fp16_weights = self._state.is_training = False
+        self._state.CB = self.packed
+        self._state.SCB = scale
+        self._state.has_fp16_weights = False
+        self._state.is_training = False
         self._state.threshold = OUTLIER
 
     def forward(self, x: Tensor) -> Tensor:
@@ -104,16 +103,20 @@ class BitsLinear(Packed):
             return y
         # LLM.int8() works on float16, and says at every call where it had to cast to it.
         y = self._library.matmul(x.half(), self.packed, state=self._state).to(x.dtype)
-        return y if self.bias is None else y + self.bias
+        if self.bias is None:
+            return y
+        return y + self.bias
 
     @property
     def nbytes(self) -> int:
-        """What the matrix takes up, with its scales."""
+        """The memory of the matrix with its scales."""
         if self.bits == 8:
             return int(self.packed.nbytes + self._state.SCB.nbytes)
-        state, total = self._state, self.packed.nbytes
-        while state is not None:  # the scales of the scales
-            total, state = total + state.absmax.nbytes, state.state2
+        total = self.packed.nbytes
+        state = self._state
+        while state is not None:  # the scales have scales of their own
+            total += state.absmax.nbytes
+            state = state.state2
         return int(total)
 
 
