@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer import Argument, Option
 
 from lsp_server.settings import Settings, from_environment, parse
 
@@ -32,10 +33,10 @@ app.add_typer(engine_app, name="engine")
 models_app = typer.Typer()
 app.add_typer(models_app, name="models")
 
-Model = Annotated[str | None, typer.Option(help="'bundled' or the path of a model folder.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+Model = Annotated[str | None, Option(help="'bundled' or the path of a model folder.")]
+Json = Annotated[bool, Option("--json", help="Print JSON, for programs.")]
 SourceFile = Annotated[
-    Path | None, typer.Argument(help="A source file of yours; a sample is used without one.")
+    Path | None, Argument(help="A source file of yours; a sample is used without one.")
 ]
 
 BARE_HELP = "The model alone: no healing, copying or post-processing; nothing hidden."
@@ -79,16 +80,14 @@ def print_version(wanted: bool) -> None:
 def options(
     version: Annotated[
         bool,
-        typer.Option("--version", callback=print_version, is_eager=True, help="Print the version."),
+        Option("--version", callback=print_version, is_eager=True, help="Print the version."),
     ] = False,
 ) -> None: ...
 
 
 @app.command()
 def lsp(
-    stdio: Annotated[
-        bool, typer.Option("--stdio", help="Accepted; there is no other transport.")
-    ] = True,
+    stdio: Annotated[bool, Option("--stdio", help="Accepted; there is no other transport.")] = True,
 ) -> None:
     """The language server on stdin and stdout, for one editor window."""
     # Only for --help: __main__ runs `fimls lsp` itself, without loading this module.
@@ -97,7 +96,7 @@ def lsp(
 @app.command()
 def complete(
     place: Annotated[
-        str, typer.Argument(metavar="FILE:LINE:COL", help="1-based; the column counts characters.")
+        str, Argument(metavar="FILE:LINE:COL", help="1-based; the column counts characters.")
     ],
     model: Model = None,
     as_json: Json = False,
@@ -128,54 +127,51 @@ def bench(file: SourceFile = None, model: Model = None, as_json: Json = False) -
 def evaluate(
     where: Annotated[
         Path | None,
-        typer.Argument(
+        Argument(
             metavar="[FOLDER|FILE.jsonl]", help="Source files; without: the held-out packages."
         ),
     ] = None,
     tasks: Annotated[
-        str, typer.Option("--task", help="Which spans are taken out of the files.")
+        str, Option("--task", help="Which spans are taken out of the files.")
     ] = "line,column,multi-line,random-span",
-    samples: Annotated[int, typer.Option(min=1, help="How many places for each task.")] = 300,
+    samples: Annotated[int, Option(min=1, help="How many places for each task.")] = 300,
     layouts: Annotated[
         str | None,
-        typer.Option("--layout", metavar="NAME,...", help="Without: all the model knows."),
+        Option("--layout", metavar="NAME,...", help="Without: all the model knows."),
     ] = None,
-    bare: Annotated[bool, typer.Option("--bare", help=BARE_HELP)] = False,
+    bare: Annotated[bool, Option("--bare", help=BARE_HELP)] = False,
     model: Model = None,
     pairs: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="A setting for this run; repeatable."),
+        Option("--set", metavar="KEY=VALUE", help="A setting for this run; repeatable."),
     ] = None,
-    versus: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help=VERSUS_HELP)] = None,
-    baseline: Annotated[bool, typer.Option(help="Also score copies from the text around.")] = True,
-    seed: Annotated[int, typer.Option(help="For the choice of places.")] = 0,
-    split: Annotated[
-        str, typer.Option(help="Which held-out packages: test or validation.")
-    ] = "test",
+    versus: Annotated[list[str] | None, Option(metavar="KEY=VALUE", help=VERSUS_HELP)] = None,
+    baseline: Annotated[bool, Option(help="Also score copies from the text around.")] = True,
+    seed: Annotated[int, Option(help="For the choice of places.")] = 0,
+    split: Annotated[str, Option(help="Which held-out packages: test or validation.")] = "test",
     verbose: Annotated[
-        bool, typer.Option("--verbose", help="Also what each minConfidence would show.")
+        bool, Option("--verbose", help="Also what each minConfidence would show.")
     ] = False,
     as_json: Json = False,
 ) -> None:
     """How often the model writes what the author wrote, where spans were taken out of real
     files."""
-    from lsp_server.commands.evaluate import Options, print_evaluation
+    from lsp_server.commands.evaluate import print_evaluation
+    from lsp_server.commands.evaluation.contestants import Plan
 
-    options = Options(
+    command = print_evaluation(
         where,
-        tasks,
-        layouts,
-        samples=samples,
-        seed=seed,
+        settings_from(model),
+        Plan(samples=samples, bare=bare, baseline=baseline, seed=seed),
+        tasks=tasks,
+        layouts=layouts,
         split=split,
-        bare=bare,
-        baseline=baseline,
         set_pairs=pairs or [],
         versus=versus or [],
-        as_json=as_json,
         verbose=verbose,
+        as_json=as_json,
     )
-    run(print_evaluation(options, settings_from(model)))
+    run(command)
 
 
 @app.command()
@@ -213,25 +209,15 @@ def engine_status(as_json: Json = False) -> None:
 @engine_app.command("serve")
 def engine_serve(
     listen: Annotated[
-        str, typer.Option(metavar="HOST:PORT", help="Where to serve it.")
+        str, Option(metavar="HOST:PORT", help="Where to serve it.")
     ] = "127.0.0.1:8712",
     model: Model = None,
 ) -> None:
     """Serves the OpenAI completions dialect to other machines, for those that have the key in
     FIMLS_API_KEY."""
-    import sys
+    from lsp_server.commands.engine import serve_engine
 
-    from model.engine.options import Launch
-
-    settings = settings_from(model)
-    launch = Launch(
-        listen=f"tcp:{listen}",
-        model=settings.model,
-        ends_when_idle=False,
-        options=settings.engine,
-    )
-    command = [sys.executable, "-P", "-m", "model.engine", launch.to_json()]
-    os.execv(sys.executable, command)
+    serve_engine(listen, settings_from(model))
 
 
 @models_app.callback(invoke_without_command=True)
@@ -247,13 +233,13 @@ def models(context: typer.Context, model: Model = None, as_json: Json = False) -
 
 @models_app.command("export")
 def models_export(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new or an empty folder.")],
+    folder: Annotated[Path, Argument(metavar="DIR", help="A new or an empty folder.")],
     layout: Annotated[
-        str, typer.Option("--format", metavar="hf|gguf", help="For transformers, or for llama.cpp.")
+        str, Option("--format", metavar="hf|gguf", help="For transformers, or for llama.cpp.")
     ],
     model: Model = None,
     dtype: Annotated[
-        str, typer.Option(help="float32, float16 or bfloat16; for gguf also q8_0.")
+        str, Option(help="float32, float16 or bfloat16; for gguf also q8_0.")
     ] = "float32",
 ) -> None:
     """Writes a model as a folder for transformers, or as a GGUF file for llama.cpp."""

@@ -1,4 +1,4 @@
-"""`fimls engine`: starts, stops and shows the processes that hold a model.
+"""`fimls engine`: starts, stops, shows and serves the processes that hold a model.
 
 `ready_engine` gives the other commands an engine that answers.
 """
@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -16,6 +18,7 @@ from lsp_server.engines.interface import Engine
 from lsp_server.engines.local import local_client, make_engine
 from lsp_server.folders import runtime_folder
 from lsp_server.settings import Settings
+from model.engine.options import Launch
 
 
 @asynccontextmanager
@@ -86,3 +89,9 @@ async def call_engines(method: str, path: str) -> list[dict[str, Any]]:
         if answer is not None:
             answers.append(answer)
     return answers
+
+
+def serve_engine(listen: str, settings: Settings) -> None:
+    """`fimls engine serve`: replaces this process by an engine that listens at HOST:PORT."""
+    launch = Launch(f"tcp:{listen}", settings.model, ends_when_idle=False, options=settings.engine)
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "model.engine", launch.to_json()])

@@ -24,7 +24,7 @@ import re
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AsyncExitStack, aclosing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -37,58 +37,62 @@ from fim.evaluation.samples import TASKS, Sample, Task, draw
 from fim.evaluation.scoring import copy_baseline
 from lsp_server.commands.engine import ready_engine
 from lsp_server.commands.errors import CommandError
-from lsp_server.commands.evaluation.asking import ONE_LINE, Guess, ask_bare, ask_product, in_order
-from lsp_server.commands.evaluation.contestants import Contestant, Plan, line_up, model_name
-from lsp_server.commands.evaluation.rows import Row, score
-from lsp_server.commands.evaluation.table import Table
+from lsp_server.commands.evaluation.contestants import (
+    ONE_LINE,
+    Contestant,
+    Guess,
+    Plan,
+    ask_bare,
+    ask_product,
+    in_order,
+    line_up,
+)
+from lsp_server.commands.evaluation.rows import Row, Table, score
 from lsp_server.commands.source_files import Packages, read_packages
 from lsp_server.settings import Settings, from_environment, parse, variable
 
 Name = TypeVar("Name", bound=str)
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
-    """The command's arguments and options as they were typed."""
+async def print_evaluation(
+    where: Path | None,
+    settings: Settings,
+    plan: Plan,
+    *,
+    tasks: str,
+    layouts: str | None,
+    split: str,
+    set_pairs: Sequence[str],
+    versus: Sequence[str],
+    verbose: bool,
+    as_json: bool,
+) -> None:
+    """The command. `plan` gets the tasks and layouts that are named with commas.
 
-    where: Path | None
-    tasks: str
-    layouts: str | None
-    samples: int
-    seed: int
-    split: str
-    bare: bool
-    baseline: bool
-    set_pairs: Sequence[str]
-    versus: Sequence[str]
-    as_json: bool
-    verbose: bool
-
-
-async def print_evaluation(options: Options, settings: Settings) -> None:
-    """The command. Prints each row as soon as it is known, or JSON at the end.
-
-    Raises CommandError, ModelError, FormatError, EngineUnavailable, OSError.
+    Prints each row as soon as it is known, or JSON at the end. Raises CommandError, ModelError,
+    FormatError, EngineUnavailable, OSError.
     """
-    plan = plan_from(options)
+    plan = replace(plan, tasks=choose(tasks, TASKS, "task"))
+    if layouts:
+        plan = replace(plan, layouts=choose(layouts, LAYOUTS, "layout"))
     settings = replace(settings, engine=replace(settings.engine, cache_memory=0, cache_disk=0))
-    for pair in options.set_pairs:
+    for pair in set_pairs:
         settings = with_setting(settings, pair)
     variants = {"": settings}
-    for pair in options.versus:
+    for pair in versus:
         variants[pair] = with_setting(settings, pair)
     contestants = line_up(variants, plan)
-    packages = read_packages(options.where, options.split)
+    packages = read_packages(where, split)
     way = "the bare model" if plan.bare else "the whole product"
     count = sum(map(len, packages.values()))
     table = Table(contestants)
 
     def say(text: str) -> None:
-        if not options.as_json:
+        if not as_json:
             print(text, flush=True)
 
     say(
-        f"{model_name(settings)}: {way}; {plan.samples} samples a task from {count} files of "
+        f"{contestants[0].model}: {way}; {plan.samples} samples a task from {count} files of "
         f"{len(packages)} packages, seed {plan.seed}\n\n{table.heading()}"
     )
     rows = []
@@ -96,36 +100,21 @@ async def print_evaluation(options: Options, settings: Settings) -> None:
         async for row in results:
             rows.append(row)
             say(table.line(row))
-    if options.verbose and not plan.bare:
+    if verbose and not plan.bare:
         say("")
         for row in rows:
             for line in table.confidence_lines(row):
                 say(line)
-    if options.as_json:
+    if as_json:
         answer = {
             "way": way,
-            "set": list(options.set_pairs),
+            "set": list(set_pairs),
             "seed": plan.seed,
             "files": count,
             "packages": sorted(packages),
             "rows": [row.to_json() for row in rows],
         }
         print(json.dumps(answer, ensure_ascii=False))
-
-
-def plan_from(options: Options) -> Plan:
-    """Raises CommandError for names that do not exist."""
-    layouts = None
-    if options.layouts:
-        layouts = choose(options.layouts, LAYOUTS, "layout")
-    return Plan(
-        choose(options.tasks, TASKS, "task"),
-        options.samples,
-        layouts,
-        bare=options.bare,
-        baseline=options.baseline,
-        seed=options.seed,
-    )
 
 
 def choose(given: str, known: Sequence[Name], what: str) -> list[Name]:

@@ -22,8 +22,7 @@ from fim.evaluation.scoring import Share
 from lsp_server.commands.cli import app
 from lsp_server.commands.errors import CommandError
 from lsp_server.commands.evaluate import evaluate, with_setting
-from lsp_server.commands.evaluation.asking import IN_FLIGHT, Guess, in_order
-from lsp_server.commands.evaluation.contestants import Plan, line_up
+from lsp_server.commands.evaluation.contestants import IN_FLIGHT, Guess, Plan, in_order, line_up
 from lsp_server.commands.evaluation.rows import THRESHOLDS, Row
 from lsp_server.commands.source_files import Packages, read_packages
 from lsp_server.engines.interface import CompletionRequest, EngineState, EngineUnavailable, Piece
