@@ -39,8 +39,10 @@ KEYS = 10  # at each place
 KEY_S = 0.1  # between two keys
 LINE_TOKENS = 12  # of a suggested line
 FILE_TOKENS = 2000  # that are read when a file is opened
-# The slowest line that a verdict is given for.
-VERDICTS = {"while you type": 300, "at a pause": 1000}  # milliseconds
+VERDICTS = (  # at most so many milliseconds for a line; the verdict, and how a sentence says it
+    (300, "while you type", "should keep up with typing"),
+    (1000, "at a pause", "should answer at a pause"),
+)
 WEIGHTS_TO_MEMORY = 1.25
 # Parameters of the models that run natively.
 SIZES = {
@@ -144,7 +146,13 @@ async def prefill_per_s(engine: Engine, prompter: Prompter, text: str) -> tuple[
 
     async def prefill_s(tokens: int) -> float:
         prompt = tuple(chance.choices(ids, k=tokens))  # no cache has seen it
-        return await first_piece_s(engine, CompletionRequest(prompt, 1, client="bench"))
+        request = CompletionRequest(prompt, 1, client="bench")
+        started = time.perf_counter()
+        async with aclosing(engine.complete(request)) as pieces:
+            async for piece in pieces:
+                if piece.text or piece.logprobs:
+                    break
+        return time.perf_counter() - started
 
     most = min(MAX_TOKENS, prompter.context_tokens - 1)
     trial_tokens = min(TRIAL_TOKENS, most)
@@ -153,15 +161,6 @@ async def prefill_per_s(engine: Engine, prompter: Prompter, text: str) -> tuple[
     tokens = min(most, max(TRIAL_TOKENS, int(TRIAL_TOKENS * PREFILL_S / trial_s)))
     rates = [tokens / await prefill_s(tokens) for _ in range(REPEATS)]
     return tokens, statistics.median(rates)
-
-
-async def first_piece_s(engine: Engine, request: CompletionRequest) -> float:
-    started = time.perf_counter()
-    async with aclosing(engine.complete(request)) as pieces:
-        async for piece in pieces:
-            if piece.text or piece.logprobs:
-                break
-    return time.perf_counter() - started
 
 
 async def decode_per_s(
@@ -248,7 +247,7 @@ def estimates(machine: dict[str, Any]) -> list[Estimate]:
 def verdict_on(line_ms: float, memory: int, available_memory: int | None) -> str:
     if available_memory is not None and memory > available_memory:
         return "does not fit"
-    for verdict, most_ms in VERDICTS.items():
+    for most_ms, verdict, _ in VERDICTS:
         if line_ms <= most_ms:
             return verdict
     return "too slow"
@@ -256,13 +255,10 @@ def verdict_on(line_ms: float, memory: int, available_memory: int | None) -> str
 
 def recommendation(found: Sequence[Estimate]) -> str:
     """One sentence: the largest model that keeps up with typing, or else with pauses, or none."""
-    for verdict, when in (
-        ("while you type", "should keep up with typing"),
-        ("at a pause", "should answer at a pause"),
-    ):
-        fitting = [estimate.name for estimate in found if estimate.verdict == verdict]
-        if fitting:
-            return f"{fitting[-1]} {when} here; try it with fimls bench --model FOLDER."
+    for _, verdict, sentence in VERDICTS:
+        for estimate in reversed(found):
+            if estimate.verdict == verdict:
+                return f"{estimate.name} {sentence} here; try it with fimls bench --model FOLDER."
     return (
         "Of the larger models none is fast enough here; the one that ships with fimls is the "
         "choice."

@@ -75,13 +75,7 @@ async def print_evaluation(
     plan = replace(plan, tasks=choose(tasks, TASKS, "task"))
     if layouts:
         plan = replace(plan, layouts=choose(layouts, LAYOUTS, "layout"))
-    settings = replace(settings, engine=replace(settings.engine, cache_memory=0, cache_disk=0))
-    for pair in set_pairs:
-        settings = with_setting(settings, pair)
-    variants = {"": settings}
-    for pair in versus:
-        variants[pair] = with_setting(settings, pair)
-    contestants = line_up(variants, plan)
+    contestants = line_up(variants_of(settings, set_pairs, versus), plan)
     packages = read_packages(where, split)
     way = "the bare model" if plan.bare else "the whole product"
     count = sum(map(len, packages.values()))
@@ -117,14 +111,28 @@ async def print_evaluation(
         print(json.dumps(answer, ensure_ascii=False))
 
 
+def variants_of(
+    settings: Settings, set_pairs: Sequence[str], versus: Sequence[str]
+) -> dict[str, Settings]:
+    """The settings to compare, by the pair in which they differ. Raises CommandError."""
+    settings = replace(settings, engine=replace(settings.engine, cache_memory=0, cache_disk=0))
+    for pair in set_pairs:
+        settings = with_setting(settings, pair)
+    variants = {"": settings}
+    for pair in versus:
+        variants[pair] = with_setting(settings, pair)
+    return variants
+
+
 def choose(given: str, known: Sequence[Name], what: str) -> list[Name]:
     """The names in a list with commas, in its order and each once. Raises CommandError."""
-    by_name = {str(name): name for name in known}
-    chosen = []
-    for name in dict.fromkeys(part.strip() for part in given.split(",")):
-        if name not in by_name:
+    chosen: list[Name] = []
+    for name in map(str.strip, given.split(",")):
+        if name not in known:
             raise CommandError(f"there is no {what} {name!r}; choose from {','.join(known)}")
-        chosen.append(by_name[name])
+        choice = known[known.index(name)]  # `name`, typed as one of the known
+        if choice not in chosen:
+            chosen.append(choice)
     return chosen
 
 
@@ -171,7 +179,12 @@ async def evaluate(
 
     Raises CommandError, EngineUnavailable, OSError.
     """
-    samples = draw_samples(packages, plan)
+    samples: dict[Task, list[Sample]] = {}
+    for task in plan.tasks:
+        try:
+            samples[task] = draw(packages, task, plan.samples, plan.seed)
+        except ValueError as error:
+            raise CommandError(f"{error} in these files; name a folder with more code") from None
     async with AsyncExitStack() as stack:
         engines = []  # contestants with the same model share a process
         for contestant in contestants:
@@ -193,11 +206,3 @@ async def evaluate(
                         step(f"{task} {contestant.name}")
                 seconds = time.perf_counter() - started
                 yield score(task, samples[task], guesses, seconds, contestant)
-
-
-def draw_samples(packages: Packages, plan: Plan) -> dict[Task, list[Sample]]:
-    """Raises CommandError where the files have no place for a task."""
-    try:
-        return {task: draw(packages, task, plan.samples, plan.seed) for task in plan.tasks}
-    except ValueError as error:
-        raise CommandError(f"{error} in these files; name a folder with more code") from None

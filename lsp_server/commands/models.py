@@ -19,8 +19,9 @@ async def print_models(settings: Settings, *, as_json: bool) -> None:
 
     Reads only config.json, fimls.json and the headers of the weights. Raises ModelError, OSError.
     """
-    folders = {name: find_model(name) for name in ("bundled", settings.model)}
-    models = [describe(name, folder) for name, folder in folders.items()]
+    models = []
+    for name in dict.fromkeys(("bundled", settings.model)):
+        models.append(describe(name, find_model(name)))
     if as_json:
         print(json.dumps(models, ensure_ascii=False))
         return
@@ -30,7 +31,6 @@ async def print_models(settings: Settings, *, as_json: bool) -> None:
 
 def describe(name: str, folder: ModelFolder) -> dict[str, Any]:
     """A model as --json prints it."""
-    files = [file for file in folder.path.iterdir() if file.is_file()]
     return {
         "name": name,
         "path": str(folder.path),
@@ -39,7 +39,7 @@ def describe(name: str, folder: ModelFolder) -> dict[str, Any]:
         "max_positions": folder.max_positions,
         "languages": folder.preferences.languages,
         "other_languages": folder.preferences.other_languages,
-        "disk_bytes": sum(file.stat().st_size for file in files),
+        "disk_bytes": sum(file.stat().st_size for file in folder.path.iterdir() if file.is_file()),
         "weights_bytes": {dtype: folder.parameters * size for dtype, size in WEIGHT_BYTES.items()},
     }
 
