@@ -15,8 +15,7 @@ REPLACEMENT = "\ufffd"
 
 
 class Tokenizer:
-    """Text <-> ids. Text is always plain: a sentinel written in someone's code is not a
-    sentinel."""
+    """Text <-> ids. Text is plain: a sentinel that is written in someone's code is none."""
 
     def __init__(self, path: Path) -> None:
         try:
@@ -45,8 +44,7 @@ class Tokenizer:
         return ids
 
     def encode_prompt(self, text: str) -> list[int]:
-        """Ids of a whole prompt in which sentinels written out are sentinels, as remote clients
-        send it."""
+        """Ids of a prompt as remote clients send it: sentinels written out are sentinels."""
         self._backend.encode_special_tokens = False
         try:
             return self.encode(text)
@@ -64,15 +62,12 @@ class Tokenizer:
     @cached_property
     def texts(self) -> list[str | None]:
         """Each id's text; None for special tokens and for those that are no whole characters."""
-        special = {
-            i for i, token in self._backend.get_added_tokens_decoder().items() if token.special
-        }
-        texts = self._backend.decode_batch(
-            [[i] for i in range(self.vocab_size)], skip_special_tokens=False
-        )
-        return [
-            None if i in special or REPLACEMENT in text else text for i, text in enumerate(texts)
-        ]
+        ids = [[i] for i in range(self.vocab_size)]
+        texts: list[str | None] = []
+        for text in self._backend.decode_batch(ids, skip_special_tokens=True):
+            whole = text != "" and REPLACEMENT not in text
+            texts.append(text if whole else None)
+        return texts
 
     def stream(self) -> TextStream:
         return TextStream(self._backend)

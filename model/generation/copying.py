@@ -54,24 +54,17 @@ class Copying:
         self._matches = matches
 
     def process(self, scores: NDArray[np.float32]) -> None:
+        """Changes the model's log-probabilities (vocabulary,) to those of the mixture."""
         match, votes = self._matches.votes()
-        mix(self._weights, scores, match, votes)
+        if not votes:
+            return
+        total = sum(votes.values())
+        certainty = math.exp(scores[scores.argmax()])
+        share = self._weights.share(match, max(votes.values()) / total, certainty)
+        scores += math.log1p(-share)
+        tokens = list(votes)
+        counts = np.fromiter(votes.values(), np.float32, len(votes))
+        scores[tokens] = np.logaddexp(scores[tokens], np.log(counts * np.float32(share / total)))
 
     def take(self, text: str) -> str:
         return text
-
-
-def mix(
-    weights: CopyWeights, scores: NDArray[np.float32], match: int, votes: dict[int, int]
-) -> None:
-    """Changes the model's log-probabilities (vocabulary,) to those of its mixture with the votes
-    for each token that followed a match of `match` tokens."""
-    if not votes:
-        return
-    total = sum(votes.values())
-    certainty = math.exp(scores[scores.argmax()])
-    share = weights.share(match, max(votes.values()) / total, certainty)
-    scores += math.log1p(-share)
-    tokens = list(votes)
-    counts = np.fromiter(votes.values(), np.float32, len(votes))
-    scores[tokens] = np.logaddexp(scores[tokens], np.log(counts * np.float32(share / total)))

@@ -43,26 +43,25 @@ class DraftHistory:
     cost of each number of rows. One thread uses it."""
 
     def __init__(self, costs: Mapping[int, float] | None = None) -> None:
-        """costs: see `use`."""
         self.use(costs or ROW_COSTS)
         self.acceptance = list(ACCEPTANCE)
         self._recent: deque[list[int]] = deque(maxlen=REMEMBERED)
-        self._prompt_index: TokenIndex | None = None  # the last prompt with its generation
-        self._recent_index: TokenIndex | None = None
+        self._prompt_index = TokenIndex(())  # the last prompt with its generation
+        self._recent_index = TokenIndex(())
 
     def use(self, costs: Mapping[int, float]) -> None:
         """costs: of a pass by its number of rows, in passes over one row."""
         self.costs = row_costs(costs)
 
     def begin(self, ids: Sequence[int], never: Collection[int]) -> TextMatches:
-        """The matches of a prompt in itself and in recent generations; the ids of `never` are not
-        drafted. Most of the last prompt's index serves again."""
+        """The matches of a prompt in itself and in recent generations; ids of `never` are not
+        drafted. Most tokens are the last prompt's, so its index is changed."""
         index = TokenIndex((), never)
-        if self._prompt_index is not None and self._prompt_index.never == index.never:
+        if self._prompt_index.never == index.never:
             index = self._prompt_index
-            self._prompt_index = None  # a second generation at the same time makes its own
+            self._prompt_index = TokenIndex(())  # a second generation at the same time has its own
         index.change_to([TEXT_START, *ids])
-        if self._recent_index is not None and self._recent_index.never != index.never:
+        if self._recent_index.never != index.never:
             self._recent_index = TokenIndex(self._recent_index.ids, never)
         return TextMatches(index, self._recent_index)
 
@@ -80,8 +79,7 @@ class DraftHistory:
 
 
 class Drafter:
-    """The drafts of one generation. Without a history it drafts nothing and only follows the
-    text."""
+    """The drafts of one generation. Without a history there are none; it follows the text."""
 
     def __init__(self, history: DraftHistory | None, matches: TextMatches) -> None:
         self._history = history
@@ -94,11 +92,8 @@ class Drafter:
         self._matches.push(token)
 
     def propose(self, limit: int, rows: int = 1) -> list[int]:
-        """A draft of at most `limit` tokens, for a pass that has `rows` other rows.
-
-        Its length brings the most tokens for the time of the pass. No draft needs more rows than
-        have a cost.
-        """
+        """A draft of at most `limit` tokens, for a pass that has `rows` other rows. Its length
+        brings the most tokens for the time of the pass; rows without a known cost are not used."""
         if self._history is None:
             return []
         self._match_length, self._draft = self._matches.draft(LONGEST_DRAFT)
@@ -128,8 +123,7 @@ class Drafter:
         return right
 
     def _kind(self, place: int) -> int:
-        """The acceptance rate that holds for a place of the draft: each place before it makes the
-        match longer."""
+        """The index of a place's acceptance rate: the draft before it makes the match longer."""
         return min(self._match_length + place, LONGEST_MATCH).bit_length() - 1
 
 
@@ -138,8 +132,8 @@ def no_drafts() -> Drafter:
 
 
 def row_costs(measured: Mapping[int, float]) -> list[float]:
-    """The cost of a pass by its number of rows, relative to one row, with straight lines between
-    the measurements."""
+    """The cost of a pass at each number of rows, relative to one row, between the measurements on
+    straight lines."""
     one_row = measured.get(1, 1.0)
     points = {0: 0.0, 1: one_row} | dict(sorted(measured.items()))
     costs = np.interp(range(max(points) + 1), list(points), list(points.values()))

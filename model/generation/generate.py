@@ -192,8 +192,7 @@ def generate(
 
 
 def token_limit(config: DecoderConfig, ids: Sequence[int], max_new_tokens: int) -> int:
-    """How many tokens may come after the prompt; the last of them needs no position. Raises
-    ValueError where the prompt cannot be run."""
+    """How many tokens may follow the prompt; the last needs no position. Raises ValueError."""
     if not ids:
         raise ValueError("the prompt is empty")
     if len(ids) > config.max_positions:

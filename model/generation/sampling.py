@@ -47,8 +47,7 @@ class Sampler:
 def nucleus(
     scores: NDArray[np.float32], temperature: float, top_p: float
 ) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-    """The nucleus of log-probabilities (vocabulary,) at a temperature: ids and probabilities, the
-    likeliest first."""
+    """The nucleus of log-probabilities (vocabulary,): ids and probabilities, likeliest first."""
     powers = np.exp((scores - scores.max()) / np.float64(max(temperature, 1e-6)))
     probabilities = powers / powers.sum()
     # The tokens below this bound together have less than 1 - top_p, so they are never in the

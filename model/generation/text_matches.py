@@ -1,5 +1,4 @@
-"""Finds where the end of a text stood before, and what followed there: copying takes its votes from
-it, and drafting its drafts."""
+"""Finds where the end of a text stood before; copying and drafting use what followed there."""
 
 from __future__ import annotations
 
@@ -49,15 +48,13 @@ class TokenIndex:
 
 
 class TextMatches:
-    """A text that grows by a token at a time, and the longest matches of its end, in itself and in
-    other texts."""
+    """A growing text, and the longest matches of its end in itself and in other texts."""
 
     def __init__(self, own: TokenIndex, other: TokenIndex | None = None) -> None:
         """own: the text, after TEXT_START. other: texts that drafts may come from, but no votes."""
         self.own = own
-        self._other = other
-        self._own_matches = _LongestMatches()
-        self._other_matches = _LongestMatches()
+        self._in_own = _LongestMatches(own)
+        self._in_other = _LongestMatches(other or TokenIndex(()))
         self._update()
 
     def push(self, token: int) -> None:
@@ -69,14 +66,14 @@ class TextMatches:
         """The length of the longest match, and the votes of the tokens that followed it: two for
         each place, and one more for the newest."""
         ids = self.own.ids
-        places = self._own_matches.places
+        places = self._in_own.places
         votes: dict[int, int] = {}
         for place in places:
             token = ids[place + 1]
             votes[token] = votes.get(token, 0) + 2
         if places:
             votes[ids[places[-1] + 1]] += 1
-        return self._own_matches.length, votes
+        return self._in_own.length, votes
 
     def draft(self, limit: int) -> tuple[int, list[int]]:
         """The length of the longest match in any of the texts, and at most `limit` tokens that
@@ -84,15 +81,13 @@ class TextMatches:
 
         Where the match reaches the end of its text, the text repeats itself, and so does the draft.
         """
-        matches = self._own_matches
-        ids = self.own.ids
-        if self._other is not None and self._other_matches.length >= matches.length:
-            matches = self._other_matches
-            ids = self._other.ids
+        matches = self._in_own
+        if self._in_other.length >= matches.length:
+            matches = self._in_other
         if not matches.length:
             return 0, []
         place = matches.places[-1] + 1
-        draft = ids[place : place + limit]
+        draft = matches.index.ids[place : place + limit]
         for i, token in enumerate(draft):
             if token in self.own.never:
                 return matches.length, draft[:i]
@@ -100,29 +95,28 @@ class TextMatches:
         return matches.length, (draft * repeats)[:limit]
 
     def _update(self) -> None:
-        self._own_matches.update(self.own, self.own.ids)
-        if self._other is not None:
-            self._other_matches.update(self._other, self.own.ids)
+        self._in_own.update(self.own.ids)
+        self._in_other.update(self.own.ids)
 
 
 class _LongestMatches:
-    """The longest matches of a text's end in an index: their length, and the place of the last
-    token of each, in order."""
+    """The longest matches of a text's end in an index: their length, and where each ends."""
 
-    def __init__(self) -> None:
+    def __init__(self, index: TokenIndex) -> None:
+        self.index = index
         self.length = 0
         self.places: list[int] = []
         self._complete = True  # no place was left out
 
-    def update(self, index: TokenIndex, text: list[int]) -> None:
+    def update(self, text: list[int]) -> None:
         """The text has one more token."""
-        places = index.places.get(text[-1])
+        places = self.index.places.get(text[-1])
         if not places:
             self.length = 0
             self.places = []
             self._complete = True
             return
-        ids = index.ids
+        ids = self.index.ids
         was_complete = self._complete
         self._complete = len(places) <= PLACES
         longer: list[int] = []
@@ -134,22 +128,23 @@ class _LongestMatches:
         elif was_complete and self._complete:
             # A longest match that goes on is the longest again, and no other can be as long.
             moved = [p + 1 for p in self.places if ids[p + 1] == text[-1]]
-            longer = [p for p in moved if ids[p + 1] not in index.never]
+            longer = [p for p in moved if ids[p + 1] not in self.index.never]
         if longer:
             self.length = min(self.length + 1, LONGEST_MATCH)
             self.places = longer
         else:
-            self._search(ids, places[-PLACES:], text)
+            self._search(places[-PLACES:], text)
 
-    def _search(self, ids: list[int], places: list[int], text: list[int]) -> None:
+    def _search(self, places: list[int], text: list[int]) -> None:
         """Compares backwards from every place, until no match is longer."""
+        ids = self.index.ids
         last = len(text) - 1
         length = 0
         while places and length < LONGEST_MATCH:
             length += 1
             self.length = length
             self.places = places
-            places = [place for place in places if ids[place - length] == text[last - length]]
+            places = [p for p in places if ids[p - length] == text[last - length]]
 
 
 def common_prefix(first: Ids, second: Ids) -> int:

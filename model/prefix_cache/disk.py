@@ -49,8 +49,7 @@ WORTH_READING = 256  # positions that a file must have beyond those in memory
 WORTH_WRITING = 512  # positions that a sequence must have beyond those in files
 KEPT_FREE = 256 * 2**20  # bytes of the disk that are left to others
 ABANDONED_S = 3600.0  # a file that is unfinished for so long never will be finished
-# The places of each weight file that are read, to tell one training of a model from another.
-SAMPLES = 64
+SAMPLES = 64  # places of a weight file that are read, to tell one training from another
 HEADER_BYTES = 1024  # more than the header has without the entries of its blocks
 
 
@@ -121,14 +120,9 @@ class PrefixStore:
     def find(self, ids: bytes) -> Stored | None:
         """The file that begins with the most of these packed ids."""
         self._refresh()
-        best = None
-        longest = 0
-        for name, held in self._index.items():
-            length = shared_ids(held, ids)
-            if length > longest:
-                best = Stored(name, length)
-                longest = length
-        return best
+        best = max(self._index, key=lambda name: shared_ids(self._index[name], ids), default="")
+        length = shared_ids(self._index.get(best, b""), ids)
+        return Stored(best, length) if length else None
 
     @torch.inference_mode()
     def restore(

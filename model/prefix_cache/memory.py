@@ -1,5 +1,4 @@
-"""Computed sequences in memory: a new prompt starts from the longest prefix that an earlier request
-has computed."""
+"""Computed sequences in memory, and the choice of the one that a new prompt starts from."""
 
 from __future__ import annotations
 
@@ -23,8 +22,7 @@ PROBE = slice(8 * WIDTH, 40 * WIDTH)
 
 @dataclass(slots=True)
 class CacheLease:
-    """A KV cache that only the holder uses; its first `reused` positions hold the first ids of the
-    prompt."""
+    """A KV cache that only the holder uses; it has the first `reused` ids of the prompt."""
 
     cache: KVCache
     reused: int
@@ -69,18 +67,11 @@ class PrefixCache:
         self, ids: Sequence[int], should_stop: Callable[[], bool] | None = None
     ) -> CacheLease:
         """A cache that holds as much of the prompt as any kept sequence, but not its last id.
-
-        should_stop is asked while a prefix is read from disk.
-        """
+        should_stop is asked while a prefix is read from disk."""
         packed = pack(ids)
         prefix = packed[:-WIDTH]
-        best = b""
-        length = 0
-        for kept in self._kept:
-            shared = shared_ids(kept, prefix)
-            if shared > length:
-                best = kept
-                length = shared
+        best = max(self._kept, key=lambda kept: shared_ids(kept, prefix), default=b"")
+        length = shared_ids(best, prefix)
         cache = self._take(best, length, packed) if length else self._decoder.new_cache()
         if self._store is not None:
             stored = self._store.find(prefix)

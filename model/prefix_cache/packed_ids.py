@@ -1,5 +1,4 @@
-"""Token ids as bytes, four each in the machine's order, so that long prompts are compared in blocks
-and not id by id."""
+"""Token ids as bytes, four each, so that long prompts are compared in blocks, not id by id."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from model.errors import ModelError
-from model.generation.copying import CopyWeights, mix
+from model.generation.copying import Copying, CopyWeights
 from model.generation.text_matches import (
     LONGEST_MATCH,
     PLACES,
@@ -114,14 +114,14 @@ def test_the_mixture_is_a_distribution_of_both() -> None:
     model = np.exp(np.arange(5, dtype=np.float32))
     model /= model.sum()
     row = np.log(model)
-    mix(EVEN, row, *matches([1, 2, 3, 1, 2, 4, 1, 2]).votes())
+    Copying(EVEN, matches([1, 2, 3, 1, 2, 4, 1, 2])).process(row)
     assert np.exp(row) == pytest.approx(0.5 * model + 0.5 * np.array([0.0, 0.0, 0.0, 0.4, 0.6]))
 
 
 def test_without_a_match_the_model_speaks_alone() -> None:
     row = np.log(np.array([0.2, 0.3, 0.1, 0.4], np.float32))
     before = row.copy()
-    mix(SURE, row, *matches([1, 2, 3]).votes())
+    Copying(SURE, matches([1, 2, 3])).process(row)
     assert (row == before).all()
 
 
