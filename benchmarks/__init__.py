@@ -1,1 +1,2 @@
-"""Each figure with the command that makes it; RESULTS.md holds them."""
+"""Measurements, one module for each. RESULTS.md holds the figures, each with the command that makes
+it."""

@@ -1,4 +1,4 @@
-"""Whether paths that should agree do: answers from warm and cold caches, with drafts and without,
+"""Compares answers that should be equal: from warm and cold caches, with and without drafts, in
 int8 and float32.
 
     python -m benchmarks.agreement [--model bundled] [--samples 200] [--tokens 32] [--seed 0]

@@ -1,5 +1,5 @@
-"""What the attribution filter finds, what it takes for known text and is not, and how long a look
-takes.
+"""The attribution filter: how much known text it finds, how often it is wrong, and how long a
+look-up takes.
 
     python -m benchmarks.attribution training/data [--file model/bundled/attribution.bin]
 

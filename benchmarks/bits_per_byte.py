@@ -1,10 +1,9 @@
-"""How well a model predicts plain text of packages that it was never trained on: its loss in bits a
-byte.
+"""The loss of a model, in bits per byte, on plain text of packages that it was never trained on.
 
     python -m benchmarks.bits_per_byte [FOLDER|FILE.jsonl] [--split test] [--model bundled]
     [--windows 120]
 
-Every package counts alike. Exact match and the like: `fimls eval`.
+Every package counts alike. `fimls eval` measures exact match.
 """
 
 from __future__ import annotations

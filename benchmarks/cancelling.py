@@ -1,5 +1,5 @@
-"""A cancelled prefill at StarCoder2-3B's shape: how soon the CPU is idle, and what the next request
-finds computed.
+"""A cancelled prefill at StarCoder2-3B's shape: how soon the CPU is idle, and how much of the
+prompt the next request finds in the cache.
 
     python -m benchmarks.cancelling [--layers 30] [--ids 1000] [--after 6] [--repeats 3]
 

@@ -1,5 +1,5 @@
-"""An editor for measuring: a real `fimls lsp` over stdio at the level of frames, with next to no
-work of its own."""
+"""An editor for measurements: it drives a real `fimls lsp` over stdio, frame by frame, and does as
+little work of its own as possible."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Percentiles, Markdown tables and what a process used: what the benchmarks share."""
+"""Percentiles, Markdown tables, and the CPU time and memory of a process, for all benchmarks."""
 
 from __future__ import annotations
 

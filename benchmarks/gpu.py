@@ -4,11 +4,11 @@ StarCoder2-3B's and 7B's shape.
     python -m benchmarks.gpu --out FOLDER [--parts peaks,decode,rows,prefill,keys,bits,start,peer]
     [--shapes 3b,7b]
 
-Weights are random and made on the device; nothing is read or fetched. Every figure stands beside
-what was measured in the same run: a step beside the time that its weights and cache take to be
-read, a prefill beside a large bfloat16 matrix product, and both beside transformers' generate. A
-part that would begin after --minutes is left out, and said so. FOLDER gets gpu.md and gpu.json,
-written anew behind each part.
+Weights are random and made on the device; nothing is read or fetched. Every figure has a reference
+from the same run: a step beside the time that its weights and cache take to be read, a prefill
+beside a large bfloat16 matrix product, and both beside transformers' generate. The parts that would
+begin after --minutes are left out and named. FOLDER gets gpu.md and gpu.json, which are written
+again after each part.
 """
 
 from __future__ import annotations

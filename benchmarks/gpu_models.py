@@ -1,5 +1,5 @@
-"""What benchmarks.gpu measures: StarCoder2's shapes with random weights made on the device, ours
-and transformers'."""
+"""The models that benchmarks.gpu measures: StarCoder2's shapes with random weights made on the
+device, as ours and as transformers'."""
 
 from __future__ import annotations
 

@@ -6,10 +6,10 @@ transformers.
 
 Random weights in bfloat16 shards of a gigabyte, about 6 GB with all 30 layers, in a temporary
 folder (--folder keeps and reuses them). Each side loads in a process of its own, in turn, the files
-in the page cache, and then computes one token: who maps the files has read them only then. Memory
-is RssAnon + VmSwap, sampled every 20 ms; "before" is what the imports take. Mapped files, which the
-system can drop again, are in the last column only (VmHWM). The limit to keep is 1.25 times the
-quantized weights and one shard.
+in the page cache, and then computes one token, because a side that maps the files reads them only
+then. Memory is RssAnon + VmSwap, sampled every 20 ms; "before" is what the imports take. Mapped
+files, which the system can drop again, are in the last column only (VmHWM). The limit to keep is
+1.25 times the quantized weights and one shard.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""What an idle fimls costs, and whether it grows: the server's and the engine's CPU time and
-memory.
+"""CPU time and memory of the server and the engine: how much they use when idle, and whether their
+memory grows with the requests.
 
     python -m benchmarks.memory [--requests 10000] [--warm-up 1000] [--idle 20] [--speedup 20]
 
 First the warm-up, then as many replayed requests, then so many idle seconds. Memory is RssAnon +
 VmSwap. With --speedup the keys come faster than anybody types, so that most requests are
-superseded, as they are for a fast typist on a slow machine; the requests that were answered are
-told beside.
+superseded, as they are for a fast typist on a slow machine; the number of answered requests is
+printed, too.
 """
 
 from __future__ import annotations

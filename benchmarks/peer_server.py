@@ -1,13 +1,13 @@
-"""A peer's model behind the completions dialect, as llama.cpp's server has it: one slot, whose
-cache is kept.
+"""Serves a peer's model in the completions dialect, as llama.cpp's server does: one slot, which
+keeps its cache.
 
     PYTHON -m benchmarks.peer_server KIND MODEL --port 0 [--draft 10]
 
-Kinder to the peer than its own server: no JSON schema, no sampler chain, no chat templates; the
-longest common prefix of the cache stays, whatever was computed for a request that was cancelled
-too, and a request that nobody waits for any more is dropped between two tokens or two pieces of
-512. --draft: prompt look-up, with llama-cpp-python's own class. For transformers the answer comes
-out of its `generate`, with the cache of the request before, cropped.
+It costs the peer less than its own server would: no JSON schema, no sampler chain, no chat
+templates; the longest common prefix of the cache stays, also after a cancelled request, and a
+request that nobody waits for any more is dropped between two tokens or two pieces of 512. --draft:
+prompt look-up, with llama-cpp-python's own class. For transformers the answer comes out of its
+`generate`, with the cache of the request before, cropped.
 """
 
 from __future__ import annotations

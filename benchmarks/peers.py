@@ -1,4 +1,4 @@
-"""The peers' interpreter, and our weights as the peers read them."""
+"""Finds the peers' interpreter, and converts our weights to the formats that the peers read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures of the replay's figures, as SVG that needs no library and reads on light and on dark
+"""Plots of the replay's figures, as SVG that needs no library and is legible on light and on dark
 pages.
 
     python -m benchmarks.plots distribution replay.json docs/replay.svg

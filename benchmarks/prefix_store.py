@@ -1,4 +1,4 @@
-"""What it takes to have a context prefix again after a restart: read from disk, against computed.
+"""The time to restore a context prefix after a restart: read from disk, compared with computed.
 
     python -m benchmarks.prefix_store [--layers 6] [--tokens 4000] [--precision int8] [--repeats 5]
 

@@ -1,16 +1,17 @@
-"""Typing in real files, key by key at a person's pace: how long until the suggestion is there, and
-what it costs.
+"""Types in real files, key by key at a person's pace, and measures how long each suggestion takes
+and how much CPU time and memory it costs.
 
     python -m benchmarks.replay [--keys 600] [--side ours] [--side llama:q8_0] [--side transformers]
     [--decode 20]
 
-Sides are played the same files in turn, a file at a time; how one is written, and what options it
-takes, is in benchmarks/targets.py (`ours,engine.cacheMemory=0` is ours without the prefix cache).
+Each side gets the same files, a file at a time, in turn. benchmarks/targets.py says how a side is
+written and which options it takes (`ours,engine.cacheMemory=0` is ours without the prefix cache).
 Every key changes the document and asks for a suggestion; a request that is not answered at the next
-key is cancelled and counts as superseded. Only behind the first key at a place the next one waits,
-ten seconds at most. Latency runs from the key to the answer. A suggestion that is what the file has
-next may be accepted (--accept). --decode N: at the passages of N files, characters a second behind
-the first piece of an answer, each side with its speculation.
+key is cancelled and counts as superseded. Only after the first key at a place the next key waits
+for the answer, ten seconds at most. Latency runs from the key to the answer. A suggestion that
+equals the text that follows in the file may be accepted (--accept). --decode N: at the passages of
+N files, characters per second after the first piece of an answer, each side with its own
+speculation.
 """
 
 from __future__ import annotations

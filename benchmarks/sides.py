@@ -1,5 +1,5 @@
-"""The sides of a comparison, each in a process of its own: ours, llama.cpp and transformers behind
-the same few verbs.
+"""The sides of a comparison: ours, llama.cpp and transformers, each in a process of its own that
+takes the same jobs.
 
     PYTHON -m benchmarks.sides KIND MODEL --threads 2 [--precision int8]
 

@@ -2,9 +2,9 @@
 
     python -m benchmarks.startup [--repeats 5]
 
-In folders of its own, whose caches a first round fills that does not count. Per repeat: no engine
-is running; a window opens; `initialize` is answered; a document is open at once and is asked about
-until a suggestion comes. "engine running" is a second window on the same engine; then single
+It uses folders of its own; a first round, which does not count, fills their caches. Per repeat: no
+engine is running; a window opens; `initialize` is answered; a document is open at once and is asked
+about until a suggestion comes. "engine running" is a second window on the same engine; then single
 suggestions there with a new prefix (a jump) and a grown one (typing). Memory is RssAnon + VmSwap.
 """
 

@@ -1,10 +1,10 @@
-"""What a typing trace is played against: fimls itself, or a peer's model behind the thinnest of
-clients.
+"""The sides that a typing trace is played against: fimls itself, or a peer's model with a minimal
+client.
 
 A side is written KIND[:PRECISION][,OPTION=VALUE...]: `ours`, `ours,contextTokens=512`,
-`llama:q8_0,draft=10`, `transformers:float32`. Options are fimls' settings (of a peer: what concerns
-the prompt and the answer), and for peers `draft`, the tokens of a draft, and `front=1`: asked by
-the real server, too, as its remote engine.
+`llama:q8_0,draft=10`, `transformers:float32`. Options are fimls' settings (of a peer: those of the
+prompt and the answer), and for peers `draft`, the tokens of a draft, and `front=1`: asked by the
+real server, too, as its remote engine.
 """
 
 from __future__ import annotations

@@ -2,17 +2,17 @@
 
     python -m training.attribution training/data model/bundled/attribution.bin [--bytes 5000000]
 
-fim/attribution.py says what a gram is, what is promised of the filter, and how its file is read.
-Here the grams are chosen, for every file of the corpus in turn: the next one is the last that
-begins within `stride` characters behind the one before, or, where none does, the first after that.
-A gram that is stored already is taken in preference, so a copied passage costs nothing twice, and
-so is one whose words are not everybody's, which makes fewer false alarms. The stride is the
-smallest whose grams fit the file.
+fim/attribution.py defines a gram, states what the filter promises, and reads its file. This module
+chooses the grams, for every file of the corpus in turn: the next one is the last that begins within
+`stride` characters after the one before, or, where none does, the first after that. A gram that is
+stored already is taken in preference, so a copied passage costs nothing twice, and so is one whose
+words are not everybody's, which makes fewer false alarms. The stride is the smallest whose grams
+fit the file.
 
-Not worth storing, so not found however long the passage: a gram with fewer than TELLING letters and
-digits that differ from both characters before them (rules, zeros), and one whose first WORDS words,
-whatever stands between them, also follow each other in more than COMMON packages (licence texts,
-imports that everybody has, common idioms).
+Two kinds of grams are not stored, so passages of only these are never found: a gram with fewer than
+TELLING letters and digits that differ from both characters before them (rules, zeros), and one
+whose first WORDS words, whatever stands between them, also follow each other in more than COMMON
+packages (licence texts, imports that everybody has, common idioms).
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""A run's checkpoints: written beside the last good one and then put in its place, so that one is
-always whole."""
+"""A run's checkpoints. A new one is written beside the last one and then replaces it, so that one
+is always whole."""
 
 from __future__ import annotations
 

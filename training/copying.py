@@ -1,4 +1,4 @@
-"""Fits the weights of model.copying for one model, on code that it was not trained on.
+"""Fits the weights of model.generation.copying for one model, on code that it was not trained on.
 
     python -m training.copying model/bundled training/data/validation.jsonl [--samples 400]
 

@@ -1,5 +1,5 @@
-"""A training checkpoint -> a model folder in the Hugging Face layout, matrices as int8 with one
-scale a row.
+"""Exports a training checkpoint as a model folder in the Hugging Face layout, its matrices as int8
+with one scale per row.
 
     python -m training.export training/runs/NAME model/bundled
 

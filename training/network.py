@@ -1,5 +1,5 @@
-"""The decoder as it is trained: StarCoder2 without caches. `model.decoder.decoder` runs it; tests
-compare the two."""
+"""The decoder for training: StarCoder2 without caches. `model.decoder.decoder` is the one for
+inference; tests compare the two."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Packages in, jsonl files and a manifest out."""
+"""Builds the corpus from packages: jsonl files and a manifest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is left out of the corpus: no material for a code model, HumanEval, and near-duplicates.
+"""The filters of the corpus: files that teach a code model nothing, HumanEval, and near-duplicates.
 
 Nothing here depends on the order of a set, on Python's string hashing or on a random seed: the same
 files in the same order give the same answers.

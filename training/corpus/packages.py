@@ -1,5 +1,5 @@
-"""Which packages the corpus is made of, their wheels, and whether their licences are what
-packages.toml says."""
+"""The packages of the corpus: their wheels, and a check that their licences are those that
+packages.toml names."""
 
 from __future__ import annotations
 
