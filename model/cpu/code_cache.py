@@ -1,8 +1,8 @@
-"""Machine code that numba makes of model.cpu.numba_step, kept in the user's cache folder.
+"""The folder for the machine code that numba makes of numba_step.py, in the user's cache folder.
 
-To compile takes seconds and memory, so a process of its own does it, once for each version of the
-source, numba and CPU. What is kept is run as a program, so the folder has to be the user's alone,
-and its files as they were written: their checksum is written last. Any doubt is a miss.
+Compiling takes seconds and memory, so a process of its own does it, once for each version of the
+source, numba and CPU. The engine runs what is kept there. So the folder has to be the user's alone,
+and its files as they were written: their checksum is written last. In doubt it compiles again.
 
     python -m model.cpu.code_cache FOLDER   compiles into FOLDER; ends when its input is closed
 """
@@ -28,57 +28,47 @@ KEPT_S = 30 * 86400.0  # code of other versions, or of other machines with the s
 
 
 def code_folder(cache_dir: Path) -> Path | None:
-    """Where the code for this machine is, or will be; None without numba, or with it off."""
-    if (
-        os.environ.get("NUMBA_DISABLE_JIT", "0") != "0"
-    ):  # the functions are then plain Python, and hours slow
+    """The folder of the code for this machine; None without numba, or if it is switched off."""
+    # Switched off, the functions are plain Python, and hours slow.
+    if os.environ.get("NUMBA_DISABLE_JIT", "0") != "0":
         return None
     try:
         versions = f"{version('numba')} {version('llvmlite')} {version('numpy')} {sys.version}"
         from llvmlite import binding
     except (PackageNotFoundError, ImportError):
         return None
-    # All by which numba itself finds what it has compiled: it may not find this folder's code to be
-    # another's.
+    # The folder's name covers everything by which numba itself finds what it has compiled: it must
+    # not take this folder's code for that of another machine or source.
     chosen = [os.environ.get(name, "") for name in ("NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES")]
     cpu = f"{binding.get_host_cpu_name()} {binding.get_host_cpu_features().flatten()} {chosen}"
     source = f"{SOURCE} {SOURCE.stat().st_mtime_ns}".encode() + SOURCE.read_bytes()
-    return (
-        cache_dir
-        / "compiled"
-        / hashlib.sha256(f"{cpu} {versions}".encode() + source).hexdigest()[:16]
-    )
+    key = hashlib.sha256(f"{cpu} {versions}".encode() + source).hexdigest()[:16]
+    return cache_dir / "compiled" / key
 
 
 def is_intact(folder: Path) -> bool:
     """Whether its files are as `make` wrote them, in folders that only this user can write to."""
+    levels = (folder.parent.parent, folder.parent, folder)
     try:
-        private = all(
-            is_private_folder(level) for level in (folder.parent.parent, folder.parent, folder)
-        )
+        private = all(map(is_private_folder, levels))
         return private and (folder / CHECKSUM).read_bytes() == _checksum(folder)
     except OSError:
         return False
 
 
 def start(folder: Path) -> subprocess.Popen[bytes]:
-    """A process that makes the folder; it ends with this one. Raises OSError."""
-    command = [
-        sys.executable,
-        "-P",
-        "-m",
-        "model.cpu.code_cache",
-        str(folder),
-    ]  # -P: see lsp_server.spawn
+    """Starts a process that makes the folder. It ends with this one. Raises OSError."""
+    # -P keeps the working directory off its search path: a user's file named numba.py would run.
+    command = [sys.executable, "-P", "-m", "model.cpu.code_cache", str(folder)]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
 
 
 def make(folder: Path, written: Path) -> None:
-    """Compiles into `written`, and gives it the folder's name. What nobody has used for long goes.
-    Raises OSError."""
+    """Compiles into `written`, and then renames it to `folder`. Deletes code that nobody has used
+    for long. Raises OSError."""
     own_private_folder(folder.parent)
     for other in folder.parent.iterdir():
-        with contextlib.suppress(OSError):  # somebody else tidies up, too
+        with contextlib.suppress(OSError):  # another process may delete it, too
             if time.time() - other.stat().st_mtime > KEPT_S:
                 shutil.rmtree(other)
     own_private_folder(written)
@@ -97,7 +87,7 @@ def make(folder: Path, written: Path) -> None:
 
 
 def use(folder: Path) -> None:
-    """Imports model.cpu.numba_step, so that numba keeps its code there. Raises OSError where it
+    """Imports numba_step so that numba keeps its code in the folder. Raises OSError where numba
     does not."""
     os.environ["NUMBA_CACHE_DIR"] = str(folder)
     with contextlib.suppress(OSError):
@@ -109,7 +99,7 @@ def use(folder: Path) -> None:
 
 
 def load() -> None:
-    """Loads what was compiled, or compiles."""
+    """Loads the compiled code, or compiles it where the folder has none."""
     from model.cpu import numba_step
 
     numba_step.forward(*numba_step.toy())

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -27,7 +27,7 @@ from model.decoder.kv_cache import KVCache
 from model.decoder.layers import DecoderLayer
 
 if TYPE_CHECKING:
-    from model.cpu.numba_step import Floats, Matrices, Shape, Weights
+    from model.cpu.numba_step import Floats, Matrices, Weights
 
 log = logging.getLogger(__name__)
 
@@ -115,11 +115,20 @@ class CompiledStep:
         """Raises whatever numba raises."""
         from model.cpu import numba_step  # code_cache.use has to come first
 
-        self._forward = numba_step.forward
-        self._vocabulary = decoder.config.vocab_size
+        config = decoder.config
+        self._code = numba_step
+        self._vocabulary = config.vocab_size
         self._stacked: list[tuple[Int8Linear, Tensor]] = []  # each with its copy in the weights
         self._weights = self._weights_of(decoder)
-        self._shape = _shape_of(decoder)
+        self._shape = numba_step.Shape(
+            heads=config.num_heads,
+            window=config.sliding_window or 0,
+            activation=numba_step.ACTIVATIONS[config.activation],
+            gated=config.gated_mlp,
+            parallel=config.parallel_residual,
+            rms=config.norm == "rms_norm",
+            eps=config.norm_eps,
+        )
 
     def __call__(
         self, ids: Tensor, cache: KVCache, keep: int, should_stop: ShouldStop | None
@@ -135,7 +144,7 @@ class CompiledStep:
             raise IndexError("the cache has no room for the rows")
         keys = cache.keys.numpy()
         values = cache.values.numpy()
-        self._forward(numbers, cache.length, self._shape, self._weights, keys, values, logits)
+        self._code.forward(numbers, cache.length, self._shape, self._weights, keys, values, logits)
         cache.commit(len(numbers))
         return torch.from_numpy(logits)
 
@@ -146,25 +155,18 @@ class CompiledStep:
         self._stacked.clear()
 
     def _weights_of(self, decoder: Decoder) -> Weights:
-        from model.cpu.numba_step import Weights
-
-        layers = [cast(DecoderLayer, layer) for layer in decoder.layers]
-        attentions = [layer.attention for layer in layers]
-        mlps = [layer.mlp for layer in layers]
-        attention_norm = _norms(layer.attention_norm for layer in layers)
-        mlp_norm = attention_norm  # which a parallel layer does not read
-        if not decoder.config.parallel_residual:
-            mlp_norm = _norms(layer.mlp_norm for layer in layers)
         embed = decoder.embed_tokens
         assert isinstance(embed, Int8Embedding)
         head = embed.linear if decoder.config.tie_embeddings else decoder.head
-        return Weights(
-            qkv=self._matrices(attention.qkv for attention in attentions),
-            out=self._matrices(attention.out for attention in attentions),
-            up=self._matrices(mlp.up for mlp in mlps),
-            down=self._matrices(mlp.down for mlp in mlps),
-            attention_norm=attention_norm,
-            mlp_norm=mlp_norm,
+        # A parallel layer has one norm for both, and the step does not read the second.
+        mlp_norm = "attention_norm" if decoder.config.parallel_residual else "mlp_norm"
+        return self._code.Weights(
+            qkv=self._matrices(_each(decoder, "attention.qkv")),
+            out=self._matrices(_each(decoder, "attention.out")),
+            up=self._matrices(_each(decoder, "mlp.up")),
+            down=self._matrices(_each(decoder, "mlp.down")),
+            attention_norm=_norms(_each(decoder, "attention_norm")),
+            mlp_norm=_norms(_each(decoder, mlp_norm)),
             gains=_gains(decoder),
             rotations=torch.view_as_real(decoder.rotations.pairs[:, 0]).contiguous().numpy(),
             last_norm=_norms([decoder.norm])[0],
@@ -172,30 +174,34 @@ class CompiledStep:
             head=self._matrices([head]),
         )
 
-    def _matrices(self, modules: Iterable[nn.Module]) -> Matrices:
+    def _matrices(self, modules: Sequence[nn.Module]) -> Matrices:
         """The matrices of all layers, stacked; a single one as it is."""
-        from model.cpu.numba_step import Matrices
-
         linears = [cast(Int8Linear, module) for module in modules]
         weights = linears[0].matrix[None]
         if len(linears) > 1:
             weights = torch.stack([linear.matrix for linear in linears])
             self._stacked += zip(linears, weights, strict=True)
-        biases = torch.zeros(len(linears), linears[0].out)
+        scales = torch.stack([linear.scale for linear in linears])
+        biases = torch.zeros_like(scales)
         for into, linear in zip(biases, linears, strict=True):
             if linear.bias is not None:
                 into.copy_(linear.bias)
-        scales = torch.stack([linear.scale for linear in linears])
-        return Matrices(weights.numpy(), scales.numpy(), biases.numpy())
+        return self._code.Matrices(weights.numpy(), scales.numpy(), biases.numpy())
 
 
-def _norms(norms: Iterable[Norm]) -> Floats:
+def _each(decoder: Decoder, path: str) -> list[nn.Module]:
+    """The module at that path of every layer."""
+    return [cast(DecoderLayer, layer).get_submodule(path) for layer in decoder.layers]
+
+
+def _norms(modules: Sequence[nn.Module]) -> Floats:
     """(L, 2, hidden): weights and biases, which are zero for an RMSNorm."""
-    pairs = []
-    for norm in norms:
-        bias = torch.zeros_like(norm.weight) if isinstance(norm, nn.RMSNorm) else norm.bias
-        pairs.append(torch.stack((norm.weight, bias)))
-    return torch.stack(pairs).numpy()
+    norms = torch.zeros(len(modules), 2, len(cast(Norm, modules[0]).weight))
+    for into, norm in zip(norms, modules, strict=True):
+        into[0] = cast(Norm, norm).weight
+        if isinstance(norm, nn.LayerNorm):
+            into[1] = norm.bias
+    return norms.numpy()
 
 
 def _gains(decoder: Decoder) -> Floats:
@@ -208,18 +214,3 @@ def _gains(decoder: Decoder) -> Floats:
         attention = cast(DecoderLayer, layer).attention
         gains.append(torch.cat((attention.q_norm, attention.k_norm)))
     return torch.stack(gains).numpy()
-
-
-def _shape_of(decoder: Decoder) -> Shape:
-    from model.cpu.numba_step import ACTIVATIONS, Shape
-
-    config = decoder.config
-    return Shape(
-        heads=config.num_heads,
-        window=config.sliding_window or 0,
-        activation=ACTIVATIONS[config.activation],
-        gated=config.gated_mlp,
-        parallel=config.parallel_residual,
-        rms=config.norm == "rms_norm",
-        eps=config.norm_eps,
-    )
