@@ -67,14 +67,14 @@ async def print_evaluation(
     verbose: bool,
     as_json: bool,
 ) -> None:
-    """The command. `plan` gets the tasks and layouts that are named with commas.
+    """The command. Prints each row as soon as it is known, or JSON at the end.
 
-    Prints each row as soon as it is known, or JSON at the end. Raises CommandError, ModelError,
-    FormatError, EngineUnavailable, OSError.
+    `tasks` and `layouts` are names with commas between them, and replace those of `plan`. Raises
+    CommandError, ModelError, FormatError, EngineUnavailable, OSError.
     """
-    plan = replace(plan, tasks=choose(tasks, TASKS, "task"))
     if layouts:
         plan = replace(plan, layouts=choose(layouts, LAYOUTS, "layout"))
+    plan = replace(plan, tasks=choose(tasks, TASKS, "task"))
     contestants = line_up(variants_of(settings, set_pairs, versus), plan)
     packages = read_packages(where, split)
     way = "the bare model" if plan.bare else "the whole product"

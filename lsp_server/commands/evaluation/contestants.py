@@ -93,9 +93,8 @@ async def ask_product(sample: Sample, task: Task, contestant: Contestant, engine
     if task in ONE_LINE:
         settings = replace(settings, multiline="never")
     prompter = contestant.prompter
-    snapshot = snapshot_of(sample)
-    context = context_of(sample, replace(contestant, settings=settings), sample.path)
-    query = query_at(snapshot, sample.path, prompter, settings, "eval", context=context)
+    context = context_of(sample, contestant, sample.path)
+    query = query_at(snapshot_of(sample), sample.path, prompter, settings, "eval", context=context)
     suggestion = (await complete(engine, query)).suggestion
     _, replaced = suggestion.replace
     return Guess(suggestion.text, replaced, suggestion.confidence, suggestion.hidden)

@@ -1,5 +1,5 @@
-"""`fimls bench`: figures of the model that ships, and what is guessed of others from two of the
-machine's."""
+"""`fimls bench`: figures of the model that ships, and estimates for others from two figures of the
+machine."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""`fimls complete` and `fimls engine` as a user runs them: a clear line and exit code 2 for
-whatever is wrong."""
+"""`fimls complete` and `fimls engine` as a user runs them: one clear line and exit code 2 for
+each mistake."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""`fimls eval`: what it reads, the figures of known answers, and a clear line for whatever is
-wrong."""
+"""`fimls eval`: the figures of known answers, and one clear line for each mistake."""
 
 from __future__ import annotations
 
@@ -24,71 +23,13 @@ from lsp_server.commands.errors import CommandError
 from lsp_server.commands.evaluate import evaluate, with_setting
 from lsp_server.commands.evaluation.contestants import IN_FLIGHT, Guess, Plan, in_order, line_up
 from lsp_server.commands.evaluation.rows import THRESHOLDS, Row
-from lsp_server.commands.source_files import Packages, read_packages
+from lsp_server.commands.source_files import Packages
 from lsp_server.engines.interface import CompletionRequest, EngineState, EngineUnavailable, Piece
 from lsp_server.settings import Settings
 from tests.conftest import STARCODER2, write_tokenizer
 from tests.fim.evaluation.test_samples import TOY
+from tests.lsp_server.commands.test_source_files import write
 from tests.lsp_server.helpers import Home, front_folder
-
-
-def write(folder: Path, **files: str) -> Path:
-    for name, text in files.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, newline="")
-    return folder
-
-
-def test_a_folders_own_source_files_by_package(tmp_path: Path) -> None:
-    wanted = {
-        "one.py": "a\r\nb\n",
-        "src/two.rs": "c",
-        "src/deep/er/three.py": "d",
-        "zoo/four.py": "e",
-    }
-    others = {
-        ".hidden/x.py": "",
-        "venv/x.py": "",
-        "src/_vendor/x.py": "",
-        "node_modules/x.js": "",
-        "readme.md": "",
-        "own/pyvenv.cfg": "",
-        "own/x.py": "",
-        "src/.x.py": "",
-        "zoo/large.py": "x" * 200_001,
-    }
-    folder = write(tmp_path / "place", **wanted, **others)
-    (folder / "binary.py").write_bytes(b"\0")
-    (folder / "latin.py").write_bytes("é".encode("latin-1"))
-    (folder / "gone.py").symlink_to("nowhere")
-    assert read_packages(folder) == {
-        "place": [("one.py", "a\nb\n")],
-        "src": [("src/two.rs", "c"), ("src/deep/er/three.py", "d")],
-        "zoo": [("zoo/four.py", "e")],
-    }
-
-
-def test_rows_of_a_file(tmp_path: Path) -> None:
-    rows = [
-        {"package": "a", "path": "x.py", "text": "1\u2028\n", "more": 0},
-        {"package": "a", "path": "y", "text": ""},
-    ]
-    path = tmp_path / "rows.jsonl"
-    path.write_text(
-        "\n".join(json.dumps(row, ensure_ascii=False) for row in rows) + "\n\n", encoding="utf-8"
-    )
-    assert read_packages(path) == {"a": [("x.py", "1\u2028\n"), ("y", "")]}
-
-
-def test_without_a_path_the_held_out_packages(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("lsp_server.commands.source_files.HELD_OUT", tmp_path)
-    (tmp_path / "validation.jsonl").write_text('{"package": "a", "path": "b", "text": "c"}')
-    assert read_packages(None, "validation") == {"a": [("b", "c")]}
-    with pytest.raises(CommandError, match="are not here; name a folder"):
-        read_packages(None, "test")
 
 
 def test_settings_by_name() -> None:

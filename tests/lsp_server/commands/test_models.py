@@ -1,4 +1,4 @@
-"""`fimls models`: what is here, read without torch."""
+"""`fimls models`: lists the models that are here, without torch."""
 
 from __future__ import annotations
 
