@@ -137,8 +137,7 @@ class Document:
         return Snapshot(self.uri, self.version, self.language, text, offset - start, start)
 
     def word_before(self, line: int, character: int) -> tuple[str, int]:
-        """The letters, digits and underscores right before a position, and how many units they
-        take."""
+        """The word that ends at a position, and how many units it has."""
         offset = self.position_to_offset(line, character)
         found = _WORD.search(self._slice(max(0, offset - LONGEST_WORD), offset))
         word = found[0] if found else ""

@@ -63,8 +63,7 @@ class AnswerCache:
         settings: Settings,
         client: str,
     ) -> Query:
-        """As query_at, with the context that was made at the same text before. Raises
-        FormatError."""
+        """As query_at, but reuses the context of a text that was seen before."""
         uri = snapshot.uri
         key = context_key(snapshot, path, prompter.most_tokens(settings))
         query = query_at(

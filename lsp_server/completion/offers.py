@@ -171,14 +171,17 @@ class Offers:
 
     def choose(self, id: str) -> None:
         """The user has turned to this alternative: it goes on before the others."""
-        self._chosen = id
+        if self._find(id) is not None:
+            self._chosen = id
 
     def shown(self, id: str) -> None:
         self.client_tells = True
-        self._chosen_and_counted(id, "shown")
+        self.choose(id)
+        self._count(id, "shown")
 
     def partly_accepted(self, id: str) -> None:
-        self._chosen_and_counted(id, "partly_accepted")
+        self.choose(id)
+        self._count(id, "partly_accepted")
 
     def accepted(self, id: str) -> None:
         offer = self._find(id)
@@ -200,11 +203,6 @@ class Offers:
 
     def _find(self, id: str) -> Offer | None:
         return next((offer for offer in self._offers if offer.id == id), None)
-
-    def _chosen_and_counted(self, id: str, column: str) -> None:
-        if self._find(id) is not None:
-            self._chosen = id
-            self._count(id, column)
 
     def _count(self, id: str, column: str) -> None:
         offer = self._find(id)

@@ -68,8 +68,7 @@ class Query:
         return (time.perf_counter() - self.started) * 1000
 
     def alternative(self, number: int) -> Query:
-        """The same query, answered by sampling, with other tokens for each number; 0 is the query
-        itself."""
+        """The query with random sampling, seeded by the number; 0 is the query itself."""
         if number == 0:
             return self
         request = replace(
@@ -252,8 +251,7 @@ async def attribute(query: Query, suggestion: Suggestion) -> Suggestion:
 
 
 def load_attribution(query: Query) -> None:
-    """Begins to read the filter of known packages, on a thread: it takes some ten milliseconds, and
-    the engine takes longer."""
+    """Begins to read the filter of known packages on a thread: it takes some ten ms."""
     if query.settings.attribution != "off":
         path = query.prompter.attribution
         asyncio.get_running_loop().run_in_executor(None, read_attribution, path)

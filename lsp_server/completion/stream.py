@@ -84,8 +84,7 @@ class AnswerStream:
         return self.shaper.shape(lines, self.logprob(len(lines)))
 
     async def more(self, timeout_s: float | None = None) -> None:
-        """Waits for more of the answer or its end. Raises what ended it, such as
-        EngineUnavailable."""
+        """Waits for more of the answer or its end. Raises what broke it off."""
         if self.running:
             await self.changed.wait(timeout_s)
         if self.error is not None:

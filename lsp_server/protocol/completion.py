@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -34,8 +33,7 @@ async def inline_completion(
         if cursor is not None:
             path = ls.relative_path(uri)
             found = await ls.suggestions.suggest(cursor.snapshot, path, invoked=invoked)
-            for placed in place(ls, cursor, found):
-                items.append(inline_item(placed))
+            items = [inline_item(offer, edit) for offer, edit in place(ls, cursor, found)]
     except Exception as error:
         log_error(logger, error)
     return lsp.InlineCompletionList(items=items)
@@ -48,8 +46,8 @@ async def completion(ls: FimlsServer, params: lsp.CompletionParams) -> lsp.Compl
         cursor = cursor_at(ls, uri, params.position)
         if cursor is not None:
             found = await ls.suggestions.suggest(cursor.snapshot, ls.relative_path(uri))
-            for placed in place(ls, cursor, found):
-                items.append(menu_item(ls, params, placed))
+            for offer, edit in place(ls, cursor, found):
+                items.append(menu_item(ls, params, offer, edit))
     except Exception as error:
         log_error(logger, error)
     return lsp.CompletionList(is_incomplete=True, items=items)
@@ -91,64 +89,55 @@ def cursor_at(
     return Cursor(replace(snapshot, text=text, offset=len(before)), start, end, selected.text)
 
 
-@dataclass(frozen=True, slots=True)
-class Placed:
-    """The text of an offer, and the range of the document that it replaces."""
-
-    offer: Offer
-    range: lsp.Range
-    text: str
-
-    @property
-    def command(self) -> lsp.Command:
-        """The client runs it when all of the text was accepted. The second argument says whose text
-        it repeats."""
-        match = self.offer.suggestion.match
-        arguments = [self.offer.id]
-        if match is not None:
-            arguments.append(str(match))
-        return lsp.Command("Accepted", ACCEPTED, arguments=arguments)
-
-
-def place(ls: FimlsServer, cursor: Cursor, found: Iterable[Found]) -> list[Placed]:
-    """None if the document has another version by now."""
+def place(ls: FimlsServer, cursor: Cursor, found: list[Found]) -> list[tuple[Offer, lsp.TextEdit]]:
+    """The edits that the offers would make; none if the document has another version by now."""
     document = ls.documents.get(cursor.snapshot.uri)
     if document is None or document.version != cursor.snapshot.version:
         return []
-    placed: list[Placed] = []
+    placed: list[tuple[Offer, lsp.TextEdit]] = []
     for offer, suggestion in found:
         left, right = suggestion.replace
         start = document.offset_to_position(cursor.start + left)
         end = document.offset_to_position(cursor.end + right)
         where = lsp.Range(to_position(start), to_position(end))
-        placed.append(Placed(offer, where, cursor.entry + suggestion.text))
+        placed.append((offer, lsp.TextEdit(where, cursor.entry + suggestion.text)))
     return placed
 
 
-def inline_item(placed: Placed) -> lsp.InlineCompletionItem:
-    return lsp.InlineCompletionItem(placed.text, range=placed.range, command=placed.command)
+def inline_item(offer: Offer, edit: lsp.TextEdit) -> lsp.InlineCompletionItem:
+    return lsp.InlineCompletionItem(edit.new_text, range=edit.range, command=accepted(offer))
 
 
-def menu_item(ls: FimlsServer, params: lsp.CompletionParams, placed: Placed) -> lsp.CompletionItem:
+def menu_item(
+    ls: FimlsServer, params: lsp.CompletionParams, offer: Offer, edit: lsp.TextEdit
+) -> lsp.CompletionItem:
     # Clients compare an entry with the word before the cursor, so it begins with that word.
     document = ls.documents.need(params.text_document.uri)
     word, units = document.word_before(params.position.line, params.position.character)
-    text = word + placed.text
-    start = lsp.Position(placed.range.start.line, placed.range.start.character - units)
+    text = word + edit.new_text
+    start = lsp.Position(edit.range.start.line, edit.range.start.character - units)
     detail = f"fimls ({ls.session.model_name})"
-    if placed.offer.suggestion.match is not None:
-        detail += f" {placed.offer.suggestion.match}"
+    if offer.suggestion.match is not None:
+        detail += f" {offer.suggestion.match}"
     return lsp.CompletionItem(
         label=text.strip().splitlines()[0][:MAX_LABEL],
         kind=lsp.CompletionItemKind.Text,
         detail=detail,
         documentation=text,
         filter_text=text,
-        text_edit=lsp.TextEdit(range=lsp.Range(start, placed.range.end), new_text=text),
+        text_edit=lsp.TextEdit(lsp.Range(start, edit.range.end), text),
         insert_text_format=lsp.InsertTextFormat.PlainText,
         insert_text_mode=lsp.InsertTextMode.AsIs,
-        command=placed.command,
+        command=accepted(offer),
     )
+
+
+def accepted(offer: Offer) -> lsp.Command:
+    """The client runs it when all of a text was accepted. It also says whose text that repeats."""
+    arguments = [offer.id]
+    if offer.suggestion.match is not None:
+        arguments.append(str(offer.suggestion.match))
+    return lsp.Command("Accepted", ACCEPTED, arguments=arguments)
 
 
 FEATURES: Handlers = {

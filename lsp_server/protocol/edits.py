@@ -48,8 +48,7 @@ async def fill_request(ls: FimlsServer, params: Any) -> dict[str, Any]:
 
 
 async def fill_command(ls: FimlsServer, *arguments: Any) -> None:
-    """For clients without a preview of their own: shows progress, and the client applies the
-    edit."""
+    """For clients without a preview: shows progress, and the client applies the edit."""
     request = read(ls, arguments[0] if arguments else None)
     work = asyncio.ensure_future(make_edit(ls, request))
     await asyncio.sleep(0)  # the work has taken the text as it is now

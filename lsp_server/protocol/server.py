@@ -32,8 +32,7 @@ STATUS_DELAY_S = 0.05
 
 
 class Protocol(LanguageServerProtocol):
-    """pygls' protocol, with our mirror of the texts: pygls' own does not read line ends and edits
-    as LSP means them."""
+    """pygls' protocol with our mirror of the texts: pygls' own misreads line ends and edits."""
 
     _server: FimlsServer
 
@@ -120,8 +119,7 @@ class FimlsServer(LanguageServer):
         return Suggestions(self.session)
 
     def initialized_by(self, params: lsp.InitializeParams, offered: lsp.ServerCapabilities) -> None:
-        """Takes what the client says of itself, and withdraws from `offered` what it does not
-        need."""
+        """Takes what the client tells; withdraws from `offered` what it does not need."""
         self.parent = params.process_id or self.parent
         encoding = offered.position_encoding or lsp.PositionEncodingKind.Utf16
         self.documents = Documents(to_encoding(encoding))
@@ -140,8 +138,7 @@ class FimlsServer(LanguageServer):
         self.session.configure(params.initialization_options, trusted=True)
 
     def relative_path(self, uri: str) -> str | None:
-        """The document's path below its workspace folder, or else its bare name; None if it is not
-        a file."""
+        """The path below the workspace folder, or else the bare name; None if it is no file."""
         path = to_path(uri)
         if path is None:
             return None
@@ -153,8 +150,7 @@ class FimlsServer(LanguageServer):
 
     @contextmanager
     def cancelled_with_request(self, work: asyncio.Future[Any]) -> Iterator[None]:
-        """In this block, cancelling the command's request cancels the work; pygls alone would only
-        cancel the answer."""
+        """While this lasts, cancelling the command's request cancels the work, too."""
         number = self.protocol.msg_id
         self.commands[number] = work
         try:

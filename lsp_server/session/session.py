@@ -172,8 +172,7 @@ class Session:
 
     @contextmanager
     def reported(self) -> Iterator[None]:
-        """Ends the block when the engine or the settings do not allow an answer; the status tells
-        why."""
+        """Ends the block where the engine or the settings allow no answer; the status says why."""
         from fim import FormatError
         from lsp_server.engines.interface import EngineUnavailable
 
