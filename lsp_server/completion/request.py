@@ -147,7 +147,7 @@ async def complete(engine: Engine, query: Query) -> Completion:
     stream = AnswerStream(engine, query.request, query.shaper)
     try:
         await stream.finished()
-        return await finish(query, stream)
+        return await make_completion(query, stream)
     finally:
         stream.close()
 
@@ -174,7 +174,7 @@ async def wait_for_lines(query: Query, stream: AnswerStream) -> State:
     return "whole"
 
 
-async def finish(
+async def make_completion(
     query: Query, stream: AnswerStream, state: State = "whole", *, from_cache: bool = False
 ) -> Completion:
     """Filters the answer, looks it up in known packages, and makes the trace."""
@@ -185,8 +185,10 @@ async def finish(
     suggestion = shape(stream, state)
     shaped_ms = query.elapsed_ms
     suggestion = await attribute(query, suggestion)
-    outcome: Outcome = "late" if state == "late" else "shown"
-    if state != "late" and suggestion.hidden:
+    outcome: Outcome = "shown"
+    if state == "late":
+        outcome = "late"
+    elif suggestion.hidden:
         outcome = "hidden"
     trace = Trace(
         outcome=outcome,

@@ -20,8 +20,8 @@ from lsp_server.completion.request import (
     Completion,
     Query,
     State,
-    finish,
     load_attribution,
+    make_completion,
     wait_for_lines,
 )
 from lsp_server.completion.stream import AnswerStream
@@ -98,11 +98,12 @@ class Suggestions:
             misses_left = MAX_MISSES
         number = len(found)  # the rest of an offer was the model's first choice
         made: list[Completion] = []
-        rest: AnswerStream | None = None
+        unfinished: AnswerStream | None = None  # of the last one
         with session.reported():
             query = self._query(snapshot, path, prompter, unsure=invoked)
             while len(found) + len(made) < wanted and misses_left:
-                completion, rest = await self._ask(query.alternative(number), engine, whole=invoked)
+                alternative = query.alternative(number)
+                completion, unfinished = await self._ask(alternative, engine, whole=invoked)
                 logger.info("%s", json.dumps(completion.trace.to_json()))
                 if prompter is not session.prompter:
                     break
@@ -114,8 +115,8 @@ class Suggestions:
                     misses_left -= 1
                 number += 1
         if prompter is not session.prompter:  # the settings have changed meanwhile
-            if rest is not None:
-                rest.close()
+            if unfinished is not None:
+                unfinished.close()
             return await self._find(snapshot, path, invoked)
 
         added: list[Found] = []
@@ -125,8 +126,8 @@ class Suggestions:
         found += added
         if found:
             self.offers.choose(found[0][0].id)
-        if rest is not None:
-            self._let_grow(found[0][0], query, rest)
+        if unfinished is not None:
+            self._let_grow(found[0][0], query, unfinished)
         return found
 
     async def _rest_at(self, snapshot: Snapshot, *, whole: bool) -> list[Found]:
@@ -162,7 +163,7 @@ class Suggestions:
         """
         known = self._cache.find(query)
         if known is not None:
-            return await finish(query, known, from_cache=True), None
+            return await make_completion(query, known, from_cache=True), None
         self.close_rests()  # they would be in the way
         load_attribution(query)
         stream = AnswerStream(engine, query.request, query.shaper)
@@ -173,7 +174,7 @@ class Suggestions:
                 await stream.finished()
             else:
                 state = await wait_for_lines(query, stream)
-            completion = await finish(query, stream, state)
+            completion = await make_completion(query, stream, state)
             self._cache.keep(query, stream)
             goes_on = state == "cut" and not completion.suggestion.hidden
             return completion, stream if goes_on else None
@@ -234,7 +235,7 @@ class Suggestions:
                 if not running and not stream.whole:
                     return
                 lines = stream.lines
-                completion = await finish(query, stream, "cut" if running else "whole")
+                completion = await make_completion(query, stream, "cut" if running else "whole")
                 if offer.stream is not stream:  # closed meanwhile
                     return
                 if offer.grow(completion):

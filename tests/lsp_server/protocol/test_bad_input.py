@@ -203,7 +203,7 @@ async def check_reported(folder: Path, message: str, capabilities: dict[str, Any
         (
             without_a_type,
             "FOLDER/config.json has the model_type 'bert', which fimls does not run. It runs "
-            "starcoder2",
+            "llama, qwen2, stablelm, starcoder2",
         ),
         (
             with_code,
