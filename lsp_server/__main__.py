@@ -19,13 +19,12 @@ def lsp(arguments: list[str]) -> int:
     parent: int | None = None
     for argument in arguments:
         if argument.startswith("--clientProcessId="):  # what VS Code's client adds
-            parent = (
-                int(argument.partition("=")[2]) if argument.partition("=")[2].isdigit() else None
-            )
+            _, _, number = argument.partition("=")
+            if number.isdigit():
+                parent = int(number)
         elif argument != "--stdio":
-            print(
-                f"fimls lsp: unknown argument {argument!r}; it takes --stdio only", file=sys.stderr
-            )
+            message = f"fimls lsp: unknown argument {argument!r}; it takes --stdio only"
+            print(message, file=sys.stderr)
             return 2
 
     from lsp_server.protocol.transport import take_stdio

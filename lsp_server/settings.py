@@ -25,7 +25,17 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from urllib.parse import urlsplit
 
 from model.engine.options import EngineOptions
-from model.engine.rules import SECONDS, Choice, Flag, Number, Rule, Text, Whole, require, setting
+from model.engine.rules import (
+    SECONDS,
+    Rule,
+    choice,
+    flag,
+    number,
+    require,
+    setting,
+    text,
+    whole,
+)
 
 if TYPE_CHECKING:  # the server starts without fim
     from fim.formats import Layout
@@ -36,46 +46,38 @@ PRINTABLE = r"[^\x00-\x1f\x7f\ud800-\udfff]+"
 FORMAT_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 
 
-class Names(Rule):
-    def __init__(self) -> None:
-        super().__init__("a list of strings")
-
-    def accept(self, value: Any) -> tuple[str, ...]:
+def names() -> Rule:
+    def accept(value: Any) -> tuple[str, ...]:
         require(isinstance(value, list | tuple) and all(isinstance(item, str) for item in value))
         return tuple(value)
 
-    def from_text(self, text: str) -> object:
+    def from_text(text: str) -> object:
         return [part.strip() for part in text.split(",")]
 
+    return Rule(lambda: "a list of strings", accept, from_text)
 
-class LayoutName(Rule):
-    """ "auto" or a layout of fim, which is imported only when a layout is named."""
 
-    def __init__(self) -> None:
-        super().__init__("")
+def layout_name() -> Rule:
+    """ "auto" or a layout of fim. The server starts without fim: it is imported when a layout is
+    named."""
 
-    @property
-    def expected(self) -> str:
-        return self._choice().expected
-
-    def accept(self, value: Any) -> str:
-        if value == "auto":
-            return "auto"
-        return self._choice().accept(value)
-
-    def _choice(self) -> Choice:
+    def layouts() -> Rule:
         from fim.formats import LAYOUTS
 
-        return Choice("auto", *LAYOUTS)
+        return choice("auto", *LAYOUTS)
+
+    def accept(value: Any) -> Any:
+        if value == "auto":
+            return value
+        return layouts().accept(value)
+
+    return Rule(lambda: layouts().expected, accept)
 
 
-class Url(Rule):
+def url_of_server() -> Rule:
     """A user name and password would end up in messages and logs, so they are not accepted."""
 
-    def __init__(self) -> None:
-        super().__init__("an http or https address without user name and password")
-
-    def accept(self, value: Any) -> str | None:
+    def accept(value: Any) -> str | None:
         require(isinstance(value, str))
         if not value:
             return None
@@ -86,17 +88,19 @@ class Url(Rule):
         require(parts.port is None or parts.port > 0)  # raises ValueError itself if it is no port
         return str(value)
 
+    return Rule(lambda: "an http or https address without user name and password", accept)
+
 
 @dataclass(frozen=True, slots=True)
 class RemoteSettings:
     """An OpenAI-compatible server in place of the engine on this machine; none unless there is a
     url."""
 
-    url: str | None = setting(None, Url())
-    model: str = setting("", Text("the name of a model on the server", f"({PRINTABLE})?"))
+    url: str | None = setting(None, url_of_server())
+    model: str = setting("", text("the name of a model on the server", f"({PRINTABLE})?"))
     api_key_env: str | None = setting(
         "FIMLS_API_KEY",
-        Text(
+        text(
             "the name of an environment variable",
             r"[A-Za-z_][A-Za-z0-9_]*",
             optional=True,
@@ -106,20 +110,20 @@ class RemoteSettings:
     """The environment variable that holds the key."""
     # Visible ASCII is what an HTTP header can carry.
     api_key: str | None = setting(
-        None, Text("a key without spaces", r"[!-~]+", optional=True, secret=True)
+        None, text("a key without spaces", r"[!-~]+", optional=True, secret=True)
     )
-    format: str | None = setting(None, Text("the name of a FIM format", FORMAT_NAME, optional=True))
+    format: str | None = setting(None, text("the name of a FIM format", FORMAT_NAME, optional=True))
     """The FIM format of the remote model; prompts are then sent as text."""
     timeout: float = setting(10.0, SECONDS)
     """Seconds that a whole answer may take."""
-    ca_file: str | None = setting(None, Text("the path of a PEM file", PRINTABLE, optional=True))
+    ca_file: str | None = setting(None, text("the path of a PEM file", PRINTABLE, optional=True))
     """A PEM bundle to trust in place of the system's authorities."""
-    verify_tls: bool = setting(True, Flag())
+    verify_tls: bool = setting(True, flag())
 
 
 @dataclass(frozen=True, slots=True)
 class LogSettings:
-    level: str = setting("info", Choice("error", "warning", "info", "debug"))
+    level: str = setting("info", choice("error", "warning", "info", "debug"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,41 +131,41 @@ class Settings:
     """Everything a user can set. The JSON names are these names in camelCase, under the section
     `fimls`."""
 
-    enabled: bool = setting(True, Flag())
-    disabled_languages: tuple[str, ...] = setting((), Names())
+    enabled: bool = setting(True, flag())
+    disabled_languages: tuple[str, ...] = setting((), names())
     """LSP language identifiers."""
-    model: str = setting("bundled", Text('"bundled" or the path of a model folder', PRINTABLE))
-    format: str = setting("auto", Text('"auto" or the name of a FIM format', FORMAT_NAME))
-    layout: Layout | Literal["auto"] = setting("auto", LayoutName())
-    multiline: Multiline = setting("auto", Choice(*get_args(Multiline)))
-    max_tokens: int = setting(64, Whole(1, 1024))
-    context_tokens: int | None = setting(None, Whole(64))
+    model: str = setting("bundled", text('"bundled" or the path of a model folder', PRINTABLE))
+    format: str = setting("auto", text('"auto" or the name of a FIM format', FORMAT_NAME))
+    layout: Layout | Literal["auto"] = setting("auto", layout_name())
+    multiline: Multiline = setting("auto", choice(*get_args(Multiline)))
+    max_tokens: int = setting(64, whole(1, 1024))
+    context_tokens: int | None = setting(None, whole(64))
     """Tokens of a whole prompt; None takes what the model takes."""
-    suffix_tokens: int | None = setting(None, Whole(0))
+    suffix_tokens: int | None = setting(None, whole(0))
     """Of those after the cursor, at most; None gives them a quarter, and what the text before it
     leaves free."""
     min_confidence: float | None = setting(
-        None, Number("a number from 0 to 1", lambda value: 0 <= value <= 1)
+        None, number("a number from 0 to 1", lambda value: 0 <= value <= 1)
     )
     """Suggestions that the model itself is less sure of, 0 to 1, are not shown; None takes what
     suits the model."""
-    alternatives: int = setting(3, Whole(1, 10))
+    alternatives: int = setting(3, whole(1, 10))
     """Suggestions that an explicit request is answered with, at most."""
-    attribution: str = setting("show", Choice("show", "hide", "off"))
+    attribution: str = setting("show", choice("show", "hide", "off"))
     """Of a suggestion that repeats text of known packages: say so, do not show it, or do not
     look."""
     time_budget: float | None = setting(
-        None, Number("a number of milliseconds of at least 0", lambda value: value >= 0)
+        None, number("a number of milliseconds of at least 0", lambda value: value >= 0)
     )
     """Milliseconds after which the whole lines are shown, while the rest goes on; None takes what
     suits the model."""
     patience: float = setting(10.0, SECONDS)
     """Seconds that a request may take until its first whole line."""
-    temperature: float = setting(0.0, Number("a number from 0 to 2", lambda value: 0 <= value <= 2))
+    temperature: float = setting(0.0, number("a number from 0 to 2", lambda value: 0 <= value <= 2))
     top_p: float = setting(
-        1.0, Number("a number above 0 and up to 1", lambda value: 0 < value <= 1)
+        1.0, number("a number above 0 and up to 1", lambda value: 0 < value <= 1)
     )
-    seed: int = setting(0, Whole(0, 2**63 - 1))
+    seed: int = setting(0, whole(0, 2**63 - 1))
     engine: EngineOptions = field(default_factory=EngineOptions)
     remote: RemoteSettings = field(default_factory=RemoteSettings)
     log: LogSettings = field(default_factory=LogSettings)
@@ -235,13 +239,16 @@ class Reporter:
 
     def new(self, problems: Iterable[str]) -> tuple[str, ...]:
         """Those that were not reported before, in order and each once."""
-        fresh = tuple(problem for problem in dict.fromkeys(problems) if problem not in self._told)
-        self._told.update(fresh)
-        return fresh
+        fresh = []
+        for problem in problems:
+            if problem not in self._told:
+                self._told.add(problem)
+                fresh.append(problem)
+        return tuple(fresh)
 
 
 def from_environment(env: Mapping[str, str]) -> dict[str, object]:
-    """What the FIMLS_ variables say, as a value for `parse`.
+    """The settings in the FIMLS_ variables, as a value for `parse`.
 
     maxTokens is FIMLS_MAX_TOKENS, remote.url FIMLS_REMOTE_URL, log.level FIMLS_LOG_LEVEL; the
     engine's settings go without their group: FIMLS_DEVICE. Lists are separated by commas. An empty
@@ -266,17 +273,15 @@ def variable(name: str) -> str:
 
 def _section(raw: object, problems: list[str]) -> Mapping[Any, Any]:
     """The section's own mapping, out of itself or of a whole configuration."""
-    if isinstance(raw, Mapping):
-        prefix = f"{SECTION}."
-        dotted = {
-            str(key).removeprefix(prefix): value
-            for key, value in raw.items()
-            if str(key).startswith(prefix)
-        }
-        if SECTION not in raw and not dotted:
-            return raw
-        return {**_section_value(raw.get(SECTION), problems), **dotted}
-    return _section_value(raw, problems)
+    if not isinstance(raw, Mapping):
+        return _section_value(raw, problems)
+    dotted = {}
+    for key, value in raw.items():
+        if str(key).startswith(f"{SECTION}."):
+            dotted[str(key).removeprefix(f"{SECTION}.")] = value
+    if SECTION in raw:
+        return {**_section_value(raw[SECTION], problems), **dotted}
+    return dotted or raw
 
 
 def _section_value(raw: object, problems: list[str]) -> Mapping[Any, Any]:
@@ -296,7 +301,8 @@ def _flatten(section: Mapping[Any, Any], problems: list[str]) -> Iterator[tuple[
         if name not in _GROUPS:
             yield name, value
         elif isinstance(value, Mapping):
-            yield from ((f"{name}.{inner}", item) for inner, item in value.items())
+            for inner, item in value.items():
+                yield f"{name}.{inner}", item
         elif value is not None:
             problems.append(
                 f"{SECTION}.{name} is {_show(value)}, expected an object with settings; it is "
@@ -339,7 +345,9 @@ def _kept(base: Settings, name: str) -> str:
 def _unknown(name: str) -> str:
     short = name[:_SHOWN]  # difflib takes quadratic time
     close = difflib.get_close_matches(short, _RULES, n=1)
-    hint = f"did you mean {SECTION}.{close[0]}?" if close else "it is ignored"
+    hint = "it is ignored"
+    if close:
+        hint = f"did you mean {SECTION}.{close[0]}?"
     return f"{SECTION}.{_shorten(json.dumps(name[: _SHOWN + 1])[1:-1])} is not a setting; {hint}"
 
 

@@ -164,11 +164,11 @@ def test_the_syntax_tree_is_read_right() -> None:
         True,
     ) in found  # from model.cpu import code_cache
     assert (
-        "model/engine/state.py",
+        "model/engine/loading.py",
         "model.engine.worker",
         True,
     ) in found  # under TYPE_CHECKING
-    assert ("model/engine/state.py", "model.engine.loading", False) in found  # in a method
+    assert ("model/engine/loading.py", "model.loading", False) in found  # in a method
     assert len(found) > 100
 
 

@@ -4,7 +4,7 @@ To understand how it starts, read in this order:
 - options.py: what the process is told, and each option of a user once. rules.py: the rules of
   options and of the front's settings.
 - process.py: the spare process, the lock, the socket, and the main loop until the engine is idle.
-- state.py: whether the model is loading, ready or failed. loading.py: the model, warm, its caches.
+- loading.py: whether the model is loading, ready or failed; the model, warm, with its caches.
 
 To understand how a request is answered:
 - http_server.py: the routes. openai_api.py: the dialect's JSON to a Request, and events to JSON.
@@ -13,8 +13,8 @@ To understand how a request is answered:
 - worker.py: the one thread that runs the model, and what it does while nobody asks.
 
 Invariants:
-- The socket answers before torch is loaded: only loading, request, queue, worker and openai_api
-  import it.
+- The socket answers before torch is loaded: only request, queue, worker and openai_api import it
+  when they are loaded.
 - One thread runs the model. Everything else talks to it through the queue and through events.
 - A Unix socket and its folder are the user's alone; a network port wants a key.
 - Neither the log nor the status holds a prompt or an answer.

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from model.engine.state import EngineProcess
+from model.engine.loading import EngineProcess
 from model.errors import BadRequest
 from model.machine import memory_bytes
 

@@ -1,23 +1,76 @@
-"""What an engine process runs, from what it was told: the model, warm, its caches, its upgrade."""
+"""The state of an engine process, and how its model is loaded: warm, with its caches.
+
+torch is imported on the thread that loads, after the socket answers.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import logging
+import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-
-from model.cpu.compiled_step import upgrade
 from model.engine.options import MIB, Launch
-from model.engine.worker import Engine
-from model.loading import load_model
+from model.errors import ModelError
 from model.machine import usable_cores
-from model.prefix_cache.disk import open_store
+
+if TYPE_CHECKING:
+    from model.engine.worker import Engine
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class EngineProcess:
+    """What the loader, the HTTP handlers and the main loop share."""
+
+    launch: Launch
+    key: str | None = None  # what a client must send; None where the socket is private
+    engine: Engine | None = None
+    progress: float = 0.0
+    failure: str | None = None
+    started: float = field(default_factory=time.monotonic)
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    told_to: bool = False  # by a front, for good or for another version: nothing more is written
+
+    @property
+    def state(self) -> str:
+        if self.failure:
+            return "failed"
+        if self.engine:
+            return "ready"
+        return "loading"
+
+    def load(self) -> None:
+        """Imports torch and loads the model. Runs on a thread."""
+        try:
+            engine = load_engine(self.launch, self._report)
+            engine.start()
+            self.engine = engine
+            log.info("ready after %.2f s", time.monotonic() - self.started)
+        except ModelError as error:
+            self.failure = str(error)
+        except Exception as error:
+            log.exception("loading failed")
+            self.failure = f"The model could not be loaded ({type(error).__name__}: {error})."
+
+    def _report(self, share: float) -> None:
+        self.progress = share
 
 
 def load_engine(launch: Launch, report: Callable[[float], None]) -> Engine:
     """An engine that has not been started. report is told the share of the model that is loaded.
     Raises ModelError."""
+    import torch
+
+    from model.cpu.compiled_step import upgrade
+    from model.engine.worker import Engine
+    from model.loading import load_model
+    from model.prefix_cache.disk import open_store
+
     options = launch.options
     torch.set_num_threads(options.threads or usable_cores())
     cache_folder = None

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from model.engine.rules import SECONDS, Choice, Flag, Rule, Text, Whole, setting
+from model.engine.rules import SECONDS, Rule, choice, flag, setting, text, whole
 
 MIB = 2**20
 MAX_CACHE = 2**20  # MiB
@@ -29,19 +29,19 @@ class EngineOptions:
     """
 
     device: str = setting(
-        "auto", Text("auto, cpu, cuda, or cuda: and a number", r"auto|cpu|cuda(:[0-9]{1,2})?")
+        "auto", text("auto, cpu, cuda, or cuda: and a number", r"auto|cpu|cuda(:[0-9]{1,2})?")
     )
-    dtype: str = setting("auto", Choice("auto", "float32", "float16", "bfloat16"))
-    quantization: str = setting("auto", Choice("auto", "none", "int8", "int4"))
+    dtype: str = setting("auto", choice("auto", "float32", "float16", "bfloat16"))
+    quantization: str = setting("auto", choice("auto", "none", "int8", "int4"))
     idle_timeout: float = setting(900.0, SECONDS, identity=False)
     """Seconds without a request after which the engine ends and its memory is free again."""
-    threads: int | None = setting(None, Whole(1, 1024))
+    threads: int | None = setting(None, whole(1, 1024))
     """Threads for computing on the CPU; None takes as many as there are usable cores."""
     start_timeout: float = setting(120.0, SECONDS, identity=False)
     """Seconds from an engine's start to its first answer, at most. Only the front uses it."""
-    cache_memory: int = setting(512, Whole(0, MAX_CACHE))
+    cache_memory: int = setting(512, whole(0, MAX_CACHE))
     """MiB of computed prompts to keep in memory; 0 keeps none."""
-    cache_disk: int = setting(1024, Whole(0, MAX_CACHE))
+    cache_disk: int = setting(1024, whole(0, MAX_CACHE))
     """MiB of computed prompts to keep on disk between the engine's runs; 0 keeps none."""
 
     @property
@@ -59,14 +59,14 @@ class Launch:
     """Everything that an engine process is told when it is started, as one JSON value."""
 
     listen: str = setting(
-        "tcp:127.0.0.1:8712", Text("unix:PATH or tcp:HOST:PORT", r"(?s)unix:.+|tcp:.*:[0-9]+")
+        "tcp:127.0.0.1:8712", text("unix:PATH or tcp:HOST:PORT", r"(?s)unix:.+|tcp:.*:[0-9]+")
     )
-    model: str = setting("bundled", Text('"bundled" or the path of a model folder', r"(?s).+"))
-    version: str = setting("", Text("a text", r"(?s).*"))
+    model: str = setting("bundled", text('"bundled" or the path of a model folder', r"(?s).+"))
+    version: str = setting("", text("a text", r"(?s).*"))
     """The front's; a front of another version replaces the engine."""
-    cache_folder: str = setting("", Text("a text", r"(?s).*"))
+    cache_folder: str = setting("", text("a text", r"(?s).*"))
     """For prompts, compiled code and the speed of kernels; "" keeps nothing on disk."""
-    ends_when_idle: bool = setting(True, Flag())
+    ends_when_idle: bool = setting(True, flag())
     options: EngineOptions = field(default_factory=EngineOptions)
 
     def to_json(self) -> str:
@@ -74,13 +74,13 @@ class Launch:
         return json.dumps(asdict(self))
 
 
-def parse_launch(text: str) -> Launch:
+def parse_launch(line: str) -> Launch:
     """Reads what `Launch.to_json` writes; what is absent or null has its default. Raises
     BadOptions."""
     try:
-        raw = json.loads(text)
+        raw = json.loads(line)
     except (ValueError, RecursionError):
-        raw = text
+        raw = line
     values = dict(_object(raw, "the argument"))
     options = _object(values.pop("options", {}), "options")
     known = _accepted(EngineOptions, options, "options.")

@@ -21,8 +21,8 @@ from aiohttp import web
 from filelock import FileLock, Timeout
 
 from model.engine.http_server import make_app
+from model.engine.loading import EngineProcess
 from model.engine.options import BadOptions, parse_launch
-from model.engine.state import EngineProcess
 
 log = logging.getLogger(__name__)
 

@@ -9,8 +9,26 @@ import json
 import math
 import re
 from collections.abc import Callable
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """The values that one setting takes."""
+
+    words: Callable[[], str]
+    accept: Callable[[Any], Any]
+    """The value as it is kept; raises ValueError, TypeError or OverflowError for another."""
+    from_text: Callable[[str], object] = str
+    """The JSON value that an environment variable spells; raises ValueError or RecursionError."""
+    secret: bool = False
+    """Whether a value, even a bad one, may be a key that must not be shown."""
+
+    @property
+    def expected(self) -> str:
+        """The values in words, as a message to the user says them."""
+        return self.words()
 
 
 def setting(default: Any, rule: Rule, **metadata: object) -> Any:
@@ -23,6 +41,16 @@ def require(condition: bool) -> None:
         raise ValueError
 
 
+def flag() -> Rule:
+    def accept(value: Any) -> bool:
+        require(isinstance(value, bool))
+        return bool(value)
+
+    words = {"1": True, "true": True, "yes": True, "on": True}
+    words |= {"0": False, "false": False, "no": False, "off": False}
+    return Rule(lambda: "true or false", accept, lambda text: words.get(text.lower(), text))
+
+
 def finite(value: Any) -> Any:
     """The value if it is a finite number. bool is an int to Python but no number in JSON."""
     require(isinstance(value, int | float) and not isinstance(value, bool))
@@ -30,111 +58,50 @@ def finite(value: Any) -> Any:
     return value
 
 
-class Rule:
-    """The values that one setting takes. secret: a value, even a bad one, may be a key."""
+def number(expected: str, holds: Callable[[float], bool]) -> Rule:
+    """A number for which a condition holds, such as `lambda value: value > 0`."""
 
-    def __init__(self, expected: str, *, secret: bool = False) -> None:
-        self._expected = expected
-        self.secret = secret
+    def accept(value: Any) -> float:
+        real = float(finite(value))
+        require(holds(real))
+        return real
 
-    @property
-    def expected(self) -> str:
-        """The values in words, as a message to the user says them."""
-        return self._expected
-
-    def accept(self, value: Any) -> Any:
-        """The value as it is kept. Raises ValueError, TypeError or OverflowError for another."""
-        raise NotImplementedError
-
-    def from_text(self, text: str) -> object:
-        """The JSON value that an environment variable spells. Raises ValueError, RecursionError."""
-        return text
+    return Rule(lambda: expected, accept, json.loads)
 
 
-class Flag(Rule):
-    TRUE = ("1", "true", "yes", "on")
-    FALSE = ("0", "false", "no", "off")
-
-    def __init__(self) -> None:
-        super().__init__("true or false")
-
-    def accept(self, value: Any) -> bool:
-        require(isinstance(value, bool))
-        return bool(value)
-
-    def from_text(self, text: str) -> object:
-        if text.lower() in self.TRUE:
-            return True
-        if text.lower() in self.FALSE:
-            return False
-        return text
+SECONDS = number("a number of seconds above 0", lambda value: value > 0)
 
 
-class Number(Rule):
-    """A finite number for which a condition holds, such as `lambda value: value > 0`."""
+def whole(low: int, high: int | None = None) -> Rule:
+    def accept(value: Any) -> int:
+        integer = int(finite(value))
+        # Some clients write 64 as 64.0: JSON has one kind of number.
+        require(integer == value and low <= integer)
+        require(high is None or integer <= high)
+        return integer
 
-    def __init__(self, expected: str, holds: Callable[[float], bool]) -> None:
-        super().__init__(expected)
-        self._holds = holds
-
-    def accept(self, value: Any) -> float:
-        number = float(finite(value))
-        require(self._holds(number))
-        return number
-
-    def from_text(self, text: str) -> object:
-        value: object = json.loads(text)
-        return value
+    expected = f"a whole number from {low} to {high}"
+    if high is None:
+        expected = f"a whole number of at least {low}"
+    return Rule(lambda: expected, accept, json.loads)
 
 
-SECONDS = Number("a number of seconds above 0", lambda value: value > 0)
-
-
-class Whole(Rule):
-    """A whole number in a range. Some clients write 64 as 64.0: JSON has one kind of number."""
-
-    def __init__(self, low: int, high: int | None = None) -> None:
-        span = f"from {low} to {high}"
-        if high is None:
-            span = f"of at least {low}"
-        super().__init__(f"a whole number {span}")
-        self._low = low
-        self._high = high
-
-    def accept(self, value: Any) -> int:
-        whole = int(finite(value))
-        require(whole == value and self._low <= whole)
-        require(self._high is None or whole <= self._high)
-        return whole
-
-    def from_text(self, text: str) -> object:
-        value: object = json.loads(text)
-        return value
-
-
-class Choice(Rule):
-    def __init__(self, *names: str) -> None:
-        super().__init__("one of " + ", ".join(names))
-        self._names = names
-
-    def accept(self, value: Any) -> str:
-        require(isinstance(value, str) and value in self._names)
+def choice(*names: str) -> Rule:
+    def accept(value: Any) -> str:
+        require(isinstance(value, str) and value in names)
         return str(value)
 
+    return Rule(lambda: "one of " + ", ".join(names), accept)
 
-class Text(Rule):
+
+def text(expected: str, pattern: str, *, optional: bool = False, secret: bool = False) -> Rule:
     """A text that matches a pattern. optional: an empty one is accepted too, and means None."""
 
-    def __init__(
-        self, expected: str, pattern: str, *, optional: bool = False, secret: bool = False
-    ) -> None:
-        super().__init__(expected, secret=secret)
-        self._pattern = pattern
-        self._optional = optional
-
-    def accept(self, value: Any) -> str | None:
+    def accept(value: Any) -> str | None:
         require(isinstance(value, str))
-        if self._optional and not value:
+        if optional and not value:
             return None
-        require(re.fullmatch(self._pattern, value) is not None)
+        require(re.fullmatch(pattern, value) is not None)
         return str(value)
+
+    return Rule(lambda: expected, accept, secret=secret)
