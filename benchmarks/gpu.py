@@ -176,7 +176,7 @@ class Bench:
         return min(seconds(run, self.device) for _ in range(3)) / steps
 
     def generate_seconds(self, decoder: Decoder, length: int, steps: int) -> float:
-        """A token of model.generate behind such a cache, the first apart."""
+        """A token of generate() after such a cache, without the first."""
         found = []
         for _ in range(3):
             cache = cache_of(decoder, length, steps + 8)
