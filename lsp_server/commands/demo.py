@@ -50,8 +50,13 @@ async def print_demo(file: Path | None, seed: int = 0) -> None:
     async with EditorWindow(path.parent, {"multiline": "never"}) as window:
         if not await window.wait_until_ready():
             raise CommandError("; ".join(window.messages) or "the model did not load in time")
-        scenes = [await ask_at(window, path, lines, *place) for place in places(lines, seed)]
-    answered = [scene for scene in scenes if scene.suggestion]
+        scenes = []
+        answered = []
+        for line, column in places(lines, seed):
+            scene = await ask_at(window, path, lines, line, column)
+            scenes.append(scene)
+            if scene.suggestion:
+                answered.append(scene)
     if not answered:
         raise CommandError(f"the model had nothing to suggest for {path}; try another file")
     # Those that the author wrote come first, the longest of them before the others.

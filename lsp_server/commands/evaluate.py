@@ -193,12 +193,16 @@ async def evaluate(
             if plan.baseline:
                 started = time.perf_counter()
                 one_line = task in ONE_LINE
-                copies = [Guess(copy_baseline(s, one_line=one_line)) for s in samples[task]]
+                copies = []
+                for sample in samples[task]:
+                    copies.append(Guess(copy_baseline(sample, one_line=one_line)))
                 yield score(task, samples[task], copies, time.perf_counter() - started, None)
             for contestant, engine in zip(contestants, engines, strict=True):
                 started = time.perf_counter()
                 ask = ask_bare if plan.bare else ask_product
-                asks = [partial(ask, s, task, contestant, engine) for s in samples[task]]
+                asks = []
+                for sample in samples[task]:
+                    asks.append(partial(ask, sample, task, contestant, engine))
                 guesses = []
                 async with aclosing(in_order(asks)) as answers:
                     async for guess in answers:

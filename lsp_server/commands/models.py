@@ -31,6 +31,10 @@ async def print_models(settings: Settings, *, as_json: bool) -> None:
 
 def describe(name: str, folder: ModelFolder) -> dict[str, Any]:
     """A model as --json prints it."""
+    disk_bytes = 0
+    for file in folder.path.iterdir():
+        if file.is_file():
+            disk_bytes += file.stat().st_size
     return {
         "name": name,
         "path": str(folder.path),
@@ -39,7 +43,7 @@ def describe(name: str, folder: ModelFolder) -> dict[str, Any]:
         "max_positions": folder.max_positions,
         "languages": folder.preferences.languages,
         "other_languages": folder.preferences.other_languages,
-        "disk_bytes": sum(file.stat().st_size for file in folder.path.iterdir() if file.is_file()),
+        "disk_bytes": disk_bytes,
         "weights_bytes": {dtype: folder.parameters * size for dtype, size in WEIGHT_BYTES.items()},
     }
 
