@@ -127,9 +127,9 @@ async def make_edit(ls: FimlsServer, request: FillRequest) -> tuple[str, lsp.Wor
         work = fill(ls.session, ls.suggestions, snapshot, end, request.kind, path)
         with ls.session.working():
             found = await ls.session.edits.latest(request.uri, work)
-        document = ls.documents.need(request.uri)
         if found is None:
             raise FillError(BROKEN_OFF)
+        document = ls.documents.need(request.uri)
         if document.version != snapshot.version:
             raise FillError(CHANGED)
     except (NotOpenError, FillError) as error:

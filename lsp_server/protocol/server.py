@@ -59,7 +59,7 @@ class Protocol(LanguageServerProtocol):
 
     @lsp_method(lsp.SHUTDOWN)
     def lsp_shutdown(self, *params: Any) -> Generator[Any, Any, None]:
-        self._server.suggestions.close()
+        self._server.close_suggestions()
         return (yield from super().lsp_shutdown(*params))
 
     @lsp_method(lsp.TEXT_DOCUMENT_DID_OPEN)
@@ -81,7 +81,7 @@ class Protocol(LanguageServerProtocol):
         except Exception:
             server.documents.close(uri)  # no mirror is better than one that is out of step
             raise
-        if changes:
+        if changes and server.has_suggestions:
             line, character = changes[-1].start or (0, 0)
             server.suggestions.edited(server.documents.need(uri).snapshot(line, character))
 
@@ -96,11 +96,7 @@ class FimlsServer(LanguageServer):
     def __init__(self) -> None:
         super().__init__("fimls", __version__, protocol_cls=Protocol)
         self.documents = Documents()
-        self.session = Session(
-            show_message=self._show_message,
-            on_progress=self._on_progress,
-            on_status=self.status_changed,
-        )
+        self.session = Session(self._show_message, self._on_progress, self.status_changed)
         self.parent: int | None = None  # the editor's process
         self.focus: str | None = None  # the document that the user looks at
         self.can_pull_settings = False
@@ -113,10 +109,15 @@ class FimlsServer(LanguageServer):
 
     @cached_property
     def suggestions(self) -> Suggestions:
-        # Imported here, after `initialize` is answered: it takes some 0.3 s.
+        # Imported at the first request, after `initialize` is answered: it takes some 0.3 s.
         from lsp_server.completion.suggestions import Suggestions
 
         return Suggestions(self.session)
+
+    @property
+    def has_suggestions(self) -> bool:
+        """Whether there was a request: before, there is nothing to close, and no need to import."""
+        return "suggestions" in vars(self)
 
     def initialized_by(self, params: lsp.InitializeParams, offered: lsp.ServerCapabilities) -> None:
         """Takes what the client tells; withdraws from `offered` what it does not need."""
@@ -164,12 +165,18 @@ class FimlsServer(LanguageServer):
         """Forgets a document, and ends the work for it."""
         self.documents.close(uri)
         self.session.close_work(uri)
-        self.suggestions.close(uri)
+        self.close_suggestions(uri)
+
+    def close_suggestions(self, uri: str | None = None) -> None:
+        """Forgets a document's suggestions, or all, and ends the work for them."""
+        if self.has_suggestions:
+            self.suggestions.close(uri)
 
     async def close(self) -> None:
         """Ends all work, and saves the counts."""
-        self.suggestions.close()
-        self.suggestions.save(closed=True)
+        self.close_suggestions()
+        if self.has_suggestions:
+            self.suggestions.save(closed=True)
         await self.session.close()
 
     # ---- status ----
