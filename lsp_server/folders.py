@@ -1,7 +1,7 @@
-"""Where fimls keeps what is not the user's: sockets, logs, counts, and what a cache may lose.
+"""The folders of fimls: caches, counts, logs and sockets.
 
-Each is platformdirs' place unless a variable names another. platformdirs is imported only where it
-is asked: this module is among the first that `fimls lsp` loads.
+Each is platformdirs' folder unless an environment variable names another. platformdirs is imported
+only where it is needed, because this module is among the first that `fimls lsp` loads.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def state_folder() -> Path:
 
 
 def log_folder() -> Path:
-    """The logs, which is made; FIMLS_LOG_DIR. Raises OSError where it cannot be made."""
+    """The logs; FIMLS_LOG_DIR. The folder is made. Raises OSError where that fails."""
     if chosen := os.environ.get("FIMLS_LOG_DIR"):
         folder = Path(chosen)
     else:
@@ -47,8 +47,8 @@ def log_folder() -> Path:
 
 
 def runtime_folder() -> Path:
-    """The sockets, which is made; FIMLS_RUNTIME_DIR. Only this user can enter it, and it is short
-    enough for a socket's path. Raises OSError."""
+    """The sockets; FIMLS_RUNTIME_DIR. The folder is made. Only this user can enter it, and its path
+    is short enough for a socket's. Raises OSError."""
     if chosen := os.environ.get("FIMLS_RUNTIME_DIR"):
         folder = Path(chosen)
     elif session := os.environ.get("XDG_RUNTIME_DIR"):

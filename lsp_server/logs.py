@@ -1,4 +1,4 @@
-"""What goes to the log folder: lines about what happened, never the user's text."""
+"""The log files. They say what happened and never hold the user's text."""
 
 from __future__ import annotations
 
@@ -17,17 +17,15 @@ MAX_BYTES = 2**20
 
 
 def log_error(logger: logging.Logger, error: BaseException) -> None:
-    """One line: what kind of error, and where. Its text stays out, since it may hold the user's."""
-    frames = traceback.extract_tb(error.__traceback__)[-1:]
-    logger.error(
-        "%s at %s",
-        type(error).__name__,
-        ", ".join(f"{f.filename}:{f.lineno}" for f in frames) or "?",
-    )
+    """Logs the kind of error and its place in one line. Its message may hold the user's text."""
+    place = "?"
+    for frame in traceback.extract_tb(error.__traceback__)[-1:]:
+        place = f"{frame.filename}:{frame.lineno}"
+    logger.error("%s at %s", type(error).__name__, place)
 
 
 async def quietly(work: Coroutine[Any, Any, T]) -> T | None:
-    """Runs what nobody waits for or what must not fail: an error is one line in the log."""
+    """Awaits a coroutine; an error becomes one line in the log, and the result None."""
     try:
         return await work
     except Exception as error:
@@ -36,8 +34,8 @@ async def quietly(work: Coroutine[Any, Any, T]) -> T | None:
 
 
 def engine_log() -> Path:
-    """The engines' log, which they write themselves; one that has grown large makes room for a new
-    one."""
+    """The path of the engines' log, which they write themselves. A large one is renamed, so that a
+    new one begins."""
     path = log_folder() / "engine.log"
     if path.exists() and path.stat().st_size > MAX_BYTES:
         path.replace(path.with_suffix(".old.log"))
@@ -47,8 +45,8 @@ def engine_log() -> Path:
 def log_to_file(name: str) -> None:
     """Sends our own log to a file; to stderr where none can be written.
 
-    pygls' is shut off: it writes whole messages, which hold the user's text; our server reports its
-    errors without.
+    The logs of pygls and asyncio are shut off, because they hold whole messages, and so the user's
+    text. Our server reports their errors without it.
     """
     handler: logging.Handler
     try:

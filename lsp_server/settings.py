@@ -54,12 +54,12 @@ def names() -> Rule:
     def from_text(text: str) -> object:
         return [part.strip() for part in text.split(",")]
 
-    return Rule(lambda: "a list of strings", accept, from_text)
+    return Rule("a list of strings", accept, from_text)
 
 
 def layout_name() -> Rule:
-    """ "auto" or a layout of fim. The server starts without fim: it is imported when a layout is
-    named."""
+    """Accepts "auto" and the layouts of fim, which is imported when one is named: the server starts
+    without it."""
 
     def layouts() -> Rule:
         from fim.formats import LAYOUTS
@@ -88,7 +88,7 @@ def url_of_server() -> Rule:
         require(parts.port is None or parts.port > 0)  # raises ValueError itself if it is no port
         return str(value)
 
-    return Rule(lambda: "an http or https address without user name and password", accept)
+    return Rule("an http or https address without user name and password", accept)
 
 
 @dataclass(frozen=True, slots=True)

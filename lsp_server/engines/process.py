@@ -1,4 +1,7 @@
-"""Starting engine processes. Light enough to be the first thing that `fimls lsp` does."""
+"""Starts engine processes, and tells whether a process runs.
+
+It imports little, because starting the spare engine is the first thing that `fimls lsp` does.
+"""
 
 from __future__ import annotations
 
@@ -68,14 +71,14 @@ def _start(argument: str, stdin: int) -> subprocess.Popen[bytes]:
             cwd=runtime_folder(),
             start_new_session=True,
         )
-    # Asks for its status when it ends, or a dead engine would stay a zombie for as long as this
-    # window lives.
+    # Asks for its status when it ends; otherwise a dead engine would stay a zombie for as long as
+    # this window lives.
     threading.Thread(target=process.wait, name="engine-status", daemon=True).start()
     return process
 
 
 def open_log() -> BinaryIO:
-    """Where an engine writes; no log folder is no reason to have no engine."""
+    """The engines' log, to append to; the null device where there is no log folder."""
     try:
         return engine_log().open("ab")
     except OSError:
@@ -83,10 +86,10 @@ def open_log() -> BinaryIO:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process is there. One that has ended counts as gone, even if nobody has asked for
-    its status yet."""
+    """Whether a process runs. One that has ended does not, even if nobody has asked for its status
+    yet."""
     if os.name == "nt":
-        return True  # there, signal 0 is Ctrl-C; the end of stdin has to do
+        return True  # signal 0 is Ctrl-C there; the end of stdin has to do
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

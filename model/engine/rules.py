@@ -17,7 +17,8 @@ from typing import Any
 class Rule:
     """The values that one setting takes."""
 
-    words: Callable[[], str]
+    words: str | Callable[[], str]
+    """The values in words; a function where they are found out only when a message needs them."""
     accept: Callable[[Any], Any]
     """The value as it is kept; raises ValueError, TypeError or OverflowError for another."""
     from_text: Callable[[str], object] = str
@@ -28,7 +29,9 @@ class Rule:
     @property
     def expected(self) -> str:
         """The values in words, as a message to the user says them."""
-        return self.words()
+        if callable(self.words):
+            return self.words()
+        return self.words
 
 
 def setting(default: Any, rule: Rule, **metadata: object) -> Any:
@@ -48,7 +51,7 @@ def flag() -> Rule:
 
     words = {"1": True, "true": True, "yes": True, "on": True}
     words |= {"0": False, "false": False, "no": False, "off": False}
-    return Rule(lambda: "true or false", accept, lambda text: words.get(text.lower(), text))
+    return Rule("true or false", accept, lambda text: words.get(text.lower(), text))
 
 
 def finite(value: Any) -> Any:
@@ -66,7 +69,7 @@ def number(expected: str, holds: Callable[[float], bool]) -> Rule:
         require(holds(real))
         return real
 
-    return Rule(lambda: expected, accept, json.loads)
+    return Rule(expected, accept, json.loads)
 
 
 SECONDS = number("a number of seconds above 0", lambda value: value > 0)
@@ -83,7 +86,7 @@ def whole(low: int, high: int | None = None) -> Rule:
     expected = f"a whole number from {low} to {high}"
     if high is None:
         expected = f"a whole number of at least {low}"
-    return Rule(lambda: expected, accept, json.loads)
+    return Rule(expected, accept, json.loads)
 
 
 def choice(*names: str) -> Rule:
@@ -91,7 +94,7 @@ def choice(*names: str) -> Rule:
         require(isinstance(value, str) and value in names)
         return str(value)
 
-    return Rule(lambda: "one of " + ", ".join(names), accept)
+    return Rule("one of " + ", ".join(names), accept)
 
 
 def text(expected: str, pattern: str, *, optional: bool = False, secret: bool = False) -> Rule:
@@ -104,4 +107,4 @@ def text(expected: str, pattern: str, *, optional: bool = False, secret: bool = 
         require(re.fullmatch(pattern, value) is not None)
         return str(value)
 
-    return Rule(lambda: expected, accept, secret=secret)
+    return Rule(expected, accept, secret=secret)
