@@ -64,8 +64,7 @@ def start(folder: Path) -> subprocess.Popen[bytes]:
 
 
 def make(folder: Path, written: Path) -> None:
-    """Compiles into `written`, and then renames it to `folder`. Deletes code that nobody has used
-    for long. Raises OSError."""
+    """Compiles into `written`, renames it to `folder`, deletes old code. Raises OSError."""
     own_private_folder(folder.parent)
     for other in folder.parent.iterdir():
         with contextlib.suppress(OSError):  # another process may delete it, too
@@ -87,8 +86,7 @@ def make(folder: Path, written: Path) -> None:
 
 
 def use(folder: Path) -> None:
-    """Imports numba_step so that numba keeps its code in the folder. Raises OSError where numba
-    does not."""
+    """Imports numba_step so that numba keeps its code in the folder. Raises OSError."""
     os.environ["NUMBA_CACHE_DIR"] = str(folder)
     with contextlib.suppress(OSError):
         os.utime(folder)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -58,7 +59,7 @@ def make_plan(shapes: Mapping[MatrixShape, int], folder: Path | None = None) -> 
     small = size <= SMALL_BYTES
     measurements = Measurements(folder)
     wanted = {name: kernel.counts for name, kernel in kernels().items()}
-    totals = {name: dict.fromkeys(counts, 0.0) for name, counts in wanted.items()}
+    totals: dict[str, dict[int, float]] = defaultdict(lambda: defaultdict(float))
     try:
         for (out, width), count in shapes.items():
             measure = partial(product_us, (out, width))

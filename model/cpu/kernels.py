@@ -34,8 +34,7 @@ Product = tuple[Tensor, Tensor | None]
 
 
 def piece_rows(width: int) -> int:
-    """How many rows to turn into floats at once: as few as a CPU's cache holds, which is six times
-    as fast."""
+    """How many rows to widen at once: as few as a CPU's cache holds, which is six times as fast."""
     return max(1, 2**19 // width)
 
 
@@ -57,8 +56,7 @@ class Kernel(ABC):
 
 
 class Int8Pack(Kernel):
-    """aten's weight-only product for few rows: bfloat16 activations, sums in float32. One row of it
-    is bound by reading the weights."""
+    """aten's product for few rows: bfloat16 activations, sums in float32. Bound by memory."""
 
     name = "int8pack"
     raw = True
@@ -118,8 +116,7 @@ class Fbgemm(Kernel):
 
 
 class OneDnn(Kernel):
-    """oneDNN's integer product: exact sums of 8-bit activations with one scale a row; the fastest
-    with AMX or VNNI."""
+    """oneDNN's integer product, exact sums as FBGEMM's: the fastest with AMX or VNNI."""
 
     name = "onednn"
 
@@ -144,8 +141,7 @@ class OneDnn(Kernel):
 
 
 class Widened(Kernel):
-    """The weights made float32 again piece by piece: for many rows where torch has no integer
-    product (Arm)."""
+    """Float32 products, the weights widened piece by piece: where torch has no integer product."""
 
     name = "widened"
     raw = True
@@ -154,7 +150,9 @@ class Widened(Kernel):
         return q, scale
 
     def product(self, x: Tensor, packed: Any) -> Product:
-        parts = [F.linear(x, part.float() * factors[:, None]) for part, factors in _pieces(*packed)]
+        parts = []
+        for part, factors in _pieces(*packed):
+            parts.append(F.linear(x, part.float() * factors[:, None]))
         return _joined(parts), None
 
 

@@ -125,10 +125,7 @@ def look_up(ids: Any, embed: Matrices) -> Any:
     """The embeddings (R, hidden) of ids (R,)."""
     x = np.empty((len(ids), embed.weights.shape[2]), f32)
     for r in range(len(ids)):
-        embedding = embed.weights[0, ids[r]]
-        scale = embed.scale[0, ids[r]]
-        for j in range(len(embedding)):
-            x[r, j] = embedding[j] * scale
+        x[r] = embed.weights[0, ids[r]] * embed.scale[0, ids[r]]
     return x
 
 
@@ -187,8 +184,7 @@ def cache_rows(qkv: Any, rotations: Any, start: int, keys: Any, values: Any) -> 
 def attend_rows(
     qkv: Any, keys: Any, values: Any, start: int, window: int, scores: Any, out: Any
 ) -> None:
-    """out (R, H, D): the attention of each row's queries to the positions (K, capacity, D) that it
-    may see."""
+    """out (R, H, D): attention to the keys and values (K, capacity, D) that each row may see."""
     kv_heads = len(keys)
     group = out.shape[1] // kv_heads
     for r in range(len(out)):
@@ -202,8 +198,7 @@ def attend_rows(
 
 @njit
 def attend(q: Any, keys: Any, values: Any, scores: Any, out: Any) -> None:
-    """q and out (G, D), whose heads share keys and values (S, D). scores: scratch (G, S or
-    more)."""
+    """q and out (G, D); keys and values (S, D), which the heads share. scores: scratch (G, >= S)"""
     group, dim = q.shape
     seen = len(keys)
     fours = seen - seen % 4  # positions go by fours: what is summed stays in registers

@@ -30,8 +30,7 @@ PackedMatrix = tuple[Kernel, Any]
 
 
 def quantize_rows(weights: Tensor) -> tuple[Tensor, Tensor]:
-    """weights (n, width) -> int8 (n, width) and float32 scales (n,), by which they are
-    multiplied."""
+    """weights (n, width) -> int8 (n, width) and float32 scales (n,), whose product they are."""
     weights = weights.float()
     # A row of zeros has any scale.
     scale = weights.abs().amax(-1).clamp_min_(torch.finfo(torch.float32).tiny).div_(LARGEST)
@@ -230,8 +229,7 @@ def interleaving(config: DecoderConfig) -> tuple[Tensor, Tensor]:
 
 
 def interleave_gains(config: DecoderConfig, q_norm: Tensor, k_norm: Tensor) -> None:
-    """Puts the gains of the norms on queries (H, D) and keys (K, D) into the order of
-    `interleaving`, in place."""
+    """Puts the gains of queries (H, D) and keys (K, D) into the same order, in place."""
     order = interleaving(config)[0][: config.head_dim]
     q_norm.copy_(q_norm[:, order] * config.head_dim**-0.5)
     k_norm.copy_(k_norm[:, order])

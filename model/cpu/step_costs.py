@@ -51,8 +51,7 @@ def step_rows(decoder: Decoder, max_rows: int) -> list[int]:
 
 @torch.inference_mode()
 def step_us(decoder: Decoder, counts: Sequence[int]) -> dict[int, float]:
-    """Microseconds by rows, after a cache of typical length, since each row attends to all of
-    it."""
+    """Microseconds by rows, after a cache of typical length, to which each row attends."""
     cache = decoder.new_cache()
     length = min(TYPICAL, decoder.config.max_positions - max(counts))
     cache.reserve(length + max(counts))

@@ -13,7 +13,6 @@ Shapes: R rows, H heads, K key/value heads, G = H / K, D head dimension, S posit
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -37,8 +36,7 @@ BY_THUMB = {1: 1.0, 2: 1.2, 4: 1.6, 8: 2.8, 16: 5.0}  # row costs where nothing 
 
 
 class Matrix:
-    """A matrix with its bias, in as few calls as its kernel allows. x is (R, width) of the type
-    `takes`."""
+    """A matrix and its bias in as few calls as possible. x is (R, width) of the type `takes`."""
 
     def __init__(self, linear: nn.Module) -> None:
         assert isinstance(linear, Int8Linear)
@@ -96,45 +94,30 @@ class Layer:
             self.gains = (layer.attention.q_norm, layer.attention.k_norm)
 
 
-@dataclass(frozen=True, slots=True)
 class Buffers:
     """The tensors that a step of R rows writes into, and views of them, made once."""
 
-    qkv: Tensor  # (R, (H + 2K) D)
-    rotated: Tensor  # (R, H + K, dim / 2) complex: the pairs of queries and keys
-    queries: tuple[Tensor, ...]  # of each row (K, G, D)
-    normed: tuple[Tensor, Tensor]  # (R, H, D), (R, K, D): queries and keys, where they have norms
-    keys: Tensor  # (K, R, D)
-    values: Tensor  # (K, R, D)
-    attended: Tensor  # (R, H D), of the type that the next matrix takes
-    heads: tuple[Tensor, ...]  # of each row (K, G, D): views of `attended`
+    def __init__(self, rows: int, config: DecoderConfig, takes: torch.dtype) -> None:
+        """takes: the type of what the matrices multiply."""
+        width = config.head_dim
+        heads = config.num_heads
+        kv_heads = config.num_kv_heads
+        first_value = heads + kv_heads
+        self.qkv = torch.empty(rows, config.qkv_size)
+        parts = self.qkv.view(rows, -1, width)  # (R, H + 2K, D)
+        queries = parts[:, :heads]
+        keys = parts[:, heads:first_value]
+        pairs = parts[:, :first_value, : config.rope.dim].view(rows, first_value, -1, 2)
+        self.rotated = torch.view_as_complex(pairs)  # (R, H + K, dim / 2): queries and keys
+        self.normed = (queries, keys)  # where these have norms
+        self.queries = queries.view(rows, kv_heads, -1, width).unbind(0)  # of each row (K, G, D)
+        self.keys = keys.transpose(0, 1)  # (K, R, D)
+        self.values = parts[:, first_value:].transpose(0, 1)  # (K, R, D)
+        self.attended = torch.empty(rows, heads * width, dtype=takes)
+        self.heads = self.attended.view(rows, kv_heads, -1, width).unbind(0)  # as queries
 
 
-def make_buffers(rows: int, config: DecoderConfig, takes: torch.dtype) -> Buffers:
-    """takes: the type of what the matrices multiply."""
-    width = config.head_dim
-    heads = config.num_heads
-    kv_heads = config.num_kv_heads
-    turning = heads + kv_heads
-    qkv = torch.empty(rows, config.qkv_size)
-    parts = qkv.view(rows, -1, width)
-    queries = parts[:, :heads]
-    keys = parts[:, heads:turning]
-    attended = torch.empty(rows, heads * width, dtype=takes)
-    pairs = parts[:, :turning, : config.rope.dim].view(rows, turning, -1, 2)
-    return Buffers(
-        qkv=qkv,
-        rotated=torch.view_as_complex(pairs),
-        queries=queries.view(rows, kv_heads, -1, width).unbind(0),
-        normed=(queries, keys),
-        keys=keys.transpose(0, 1),
-        values=parts[:, turning:].transpose(0, 1),
-        attended=attended,
-        heads=attended.view(rows, kv_heads, -1, width).unbind(0),
-    )
-
-
-class Step:
+class TorchStep:
     """Runs a decoder whose matrices are Int8Linear: a model.decoder.decoder.FewRowsStep."""
 
     def __init__(self, decoder: Decoder, max_rows: int) -> None:
@@ -169,7 +152,7 @@ class Step:
         rows = len(ids)
         buffers = self._buffers.get(rows)
         if buffers is None:
-            buffers = make_buffers(rows, self._config, takes)
+            buffers = Buffers(rows, self._config, takes)
             self._buffers[rows] = buffers
         new = slice(cache.length, cache.length + rows)
         rotations = self._rotations[new]
@@ -207,8 +190,7 @@ class Step:
         return self._activation(gate).mul_(inner)
 
     def _seen(self, cache: KVCache, stop: int) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """By layer the keys (K, D, S) and values (K, S, D) that the position before `stop` attends
-        to."""
+        """By layer the keys (K, D, S) and values (K, S, D) that position `stop` - 1 attends to."""
         window = self._config.sliding_window
         first = 0 if window is None else max(0, stop - window)
         keys = cache.keys[:, :, first:stop].transpose(2, 3).unbind(0)
@@ -220,7 +202,7 @@ def add_step(decoder: Decoder, plan: Plan, measured: Path | None = None) -> None
 
     measured: the folder of measurements, see kernel_choice.make_plan.
     """
-    step = Step(decoder, plan.few_rows)
+    step = TorchStep(decoder, plan.few_rows)
     decoder.use_step(step)
     ways: dict[str, int | None] = {"all threads": None}
     if plan.small and torch.get_num_threads() > 1:  # a large one's bytes keep all threads at work

@@ -13,7 +13,7 @@ from model import LoadedModel, load_model, loading
 from model.cpu import kernels, measurements
 from model.cpu.kernel_choice import Plan
 from model.cpu.quantized_linear import Int8Embedding, Int8Linear, quantize_rows, step_shapes
-from model.cpu.torch_step import BY_THUMB, Step
+from model.cpu.torch_step import BY_THUMB, TorchStep
 from model.errors import ModelError
 from tests.conftest import LLAMA, QWEN2, STABLELM, STARCODER2, write_model
 from tests.model.families.test_parity import CASES, LENGTH, WINDOW, logits_of, random_ids
@@ -164,8 +164,8 @@ def test_what_a_step_costs_is_measured_once(
     monkeypatch.setattr("model.cpu.torch_step.step_us", lambda *_: pytest.fail("measured again"))
     again = load_model(folder, "cpu", quantization="int8", measured=tmp_path).decoder
     assert again.row_costs == first.row_costs
-    assert isinstance(first.step, Step)
-    assert isinstance(again.step, Step)
+    assert isinstance(first.step, TorchStep)
+    assert isinstance(again.step, TorchStep)
     assert again.step.threads == first.step.threads
 
 
@@ -175,7 +175,7 @@ def test_what_a_step_costs_is_guessed_on_a_busy_machine(
     monkeypatch.setattr(measurements, "is_quiet", lambda: False)
     folder = write_model(tmp_path / "model", STARCODER2)
     decoder = load_model(folder, "cpu", quantization="int8", measured=tmp_path).decoder
-    assert isinstance(decoder.step, Step)
+    assert isinstance(decoder.step, TorchStep)
     assert decoder.step.threads == 1
     assert decoder.row_costs == {
         rows: cost for rows, cost in BY_THUMB.items() if rows <= decoder.step.max_rows
