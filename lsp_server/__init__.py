@@ -5,14 +5,14 @@ The folders and modules in the order of a request:
 - protocol/: the messages of the editor. The only folder that imports pygls and lsprotocol.
 - documents.py: the mirror of the open documents; a Snapshot is the text at the cursor.
 - scheduler.py: latest wins, and background tasks.
-- session/: what one window works with: settings, prompter, engine and status.
+- session/: the settings, prompter, engine and status of one window.
 - completion/: one suggestion, from the cursor to the text that is shown.
 - engines/: where completions come from: the engine process here, or an endpoint elsewhere.
 - settings.py: everything that a user can set. folders.py: where files are kept. logs.py: the log.
 - commands/: the command line, one module for each command.
 
 Invariants:
-- This process never loads torch or transformers: of model it imports only what works without.
+- This process never loads torch or transformers: of model it imports only modules that do without.
 - stdout carries LSP frames and nothing else: descriptor 1 leads to stderr before heavy imports.
 - Every request gets exactly one answer. A newer request for the same document supersedes the older
   one, whose answer is then empty.

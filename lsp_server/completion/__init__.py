@@ -1,7 +1,7 @@
 """One suggestion, from the cursor to the text that is shown.
 
 The values that one suggestion goes through:
-- Query (request.py): what the engine is asked at one cursor, and how its answer is read.
+- Query (request.py): a question to the engine at one cursor, and the rules that read its answer.
 - AnswerStream (stream.py): the engine's answer as it comes, read by a task of its own.
 - Suggestion (fim): the text to show, after the filters.
 - Completion (request.py): a query, its answer, the suggestion and the trace: how it came about.
@@ -21,8 +21,8 @@ The modules in reading order:
 - trace.py: the figures of one request.
 The prompts are made in session/prompter.py, because a session makes its prompter.
 
-Ending: `close` ends or forgets, whether a stream, what is kept of a document, or all of it. Whoever
-starts a stream closes it.
+`close` is the one word for ending work and forgetting values: of a stream, a document, or all
+documents. Whoever starts a stream closes it.
 
 Invariants: a request is answered once, with nothing if a newer one for its document or an edit
 comes first. A suggestion is only sent for the version of the text that it was made for. A shown

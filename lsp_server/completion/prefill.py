@@ -28,11 +28,12 @@ class Prefill:
         self._query_at = query_at
         self._background = Background()
         self._task: asyncio.Task[None] | None = None
-        self._uri: str | None = None  # of the document whose text is being used
+        self._uri: str | None = None  # of the document, once its text is used
 
     def start(self, look: Callable[[], Snapshot | None], path: str | None) -> None:
-        """The cursor is where `look` sees it. While the model is loading, that is waited for."""
+        """The cursor is where `look` sees it. Waits for a model that is loading."""
         self.close()
+        self._uri = None
         self._task = self._background.start(self._run(look, path))
 
     def close(self, uri: str | None = None) -> None:
@@ -42,7 +43,6 @@ class Prefill:
 
     async def _run(self, look: Callable[[], Snapshot | None], path: str | None) -> None:
         session = self._session
-        self._uri = None
         if session.engine is not None and session.engine.state.name == "failed":
             return  # only a request starts it again
         await session.settled()

@@ -37,7 +37,7 @@ State = Literal["whole", "cut", "late"]
 
 @dataclass(frozen=True)  # without slots, so that the key is computed once
 class Query:
-    """What the engine is asked at one cursor, and how its answer is read."""
+    """A question to the engine at one cursor, and the rules by which its answer is read."""
 
     snapshot: Snapshot
     prompter: Prompter

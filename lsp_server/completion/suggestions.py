@@ -37,7 +37,7 @@ SAVE_S = 2.0  # from a change of the counts until they are saved
 MAX_MISSES = 2  # alternatives that bring nothing new, before no more are drawn
 
 Found = tuple[Offer, Suggestion]
-"""An offer, and what of it is still to come at the cursor."""
+"""An offer, and the part of it that is still to come at the cursor."""
 
 
 class Suggestions:
@@ -206,7 +206,7 @@ class Suggestions:
         return query if self._cache.find(query) is None else None
 
     def _use(self, prompter: Prompter) -> None:
-        """Forgets what another prompter has made."""
+        """Forgets the offers and answers of another prompter."""
         if self._prompter is not prompter:
             self._prompter = prompter
             self.offers.close()

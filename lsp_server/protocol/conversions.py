@@ -19,7 +19,7 @@ Commands = dict[str, Callable[..., Any]]
 
 
 def plain(value: Any) -> Any:
-    """The JSON value of which pygls has made objects."""
+    """The JSON value from which pygls has made objects."""
     if isinstance(value, tuple) and hasattr(value, "_asdict"):
         return {key: plain(item) for key, item in value._asdict().items()}
     return [plain(item) for item in value] if isinstance(value, list) else value

@@ -34,7 +34,7 @@ BROKEN_OFF = "It was broken off: the text has changed, or another edit was asked
 
 @dataclass(frozen=True, slots=True)
 class FillRequest:
-    """What a client wants to be filled in."""
+    """A client's request for a fill-in edit."""
 
     uri: str
     range: lsp.Range

@@ -1,4 +1,4 @@
-"""What one window works with: settings, prompter, engine and status.
+"""Settings, prompter, engine and status of one window.
 
 - session.py: Session makes the engine and the prompter from the settings, says when they are ready,
   and tells the user what is wrong.

@@ -30,8 +30,9 @@ class ShowMessage(Protocol):
 
 
 class Session:
-    """What one window works with. The prompter and the engine are made from the settings, and the
-    prompter anew when they change.
+    """The settings of one window, and the prompter and the engine that are made from them.
+
+    New settings make a new prompter; the engine stays.
 
     show_message is called with what the user should read, each thing once. on_progress is called
     with the share of the model that is loaded, 0 to 1, and with None at the end. on_status is
@@ -290,7 +291,7 @@ class Session:
         return len(new)
 
     def close_work(self, uri: str) -> None:
-        """Cancels what is going on for a document's text of before."""
+        """Cancels the work for a document, whose text is another one now."""
         self.requests.close(uri)
         self.edits.close(uri)
 
