@@ -5,19 +5,27 @@
     for token in m.generate(m.tokenizer.encode("def add(a, b):\\n    return"), max_new_tokens=8):
         print(token.text, end="")
 
+In reading order:
+- families/: one file for each model family; hf_config reads config.json.
+- decoder/: the configuration, the forward pass in PyTorch and the KV cache.
+- weights/: finds a model folder and fills a decoder with its tensors.
+- cpu/, gpu/: matrices of fewer bits, and a faster step for a few rows.
+- generation/: from logits to tokens: sampling, drafts, copying, token healing.
+- loading: load_model, which joins the folders above. tokenizer: text <-> ids.
+- prefix_cache/: keeps the KV caches of earlier prompts, in memory and on disk.
+- engine/: the process that serves all windows: `python -m model.engine`.
+- export/: writes a model for other programs: `python -m model.export`.
+- probe: how fast this machine is. machine, private_files, errors: what all share.
+
 Invariants:
 - `import model`, `model.weights.folder` and `model.tokenizer` load no torch: the language server,
   which has none, uses them.
-- Imports run one way: who may import whom is the table in tests/test_architecture.py. A request is
-  read in the order serve (engine_loading), dialect, engine, prefix_cache (prefix_store), loading,
-  generate (matches, speculative, copying, healing, sampling), decoder, layers; on a CPU with int8
-  weights then step, quantize, kernels, and once there is machine code for it compiled
-  (machine_code, compiled_step); on a GPU graphs, bits.
+- Imports run one way: the table in tests/test_architecture.py has the rules.
 - Families differ by explicit fields of DecoderConfig, never by looking at a model's name.
-- A warm cache gives what a cold one gives: in floats as far as sums in another order do, in int8 as
-  far as benchmarks/RESULTS.md tells. Drafts change nothing where a row does not depend on those
-  beside it; on CUDA, where it does in the last bits, they may decide a tie
-  (model/gpu/cuda_graphs.py); elsewhere nobody drafts.
+- A warm cache gives what a cold one gives: in floats up to the order of sums, in int8 within the
+  bound in benchmarks/RESULTS.md. Drafts change nothing where the result of a row does not depend on
+  the rows beside it. On CUDA it does in the last bits, so that a draft may decide a tie
+  (model/gpu/cuda_graphs.py). Elsewhere there are no drafts.
 - Weights come from safetensors only; code in a model folder is never run.
 """
 

@@ -1,5 +1,8 @@
-"""load_model: the door to this room for tests, benchmarks, the engine, and people who want the
-model alone."""
+"""load_model: from a model's name to a LoadedModel that generates.
+
+Chooses device, precision and kernels, has the checkpoint fill the decoder, and installs the faster
+step where there is one.
+"""
 
 from __future__ import annotations
 
@@ -41,6 +44,8 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 
 @dataclass(frozen=True)
 class LoadedModel:
+    """A model that is ready to run: its folder, tokenizer and decoder."""
+
     folder: ModelFolder
     tokenizer: Tokenizer
     decoder: Decoder
@@ -102,14 +107,13 @@ def load_model(
     measured: Path | None = None,
     progress: Callable[[float], None] = lambda share: None,
 ) -> LoadedModel:
-    """'bundled' or a model's folder -> LoadedModel, ready to run. Raises ModelError with the
-    remedy.
+    """'bundled' or a model's folder -> LoadedModel. Raises ModelError with the remedy.
 
-    device: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1"; dtype: "auto" (the fastest
+    device: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1". dtype: "auto" (the fastest
     that the device has kernels for), "float32", "float16", "bfloat16". quantization: None, "int8",
     "int4" (on a GPU only, where both are bitsandbytes' and save memory, not time), or "auto" (int8
-    where it is faster: on a CPU whose dtype is left to us). measured: a folder to write down the
-    speed of kernels in.
+    where it is faster: on a CPU with the dtype "auto"). measured: a folder that keeps the measured
+    speed of kernels. progress: is told the share of tensors that are loaded, 0 to 1.
     """
     folder = find_model(name)
     tokenizer = Tokenizer(folder.path / "tokenizer.json")
@@ -195,8 +199,7 @@ def free_memory(device: torch.device) -> int | None:
 
 
 def check_vocabulary(folder: ModelFolder, tokenizer: Tokenizer, vocab_size: int) -> None:
-    """Raises ModelError where the tokenizer has ids that the model, of vocab_size entries, does
-    not."""
+    """Raises ModelError where the tokenizer has more ids than the model has entries."""
     if tokenizer.vocab_size > vocab_size:
         raise ModelError(
             f"{folder.path}: the tokenizer has {tokenizer.vocab_size} entries, the model "
@@ -205,6 +208,7 @@ def check_vocabulary(folder: ModelFolder, tokenizer: Tokenizer, vocab_size: int)
 
 
 def choose_device(name: str) -> torch.device:
+    """The device of that name; "auto" is a GPU where there is one. Raises ModelError."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -227,7 +231,7 @@ def choose_quantization(quantization: str | None, dtype: str, device: torch.devi
     on_cpu = device.type == "cpu"
     if quantization == "auto":
         return "int8" if on_cpu and dtype == "auto" else None
-    if quantization not in BITS:
+    if quantization in (None, "none"):
         return None
     if quantization == "int4" and on_cpu:
         raise ModelError(
@@ -247,16 +251,20 @@ def choose_quantization(quantization: str | None, dtype: str, device: torch.devi
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The type of that name; "auto" is the fastest on the device. Raises ModelError."""
     if name == "auto":
-        # On a CPU without bfloat16 kernels its matmuls are hundreds of times slower than float32's.
-        native = (
-            torch.cuda.is_bf16_supported()
-            if device.type == "cuda"
-            else (device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported())
-        )
-        name = "bfloat16" if native else "float16" if device.type == "cuda" else "float32"
+        return _fastest_dtype(device)
     if name not in DTYPES:
         raise ModelError(
             f"The dtype {name!r} is unknown. Use 'auto', {', '.join(map(repr, DTYPES))}."
         )
     return DTYPES[name]
+
+
+def _fastest_dtype(device: torch.device) -> torch.dtype:
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    # On a CPU without bfloat16 kernels its matmuls are hundreds of times slower than float32's.
+    if device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return torch.bfloat16
+    return torch.float32

@@ -1,5 +1,5 @@
-"""How fast this machine reads weights and multiplies: two figures from which the speed of any model
-can be guessed.
+"""Measures how fast this machine reads weights and multiplies: from these two figures the speed of
+any model can be estimated.
 
     python -m model.probe [--device auto] [--threads 0]
 
@@ -14,26 +14,30 @@ import argparse
 import json
 import time
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from model.cpu.kernels import kernels
+from model.cpu.kernels import Kernel, kernels
 from model.machine import available_memory, usable_cores
 
-OUT, WIDTH, COPIES, MANY = 12288, 3072, 4, 512  # four copies are more than a cache holds
+OUT = 12288
+WIDTH = 3072
+COPIES = 4  # more than a CPU's cache holds
+ROWS = 512
 PATIENCE_S = 0.4  # for each figure
 
 
-def best_seconds(
-    product: Callable[[int], object], settle: Callable[[], None] = lambda: None
-) -> float:
-    """The least time of one call, over the copies in turn."""
-    best, end, n = float("inf"), time.perf_counter() + PATIENCE_S, 0
+def best_seconds(product: Callable[[int], object]) -> float:
+    """The least time of one call, over the copies of the matrix in turn."""
+    best = float("inf")
+    end = time.perf_counter() + PATIENCE_S
+    n = 0
     while n < 2 * COPIES or time.perf_counter() < end:
         started = time.perf_counter()
         product(n % COPIES)
-        settle()
         if n >= COPIES:  # the first round warms up
             best = min(best, time.perf_counter() - started)
         n += 1
@@ -42,30 +46,46 @@ def best_seconds(
 
 def on_cpu() -> tuple[float, float]:
     """Seconds for one row and for many, each with the best of the int8 kernels."""
-    q = [torch.randint(-127, 128, (OUT, WIDTH), dtype=torch.int8) for _ in range(COPIES)]
+    matrices = [torch.randint(-127, 128, (OUT, WIDTH), dtype=torch.int8) for _ in range(COPIES)]
     scale = torch.full((OUT,), 0.01)
-    one = many = float("inf")
+    one = float("inf")
+    many = float("inf")
     for kernel in kernels().values():
-        packed = [kernel.pack(each, scale) for each in q]
+        packed = [kernel.pack(matrix, scale) for matrix in matrices]
         if min(kernel.counts) == 1:
-            row = torch.randn(1, WIDTH).to(kernel.takes)
-            one = min(one, best_seconds(lambda n, k=kernel, x=row, p=packed: k.product(x, p[n])))  # type: ignore[misc]
+            one = min(one, _kernel_seconds(kernel, packed, 1))
         if max(kernel.counts) > 16:
-            rows = torch.randn(MANY, WIDTH).to(kernel.takes)
-            many = min(many, best_seconds(lambda n, k=kernel, x=rows, p=packed: k.product(x, p[n])))  # type: ignore[misc]
+            many = min(many, _kernel_seconds(kernel, packed, ROWS))
     return one, many
 
 
+def _kernel_seconds(kernel: Kernel, packed: list[Any], rows: int) -> float:
+    x = torch.randn(rows, WIDTH).to(kernel.takes)
+    return best_seconds(lambda n: kernel.product(x, packed[n]))
+
+
 def on_gpu(device: torch.device) -> tuple[float, float]:
-    weights = [torch.randn(OUT, WIDTH, dtype=torch.bfloat16, device=device) for _ in range(COPIES)]
+    """Seconds for one row and for many."""
+    random = partial(torch.randn, dtype=torch.bfloat16, device=device)
+    weights = [random(OUT, WIDTH) for _ in range(COPIES)]
 
     def seconds(x: Tensor) -> float:
-        return best_seconds(lambda n: x @ weights[n].T, torch.cuda.synchronize)
+        def product(n: int) -> None:
+            _ = x @ weights[n].T
+            torch.cuda.synchronize()
 
-    one, many = (
-        torch.randn(rows, WIDTH, dtype=torch.bfloat16, device=device) for rows in (1, MANY)
-    )
-    return seconds(one), seconds(many)
+        return best_seconds(product)
+
+    return seconds(random(1, WIDTH)), seconds(random(ROWS, WIDTH))
+
+
+def choose_device(name: str) -> torch.device:
+    """A GPU where it is asked for or, with "auto", where there is one; else the CPU."""
+    if name.startswith("cuda"):
+        return torch.device(name)
+    if name == "auto" and torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("cpu")
 
 
 def main() -> None:
@@ -74,30 +94,24 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=0)
     options = parser.parse_args()
     torch.set_num_threads(options.threads or usable_cores())
-    gpu = options.device.startswith("cuda") or (
-        options.device == "auto" and torch.cuda.is_available()
-    )
-    device = (
-        torch.device(options.device if options.device != "auto" else "cuda")
-        if gpu
-        else torch.device("cpu")
-    )
+    device = choose_device(options.device)
+    found: dict[str, Any] = {"device": str(device)}
     with torch.inference_mode():
-        one, many = on_gpu(device) if gpu else on_cpu()
-    size = 2 if gpu else 1
-    memory = torch.cuda.mem_get_info(device)[0] if gpu else available_memory()
-    print(
-        json.dumps(
-            {
-                "device": str(device),
-                "precision": "bfloat16" if gpu else "int8",
-                "bytes_a_weight": size,
-                "read_bytes_per_s": OUT * WIDTH * size / one,
-                "operations_per_s": 2 * OUT * WIDTH * MANY / many,
-                "available_memory": memory,
+        if device.type == "cuda":
+            one, many = on_gpu(device)
+            weight_bytes = 2
+            found |= {
+                "precision": "bfloat16",
+                "available_memory": torch.cuda.mem_get_info(device)[0],
             }
-        )
-    )
+        else:
+            one, many = on_cpu()
+            weight_bytes = 1
+            found |= {"precision": "int8", "available_memory": available_memory()}
+    found["bytes_a_weight"] = weight_bytes
+    found["read_bytes_per_s"] = OUT * WIDTH * weight_bytes / one
+    found["operations_per_s"] = 2 * OUT * WIDTH * ROWS / many
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":
