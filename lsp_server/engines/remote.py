@@ -45,13 +45,8 @@ class RemoteEngine:
     async def wait_until_settled(self) -> EngineState:
         return self._state
 
-    async def complete(self, request: CompletionRequest) -> AsyncGenerator[Piece]:
-        pieces = self._client.stream(request)
-        try:
-            async for piece in pieces:
-                yield piece
-        finally:
-            await pieces.aclose()
+    def complete(self, request: CompletionRequest) -> AsyncGenerator[Piece]:
+        return self._client.stream(request)
 
     async def prefill(self, request: CompletionRequest) -> None:
         pass
