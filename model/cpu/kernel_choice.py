@@ -30,8 +30,9 @@ MatrixShape = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The kernels of a model, by name: `few` for up to few_rows rows, each of which comes out as it
-    would alone, and `many` for more.
+    """The kernels of a model, by name: `few` for up to few_rows rows, and `many` for more.
+
+    With `few` the result of a row does not depend on the other rows.
 
     prefill_chunk: how many rows of a long prefill cost as little each as more of them would.
     small: the weights are few enough to be kept in several forms. The plain one is among them, for

@@ -70,7 +70,7 @@ def load_compiled(folder: Path, monkeypatch: pytest.MonkeyPatch) -> LoadedModel:
 def in_steps(
     m: LoadedModel, ids: list[int], start: int, rows: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits of all ids behind the first `start`, and the cache."""
+    """Logits of all ids after the first `start`, and the cache."""
     cache = m.decoder.new_cache()
     if start:
         m.decoder(torch.tensor([ids[:start]]), cache=cache)
@@ -95,7 +95,7 @@ def test_it_is_close_to_float32(
     )  # only weights are rounded: half of what int8 may
     assert (
         distance(in_steps(m, ids, 20, 1)[0], expected[20:]) < 0.12
-    )  # behind a prefill, which rounds activations
+    )  # after a prefill, which rounds activations
 
 
 @pytest.mark.parametrize("config", FAMILIES.values(), ids=FAMILIES)
@@ -112,7 +112,7 @@ def test_a_row_comes_out_as_it_does_alone(
 
 @pytest.mark.parametrize("rms", [False, True], ids=["layer norm", "RMS norm"])
 def test_a_norm_is_of_the_kind_that_is_asked_for(rms: bool) -> None:
-    """On whole rows, and on queries and keys, of which no native family has an RMS norm."""
+    """On whole rows, and on queries and keys. No native family has an RMS norm on the latter."""
     from model.cpu.numba_step import gain, norm
 
     generator = torch.Generator().manual_seed(6)

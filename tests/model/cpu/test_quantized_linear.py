@@ -45,7 +45,7 @@ def test_int8_is_close_to_float32(
     assert (
         distance(logits_of(m, ids), expected) < 0.12
     )  # random weights of 32 dimensions: rounding averages out little
-    # The step, from one row to several, behind a prefill.
+    # The step, from one row to several, after a prefill.
     with torch.inference_mode():
         cache = m.decoder.new_cache()
         m.decoder(torch.tensor([ids[:20]]), cache=cache)
