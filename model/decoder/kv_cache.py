@@ -1,4 +1,4 @@
-"""The keys and values of one sequence, as an object with verbs."""
+"""KVCache: the keys and values of one sequence, and the operations on them."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ GROWTH = 512  # positions added at a time, at least
 class KVCache:
     """Keys and values of the first `length` positions of one sequence.
 
-    Tensors are (layers, kv_heads, capacity, head_dim). A forward pass writes behind `length` with
-    `append`, layer by layer, and makes it count with `commit`; a pass that is cancelled in between
-    has changed nothing.
+    Tensors are (layers, kv_heads, capacity, head_dim). A forward pass writes after `length` with
+    `append`, layer by layer, and counts the new positions with `commit`. A pass that is cancelled
+    in between has changed nothing.
     """
 
     def __init__(
@@ -41,44 +41,42 @@ class KVCache:
 
     @property
     def nbytes(self) -> int:
-        """What it takes up: capacity, not length."""
+        """The memory of the tensors, for all of capacity."""
         return 2 * self.keys.nbytes
 
     def reserve(self, positions: int) -> None:
-        """Makes room for `positions` in all. What is cached stays.
+        """Makes room for `positions` in all and keeps those that are cached.
 
-        Grows by a quarter at least: a prompt that grows at every key moves what is cached once in
-        many keys.
+        Grows by a quarter at least, so that a prompt that grows at every key seldom moves them.
         """
         if positions > self.capacity:
             ample = max(self.capacity + GROWTH, self.capacity * 5 // 4)
             self._resize(max(positions, min(ample, self.config.max_positions)))
 
     def shrink(self) -> None:
-        """Frees the room behind `length`."""
+        """Frees the room after `length`."""
         if self.length < self.capacity:
             self._resize(self.length)
 
     @property
     def spare_bytes(self) -> int:
-        """What `shrink` would free."""
+        """The memory that `shrink` would free."""
         return self.nbytes * (self.capacity - self.length) // max(1, self.capacity)
 
     def _resize(self, capacity: int) -> None:
-        layers, kv_heads, _, head_dim = self.keys.shape
-        shape = layers, kv_heads, capacity, head_dim
+        self.keys = self._moved(self.keys, capacity)
+        self.values = self._moved(self.values, capacity)
 
-        def moved(old: Tensor) -> Tensor:
-            new = old.new_empty(shape)
-            new[:, :, : self.length] = old[:, :, : self.length]
-            return new
-
-        self.keys, self.values = moved(self.keys), moved(self.values)
+    def _moved(self, old: Tensor, capacity: int) -> Tensor:
+        layers, kv_heads, _, head_dim = old.shape
+        new = old.new_empty((layers, kv_heads, capacity, head_dim))
+        new[:, :, : self.length] = old[:, :, : self.length]
+        return new
 
     def append(
         self, layer: int, keys: Tensor, values: Tensor, first: int = 0
     ) -> tuple[Tensor, Tensor]:
-        """Writes a layer's new keys and values, each (kv_heads, n, head_dim), behind `length`.
+        """Writes a layer's new keys and values, each (kv_heads, n, head_dim), after `length`.
 
         Returns all keys and values from position `first` on, each (1, kv_heads, length + n - first,
         head_dim).
@@ -86,9 +84,8 @@ class KVCache:
         end = self.length + keys.shape[1]
         self.keys[layer, :, self.length : end] = keys
         self.values[layer, :, self.length : end] = values
-        return self.keys[layer : layer + 1, :, first:end], self.values[
-            layer : layer + 1, :, first:end
-        ]
+        seen = (slice(layer, layer + 1), slice(None), slice(first, end))
+        return self.keys[seen], self.values[seen]
 
     def commit(self, positions: int) -> None:
         """Counts positions that every layer has appended."""
@@ -101,8 +98,7 @@ class KVCache:
         return forgotten
 
     def fork(self, length: int, room: int = 0) -> KVCache:
-        """A copy of the first `length` positions that can grow on its own; `room` is what will be
-        asked of it."""
+        """A copy of the first `length` positions, with room for `room` in all."""
         capacity = min(max(length, room) + GROWTH, max(self.capacity, self.config.max_positions))
         copy = KVCache(self.config, dtype=self.dtype, device=self.device, capacity=capacity)
         copy.length = min(length, self.length)
@@ -118,7 +114,7 @@ class KVCache:
         block[1] = self.values[:, :, start:end]
 
     def extend(self, block: Tensor) -> None:
-        """Adds the positions of such a block behind `length`."""
+        """Adds the positions of a block as copy_out fills it."""
         end = self.length + block.shape[3]
         self.reserve(end)
         self.keys[:, :, self.length : end] = block[0]

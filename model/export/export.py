@@ -20,7 +20,7 @@ from model.weights.folder import ModelFolder
 
 # The formats, each with the types of weights that it can hold.
 LAYOUTS = {"hf": tuple(DTYPES), "gguf": tuple(TYPES)}
-# What is known of a model and what may be done with it.
+# Papers about a model and its licence, which go with it.
 PAPERS = ("MODEL_CARD*", "README*", "LICENSE*", "NOTICE*")
 
 

@@ -270,7 +270,7 @@ class Graphs:
 
 
 class Rows(NamedTuple):
-    """What all layers need of the rows of one pass."""
+    """The rows of one pass, as every layer reads them."""
 
     positions: Tensor  # (R,)
     cos: Tensor  # (R, 1, dim)

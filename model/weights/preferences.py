@@ -27,20 +27,18 @@ class Preferences:
     other_languages: str = ""  # the model to use for the rest
 
 
-def _anything(value: object) -> bool:
-    return True
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    """A key of fimls.json: its values, and the sentence that follows a refused one."""
 
-
-def _is_share(value: object) -> bool:
-    return isinstance(value, int | float) and 0 <= value <= 1
+    accepts: Callable[[Any], bool] = lambda value: True
+    remedy: str = ""
+    nullable: bool = False  # null is then the same as no such key
+    convert: Callable[[Any], Any] = lambda value: value
 
 
 def _is_number(value: object) -> bool:
     return type(value) in (int, float)
-
-
-def _is_time(value: Any) -> bool:
-    return _is_number(value) and value >= 0
 
 
 def _are_copy_weights(value: object) -> bool:
@@ -49,30 +47,17 @@ def _are_copy_weights(value: object) -> bool:
     return all(_is_number(weight) and abs(weight) < LARGEST_WEIGHT for weight in value.values())
 
 
-def _strings(value: list[Any]) -> tuple[str, ...]:
-    return tuple(map(str, value))
-
-
-def _unchanged(value: Any) -> Any:
-    return value
-
-
-@dataclass(frozen=True, slots=True)
-class _Rule:
-    """What a key of fimls.json may hold."""
-
-    accepts: Callable[[Any], bool]
-    remedy: str  # follows the refused value in the message
-    nullable: bool = False  # null is then the same as no such key
-    convert: Callable[[Any], Any] = _unchanged
-
-
-# lsp_server checks the layout, since fim knows the layouts.
 RULES: Mapping[str, _Rule] = {
-    "layout": _Rule(_anything, "", nullable=True),
-    "min_confidence": _Rule(_is_share, "It must be from 0 to 1; correct the file.", convert=float),
+    "layout": _Rule(nullable=True),  # lsp_server checks it, since fim knows the layouts
+    "min_confidence": _Rule(
+        lambda value: isinstance(value, int | float) and 0 <= value <= 1,
+        "It must be from 0 to 1; correct the file.",
+        convert=float,
+    ),
     "time_budget": _Rule(
-        _is_time, "It must be at least 0 (milliseconds); correct it.", nullable=True
+        lambda value: _is_number(value) and value >= 0,
+        "It must be at least 0 (milliseconds); correct it.",
+        nullable=True,
     ),
     "heal_tokens": _Rule(
         lambda value: isinstance(value, bool), "It must be true or false; correct the file."
@@ -86,9 +71,9 @@ RULES: Mapping[str, _Rule] = {
     "languages": _Rule(
         lambda value: isinstance(value, list),
         "It must be a list; correct or delete the file.",
-        convert=_strings,
+        convert=lambda value: tuple(map(str, value)),
     ),
-    "other_languages": _Rule(_anything, "", convert=str),
+    "other_languages": _Rule(convert=str),
 }
 
 
