@@ -63,19 +63,15 @@ class LocalEngine:
             self._model = str(folder.path.resolve())
         self.socket = socket_path(folder, options)
         self._client = local_client(self.socket, self._model)
-        self._state = EngineState("absent")
+        self.state = EngineState("absent")
         self._starting: asyncio.Task[None] | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._ready_since = 0.0
         self._pause = 0.0
         self._not_before = 0.0
 
-    @property
-    def state(self) -> EngineState:
-        return self._state
-
     def start(self) -> None:
-        if self._state.name in ("ready", "loading") or time.monotonic() < self._not_before:
+        if self.state.name in ("ready", "loading") or time.monotonic() < self._not_before:
             return
         self._process = None  # the one of before, if any, has nothing to say any more
         self._set(EngineState("loading"))
@@ -90,26 +86,26 @@ class LocalEngine:
     async def wait_until_settled(self) -> EngineState:
         if self._starting is not None:
             await asyncio.shield(self._starting)
-        return self._state
+        return self.state
 
     async def complete(self, request: CompletionRequest) -> AsyncGenerator[Piece]:
-        if self._state.name != "ready":
+        if self.state.name != "ready":
             self.start()
-            raise EngineUnavailable(self._state.message or "the model is loading")
+            raise EngineUnavailable(self.state.message or "the model is loading")
         pieces = self._client.stream(request)
         try:
             async for piece in pieces:
                 yield piece
         except EngineUnavailable:
             status = await self._client.call("GET", "/fimls/status")
-            if status is None and self._state.name == "ready":
+            if status is None and self.state.name == "ready":
                 self._lost()
             raise
         finally:
             await pieces.aclose()
 
     async def prefill(self, request: CompletionRequest) -> None:
-        if self._state.name == "ready":
+        if self.state.name == "ready":
             await self._client.prefill(request)
 
     async def close(self) -> None:
@@ -120,8 +116,8 @@ class LocalEngine:
     def _set(self, state: EngineState) -> None:
         if state.name == "ready":
             end_spare()  # the engine was there already
-        if state != self._state:
-            self._state = state
+        if state != self.state:
+            self.state = state
             self._on_state(state)
 
     def _fail(self, message: str) -> None:
@@ -163,7 +159,7 @@ class LocalEngine:
                     self._process = None
                 else:
                     self._follow(status)
-                if self._state.name != "loading":
+                if self.state.name != "loading":
                     return
                 await asyncio.sleep(POLL_S)
             self._fail(

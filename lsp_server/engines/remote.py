@@ -18,6 +18,7 @@ class RemoteEngine:
     """There is nothing to start, so it is always ready; trouble shows with each request."""
 
     has_idle_time = False  # its idle time is others' work, or money
+    state = EngineState("ready")
 
     def __init__(self, settings: RemoteSettings) -> None:
         assert settings.url is not None
@@ -33,17 +34,12 @@ class RemoteEngine:
             timeout_s=settings.timeout,
             extensions=settings.format is None,  # an endpoint that takes ids takes stop ids
         )
-        self._state = EngineState("ready")
-
-    @property
-    def state(self) -> EngineState:
-        return self._state
 
     def start(self) -> None:
         pass
 
     async def wait_until_settled(self) -> EngineState:
-        return self._state
+        return self.state
 
     def complete(self, request: CompletionRequest) -> AsyncGenerator[Piece]:
         return self._client.stream(request)
