@@ -83,12 +83,6 @@ ONLY_IN = {
 }
 
 
-# Takes names out as they get shorter; goes when it is empty.
-STILL_TOO_LONG = set(
-    "suggest evaluate show complete _line_stops build_prompt parse_request".split()
-)
-
-
 @dataclass(frozen=True)
 class Import:
     file: str  # relative to the repository

@@ -120,13 +120,11 @@ class Offers:
 
         The same text at the same place keeps its offer and id.
         """
-        for known in self._offers:
-            if known.suggestion.text == suggestion.text and known.snapshot == snapshot:
-                self._offers.remove(known)
-                offer = known
-                break
-        else:
+        offer = self._find_at(snapshot, suggestion.text)
+        if offer is None:
             offer = Offer(str(next(self._ids)), snapshot, suggestion, completion)
+        else:
+            self._offers.remove(offer)
         self._offers.append(offer)
         return offer
 
@@ -200,6 +198,10 @@ class Offers:
         """The offer that the user has chosen, then the newest first."""
         newest_first = list(reversed(self._offers))
         return sorted(newest_first, key=lambda offer: offer.id != self._chosen)
+
+    def _find_at(self, snapshot: Snapshot, text: str) -> Offer | None:
+        same = (o for o in self._offers if o.suggestion.text == text and o.snapshot == snapshot)
+        return next(same, None)
 
     def _find(self, id: str) -> Offer | None:
         return next((offer for offer in self._offers if offer.id == id), None)
