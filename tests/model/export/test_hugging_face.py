@@ -178,6 +178,18 @@ def cut_short(folder: Path) -> None:
     path.write_bytes(path.read_bytes()[:-100])
 
 
+def split_at(pattern: str) -> dict[str, Any]:
+    """As the tokenizers of Qwen2 cut text, but with another pattern."""
+    split = {
+        "type": "Split",
+        "pattern": {"Regex": pattern},
+        "behavior": "Isolated",
+        "invert": False,
+    }
+    last = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False}
+    return {"type": "Sequence", "pretokenizers": [split, last]}
+
+
 FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
     "other tensors": (rename_a_tensor, "c_fc.wait is .*no such tensor.*belong together"),
     "cut weights": (cut_short, "cannot be read.*Download"),
@@ -187,6 +199,10 @@ FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "other pieces": (
         tokenizer_with(pre_tokenizer={"type": "Whitespace"}),
+        "not a byte-level BPE.*--format hf",
+    ),
+    "a pattern of its own": (
+        tokenizer_with(pre_tokenizer=split_at(r"\w+")),
         "not a byte-level BPE.*--format hf",
     ),
     "no pieces": (tokenizer_with(pre_tokenizer=None), "not a byte-level BPE.*--format hf"),
