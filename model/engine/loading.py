@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class EngineProcess:
-    """What the loader, the HTTP handlers and the main loop share."""
+    """The state that the loader, the HTTP handlers and the main loop share."""
 
     launch: Launch
     key: str | None = None  # what a client must send; None where the socket is private

@@ -23,7 +23,7 @@ class BadOptions(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
-    """What a user can set of the process that holds the model.
+    """The options of the process that holds the model, as a user can set them.
 
     Engines that differ in an option are different processes, except where identity is False.
     """
