@@ -186,7 +186,12 @@ def split_at(pattern: str) -> dict[str, Any]:
         "behavior": "Isolated",
         "invert": False,
     }
-    last = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False}
+    last = {
+        "type": "ByteLevel",
+        "add_prefix_space": False,
+        "trim_offsets": True,
+        "use_regex": False,
+    }
     return {"type": "Sequence", "pretokenizers": [split, last]}
 
 
