@@ -80,8 +80,12 @@ def _figures(completion: Completion) -> str:
     cached = "unknown"
     if trace.reused_tokens is not None:
         cached = f"{trace.reused_tokens:,} of {trace.prompt_tokens:,}"
-    first = "–" if trace.first_token_ms is None else f"{trace.first_token_ms:.0f} ms"
-    passes = "unknown" if trace.forward_passes is None else str(trace.forward_passes)
+    first = "–"
+    if trace.first_token_ms is not None:
+        first = f"{trace.first_token_ms:.0f} ms"
+    passes = "unknown"
+    if trace.forward_passes is not None:
+        passes = str(trace.forward_passes)
     rows = {
         "confidence": f"{trace.confidence:.0%} (the least geometric mean of its first "
         "tokens' probabilities)",

@@ -225,8 +225,9 @@ def shape(stream: AnswerStream, state: State) -> Suggestion:
 
 def engine_figures(query: Query, stream: AnswerStream, from_cache: bool) -> dict[str, Any]:
     """The fields of the trace that tell what the engine did for this query."""
-    prompt = query.request.prompt
-    tokens = 0 if isinstance(prompt, str) else len(prompt)
+    tokens = 0
+    if not isinstance(query.request.prompt, str):
+        tokens = len(query.request.prompt)
     figures: dict[str, Any] = {"prompt_tokens": tokens, "reused_tokens": stream.reused}
     if from_cache:
         return figures | {"prefilled_tokens": 0, "forward_passes": 0}

@@ -254,7 +254,9 @@ class Suggestions:
     def _growing_at(self, snapshot: Snapshot) -> AnswerStream | None:
         """The answer that is being written and goes on at the cursor."""
         offer = self._growing.get(snapshot.uri)
-        return offer.stream if offer is not None and offer.leads_to(snapshot) else None
+        if offer is None or not offer.leads_to(snapshot):
+            return None
+        return offer.stream
 
     def _close_rest(self, uri: str) -> None:
         """Ends the answer that is being written for a document."""
