@@ -26,8 +26,8 @@ from benchmarks.figures import cpu_seconds
 from benchmarks.peers import Exports, process
 from benchmarks.sides import dtype_and_quantization
 from lsp_server.commands.errors import CommandError
-from lsp_server.commands.evaluate import with_setting
-from lsp_server.completion.request import complete, query_at
+from lsp_server.commands.evaluation.evaluate import with_setting
+from lsp_server.completion.query import complete, query_at
 from lsp_server.documents import Snapshot
 from lsp_server.engines.http import HttpClient
 from lsp_server.engines.interface import EngineUnavailable

@@ -252,7 +252,7 @@ def from_environment(env: Mapping[str, str]) -> dict[str, object]:
 
     maxTokens is FIMLS_MAX_TOKENS, remote.url FIMLS_REMOTE_URL, log.level FIMLS_LOG_LEVEL; the
     engine's settings go without their group: FIMLS_DEVICE. Lists are separated by commas. An empty
-    variable counts as not set, and one that names no setting is left to whom it may concern.
+    variable counts as not set, and one that names no setting is ignored.
     """
     raw: dict[str, object] = {}
     for name, rule in _RULES.items():

@@ -1,9 +1,9 @@
-"""The commands of `fimls`, one module for each command.
+"""The commands of `fimls`: one module for each command or, if it is a large one, one folder.
 
 - cli: declares the commands, their arguments and their help, and prints errors as one line.
-- complete, demo, bench, models, status: the commands of these names.
-- engine: `fimls engine`, and `ready_engine`, which gives the other commands an engine that answers.
-- evaluate: `fimls eval`; its parts are in evaluation/.
+- complete, demo, bench, models: the commands of these names.
+- engine: `fimls engine` and `fimls status`; `ready_engine` gives the other commands an engine.
+- evaluation/: `fimls eval`.
 - source_files: reads one source file, a folder of them, or the held-out packages.
 - errors: CommandError, the message that a command ends with.
 

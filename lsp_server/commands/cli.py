@@ -156,8 +156,8 @@ def evaluate(
 ) -> None:
     """How often the model writes what the author wrote, where spans were taken out of real
     files."""
-    from lsp_server.commands.evaluate import print_evaluation
     from lsp_server.commands.evaluation.contestants import Plan
+    from lsp_server.commands.evaluation.evaluate import print_evaluation
 
     command = print_evaluation(
         where,
@@ -177,7 +177,7 @@ def evaluate(
 @app.command()
 def status(as_json: Json = False) -> None:
     """What runs, and what was shown and accepted: counts that never leave this machine."""
-    from lsp_server.commands.status import print_status
+    from lsp_server.commands.engine import print_status
 
     run(print_status(as_json=as_json))
 
@@ -228,7 +228,7 @@ def models(context: typer.Context, model: Model = None, as_json: Json = False) -
     if context.invoked_subcommand is None:
         run(print_models(settings_from(model), as_json=as_json))
     elif model or as_json:
-        raise typer.BadParameter(f"put the options behind {context.invoked_subcommand!r}")
+        raise typer.BadParameter(f"put the options after {context.invoked_subcommand!r}")
 
 
 @models_app.command("export")

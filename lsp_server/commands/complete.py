@@ -12,7 +12,7 @@ from typing import Any
 from lsp_server.commands.engine import ready_engine
 from lsp_server.commands.errors import CommandError
 from lsp_server.commands.source_files import language_of, read_source
-from lsp_server.completion.request import complete, query_at
+from lsp_server.completion.query import complete, query_at
 from lsp_server.documents import Document
 from lsp_server.session.prompter import Prompter
 from lsp_server.settings import Settings

@@ -1,4 +1,4 @@
-"""`fimls engine`: starts, stops, shows and serves the processes that hold a model.
+"""`fimls engine` and `fimls status`: start, stop, show and serve the processes that hold a model.
 
 `ready_engine` gives the other commands an engine that answers.
 """
@@ -17,6 +17,7 @@ from lsp_server.commands.errors import CommandError
 from lsp_server.engines.interface import Engine
 from lsp_server.engines.local import local_client, make_engine
 from lsp_server.folders import runtime_folder
+from lsp_server.session.usage import read_usage, summary
 from lsp_server.settings import Settings
 from model.engine.options import Launch
 
@@ -50,16 +51,24 @@ async def stop_engines() -> None:
 
 async def print_engines(*, as_json: bool) -> None:
     """`fimls engine status`. Raises OSError."""
-    statuses = await engine_statuses()
+    statuses = await call_engines("GET", "/fimls/status")
     if as_json:
         print(json.dumps(statuses))
     else:
         print_statuses(statuses)
 
 
-async def engine_statuses() -> list[dict[str, Any]]:
-    """The status of every engine of this user that answers. Raises OSError."""
-    return await call_engines("GET", "/fimls/status")
+async def print_status(*, as_json: bool) -> None:
+    """`fimls status`: the engines, and the counts of suggestions. Raises OSError."""
+    engines = await call_engines("GET", "/fimls/status")
+    sessions = read_usage()
+    if as_json:
+        answer = {"engines": engines, "sessions": [session.to_json() for session in sessions]}
+        print(json.dumps(answer))
+        return
+    print_statuses(engines)
+    for line in summary(sessions):
+        print(line)
 
 
 def print_statuses(statuses: list[dict[str, Any]]) -> None:
@@ -77,8 +86,7 @@ def print_statuses(statuses: list[dict[str, Any]]) -> None:
 
 
 async def call_engines(method: str, path: str) -> list[dict[str, Any]]:
-    """Makes one HTTP call to every engine of this user and returns the answers of those that
-    answer."""
+    """The answers of those engines of this user that answer an HTTP call. Raises OSError."""
     answers = []
     for socket in sorted(runtime_folder().glob("*.sock")):
         client = local_client(socket)

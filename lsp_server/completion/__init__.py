@@ -1,16 +1,16 @@
 """One suggestion, from the cursor to the text that is shown.
 
 The values that one suggestion goes through:
-- Query (request.py): a question to the engine at one cursor, and the rules that read its answer.
+- Query (query.py): a question to the engine at one cursor, and the rules that read its answer.
 - AnswerStream (stream.py): the engine's answer as it comes, read by a task of its own.
 - Suggestion (fim): the text to show, after the filters.
-- Completion (request.py): a query, its answer, the suggestion and the trace: how it came about.
+- Completion (query.py): a query, its answer, the suggestion and the trace: how it came about.
 - Offer (offers.py): a suggestion that was sent, and its stream while more of it is being written.
 
 The modules in reading order:
 - suggestions.py: answers a request from an offer, from the cache or from the engine; alternatives;
   the rest of an answer that was cut at the time budget.
-- request.py: makes a query from a snapshot and a completion from an answer. An answer gets cut here
+- query.py: makes a query from a snapshot and a completion from an answer. An answer gets cut here
   by the time budget, and by fim's Shaper. `complete` is the whole way for the commands.
 - stream.py: reads the engine's answer, and says how sure the model was of it.
 - answer_cache.py: the whole answers by query, and the contexts by text.

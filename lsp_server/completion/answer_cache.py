@@ -11,7 +11,7 @@ from collections import OrderedDict
 from typing import Generic, TypeVar
 
 from fim import CursorContext
-from lsp_server.completion.request import Query, digest, query_at
+from lsp_server.completion.query import Query, digest, query_at
 from lsp_server.completion.stream import AnswerStream
 from lsp_server.documents import Snapshot
 from lsp_server.session.prompter import Prompter

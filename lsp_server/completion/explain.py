@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from lsp_server.completion.request import Completion
+from lsp_server.completion.query import Completion
 
 REASONS = {
     "end of line": "cut at the end of the line",

@@ -8,7 +8,7 @@ import logging
 from dataclasses import replace
 
 from fim import Kind, Target, target_at
-from lsp_server.completion.request import Completion, complete, query_at
+from lsp_server.completion.query import Completion, complete, query_at
 from lsp_server.completion.suggestions import Suggestions
 from lsp_server.documents import Snapshot
 from lsp_server.session.session import Session

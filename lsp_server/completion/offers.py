@@ -1,8 +1,7 @@
-"""The suggestions that were sent, and how much of them stands in the document by now.
+"""The suggestions that were sent, and how much of each has been typed since.
 
-An offer stays alive while its text is typed or accepted in parts: its rest is then the answer to
-the next request, without the engine. The same comparison tells what was accepted where a client
-does not say so.
+While the text of an offer is typed or accepted in parts, its rest answers the next request without
+the engine. If a client does not tell what was accepted, the same comparison does.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 
 from fim import Suggestion
-from lsp_server.completion.request import Completion
+from lsp_server.completion.query import Completion
 from lsp_server.completion.stream import AnswerStream
 from lsp_server.documents import Snapshot
 from lsp_server.session.usage import Counts
@@ -22,14 +21,13 @@ from lsp_server.session.usage import Counts
 KEPT = 16
 
 
-def standing(
+def typed_length(
     text: str, before: Snapshot, now: Snapshot, *, replaced: int = 0, unfinished: bool = False
 ) -> int | None:
-    """How many code points stand in `now` at the cursor of `before`, if they begin `text` and all
-    else is unchanged; None if it is not so.
+    """How many characters of `text` have been typed since `before`; None if anything else changed.
 
-    replaced: code points right of the cursor that make way for the whole text. unfinished: more of
-    the text is to come, so what stands there may go beyond it.
+    replaced: characters right of the cursor that the whole text replaces. unfinished: more of the
+    text is to come, so the user may have typed beyond it.
     """
     if now.uri != before.uri or now.window_start != before.window_start:
         return None
@@ -60,32 +58,27 @@ class Offer:
     suggestion: Suggestion
     completion: Completion | None = None  # how it came about
     stream: AnswerStream | None = None  # of the rest, while it is written
-    taken: int = 0  # code points of the text that stand in the document
+    typed: int = 0  # characters of the text that are in the document
     length: int = 0  # of the text when it was last sent
     seen: set[str] = field(default_factory=set)  # the columns of Counts that it is counted in
 
-    def stands(self, now: Snapshot) -> int | None:
-        """How much of the text stands in the document; None if something else was changed."""
-        replaced = self.suggestion.replace[1]
-        return standing(self.suggestion.text, self.snapshot, now, replaced=replaced)
+    def typed_length(self, now: Snapshot) -> int | None:
+        """How much of the suggestion has been typed; None if anything else changed."""
+        _, replaced = self.suggestion.replace
+        return typed_length(self.suggestion.text, self.snapshot, now, replaced=replaced)
 
-    def follows(self, now: Snapshot) -> int | None:
-        """As `stands`, of the unfinished answer: its last line is not yet in the suggestion."""
+    def typed_length_of_answer(self, now: Snapshot) -> int | None:
+        """As `typed_length`, of the unfinished answer, whose last line is not in the suggestion."""
         if self.stream is None:
             return None
         written = self.stream.text.replace("\r\n", "\n")
         if self.stream.shaper.crlf:
             written = written.replace("\n", "\r\n")
-        return standing(written, self.snapshot, now, unfinished=True)
+        return typed_length(written, self.snapshot, now, unfinished=True)
 
-    def leads_to(self, now: Snapshot) -> bool:
+    def continues_at(self, now: Snapshot) -> bool:
         """Whether the rest that is being written goes on at the cursor."""
-        return self.follows(now) == now.offset - self.snapshot.offset
-
-    def rest(self, taken: int) -> Suggestion | None:
-        """The suggestion without its first code points; None if nothing but blanks is left."""
-        text = self.suggestion.text[taken:]
-        return replace(self.suggestion, text=text) if text.strip() else None
+        return self.typed_length_of_answer(now) == now.offset - self.snapshot.offset
 
     def grow(self, completion: Completion) -> bool:
         """Takes a longer suggestion; False if it does not begin with the one that is shown."""
@@ -129,13 +122,12 @@ class Offers:
         return offer
 
     def rest_at(self, snapshot: Snapshot) -> tuple[Offer, Suggestion] | None:
-        """The first offer that goes on at the cursor, and its rest."""
+        """The first offer that goes on at the cursor, and its rest, which is not blank."""
         for offer in self._by_likelihood():
-            taken = snapshot.offset - offer.snapshot.offset
-            if 0 <= taken < len(offer.suggestion.text) and offer.stands(snapshot) == taken:
-                rest = offer.rest(taken)
-                if rest is not None:
-                    return offer, rest
+            typed = snapshot.offset - offer.snapshot.offset
+            rest = offer.suggestion.text[typed:]
+            if typed >= 0 and rest.strip() and offer.typed_length(snapshot) == typed:
+                return offer, replace(offer.suggestion, text=rest)
         return None
 
     def answered(self, ids: list[str]) -> None:
@@ -149,11 +141,11 @@ class Offers:
     def edited(self, now: Snapshot) -> None:
         """Counts how far the text of an offer has come with an edit. The cursor does not matter."""
         for offer in self._by_likelihood():
-            taken = offer.stands(now)
-            if taken is None:
+            typed = offer.typed_length(now)
+            if typed is None:
                 continue
-            step = taken - offer.taken
-            offer.taken = taken
+            step = typed - offer.typed
+            offer.typed = typed
             if step > 0:
                 self._count_step(offer, step)
             return
@@ -161,7 +153,7 @@ class Offers:
     def _count_step(self, offer: Offer, step: int) -> None:
         # Typing comes key by key: of a client that does not tell, a longer step is an accept.
         at_once = step > 1 and not self.client_tells
-        if offer.taken >= (offer.length or len(offer.suggestion.text)):
+        if offer.typed >= (offer.length or len(offer.suggestion.text)):
             accepted = at_once or "partly_accepted" in offer.seen
             self._count(offer.id, "accepted" if accepted else "typed_through")
         elif at_once:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 
-from lsp_server.completion.request import Query
+from lsp_server.completion.query import Query
 from lsp_server.documents import Snapshot
 from lsp_server.scheduler import Background
 from lsp_server.session.session import Session
@@ -18,14 +18,14 @@ DELAY_S = 0.02
 class Prefill:
     """The prefill of one window; a new one ends the one before.
 
-    query_at: the query at a cursor, None if its answer is known.
+    unanswered: the query at a cursor; None if its answer is known or being written.
     """
 
     def __init__(
-        self, session: Session, query_at: Callable[[Snapshot, str | None], Query | None]
+        self, session: Session, unanswered: Callable[[Snapshot, str | None], Query | None]
     ) -> None:
         self._session = session
-        self._query_at = query_at
+        self._unanswered = unanswered
         self._background = Background()
         self._task: asyncio.Task[None] | None = None
         self._uri: str | None = None  # of the document, once its text is used
@@ -57,7 +57,7 @@ class Prefill:
             return
         self._uri = snapshot.uri
         await asyncio.sleep(DELAY_S)
-        query = self._query_at(snapshot, path)
+        query = self._unanswered(snapshot, path)
         if query is not None:
             await engine.prefill(replace(query.request, idle=True))
 

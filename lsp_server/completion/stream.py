@@ -64,10 +64,9 @@ class AnswerStream:
         """How sure the model was of the tokens of the first `length` characters, or of all; 0 is
         certain.
 
-        This is the least of the mean log-probabilities of the beginnings that have MIN_TOKENS
-        tokens or more. An answer is as sure as its least sure beginning: once in doubt, it stays in
-        doubt. (More of what is shown is right than with the mean over all tokens:
-        benchmarks/RESULTS.md.)
+        The lowest running mean log-probability, counted from token MIN_TOKENS on: once in doubt,
+        an answer stays in doubt. (More of what is shown is right than with the mean over all
+        tokens: benchmarks/RESULTS.md.)
         """
         count = len(self._sureness)
         if length is not None:

@@ -16,7 +16,7 @@ from lsp_server.completion.answer_cache import AnswerCache
 from lsp_server.completion.explain import explain
 from lsp_server.completion.offers import Offer, Offers
 from lsp_server.completion.prefill import Prefill
-from lsp_server.completion.request import (
+from lsp_server.completion.query import (
     Completion,
     Query,
     State,
@@ -131,8 +131,8 @@ class Suggestions:
         return found
 
     async def _rest_at(self, snapshot: Snapshot, *, whole: bool) -> list[Found]:
-        """The offer that goes on at the cursor, if there is one. Waits for it while an answer that
-        leads there is being written; an answer that leads elsewhere is closed.
+        """The offer that continues at the cursor, if there is one. Waits for it while an answer
+        that continues there is being written; any other answer is closed.
 
         whole: waits for all of that answer.
         """
@@ -163,7 +163,7 @@ class Suggestions:
         """
         known = self._cache.find(query)
         if known is not None:
-            return await make_completion(query, known, from_cache=True), None
+            return await make_completion(query, known, from_memory=True), None
         self.close_rests()  # they would be in the way
         load_attribution(query)
         stream = AnswerStream(engine, query.request, query.shaper)
@@ -185,7 +185,10 @@ class Suggestions:
     def _query(
         self, snapshot: Snapshot, path: str | None, prompter: Prompter, *, unsure: bool = False
     ) -> Query:
-        """Raises FormatError. unsure: no suggestion is hidden because the model is unsure."""
+        """The query at the cursor. Raises FormatError.
+
+        unsure: no suggestion is hidden because the model is unsure.
+        """
         session = self._session
         if unsure:
             prompter = replace(prompter, min_confidence=0.0)
@@ -254,7 +257,7 @@ class Suggestions:
     def _growing_at(self, snapshot: Snapshot) -> AnswerStream | None:
         """The answer that is being written and goes on at the cursor."""
         offer = self._growing.get(snapshot.uri)
-        if offer is None or not offer.leads_to(snapshot):
+        if offer is None or not offer.continues_at(snapshot):
             return None
         return offer.stream
 
@@ -276,7 +279,7 @@ class Suggestions:
         self.offers.edited(snapshot)
         self.prefill.close(uri)
         growing = self._growing.get(uri)
-        if growing is not None and growing.follows(snapshot) is None:
+        if growing is not None and growing.typed_length_of_answer(snapshot) is None:
             self._close_rest(uri)
         self._save_soon()
 

@@ -74,7 +74,8 @@ class HttpClient:
                 await response.read()
 
     async def stream(self, request: CompletionRequest) -> AsyncGenerator[Piece]:
-        """Raises EngineUnavailable when the endpoint refuses, breaks off or takes too long."""
+        """Streams the answer. Raises EngineUnavailable if the endpoint refuses, breaks off or takes
+        too long."""
         body = self._body(request)
         url = self._base_url + "/v1/completions"
         try:

@@ -73,7 +73,7 @@ class LocalEngine:
     def start(self) -> None:
         if self.state.name in ("ready", "loading") or time.monotonic() < self._not_before:
             return
-        self._process = None  # the one of before, if any, has nothing to say any more
+        self._process = None  # forget the earlier process
         self._set(EngineState("loading"))
         try:
             if not self.socket.exists():
@@ -158,7 +158,7 @@ class LocalEngine:
                     await self._client.call("POST", "/fimls/stop")
                     self._process = None
                 else:
-                    self._follow(status)
+                    self._attach(status)
                 if self.state.name != "loading":
                     return
                 await asyncio.sleep(POLL_S)
@@ -166,7 +166,7 @@ class LocalEngine:
                 f"The engine did not get ready within {self._options.start_timeout:.0f} s. Its "
                 f"log is {engine_log()}."
             )
-        # The latter two: what answers there is no engine.
+        # ValueError, TypeError: something else answers on the socket.
         except (OSError, ValueError, TypeError) as error:
             self._fail(f"The engine could not be started ({error}).")
 
@@ -181,8 +181,8 @@ class LocalEngine:
             if code:
                 self._fail(f"The engine ended with status {code}. Its log is {engine_log()}.")
 
-    def _follow(self, status: dict[str, Any]) -> None:
-        """Takes over the state that the engine tells."""
+    def _attach(self, status: dict[str, Any]) -> None:
+        """An engine answers, ours or another window's: its state becomes the state here."""
         if status.get("state") == "ready":
             self._ready_since = time.monotonic()
             self._set(EngineState("ready", 1.0))

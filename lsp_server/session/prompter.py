@@ -57,7 +57,7 @@ class Prompter:
 
     @classmethod
     def for_settings(cls, settings: Settings) -> Prompter:
-        """Raises ModelError or FormatError, whose messages name the remedy."""
+        """The prompter for the model that the settings name. Raises ModelError, FormatError."""
         if settings.remote.url and settings.remote.format:
             return cls._for_text(settings, settings.remote.format)
         is_local = not settings.remote.url
@@ -116,7 +116,10 @@ class Prompter:
         path: str | None,
         previous: CursorContext | None = None,
     ) -> CursorContext:
-        """previous: the document's last context; the new prompt then extends the previous one."""
+        """The text around the cursor that fits into a prompt.
+
+        previous: the document's last context; the new prompt then extends the previous one.
+        """
         header = HEADER_TOKENS
         if path and self.format.always_names_file:
             header += len(self.encoder.encode(path))
@@ -140,7 +143,8 @@ class Prompter:
     def request(
         self, context: CursorContext, settings: Settings, client: str
     ) -> tuple[CompletionRequest, Layout]:
-        """Raises FormatError for a layout that the model never saw."""
+        """The request for a context, and its layout. Raises FormatError for a layout that the model
+        never saw."""
         request = CompletionRequest(
             prompt=(),
             max_tokens=self.most_tokens(settings),

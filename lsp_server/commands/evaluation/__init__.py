@@ -1,5 +1,6 @@
-"""The parts of `fimls eval`, in the order of their use. commands/evaluate.py joins them.
+"""`fimls eval`.
 
+- evaluate: the command, which draws the samples and prints a row for each contestant and task.
 - contestants: the ways to ask that are compared, and how a sample is asked.
 - rows: the figures of one contestant's answers in one task, and how they are printed.
 

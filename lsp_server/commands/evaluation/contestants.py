@@ -15,7 +15,7 @@ from typing import Any
 from fim import CursorContext, Layout
 from fim.evaluation.samples import TASKS, Sample, Task
 from lsp_server.commands.source_files import language_of
-from lsp_server.completion.request import complete, query_at
+from lsp_server.completion.query import complete, query_at
 from lsp_server.documents import Snapshot
 from lsp_server.engines.interface import Engine
 from lsp_server.session.prompter import CHARACTERS_PER_TOKEN, Prompter

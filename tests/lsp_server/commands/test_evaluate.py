@@ -20,8 +20,8 @@ from fim.evaluation.samples import TASKS, draw
 from fim.evaluation.scoring import Share
 from lsp_server.commands.cli import app
 from lsp_server.commands.errors import CommandError
-from lsp_server.commands.evaluate import evaluate, with_setting
 from lsp_server.commands.evaluation.contestants import IN_FLIGHT, Guess, Plan, in_order, line_up
+from lsp_server.commands.evaluation.evaluate import evaluate, with_setting
 from lsp_server.commands.evaluation.rows import THRESHOLDS, Row
 from lsp_server.commands.source_files import Packages
 from lsp_server.engines.interface import CompletionRequest, EngineState, EngineUnavailable, Piece

@@ -87,7 +87,7 @@ def test_the_list_can_be_read() -> None:
         (["--model", "/nowhere"], "fimls: There is no model folder /nowhere. Use 'bundled'"),
         (
             ["--model", "/nowhere", "export", "x", "--format", "hf"],
-            "put the options behind 'export'",
+            "put the options after 'export'",
         ),
     ],
 )

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lsp_server.completion.request import Query, query_at
+from lsp_server.completion.query import Query, query_at
 from lsp_server.documents import Snapshot
 from lsp_server.session.prompter import Prompter
 from lsp_server.settings import RemoteSettings, Settings

@@ -136,7 +136,7 @@ async def test_an_answer_is_as_sure_as_its_least_sure_beginning(
 
 
 async def test_patience_ends(engine: Played) -> None:
-    async with typist_at(timeBudget=0, patience=0.05) as typist:
+    async with typist_at(timeBudget=0, patience=0.5) as typist:
         items = typist.ask()
         stream = await engine.stream(0)
         stream.say("a = 1")

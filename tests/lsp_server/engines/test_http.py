@@ -20,7 +20,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from lsp_server.completion.request import complete, query_at
+from lsp_server.completion.query import complete, query_at
 from lsp_server.documents import Document
 from lsp_server.engines.http import HttpClient
 from lsp_server.engines.interface import CompletionRequest, EngineUnavailable, Piece

@@ -52,8 +52,8 @@ class Query:
 
     @cached_property
     def key(self) -> bytes:
-        """A digest of all that decides the answer: also the least confidence, at which an answer is
-        broken off, but not who asks."""
+        """The cache's key: prompt, sampling and Shaper (with min_confidence, which can end an
+        answer early); without client and idle."""
         request = replace(self.request, client="", idle=False)
         ids = b""
         if not isinstance(request.prompt, str):
@@ -175,7 +175,7 @@ async def wait_for_lines(query: Query, stream: AnswerStream) -> State:
 
 
 async def make_completion(
-    query: Query, stream: AnswerStream, state: State = "whole", *, from_cache: bool = False
+    query: Query, stream: AnswerStream, state: State = "whole", *, from_memory: bool = False
 ) -> Completion:
     """Filters the answer, looks it up in known packages, and makes the trace."""
     tokens = stream.tokens
@@ -200,12 +200,12 @@ async def make_completion(
         total_ms=query.elapsed_ms,
         cut=state == "cut",
         lines=suggestion.text.count("\n") + 1 if suggestion.text else 0,
-        from_memory=from_cache,
+        from_memory=from_memory,
         confidence=suggestion.confidence,
         reasons=suggestion.reasons,
         attribution_ms=query.elapsed_ms - shaped_ms,
         attribution=None if suggestion.match is None else str(suggestion.match),
-        **engine_figures(query, stream, from_cache),
+        **engine_figures(query, stream, from_memory),
     )
     return Completion(query, answer, suggestion, trace)
 
@@ -223,13 +223,13 @@ def shape(stream: AnswerStream, state: State) -> Suggestion:
     return suggestion
 
 
-def engine_figures(query: Query, stream: AnswerStream, from_cache: bool) -> dict[str, Any]:
+def engine_figures(query: Query, stream: AnswerStream, from_memory: bool) -> dict[str, Any]:
     """The fields of the trace that tell what the engine did for this query."""
     tokens = 0
     if not isinstance(query.request.prompt, str):
         tokens = len(query.request.prompt)
     figures: dict[str, Any] = {"prompt_tokens": tokens, "reused_tokens": stream.reused}
-    if from_cache:
+    if from_memory:
         return figures | {"prefilled_tokens": 0, "forward_passes": 0}
     if tokens and stream.reused is not None:
         figures["prefilled_tokens"] = tokens - stream.reused
