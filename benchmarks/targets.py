@@ -27,7 +27,7 @@ from benchmarks.peers import Exports, process
 from benchmarks.sides import dtype_and_quantization
 from lsp_server.commands.errors import CommandError
 from lsp_server.commands.evaluation.evaluate import with_setting
-from lsp_server.completion.query import complete, query_at
+from lsp_server.completion.query import ask_engine, query_at
 from lsp_server.documents import Snapshot
 from lsp_server.engines.http import HttpClient
 from lsp_server.engines.interface import EngineUnavailable
@@ -219,7 +219,7 @@ class Thin:
             snapshot, path.name, self._prompter, self._settings, "replay", context=context
         )
         with contextlib.suppress(EngineUnavailable):
-            done = await complete(self._engine, query)
+            done = await ask_engine(self._engine, query)
             answer.ms = (time.perf_counter() - answer.asked) * 1000
             found, trace = done.suggestion, done.trace
             answer.text, answer.insertion = found.text, found.replace == (0, 0)

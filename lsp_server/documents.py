@@ -21,7 +21,7 @@ Encoding = Literal["utf-8", "utf-16", "utf-32"]
 Position = tuple[int, int]
 """Line and character, both from 0; the character in units of the document's encoding."""
 # In code points:
-CHUNK = 16_384  # of a document's pieces: few enough, and quickly rebuilt at every key
+CHUNK = 16_384  # of a document's pieces
 WINDOW = 1_000_000  # that a snapshot holds on each side of the cursor
 LONGEST_WORD = 200
 _WORD = re.compile(r"\w+\Z")

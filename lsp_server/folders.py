@@ -69,8 +69,7 @@ def runtime_folder() -> Path:
 
 
 def user_number() -> str:
-    """Tells users apart in a folder that they share. On Windows nobody shares the folder for
-    temporary files, so the number is 0 there."""
+    """Tells users apart in a shared folder for temporary files; on Windows it is not shared."""
     if sys.platform == "win32":
         return "0"
     return str(os.getuid())

@@ -34,8 +34,7 @@ async def quietly(work: Coroutine[Any, Any, T]) -> T | None:
 
 
 def engine_log() -> Path:
-    """The path of the engines' log, which they write themselves. A large one is renamed, so that a
-    new one begins."""
+    """The path of the engines' log, which they write; a large one is renamed to begin a new one."""
     path = log_folder() / "engine.log"
     if path.exists() and path.stat().st_size > MAX_BYTES:
         path.replace(path.with_suffix(".old.log"))

@@ -43,7 +43,7 @@ class Scheduler:
                 result.set_result(task.result())
 
         task.add_done_callback(end)
-        result.add_done_callback(lambda _: task.cancel())  # does nothing to work that has ended
+        result.add_done_callback(lambda _: task.cancel())
         return result
 
     @property

@@ -4,13 +4,12 @@ A setting is one field of a dataclass below, with its default and its rule. Thos
 stated in model/engine/options.py, because the engine reads them too. README.md and the manifest of
 the VS Code extension (editors/vscode/package.json) describe each to the user.
 
-A bad value never stops anything. It becomes a problem, one sentence that says what to write
-instead, and the base's value is used. null means "not set": editors send it for each setting that
-the user left alone. An empty string means None where None is possible.
+A bad value becomes a problem, one sentence that says what to write instead, and the base's value is
+used. null means "not set": editors send it for each setting that the user left alone. An empty
+string means None where None is possible.
 
-Sources are layered with `base`, the weakest first: the defaults, the environment, what the client
-sends. Parse each new answer of the client with the same base and not with the previous result, or a
-setting that the user deletes would stay.
+Sources are layered with `base`, the weakest first: the defaults, the environment, the client. Parse
+each answer of the client with the same base, or a setting that the user deletes would stay.
 """
 
 from __future__ import annotations
@@ -58,8 +57,7 @@ def names() -> Rule:
 
 
 def layout_name() -> Rule:
-    """Accepts "auto" and the layouts of fim, which is imported when one is named: the server starts
-    without it."""
+    """ "auto" or a layout of fim, which is imported only when one is named."""
 
     def layouts() -> Rule:
         from fim.formats import LAYOUTS
@@ -85,7 +83,7 @@ def url_of_server() -> Rule:
         parts = urlsplit(value)
         require(parts.scheme in ("http", "https") and bool(parts.hostname))
         require("@" not in parts.netloc)
-        require(parts.port is None or parts.port > 0)  # raises ValueError itself if it is no port
+        require(parts.port is None or parts.port > 0)  # raises ValueError if it is none
         return str(value)
 
     return Rule("an http or https address without user name and password", accept)
@@ -93,8 +91,7 @@ def url_of_server() -> Rule:
 
 @dataclass(frozen=True, slots=True)
 class RemoteSettings:
-    """An OpenAI-compatible server in place of the engine on this machine; none unless there is a
-    url."""
+    """An OpenAI-compatible server that is used in place of the engine here if there is a url."""
 
     url: str | None = setting(None, url_of_server())
     model: str = setting("", text("the name of a model on the server", f"({PRINTABLE})?"))
@@ -128,8 +125,7 @@ class LogSettings:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Everything a user can set. The JSON names are these names in camelCase, under the section
-    `fimls`."""
+    """Everything a user can set. In JSON the names are in camelCase, under the section `fimls`."""
 
     enabled: bool = setting(True, flag())
     disabled_languages: tuple[str, ...] = setting((), names())
@@ -142,23 +138,19 @@ class Settings:
     context_tokens: int | None = setting(None, whole(64))
     """Tokens of a whole prompt; None takes what the model takes."""
     suffix_tokens: int | None = setting(None, whole(0))
-    """Of those after the cursor, at most; None gives them a quarter, and what the text before it
-    leaves free."""
+    """Of those after the cursor, at most; None: a quarter, and what the text before leaves free."""
     min_confidence: float | None = setting(
         None, number("a number from 0 to 1", lambda value: 0 <= value <= 1)
     )
-    """Suggestions that the model itself is less sure of, 0 to 1, are not shown; None takes what
-    suits the model."""
+    """Less sure suggestions are not shown, 0 to 1; None takes what suits the model."""
     alternatives: int = setting(3, whole(1, 10))
     """Suggestions that an explicit request is answered with, at most."""
     attribution: str = setting("show", choice("show", "hide", "off"))
-    """Of a suggestion that repeats text of known packages: say so, do not show it, or do not
-    look."""
+    """Whether a suggestion that repeats a known package is marked, hidden, or not looked up."""
     time_budget: float | None = setting(
         None, number("a number of milliseconds of at least 0", lambda value: value >= 0)
     )
-    """Milliseconds after which the whole lines are shown, while the rest goes on; None takes what
-    suits the model."""
+    """Milliseconds after which whole lines are shown; None takes what suits the model."""
     patience: float = setting(10.0, SECONDS)
     """Seconds that a request may take until its first whole line."""
     temperature: float = setting(0.0, number("a number from 0 to 2", lambda value: 0 <= value <= 2))
@@ -198,13 +190,11 @@ _SHOWN = 60
 def parse(
     raw: object, *, base: Settings = Settings(), trusted: bool = True
 ) -> tuple[Settings, tuple[str, ...]]:
-    """Read the JSON value of the section; give the settings and the problems, a sentence each.
-    Never raises.
+    """Reads the JSON value of the section: the settings and the problems. Never raises.
 
     `raw` may also be a whole configuration with a key `fimls` or keys that begin with `fimls.`; its
-    other keys then belong to others. Groups may be nested or written with dots. `base` holds for
-    what is not set. With trusted=False the settings in MACHINE_SCOPE keep the base's value,
-    whatever `raw` says.
+    other keys are ignored. Groups may be nested or written with dots. `base` holds for all that is
+    not set; with trusted=False, also for the settings in MACHINE_SCOPE.
     """
     values: dict[str, object] = {}
     problems: list[str] = []
@@ -239,12 +229,9 @@ class Reporter:
 
     def new(self, problems: Iterable[str]) -> tuple[str, ...]:
         """Those that were not reported before, in order and each once."""
-        fresh = []
-        for problem in problems:
-            if problem not in self._told:
-                self._told.add(problem)
-                fresh.append(problem)
-        return tuple(fresh)
+        fresh = tuple(each for each in dict.fromkeys(problems) if each not in self._told)
+        self._told.update(fresh)
+        return fresh
 
 
 def from_environment(env: Mapping[str, str]) -> dict[str, object]:
@@ -266,48 +253,42 @@ def from_environment(env: Mapping[str, str]) -> dict[str, object]:
 
 
 def variable(name: str) -> str:
-    """The environment variable of a setting, named as in JSON: engine.idleTimeout ->
-    FIMLS_IDLE_TIMEOUT."""
+    """The environment variable of a setting: engine.idleTimeout -> FIMLS_IDLE_TIMEOUT."""
     return "FIMLS_" + _snake(name.removeprefix("engine.")).replace(".", "_").upper()
 
 
 def _section(raw: object, problems: list[str]) -> Mapping[Any, Any]:
     """The section's own mapping, out of itself or of a whole configuration."""
-    if not isinstance(raw, Mapping):
-        return _section_value(raw, problems)
+    section = _mapping(raw, SECTION, problems)
     dotted = {}
-    for key, value in raw.items():
+    for key, value in section.items():
         if str(key).startswith(f"{SECTION}."):
             dotted[str(key).removeprefix(f"{SECTION}.")] = value
-    if SECTION in raw:
-        return {**_section_value(raw[SECTION], problems), **dotted}
-    return dotted or raw
+    if SECTION in section:
+        return {**_mapping(section[SECTION], SECTION, problems), **dotted}
+    return dotted or section
 
 
-def _section_value(raw: object, problems: list[str]) -> Mapping[Any, Any]:
-    if isinstance(raw, Mapping):
-        return raw
-    if raw is not None:
+def _mapping(value: object, name: str, problems: list[str]) -> Mapping[Any, Any]:
+    """A section or a group of settings; a value that is no object is a problem."""
+    if isinstance(value, Mapping):
+        return value
+    if value is not None:
         problems.append(
-            f"{SECTION} is {_show(raw)}, expected an object with settings; it is ignored"
+            f"{name} is {_show(value)}, expected an object with settings; it is ignored"
         )
     return {}
 
 
 def _flatten(section: Mapping[Any, Any], problems: list[str]) -> Iterator[tuple[str, object]]:
-    """Settings with their dotted names; a group that is no object is a problem."""
+    """Settings with their dotted names."""
     for key, value in section.items():
         name = str(key)
         if name not in _GROUPS:
             yield name, value
-        elif isinstance(value, Mapping):
-            for inner, item in value.items():
-                yield f"{name}.{inner}", item
-        elif value is not None:
-            problems.append(
-                f"{SECTION}.{name} is {_show(value)}, expected an object with settings; it is "
-                "ignored"
-            )
+            continue
+        for inner, item in _mapping(value, f"{SECTION}.{name}", problems).items():
+            yield f"{name}.{inner}", item
 
 
 def _with(base: Settings, values: Mapping[str, object]) -> Settings:

@@ -31,7 +31,7 @@ from lsp_server.session.prompter import Prompter
 from lsp_server.settings import Settings
 
 REPEATS = 3
-TRIAL_TOKENS = 64  # of the prompt that tells how long the measured ones should be
+TRIAL_TOKENS = 64  # of the prompt that is tried first
 MAX_TOKENS = 2048
 PREFILL_S = 1.5  # of one measured prompt
 JUMPS = 6  # places to type at
@@ -39,7 +39,7 @@ KEYS = 10  # at each place
 KEY_S = 0.1  # between two keys
 LINE_TOKENS = 12  # of a suggested line
 FILE_TOKENS = 2000  # that are read when a file is opened
-VERDICTS = (  # at most so many milliseconds for a line; the verdict, and how a sentence says it
+VERDICTS = (  # milliseconds for a line, the verdict, the verdict in a sentence
     (300, "while you type", "should keep up with typing"),
     (1000, "at a pause", "should answer at a pause"),
 )
@@ -166,8 +166,7 @@ async def prefill_per_s(engine: Engine, prompter: Prompter, text: str) -> tuple[
 async def decode_per_s(
     engine: Engine, prompter: Prompter, settings: Settings, snapshots: Sequence[Snapshot]
 ) -> float | None:
-    """The median of tokens per second after the first piece of an answer, with drafts; None if the
-    model wrote nothing."""
+    """The median of tokens per second after an answer's first piece; None if there was none."""
     rates = []
     for snapshot in snapshots:
         context = prompter.context(snapshot, settings, None)
@@ -214,8 +213,7 @@ async def type_at(
 
 
 def probe(settings: Settings) -> dict[str, Any]:
-    """The machine's figures from model/probe.py, in a process of its own because this one loads no
-    torch. Raises CommandError."""
+    """The figures of model/probe.py, which loads torch in its own process. Raises CommandError."""
     command = [sys.executable, "-P", "-m", "model.probe", "--device", settings.engine.device]
     command += ["--threads", str(settings.engine.threads or 0)]
     try:

@@ -12,7 +12,7 @@ from typing import Any
 from lsp_server.commands.engine import ready_engine
 from lsp_server.commands.errors import CommandError
 from lsp_server.commands.source_files import language_of, read_source
-from lsp_server.completion.query import complete, query_at
+from lsp_server.completion.query import ask_engine, query_at
 from lsp_server.documents import Document
 from lsp_server.session.prompter import Prompter
 from lsp_server.settings import Settings
@@ -40,7 +40,7 @@ async def complete_at(place: str, settings: Settings) -> dict[str, Any]:
     prompter = Prompter.for_settings(settings)
     snapshot = document.snapshot(line, column)
     async with ready_engine(settings) as engine:
-        done = await complete(engine, query_at(snapshot, path.name, prompter, settings, "cli"))
+        done = await ask_engine(engine, query_at(snapshot, path.name, prompter, settings, "cli"))
     suggestion = done.suggestion
     cursor = snapshot.window_start + snapshot.offset
     start, end = suggestion.replace

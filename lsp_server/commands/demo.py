@@ -41,8 +41,7 @@ class Scene:
 
 
 async def print_demo(file: Path | None, seed: int = 0) -> None:
-    """The command. Prints suggestions and timings, and draws them as the SVG that FIMLS_DEMO_SVG
-    names. Raises CommandError, OSError."""
+    """The command; also draws the SVG that FIMLS_DEMO_SVG names. Raises CommandError, OSError."""
     path = (file or SAMPLE).absolute()
     lines = read_source(path).splitlines()
     svg = os.environ.get("FIMLS_DEMO_SVG")
@@ -81,8 +80,7 @@ async def print_demo(file: Path | None, seed: int = 0) -> None:
 
 
 def places(lines: list[str], seed: int) -> list[tuple[int, int]]:
-    """Random cursors (line, column), 0-based, inside lines of code. At least LEAST_TEXT characters
-    of the line follow each."""
+    """Random cursors (line, column), 0-based, in code, with LEAST_TEXT characters after each."""
     candidates = []
     for number, line in enumerate(lines):
         code = line.strip()
@@ -130,7 +128,7 @@ def draw(console: Console, path: Path, lines: list[str], scene: Scene) -> None:
 def write_svg(console: Console, path: Path) -> None:
     """Everything that was printed, as a picture that loads nothing from the network."""
     drawn = console.export_svg(title="fimls demo")
-    drawn = re.sub(r"@font-face \{.*?\}", "", drawn, flags=re.DOTALL)  # its fonts are on a server
+    drawn = re.sub(r"@font-face \{.*?\}", "", drawn, flags=re.DOTALL)  # fonts on a server
     # Some viewers drop no-break spaces at the start of a text; ordinary ones can be kept.
     drawn = drawn.replace("&#160;", " ").replace("<text ", '<text xml:space="preserve" ')
     path.write_text(drawn)

@@ -63,8 +63,8 @@ async def print_status(*, as_json: bool) -> None:
     engines = await call_engines("GET", "/fimls/status")
     sessions = read_usage()
     if as_json:
-        answer = {"engines": engines, "sessions": [session.to_json() for session in sessions]}
-        print(json.dumps(answer))
+        told = [session.to_json() | {"open": session.is_open} for session in sessions]
+        print(json.dumps({"engines": engines, "sessions": told}))
         return
     print_statuses(engines)
     for line in summary(sessions):

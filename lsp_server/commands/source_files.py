@@ -10,10 +10,10 @@ from pathlib import Path, PurePath
 
 from lsp_server.commands.errors import CommandError
 
-HELD_OUT = Path(__file__).parents[2] / "training" / "data"  # in a checkout, after `make corpus`
+HELD_OUT = Path(__file__).parents[2] / "training" / "data"  # after `make corpus`
 SPLITS = ("test", "validation")
 MAX_FILE_BYTES = 512 * 2**20  # of a file that the user names
-MAX_CHARACTERS = 200_000  # of a file in a folder; a longer one was hardly written by a person
+MAX_CHARACTERS = 200_000  # of a file in a folder; hardly anybody writes a longer one
 LANGUAGES = {  # LSP's identifiers where they are not the suffix itself
     ".py": "python",
     ".pyi": "python",

@@ -11,7 +11,7 @@ The modules in reading order:
 - suggestions.py: answers a request from an offer, from the cache or from the engine; alternatives;
   the rest of an answer that was cut at the time budget.
 - query.py: makes a query from a snapshot and a completion from an answer. An answer gets cut here
-  by the time budget, and by fim's Shaper. `complete` is the whole way for the commands.
+  by the time budget, and by fim's Shaper.
 - stream.py: reads the engine's answer, and says how sure the model was of it.
 - answer_cache.py: the whole answers by query, and the contexts by text.
 - offers.py: which offer goes on at the cursor, and the counts of what was shown and accepted.

@@ -1,8 +1,7 @@
 """The engine's whole answers by query: the same query is not asked twice.
 
-The key of an answer is all that decides it: the prompt's ids, how they are sampled, and the rules
-by which the answer is read. The context made at a text is kept too, so that a return to that text
-gives the same prompt. Each document has its own answers, and loses them when it is closed.
+The context made at a text is kept too, so that a return to that text gives the same prompt. Each
+document has its own answers, and loses them when it is closed.
 """
 
 from __future__ import annotations
@@ -65,7 +64,9 @@ class AnswerCache:
     ) -> Query:
         """As query_at, but reuses the context of a text that was seen before."""
         uri = snapshot.uri
-        key = context_key(snapshot, path, prompter.most_tokens(settings))
+        max_tokens = prompter.most_tokens(settings)
+        about = (snapshot.window_start, snapshot.offset, snapshot.language, path, max_tokens)
+        key = digest(f"{about}\n{snapshot.text}")
         query = query_at(
             snapshot,
             path,
@@ -95,9 +96,3 @@ class AnswerCache:
             self._last.clear()
         else:
             self._last.pop(uri, None)
-
-
-def context_key(snapshot: Snapshot, path: str | None, max_tokens: int) -> bytes:
-    """A digest of all that decides the context, for one prompter."""
-    about = (snapshot.window_start, snapshot.offset, snapshot.language, path, max_tokens)
-    return digest(f"{about}\n{snapshot.text}")

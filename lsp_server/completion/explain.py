@@ -27,8 +27,7 @@ KINDS = {"line": "rest of a line", "block": "block of lines", "span": "text betw
 
 
 def explain(completion: Completion, *, where: str, is_rest: bool) -> str:
-    """Markdown. where: the model's place, such as "on this machine". is_rest: the rest of an
-    earlier suggestion was shown."""
+    """Markdown. where: such as "on this machine". is_rest: the rest of an offer was shown."""
     parts = [
         "# Why this suggestion?",
         *_verdict(completion, is_rest),

@@ -8,13 +8,13 @@ import logging
 from dataclasses import replace
 
 from fim import Kind, Target, target_at
-from lsp_server.completion.query import Completion, complete, query_at
+from lsp_server.completion.query import Completion, ask_engine, query_at
 from lsp_server.completion.suggestions import Suggestions
 from lsp_server.documents import Snapshot
 from lsp_server.session.session import Session
 
 logger = logging.getLogger(__name__)
-MIN_TOKENS = 128  # that an edit may have, even if suggestions are to be shorter
+MIN_TOKENS = 128  # that an edit may have at least
 NOTHING = {
     "selection": "Select the text that is to be written anew.",
     "body": "There is no function here whose body could be completed.",
@@ -56,13 +56,13 @@ async def fill(
     # A token has at least one character.
     room = max(session.settings.max_tokens, MIN_TOKENS, len(old))
     settings = replace(session.settings, max_tokens=room)
-    suggestions.close_rests()  # they would be in the way
+    suggestions.close_rests()  # they would delay this request
     completion: Completion | None = None
     with session.reported():
         query = query_at(
             without(snapshot, target), path, prompter, settings, session.client, target=target
         )
-        completion = await complete(engine, query)
+        completion = await ask_engine(engine, query)
     if completion is None:
         raise FillError(session.problem or "The engine gave no answer; try again.")
     logger.info("%s", json.dumps(completion.trace.to_json()))

@@ -53,14 +53,14 @@ def typed_length(
 class Offer:
     """A suggestion that was sent. It grows while the rest of its answer is written."""
 
-    id: str  # the client names it when it tells what became of the suggestion
+    id: str  # the client names it when it tells of the suggestion
     snapshot: Snapshot  # the document when the suggestion was made
     suggestion: Suggestion
     completion: Completion | None = None  # how it came about
     stream: AnswerStream | None = None  # of the rest, while it is written
     typed: int = 0  # characters of the text that are in the document
     length: int = 0  # of the text when it was last sent
-    seen: set[str] = field(default_factory=set)  # the columns of Counts that it is counted in
+    seen: set[str] = field(default_factory=set)  # the columns of Counts
 
     def typed_length(self, now: Snapshot) -> int | None:
         """How much of the suggestion has been typed; None if anything else changed."""
@@ -101,9 +101,9 @@ class Offers:
 
     def __init__(self) -> None:
         self.counts = Counts()
-        self.client_tells = False  # it sends didShowCompletion: a suggestion sent may not be shown
+        self.client_tells = False  # it sends didShowCompletion
         self._offers: deque[Offer] = deque(maxlen=KEPT)
-        self._chosen = ""  # the id of the alternative that the user has turned to
+        self._chosen = ""  # the id of the offer that the user has turned to
         self._ids = count(1)
 
     def add(
@@ -113,11 +113,12 @@ class Offers:
 
         The same text at the same place keeps its offer and id.
         """
-        offer = self._find_at(snapshot, suggestion.text)
-        if offer is None:
-            offer = Offer(str(next(self._ids)), snapshot, suggestion, completion)
+        for offer in self._offers:
+            if offer.suggestion.text == suggestion.text and offer.snapshot == snapshot:
+                self._offers.remove(offer)
+                break
         else:
-            self._offers.remove(offer)
+            offer = Offer(str(next(self._ids)), snapshot, suggestion, completion)
         self._offers.append(offer)
         return offer
 
@@ -190,10 +191,6 @@ class Offers:
         """The offer that the user has chosen, then the newest first."""
         newest_first = list(reversed(self._offers))
         return sorted(newest_first, key=lambda offer: offer.id != self._chosen)
-
-    def _find_at(self, snapshot: Snapshot, text: str) -> Offer | None:
-        same = (o for o in self._offers if o.suggestion.text == text and o.snapshot == snapshot)
-        return next(same, None)
 
     def _find(self, id: str) -> Offer | None:
         return next((offer for offer in self._offers if offer.id == id), None)

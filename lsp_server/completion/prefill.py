@@ -31,7 +31,7 @@ class Prefill:
         self._uri: str | None = None  # of the document, once its text is used
 
     def start(self, look: Callable[[], Snapshot | None], path: str | None) -> None:
-        """The cursor is where `look` sees it. Waits for a model that is loading."""
+        """look: the document with its cursor at that moment. Waits for a model that is loading."""
         self.close()
         self._uri = None
         self._task = self._background.start(self._run(look, path))

@@ -1,7 +1,7 @@
 """A query made from a snapshot, and a completion made from the engine's answer to it.
 
-`complete` does all of it in a row, for the commands. A window takes the same steps, but may find
-the answer in the cache or return it in part: see suggestions.py.
+`ask_engine` waits for the whole answer, for commands and fill-in edits. For suggestions see
+suggestions.py: the answer may come from the cache, or be returned in part.
 """
 
 from __future__ import annotations
@@ -138,11 +138,9 @@ def query_at(
     return Query(snapshot, prompter, settings, context, request, layout, shaper, *times)
 
 
-async def complete(engine: Engine, query: Query) -> Completion:
-    """The engine's whole answer, however long it takes. Raises EngineUnavailable.
-
-    Cancelling the caller ends the work at the engine.
-    """
+async def ask_engine(engine: Engine, query: Query) -> Completion:
+    """A completion of the whole answer; cancelling ends it at the engine, too. Raises
+    EngineUnavailable."""
     load_attribution(query)
     stream = AnswerStream(engine, query.request, query.shaper)
     try:

@@ -1,5 +1,4 @@
-"""The engine's answer as it comes, read by a task of its own: it may outlive the request that
-started it."""
+"""The engine's answer as it comes. Its task may outlive the request that started it."""
 
 from __future__ import annotations
 
@@ -47,7 +46,7 @@ class AnswerStream:
         self.changed = Bell()
         self._sum = 0.0  # of the log-probabilities
         self._sureness: list[float] = []  # after each token: see `logprob`
-        self._ends: list[tuple[int, int]] = []  # after each piece: characters and tokens so far
+        self._ends: list[tuple[int, int]] = []  # characters and tokens after each piece
         self._task = asyncio.ensure_future(self._read(engine, request))
         self._task.add_done_callback(lambda _: self.changed.ring())
 
@@ -104,15 +103,14 @@ class AnswerStream:
             async with aclosing(engine.complete(request)) as pieces:
                 async for piece in pieces:
                     self._add(piece)
-                    if self.shaper.done(self.text, self._settled_logprob()):
+                    settled = 0.0
+                    if self.tokens >= MIN_TOKENS:  # from there on it can only sink
+                        settled = self.logprob()
+                    if self.shaper.done(self.text, settled):
                         break
             self.whole = True
         except Exception as error:
             self.error = error
-
-    def _settled_logprob(self) -> float:
-        """The log-probability, once later tokens can only lower it; 0 before."""
-        return self.logprob() if self.tokens >= MIN_TOKENS else 0.0
 
     def _add(self, piece: Piece) -> None:
         # The first piece may hold nothing but the count of cached tokens.
@@ -120,18 +118,15 @@ class AnswerStream:
             self.first_at = time.perf_counter()
         self.text += piece.text
         for logprob in piece.logprobs:
-            self._add_token(logprob)
+            self.tokens += 1
+            self._sum += logprob
+            sureness = self._sum / self.tokens
+            if self.tokens > MIN_TOKENS:
+                sureness = min(sureness, self._sureness[-1])
+            self._sureness.append(sureness)
         self._ends.append((len(self.text), self.tokens))
         if piece.reused_tokens is not None:
             self.reused = piece.reused_tokens
         if piece.passes is not None:
             self.passes = piece.passes
         self.changed.ring()
-
-    def _add_token(self, logprob: float) -> None:
-        self.tokens += 1
-        self._sum += logprob
-        sureness = self._sum / self.tokens
-        if self.tokens > MIN_TOKENS:
-            sureness = min(sureness, self._sureness[-1])
-        self._sureness.append(sureness)

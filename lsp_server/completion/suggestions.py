@@ -34,15 +34,14 @@ from lsp_server.session.usage import UsageFile
 
 logger = logging.getLogger(__name__)
 SAVE_S = 2.0  # from a change of the counts until they are saved
-MAX_MISSES = 2  # alternatives that bring nothing new, before no more are drawn
+MAX_MISSES = 2  # alternatives without a new text, then no more are drawn
 
 Found = tuple[Offer, Suggestion]
 """An offer, and the part of it that is still to come at the cursor."""
 
 
 class Suggestions:
-    """Answers the requests for a session's documents. A newer request for a document, and an edit
-    of it, cancel the older request."""
+    """Answers the requests of one session. An edit or a newer request cancels the older request."""
 
     def __init__(self, session: Session) -> None:
         self.offers = Offers()
@@ -50,8 +49,8 @@ class Suggestions:
         self._session = session
         self._cache = AnswerCache()
         self._background = Background()
-        self._growing: dict[str, Offer] = {}  # by document: the rest of the offer is being written
-        self._prompter: Prompter | None = None  # of all that is kept here
+        self._growing: dict[str, Offer] = {}  # by document, while its rest is written
+        self._prompter: Prompter | None = None  # of the offers and answers that are kept
         self._reasons: dict[str, tuple[Completion, bool]] = {}  # by document, the latest last
         self._usage = UsageFile()
         self._saving = False
@@ -149,8 +148,7 @@ class Suggestions:
             found = self.offers.rest_at(snapshot)
         if found is None:
             return []
-        completion = found[0].completion
-        if completion is not None:
+        if (completion := found[0].completion) is not None:
             self.keep_reason(completion, is_rest=True)
         return [found]
 
@@ -164,7 +162,7 @@ class Suggestions:
         known = self._cache.find(query)
         if known is not None:
             return await make_completion(query, known, from_memory=True), None
-        self.close_rests()  # they would be in the way
+        self.close_rests()  # they would delay this request
         load_attribution(query)
         stream = AnswerStream(engine, query.request, query.shaper)
         state: State = "whole"
@@ -257,9 +255,9 @@ class Suggestions:
     def _growing_at(self, snapshot: Snapshot) -> AnswerStream | None:
         """The answer that is being written and goes on at the cursor."""
         offer = self._growing.get(snapshot.uri)
-        if offer is None or not offer.continues_at(snapshot):
-            return None
-        return offer.stream
+        if offer is not None and offer.continues_at(snapshot):
+            return offer.stream
+        return None
 
     def _close_rest(self, uri: str) -> None:
         """Ends the answer that is being written for a document."""

@@ -20,7 +20,7 @@ class Trace:
     reused_tokens: int | None = None  # of the prompt; None: the engine does not tell
     prefilled_tokens: int | None = None
     generated_tokens: int = 0
-    forward_passes: int | None = None  # None: the front closed the answer before its end
+    forward_passes: int | None = None  # None: closed before its end
     context_ms: float = 0.0
     prompt_ms: float = 0.0
     first_token_ms: float | None = None

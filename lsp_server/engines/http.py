@@ -17,7 +17,7 @@ from aiohttp.http import HttpProcessingError
 from lsp_server.engines.interface import CompletionRequest, EngineUnavailable, Piece
 
 CONNECT_TIMEOUT_S = 2.0
-NO_ANSWER = (aiohttp.ClientError, OSError, TimeoutError, ValueError)  # what aiohttp raises then
+NO_ANSWER = (aiohttp.ClientError, OSError, TimeoutError, ValueError)  # from aiohttp
 
 
 class HttpClient:
@@ -90,7 +90,7 @@ class HttpClient:
                         return
                     yield _piece(data)
             raise EngineUnavailable("the answer broke off")
-        except (*NO_ANSWER, HttpProcessingError) as error:  # the latter is a line without an end
+        except (*NO_ANSWER, HttpProcessingError) as error:  # the latter: an endless line
             raise EngineUnavailable(
                 f"no answer from {self._base_url} ({type(error).__name__})"
             ) from None

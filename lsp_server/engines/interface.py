@@ -9,21 +9,20 @@ from typing import Literal, Protocol
 
 @dataclass(frozen=True, slots=True)
 class CompletionRequest:
-    """A prompt as ids, or as text for an endpoint whose tokenizer is not here. client names the
-    window."""
+    """A prompt, and how its completion is sampled."""
 
-    prompt: tuple[int, ...] | str
+    prompt: tuple[int, ...] | str  # text for an endpoint whose tokenizer is not here
     max_tokens: int
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 0
     stop: tuple[str, ...] = ()
     stop_ids: tuple[int, ...] = ()
-    client: str = ""
+    client: str = ""  # names the window
     # Only our own engine knows the fields below.
-    begin_with: str = ""  # the completion starts with this text, which is not part of the answer
+    begin_with: str = ""  # the completion starts with it; it is no part of the answer
     copying: Mapping[str, float] | None = None  # see model/generation/copying.py
-    idle: bool = False  # nobody waits for the answer: requests that somebody waits for come first
+    idle: bool = False  # requests that somebody waits for come first
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +66,7 @@ class EngineUnavailable(Exception):
 
 
 class Engine(Protocol):
-    has_idle_time: bool  # whether it may be given work that nobody asked for
+    has_idle_time: bool  # it may be given work that nobody asked for
 
     @property
     def state(self) -> EngineState: ...

@@ -1,5 +1,4 @@
-"""The engine process on this machine: found, started, attached to, replaced, and started again when
-it dies."""
+"""The engine process here: found, started, attached to, replaced, and started again if it dies."""
 
 from __future__ import annotations
 
@@ -36,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 POLL_S = 0.05
 MAX_PAUSE_S = 60.0
-STEADY_S = 30.0  # an engine that was ready for so long is started again without a pause
+STEADY_S = 30.0  # after so long an engine is restarted without a pause
 
 
 class LocalEngine:
@@ -77,7 +76,7 @@ class LocalEngine:
         self._set(EngineState("loading"))
         try:
             if not self.socket.exists():
-                self._spawn()  # at once: what follows takes this process some time too
+                self._spawn()  # first: the engine takes longest
         except OSError as error:
             self._fail(f"The engine could not be started ({error}).")
         else:
@@ -125,8 +124,7 @@ class LocalEngine:
         self._set(EngineState("failed", message=message))
 
     def _lost(self) -> None:
-        """The engine has gone: starts it again, at once if it was steady, else after a pause that
-        doubles."""
+        """Starts an engine that has gone: at once if it was steady, else after a growing pause."""
         now = time.monotonic()
         if now - self._ready_since > STEADY_S:
             self._pause = 1.0
@@ -142,8 +140,7 @@ class LocalEngine:
         self._pause = min(MAX_PAUSE_S, max(1.0, 2 * self._pause))
 
     async def _bring_up(self) -> None:
-        """Attaches to the engine, starting or replacing it, until it is ready, has failed, or takes
-        too long."""
+        """Attaches to an engine, or starts or replaces it, until it is ready, failed or late."""
         deadline = time.monotonic() + self._options.start_timeout
         replacing = False
         try:
@@ -206,8 +203,7 @@ class LocalEngine:
 def make_engine(
     settings: Settings, *, on_state: Callable[[EngineState], None] = lambda state: None
 ) -> Engine:
-    """The engine that the settings ask for: an endpoint elsewhere, or the one here. Raises
-    ModelError, OSError."""
+    """An endpoint elsewhere, or the engine here, by the settings. Raises ModelError, OSError."""
     if settings.remote.url:
         return RemoteEngine(settings.remote)
     return LocalEngine(find_model(settings.model), settings.engine, on_state=on_state)

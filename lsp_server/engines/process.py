@@ -36,8 +36,7 @@ def start_spare() -> None:
 
 
 def start_engine(launch: Launch) -> subprocess.Popen[bytes]:
-    """Starts an engine process that outlives this one, from the spare if there is one. Raises
-    OSError."""
+    """Starts an engine that outlives this process, from the spare if possible. Raises OSError."""
     global _spare
     if sys.platform == "win32":
         raise OSError("Windows has no Unix sockets: use WSL, or an endpoint in fimls.remote.url")
@@ -86,8 +85,7 @@ def open_log() -> BinaryIO:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process runs. One that has ended does not, even if nobody has asked for its status
-    yet."""
+    """Whether a process runs; a zombie does not."""
     if os.name == "nt":
         return True  # signal 0 is Ctrl-C there; the end of stdin has to do
     try:

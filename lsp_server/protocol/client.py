@@ -7,7 +7,6 @@ import os
 import sys
 import time
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from lsprotocol import types as lsp
@@ -63,12 +62,7 @@ class EditorWindow:
         client.initialized(lsp.InitializedParams())
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *error: object) -> None:
         await self._client.shutdown_async(None)
         self._client.exit(None)
         if (process := self._client._server) is not None:

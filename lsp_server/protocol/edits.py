@@ -39,7 +39,7 @@ class FillRequest:
     uri: str
     range: lsp.Range
     kind: Kind
-    version: int | None  # of the text that the range belongs to; None: the text as it is now
+    version: int | None  # of the text; None: as it is now
 
 
 async def fill_request(ls: FimlsServer, params: Any) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from lsp_server.protocol.conversions import Handlers
 from lsp_server.protocol.server import FimlsServer
 from lsp_server.settings import SECTION
 
-SETTINGS_WAIT_S = 2.0  # for a client that is asked for its settings, before the engine starts
+SETTINGS_WAIT_S = 2.0  # for the client's settings, before the engine starts
 
 
 async def initialized(ls: FimlsServer, params: lsp.InitializedParams) -> None:

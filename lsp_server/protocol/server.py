@@ -79,7 +79,7 @@ class Protocol(LanguageServerProtocol):
         try:
             server.documents.change(uri, params.text_document.version, changes)
         except Exception:
-            server.documents.close(uri)  # no mirror is better than one that is out of step
+            server.documents.close(uri)  # no mirror is better than a wrong one
             raise
         if changes and server.has_suggestions:
             line, character = changes[-1].start or (0, 0)
@@ -126,7 +126,7 @@ class FimlsServer(LanguageServer):
         self.documents = Documents(to_encoding(encoding))
         text_document = params.capabilities.text_document
         if text_document is not None and text_document.inline_completion is not None:
-            offered.completion_provider = None  # ghost text is better than an entry in a menu
+            offered.completion_provider = None  # ghost text is better
         workspace = params.capabilities.workspace
         window = params.capabilities.window
         self.can_pull_settings = bool(workspace and workspace.configuration)

@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 # In bytes:
 MAX_BODY = 64 * 2**20
 MAX_HEADER = 8 * 2**10
-MAX_UNSENT = 8 * 2**20  # no more requests are read while so many bytes of answers are unread
+MAX_UNSENT = 8 * 2**20  # while more is unread, no requests are read
 STALL = 1.0  # seconds to wait at the end for a client that reads nothing
 _SLICE = 64 * 2**10
 _READ_AHEAD = 16  # slices
@@ -193,7 +193,7 @@ class FrameWriter:
             while view:
                 try:
                     sent = os.write(self._descriptor, view[:_SLICE])
-                except BlockingIOError:  # somebody who shares the descriptor made it non-blocking
+                except BlockingIOError:  # a sharer made it non-blocking
                     select.select([], [self._descriptor], [])
                     continue
                 except OSError as error:

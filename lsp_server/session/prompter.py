@@ -33,7 +33,7 @@ from model.weights.folder import ATTRIBUTION, BUNDLED, PREFERENCES, ModelFolder,
 
 REMOTE_CONTEXT_TOKENS = 2048
 TIME_BUDGET_MS = 300.0
-CHARACTERS_PER_TOKEN = 3  # of code, on the safe side, where the tokenizer is not here to ask
+CHARACTERS_PER_TOKEN = 3  # of code, where there is no tokenizer to ask
 HEADER_TOKENS = 16  # room for sentinels
 
 
@@ -66,13 +66,13 @@ class Prompter:
         sentinels = resolve(tokenizer, settings.format, folder.model_type)
         limit = folder.max_positions
         preferred = folder.preferences
-        own_layout = preferred_layout(folder)
+        layout = preferred_layout(folder)
         prompter = cls(
             format=sentinels.format,
             encoder=PieceEncoder(tokenizer),
             sentinels=sentinels,
             context_tokens=min(settings.context_tokens or limit, limit),
-            layout=chosen_layout(settings) or own_layout,
+            layout=chosen_layout(settings) or layout,
             suffix_tokens=settings.suffix_tokens,
             min_confidence=first(settings.min_confidence, preferred.min_confidence),
             time_budget=first(settings.time_budget, TIME_BUDGET_MS),
@@ -143,8 +143,7 @@ class Prompter:
     def request(
         self, context: CursorContext, settings: Settings, client: str
     ) -> tuple[CompletionRequest, Layout]:
-        """The request for a context, and its layout. Raises FormatError for a layout that the model
-        never saw."""
+        """The request and its layout. Raises FormatError for a layout that the model never saw."""
         request = CompletionRequest(
             prompt=(),
             max_tokens=self.most_tokens(settings),

@@ -47,7 +47,7 @@ class Session:
     ) -> None:
         self.client = uuid.uuid4().hex  # names this window in the engine's queue
         self.client_name = ""
-        self.client_shows_status = False  # then nothing in the status needs a message window
+        self.client_shows_status = False  # then nothing in the status needs a message
         self.requests = Scheduler()  # for suggestions, by document
         self.edits = Scheduler()  # fill-in edits, by document
         self.engine: Engine | None = None
@@ -69,7 +69,7 @@ class Session:
     # ---- settings, model and engine ----
 
     def configure(self, raw: object, *, trusted: bool) -> None:
-        """Takes the client's settings. Some may only be set by a trusted source, at the start."""
+        """Reads the client's settings. trusted: they are the user's own, not a workspace's."""
         before = self.settings
         self.settings, problems = parse(raw, base=self._base, trusted=trusted)
         if trusted:
@@ -118,7 +118,7 @@ class Session:
         self._update_progress()
 
     def _start_engine(self) -> None:
-        """Raises OSError or ModelError."""
+        """Makes the engine, and starts it if suggestions are on. Raises OSError, ModelError."""
         if self.engine is None:
             from lsp_server.engines.local import make_engine
 
@@ -173,7 +173,7 @@ class Session:
 
     @contextmanager
     def reported(self) -> Iterator[None]:
-        """Ends the block where the engine or the settings allow no answer; the status says why."""
+        """Catches EngineUnavailable and FormatError in the block; the status then says why."""
         from fim import FormatError
         from lsp_server.engines.interface import EngineUnavailable
 
@@ -192,7 +192,7 @@ class Session:
 
     @contextmanager
     def working(self) -> Iterator[None]:
-        """Around work that the status shows, if it takes more than a moment."""
+        """The status is told when the work in the block begins and ends."""
         self._on_status()
         try:
             yield

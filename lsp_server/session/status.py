@@ -10,13 +10,12 @@ State = Literal["loading", "ready", "busy", "off", "failed"]
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """message is for the user; it names the remedy if the state is "failed" or "off". progress runs
-    from 0 to 1 while the model is loading."""
+    """The state of one window, for its user."""
 
     state: State
-    message: str
+    message: str  # it names the remedy if the state is "failed" or "off"
     model: str
-    progress: float | None = None
+    progress: float | None = None  # 0 to 1 while the model is loading
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -9,9 +9,10 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import operator
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +42,7 @@ class Counts:
         }
 
     def __add__(self, other: Counts) -> Counts:
-        return Counts(
-            self.shown + other.shown,
-            self.accepted + other.accepted,
-            self.partly_accepted + other.partly_accepted,
-            self.typed_through + other.typed_through,
-        )
+        return Counts(*map(operator.add, astuple(self), astuple(other)))
 
     def __str__(self) -> str:
         accepted = f"{self.accepted} accepted"
@@ -74,13 +70,12 @@ class SessionUsage:
         return not self.closed and is_alive(self.pid)
 
     def to_json(self) -> dict[str, Any]:
-        """For `fimls status --json`."""
+        """What the file and `fimls status --json` have in common."""
         return {
             "started": self.started,
             "pid": self.pid,
             "client": self.client,
             "model": self.model,
-            "open": self.is_open,
             "counts": self.counts.to_json(),
         }
 
@@ -99,30 +94,21 @@ class UsageFile:
 
     def write(self, counts: Counts, *, client: str, model: str, closed: bool = False) -> None:
         """Writes the counts if they changed. Never raises; after a failure it writes no more."""
-        value = {
-            "started": round(self._started, 3),
-            "pid": os.getpid(),
-            "client": client,
-            "model": model,
-            "counts": counts.to_json(),
-            "closed": closed,
-        }
+        started = round(self._started, 3)
+        usage = SessionUsage(started, os.getpid(), client, model, counts)
+        value = usage.to_json() | {"closed": closed}
         if self._given_up or value == self._written or counts == Counts():
             return
         try:
-            if not self._written:
-                self._delete_oldest()
+            if not self._written:  # makes room for one more file
+                for path in sorted(usage_folder().glob("*.json"))[: 1 - KEPT_SESSIONS]:
+                    path.unlink(missing_ok=True)
             path = usage_folder() / f"{self._started:.3f}-{os.getpid()}.json"
             write_private_file(path, json.dumps(value).encode())
         except OSError as error:
             self._given_up = True
             logger.warning("the session's counts cannot be kept: %s", error.strerror)
         self._written = value
-
-    def _delete_oldest(self) -> None:
-        """Makes room for one more file of the KEPT_SESSIONS."""
-        for path in sorted(usage_folder().glob("*.json"))[: 1 - KEPT_SESSIONS]:
-            path.unlink(missing_ok=True)
 
 
 def read_usage() -> list[SessionUsage]:
@@ -138,8 +124,8 @@ def read_usage() -> list[SessionUsage]:
 
 
 def _parse_session(content: bytes) -> SessionUsage:
-    """Raises ValueError, KeyError, TypeError, OverflowError or RecursionError for a file that is
-    not one of ours."""
+    """The usage in a file. Raises ValueError, KeyError, TypeError, OverflowError or RecursionError
+    if it is not one of ours."""
     value = json.loads(content)
     started = float(value["started"])
     time.localtime(started)  # raises where `summary` could not show it

@@ -15,13 +15,13 @@ from typing import Any
 from fim import CursorContext, Layout
 from fim.evaluation.samples import TASKS, Sample, Task
 from lsp_server.commands.source_files import language_of
-from lsp_server.completion.query import complete, query_at
+from lsp_server.completion.query import ask_engine, query_at
 from lsp_server.documents import Snapshot
 from lsp_server.engines.interface import Engine
 from lsp_server.session.prompter import CHARACTERS_PER_TOKEN, Prompter
 from lsp_server.settings import Settings
 
-IN_FLIGHT = 4  # requests at once: while the engine answers one, the next are prepared
+IN_FLIGHT = 4  # requests at once
 MOST_TYPED_TOKENS = 64  # between the anchor and the cursor
 ONE_LINE: tuple[Task, ...] = ("line", "column")
 
@@ -46,7 +46,7 @@ class Contestant:
     settings: Settings
     prompter: Prompter  # its min_confidence is 0: every answer is seen
     layout: Layout
-    threshold: float | None  # the product hides less sure answers; None: a bare model hides nothing
+    threshold: float | None  # less sure answers are hidden; None: nothing is
 
     @property
     def model(self) -> str:
@@ -95,7 +95,7 @@ async def ask_product(sample: Sample, task: Task, contestant: Contestant, engine
     prompter = contestant.prompter
     context = context_of(sample, contestant, sample.path)
     query = query_at(snapshot_of(sample), sample.path, prompter, settings, "eval", context=context)
-    suggestion = (await complete(engine, query)).suggestion
+    suggestion = (await ask_engine(engine, query)).suggestion
     _, replaced = suggestion.replace
     return Guess(suggestion.text, replaced, suggestion.confidence, suggestion.hidden)
 

@@ -1,7 +1,7 @@
 """`fimls eval`: how often a model writes the text that was taken out of a source file.
 
 Each sample is a request to the engine process, made in one of two ways:
-- The whole product: `query.complete` with the user's settings, so that everything that a user
+- The whole product: `query.ask_engine` with the user's settings, so that everything that a user
   gets is measured, post-processing too. A suggestion that minConfidence would hide counts for
   "exact match" but not for "shown". One setting is fixed: for the tasks *line* and *column*, which
   are about the rest of one line, `multiline` is "never".

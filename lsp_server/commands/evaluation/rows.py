@@ -31,7 +31,7 @@ class Row:
     model: str | None = None  # None: the baseline
     layout: Layout | None = None
     min_confidence: float | None = None  # None: nothing is ever hidden
-    by_confidence: tuple[tuple[float, Share, Share], ...] = ()  # threshold, shown, exact of those
+    by_confidence: tuple[tuple[float, Share, Share], ...] = ()  # see _shown_at
     shown: Share | None = None
     exact_of_shown: Share | None = None
 

@@ -20,7 +20,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from lsp_server.completion.query import complete, query_at
+from lsp_server.completion.query import ask_engine, query_at
 from lsp_server.documents import Document
 from lsp_server.engines.http import HttpClient
 from lsp_server.engines.interface import CompletionRequest, EngineUnavailable, Piece
@@ -115,7 +115,7 @@ async def test_the_whole_pipeline_runs_on_a_remote_engine(
     prompter, engine = Prompter.for_settings(settings), RemoteEngine(remote)
     snapshot = Document("file:///a.py", 1, "python", "x = 1\n", "utf-16").snapshot(0, 4)
     try:
-        done = await complete(engine, query_at(snapshot, "a.py", prompter, settings, "test"))
+        done = await ask_engine(engine, query_at(snapshot, "a.py", prompter, settings, "test"))
     finally:
         await engine.close()
     assert re.fullmatch("[a-z]{8}", done.suggestion.text)
