@@ -102,7 +102,6 @@ async def print_bench(file: Path | None, settings: Settings, *, as_json: bool) -
 
 
 async def measure(file: Path | None, settings: Settings, seed: int = 0) -> Measured:
-    """Raises CommandError, ModelError, FormatError, EngineUnavailable, OSError."""
     path = (file or SAMPLE).absolute()
     text = read_source(path)
     if settings.remote.url:
@@ -227,10 +226,7 @@ def probe(settings: Settings) -> dict[str, Any]:
 
 
 def estimates(machine: dict[str, Any]) -> list[Estimate]:
-    """An estimate for each of SIZES, from the probe's figures.
-
-    A suggested line takes one step for the typed text and one for each token; no drafts.
-    """
+    """Estimates for SIZES. A line takes one step for the typed text and one for each token."""
     found = []
     for name, parameters in SIZES.items():
         weights = parameters * machine["bytes_a_weight"]

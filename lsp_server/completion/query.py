@@ -68,7 +68,7 @@ class Query:
         return (time.perf_counter() - self.started) * 1000
 
     def alternative(self, number: int) -> Query:
-        """The query with random sampling, seeded by the number; 0 is the query itself."""
+        """The query with random sampling, seeded by the number; 0: the query itself."""
         if number == 0:
             return self
         request = replace(
@@ -262,10 +262,7 @@ _reading = threading.Lock()
 
 
 def read_attribution(path: Path) -> Attribution | None:
-    """The filter of known packages in a file; None without one, and the log says so once.
-
-    Can be called from any thread.
-    """
+    """The filter of known packages; None, and a line in the log, without one. Thread-safe."""
     with _reading:  # lru_cache would let two threads read at once
         return _read_attribution(path)
 

@@ -21,8 +21,7 @@ from lsp_server import __version__
 from lsp_server.documents import Documents
 from lsp_server.logs import log_error, quietly
 from lsp_server.protocol.conversions import to_change, to_encoding, to_path, value_at
-from lsp_server.session.session import Session
-from lsp_server.session.status import Status
+from lsp_server.session.session import Session, Status
 
 if TYPE_CHECKING:
     from lsp_server.completion.suggestions import Suggestions

@@ -1,11 +1,10 @@
 """Settings, prompter, engine and status of one window.
 
 - session.py: Session makes the engine and the prompter from the settings, says when they are ready,
-  and tells the user what is wrong.
+  and tells the user what is wrong. Status is shown in the editor's status bar.
 - prompter.py: Prompter makes contexts and prompts for one model, with its tokenizer and format. It
   is here and not in completion/ because the session makes it; so completion/ imports this folder,
   and this folder does not import completion/.
-- status.py: Status, what an editor shows in its status bar.
 - usage.py: the counts of suggestions that were shown and accepted, and the files that keep them.
 
 Invariants: a workspace's settings choose neither the model nor the endpoint (settings.py). fim and

@@ -9,12 +9,12 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from lsp_server.engines.process import end_spare
 from lsp_server.logs import log_error
 from lsp_server.scheduler import Scheduler
-from lsp_server.session.status import Status
 from lsp_server.settings import Reporter, from_environment, parse
 
 if TYPE_CHECKING:  # loaded after `initialize` is answered
@@ -23,6 +23,19 @@ if TYPE_CHECKING:  # loaded after `initialize` is answered
 
 logger = logging.getLogger(__name__)
 START_POLL_S = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """The state of one window, as an editor shows it in its status bar."""
+
+    state: Literal["loading", "ready", "busy", "off", "failed"]
+    message: str  # it names the remedy if the state is "failed" or "off"
+    model: str
+    progress: float | None = None  # 0 to 1 while the model is loading
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
 
 
 class ShowMessage(Protocol):

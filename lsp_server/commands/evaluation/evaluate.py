@@ -174,11 +174,8 @@ async def evaluate(
     plan: Plan,
     step: Callable[[str], None] = lambda description: None,
 ) -> AsyncGenerator[Row]:
-    """Yields a row for each task and contestant as soon as it is known; calls `step` after each
-    answer.
-
-    Raises CommandError, EngineUnavailable, OSError.
-    """
+    """Yields a row for each task and contestant; calls `step` after each answer. Raises
+    CommandError, EngineUnavailable, OSError."""
     samples: dict[Task, list[Sample]] = {}
     for task in plan.tasks:
         try:
