@@ -10,5 +10,5 @@
 Invariants:
 - Only cli imports typer, and it imports the module of a command when that command runs. `fimls lsp`
   loads nothing of this folder.
-- No command loads torch in this process. What needs torch runs in a process of its own.
+- No command loads torch in this process. Work that needs it runs in a process of its own.
 """

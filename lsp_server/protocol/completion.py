@@ -57,7 +57,7 @@ async def completion(ls: FimlsServer, params: lsp.CompletionParams) -> lsp.Compl
 class Cursor:
     """A cursor, after the entry that is selected in a completion menu, if there is one.
 
-    The snapshot's text holds the entry; in the document it will replace what stands from `start` to
+    The snapshot's text holds the entry; in the document it will replace the text from `start` to
     `end`.
     """
 

@@ -97,7 +97,7 @@ class Session:
     def start(self) -> None:
         """Starts the engine and makes the prompter, in the background."""
         if self._loading is not None:
-            self._loading.cancel()  # it uses the settings of before
+            self._loading.cancel()  # it uses the earlier settings
         self._loading = asyncio.ensure_future(self._load())
 
     async def _load(self) -> None:

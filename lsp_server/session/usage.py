@@ -70,7 +70,7 @@ class SessionUsage:
         return not self.closed and is_alive(self.pid)
 
     def to_json(self) -> dict[str, Any]:
-        """What the file and `fimls status --json` have in common."""
+        """The fields that the file and `fimls status --json` share."""
         return {
             "started": self.started,
             "pid": self.pid,

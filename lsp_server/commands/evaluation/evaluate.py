@@ -9,7 +9,7 @@ Each sample is a request to the engine process, made in one of two ways:
   *line* and *column* the answer ends with its line, for other tasks at the model's end token or
   after maxTokens.
 
-With the layout "anchored" the anchor stands 0 to 64 tokens before the cursor, as if the user had
+With the layout "anchored" the anchor is 0 to 64 tokens before the cursor, as if the user had
 typed these since. With the anchor at the cursor the prompts would be nearly those of psm.
 
 The samples depend on the files and the seed alone, so rows can be compared, also across runs. The
