@@ -77,8 +77,8 @@ def main() -> None:
     plain = load_model(options.model, "cpu", "float32")
     int8 = load_model(options.model, "cpu", quantization="int8")
     upgrade_now(int8.decoder, cache_folder())
-    tally = DecodeCounts()
-    recent = DraftHistory(int8.decoder.row_costs)
+    counts = DecodeCounts()
+    history = DraftHistory(int8.decoder.row_costs)
 
     def ask(model: LoadedModel, way: Way, drafts: DraftHistory | None = None) -> list[Token]:
         return list(
@@ -89,8 +89,8 @@ def main() -> None:
                 stop_ids=asked.stop_ids,
                 begin_with=asked.begin_with,
                 copying=copying,
-                recent=drafts,
-                tally=tally if drafts else None,
+                history=drafts,
+                counts=counts if drafts else None,
             )
         )
 
@@ -110,7 +110,7 @@ def main() -> None:
         for name, found, wanted in (
             ("int8, warm: two parts", ask(int8, split), reference),
             ("int8, warm: typed", ask(int8, typed), reference),
-            ("int8, cold, with drafts", ask(int8, cold, recent), reference),
+            ("int8, cold, with drafts", ask(int8, cold, history), reference),
             ("float32, warm: two parts", ask(plain, split), other),
             ("float32, warm: typed", ask(plain, typed), other),
             ("int8, cold, beside float32", reference, other),
@@ -130,8 +130,8 @@ def main() -> None:
     rows = [[name, f"{n / options.samples:.1%}", f"{widest[name]:.2g}"] for name, n in same.items()]
     print(table(["", "text", "log-probability"], rows))
     print(
-        f"\ndrafts: {tally.passes} passes behind the prefill, {tally.accepted} of {tally.drafted} "
-        "tokens came true"
+        f"\ndrafts: {counts.passes} passes behind the prefill, {counts.accepted} of "
+        f"{counts.drafted} tokens came true"
     )
 
 

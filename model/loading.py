@@ -65,16 +65,16 @@ class LoadedModel:
         stop_ids: Iterable[int] = (),
         begin_with: str = "",
         copying: CopyWeights | None = None,
-        recent: DraftHistory | None = None,
-        tally: DecodeCounts | None = None,
+        history: DraftHistory | None = None,
+        counts: DecodeCounts | None = None,
         should_stop: Callable[[], bool] | None = None,
     ) -> Iterator[Token]:
         """Continues ids, the first cache.length of which the cache already holds; without a cache
         it makes one.
 
         begin_with: the text that the answer begins with, which is not yielded. copying: mixes in
-        the tokens that followed the same text before. recent: the texts to draft from; None runs
-        one pass for each token. tally: is added to. Raises ValueError for a begin_with that the
+        the tokens that followed the same text before. history: the texts to draft from; None runs
+        one pass for each token. counts: is added to. Raises ValueError for a begin_with that the
         model cannot spell. See model.generation.generate.
         """
         stop_ids = frozenset(stop_ids) | set(self.decoder.config.stop_ids)
@@ -82,9 +82,9 @@ class LoadedModel:
         matches = None
         drafter = None
         processors: list[ScoreProcessor] = []
-        if recent or copying:
-            matches = (recent or DraftHistory()).begin(ids, stop_ids)
-            drafter = Drafter(recent, matches)
+        if history or copying:
+            matches = (history or DraftHistory()).begin(ids, stop_ids)
+            drafter = Drafter(history, matches)
             if copying:
                 processors.append(Copying(copying, matches))
         if begin_with:
@@ -93,10 +93,12 @@ class LoadedModel:
             cache = self.decoder.new_cache()
         text = self.tokenizer.stream()
         try:
-            yield from generate(self.decoder, cache, ids, text, options, processors, drafter, tally)
+            yield from generate(
+                self.decoder, cache, ids, text, options, processors, drafter, counts
+            )
         finally:
-            if recent and matches:
-                recent.end(matches, len(ids))
+            if history and matches:
+                history.end(matches, len(ids))
 
 
 def load_model(

@@ -34,7 +34,7 @@ class Plan:
 
     With `few` the result of a row does not depend on the other rows.
 
-    prefill_chunk: how many rows of a long prefill cost as little each as more of them would.
+    prefill_chunk: the chunk size from which larger chunks are no faster per row.
     small: the weights are few enough to be kept in several forms. The plain one is among them, for
     a step that is compiled or runs on one thread.
     """

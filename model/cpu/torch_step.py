@@ -30,8 +30,8 @@ from model.decoder.factory import Norm
 from model.decoder.kv_cache import KVCache
 from model.decoder.layers import ACTIVATIONS, DecoderLayer, normalize_heads
 
-# One thread may take so much longer: it leaves the rest to others, and waits for nobody.
-SHARED = 1.2
+# One thread is used if it is at most this factor slower: it leaves the other cores free.
+ONE_THREAD_FACTOR = 1.2
 BY_THUMB = {1: 1.0, 2: 1.2, 4: 1.6, 8: 2.8, 16: 5.0}  # row costs where nothing can be measured
 
 
@@ -222,7 +222,7 @@ def add_step(decoder: Decoder, plan: Plan, measured: Path | None = None) -> None
         decoder.use_step(step, costs)
         return
     best = "all threads"
-    if "one thread" in times and times["one thread"][1] < SHARED * times[best][1]:
+    if "one thread" in times and times["one thread"][1] < ONE_THREAD_FACTOR * times[best][1]:
         best = "one thread"
     step.threads = ways[best]
     decoder.use_step(step, relative_costs(times[best]))

@@ -144,7 +144,8 @@ async def stop(request: web.Request) -> web.Response:
 
 
 async def completions(request: web.Request) -> web.StreamResponse:
-    """Also /fimls/prefill, which generates nothing."""
+    """/v1/completions; and /fimls/prefill, which computes the prompt into the cache and answers
+    without any text."""
     process = request.app[PROCESS]
     engine = process.engine
     if engine is None:

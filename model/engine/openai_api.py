@@ -83,7 +83,7 @@ def _stop(body: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _stop_ids(body: Mapping[str, Any]) -> frozenset[int]:
-    """vLLM's field, and ours."""
+    """The token ids that end the answer, in a field that vLLM has, too."""
     ids = body.get("stop_token_ids") or []
     if not isinstance(ids, list) or not all(type(id) is int for id in ids):
         raise BadRequest("stop_token_ids must be a list of token ids.")

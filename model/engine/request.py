@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from model.generation.copying import CopyWeights
-from model.generation.generate import Token
+from model.generation.generate import GREEDY, Token
 from model.generation.sampling import Sampling
-
-GREEDY = Sampling()
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,11 +84,11 @@ class Engine:
     ) -> None:
         self.model = model
         self.prefixes = PrefixCache(model.decoder, cache_bytes, store)
-        # Drafts are checked in rows beside each other. Without known costs of such rows nobody
-        # vouches for a row that comes out as it does alone, and greedy must stay greedy.
-        self.recent: DraftHistory | None = None
+        # Drafts are checked in rows beside each other. Without measured row costs we cannot be sure
+        # that a row has the same result beside others, so we do not draft.
+        self.history: DraftHistory | None = None
         if model.decoder.row_costs:
-            self.recent = DraftHistory(model.decoder.row_costs)
+            self.history = DraftHistory(model.decoder.row_costs)
         self.queue = FairQueue()
         self.busy = False
         self.last_used = time.monotonic()
@@ -172,8 +172,8 @@ class Engine:
             return
         except StopIteration:
             costs = self.model.decoder.row_costs
-            if self.recent is not None and costs:
-                self.recent.use(costs)
+            if self.history is not None and costs:
+                self.history.use(costs)
         except Exception:  # such as no memory for it: everything works as it did
             log.exception("an upgrade failed")
         self._upgrade = None
@@ -195,8 +195,8 @@ class Engine:
             stop_ids=request.stop_ids,
             begin_with=request.begin_with,
             copying=request.copying,
-            recent=self.recent,
-            tally=counts,
+            history=self.history,
+            counts=counts,
             should_stop=lambda: job.cancelled,
         )
 

@@ -7,6 +7,11 @@ In reading order:
 - llama, qwen2, stablelm, starcoder2: the families.
 - registry: FAMILIES, all of them by model_type, found by looking through this folder.
 
-A new family is one new file here. Nothing outside of this folder names a family, and nothing here
-loads torch: the language server reads the registry, too.
+A new family is one new file here, named after its model_type. tests/model/families/test_families.py
+checks that, and wants a toy config of the family in tests/conftest.py. A family that differs in a
+new way adds a field to DecoderConfig, which decoder/layers.py and the steps in cpu/ (torch_step,
+compiled_step with numba_step) and gpu/ (cuda_graphs) have to follow, and export/gguf.py.
+
+Nothing else in model/ names a family (fim/formats.py does, for its FIM format). Nothing here loads
+torch: the language server reads the registry, too.
 """

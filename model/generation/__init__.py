@@ -9,6 +9,6 @@
 - text_matches.py: finds where the end of a text stood before, for copying and drafting.
 
 Drafts change how many passes a generation takes, never its tokens. After each token the cache
-holds a prefix of the prompt and the tokens so far, so it can be kept and cut (KVCache.trim) at any
-moment. Absent: editors, requests, threads and files; model.engine has those.
+holds a prefix of the prompt and the tokens so far, so it can be kept and trimmed (KVCache.trim) at
+any moment. Absent: editors, requests, threads and files; model.engine has those.
 """

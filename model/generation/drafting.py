@@ -8,8 +8,8 @@ measurements say what each number of rows costs.
 
 Tokens are chosen from the model's own scores, row by row, as without drafts; a draft only decides
 which rows one pass computes. So greedy decoding stays greedy, and sampling draws the same tokens
-from the same seed: to accept a certain draft with the model's probability for it, and otherwise to
-draw from the rest, is the same as to draw from the model and compare.
+from the same seed. We sample from the model and keep the draft while both agree; this gives the
+same distribution as rejection sampling.
 """
 
 from __future__ import annotations
@@ -123,7 +123,8 @@ class Drafter:
         return right
 
     def _kind(self, place: int) -> int:
-        """The index of a place's acceptance rate: the draft before it makes the match longer."""
+        """The index of a place's acceptance rate. The drafted tokens before it count as part of the
+        match."""
         return min(self._match_length + place, LONGEST_MATCH).bit_length() - 1
 
 

@@ -165,7 +165,8 @@ def generate(
     sample = Sampler(options.sampling)
     while left > 0:
         counts.drafted += len(draft)
-        cache.trim(cache.length - len(draft))  # each position is committed as it is accepted
+        # The draft's positions are taken off again; each that is accepted is committed below.
+        cache.trim(cache.length - len(draft))
         for place, row in enumerate(logits):
             scores = step.log_probabilities(row)
             for processor in processors:

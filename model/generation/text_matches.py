@@ -77,9 +77,7 @@ class TextMatches:
 
     def draft(self, limit: int) -> tuple[int, list[int]]:
         """The length of the longest match in any of the texts, and at most `limit` tokens that
-        followed its newest place.
-
-        Where the match reaches the end of its text, the text repeats itself, and so does the draft.
+        followed its newest place. If too few tokens follow it, the draft repeats those.
         """
         matches = self._in_own
         if self._in_other.length >= matches.length:
@@ -123,12 +121,15 @@ class _LongestMatches:
         if self.length == LONGEST_MATCH:
             tail = text[-LONGEST_MATCH:]
             back = LONGEST_MATCH - 1
-            begun = [p for p in places[-PLACES:] if ids[p - back] == tail[0]]
-            longer = [p for p in begun if ids[p - back : p + 1] == tail]
+            for place in places[-PLACES:]:
+                begin = place - back
+                if ids[begin] == tail[0] and ids[begin : place + 1] == tail:
+                    longer.append(place)
         elif was_complete and self._complete:
             # A longest match that goes on is the longest again, and no other can be as long.
-            moved = [p + 1 for p in self.places if ids[p + 1] == text[-1]]
-            longer = [p for p in moved if ids[p + 1] not in self.index.never]
+            for place in self.places:
+                if ids[place + 1] == text[-1] and ids[place + 2] not in self.index.never:
+                    longer.append(place + 1)
         if longer:
             self.length = min(self.length + 1, LONGEST_MATCH)
             self.places = longer
@@ -144,7 +145,8 @@ class _LongestMatches:
             length += 1
             self.length = length
             self.places = places
-            places = [p for p in places if ids[p - length] == text[last - length]]
+            wanted = text[last - length]
+            places = [place for place in places if ids[place - length] == wanted]
 
 
 def common_prefix(first: Ids, second: Ids) -> int:

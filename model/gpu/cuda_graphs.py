@@ -6,10 +6,10 @@ in fixed buffers, masks are computed from the positions on the device, and atten
 the cache that is rounded outwards: one recording serves all positions of that span.
 
 A recording belongs to the tensors of one cache. These change seldom: a sequence moves when it has
-grown by a quarter, and while a file is edited one sequence is cut and grown in place. A fixed cache
-that sequences are copied into would hold every position twice, and would have to know whether its
-content was overwritten in the original. The first pass of a kind runs unrecorded, which warms up
-everything that a recording must find warm. The second is recorded, which takes about as long.
+grown by a quarter, and while a file is edited one sequence is trimmed and grown in place. A fixed
+cache that sequences are copied into would hold every position twice, and would have to know whether
+its content was overwritten in the original. The first pass of a kind runs unrecorded, which warms
+up everything that a recording must find warm. The second is recorded, which takes about as long.
 Recordings of caches that are gone are dropped.
 
 Other numbers of rows use other kernels, whose sums have another order: in bfloat16 the logits of a

@@ -1,7 +1,7 @@
 """Computed prefixes: a new prompt starts from the longest prefix that is already computed.
 
 - memory.py: the KV caches of earlier prompts within a budget of memory; a request leases one, which
-  is cut to the shared prefix or copied, and gives it back.
+  is trimmed to the shared prefix or copied, and gives it back.
 - disk.py: the costly ones as safetensors files, which outlive the engine, within a budget of disk.
 - packed_ids.py: token ids as bytes, so that long prompts are compared in blocks.
 

@@ -11,8 +11,8 @@ from model.decoder.kv_cache import GROWTH, KVCache
 from model.prefix_cache.disk import WORTH_READING, PrefixStore
 from model.prefix_cache.packed_ids import WIDTH, contains, pack, shared_ids
 
-# A prompt that leaves a sequence gets a copy of what they share, rather than the sequence itself,
-# if that loses so many positions: more than a suggestion that was not accepted.
+# If trimming would lose at least this many positions, the shared part is copied instead. A
+# suggestion that was not accepted has fewer.
 WORTH_KEEPING = 128
 # Copying a position takes less than a thirtieth of computing it, even where computing is cheapest.
 COPIES_PER_COMPUTED = 32
@@ -81,12 +81,12 @@ class PrefixCache:
         return CacheLease(cache, cache.length)
 
     def _take(self, kept: bytes, length: int, prompt: bytes) -> KVCache:
-        """A kept sequence, cut to `length`; or a copy of this part, if the rest may be asked for
-        again.
+        """A kept sequence, trimmed to `length`; or a copy of this part, if the rest may be asked
+        for again.
 
-        It will not be where the prompt has the same text, only moved: that was an edit, or a jump.
-        Then a copy is made only where it costs next to nothing beside what it keeps, as in a prompt
-        that begins with the suffix.
+        If the prompt has the rest's text, only further along, this was an edit or a jump, and the
+        rest is not needed: it is trimmed. It is kept all the same where the copy is much smaller
+        than the rest, as in a prompt that begins with the suffix.
         """
         cache = self._kept.pop(kept)
         beyond = cache.length - length
@@ -104,7 +104,7 @@ class PrefixCache:
         held = pack(ids[: lease.cache.length])
         if not held or not self._budget:
             return
-        # A sequence that is a prefix of another serves nobody.
+        # A sequence that is a prefix of another is not needed.
         longer = next((kept for kept in self._kept if kept.startswith(held)), None)
         if longer is not None:
             self._kept[longer] = self._kept.pop(longer)

@@ -166,7 +166,7 @@ def _check(slot: WeightSlot, tensor: Tensor, name: str, file: Path) -> None:
 
 
 def _write(parameter: Tensor, first_row: int, tensor: Tensor) -> None:
-    """A vector may be one row of a matrix."""
+    """Writes a tensor to the rows from first_row on. A vector becomes one row of a matrix."""
     if parameter.dim() > tensor.dim():
         parameter[first_row] = tensor
     else:

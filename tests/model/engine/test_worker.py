@@ -354,8 +354,8 @@ def test_an_upgrade_goes_on_between_requests_until_it_ends(
         assert ended.wait(60)
         assert text_of(ask(engine, Request(PROMPT, max_new_tokens=4))) == "abcd"
         assert engine.upgraded
-        assert engine.recent is not None
-        assert engine.recent.costs == [0.0, 1.0, 9.0]
+        assert engine.history is not None
+        assert engine.history.costs == [0.0, 1.0, 9.0]
 
 
 def test_an_upgrade_that_fails_harms_nobody(

@@ -70,56 +70,62 @@ OPTIONS: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("options", OPTIONS, ids=["plain", "copying", "healing", "sampling"])
 def test_drafts_change_nothing_but_the_passes(model: LoadedModel, options: dict[str, Any]) -> None:
-    recent, total = DraftHistory(FREE), DecodeCounts()
+    history, total = DraftHistory(FREE), DecodeCounts()
     for seed in range(6):
-        ids, tally = prompt(seed), DecodeCounts()
+        ids, counts = prompt(seed), DecodeCounts()
         plain = list(model.generate(ids, max_new_tokens=40, **options))
         for _ in range(2):  # the second time from what was said the first
-            tally.passes = 0
+            counts.passes = 0
             same(
-                list(model.generate(ids, max_new_tokens=40, recent=recent, tally=tally, **options)),
+                list(
+                    model.generate(
+                        ids, max_new_tokens=40, history=history, counts=counts, **options
+                    )
+                ),
                 plain,
             )
             assert len(plain) == 40
-        assert tally.passes < 20
-        total.drafted += tally.drafted
-        total.accepted += tally.accepted
+        assert counts.passes < 20
+        total.drafted += counts.drafted
+        total.accepted += counts.accepted
     assert 0 < total.accepted < total.drafted
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 4, 5, 8, 15, 16, 17, 18, 33])
 def test_an_answer_ends_at_its_limit_wherever_a_draft_does(model: LoadedModel, limit: int) -> None:
-    ids, recent = prompt(1), DraftHistory(FREE)
+    ids, history = prompt(1), DraftHistory(FREE)
     plain = list(model.generate(ids, max_new_tokens=40, copying=HABIT))
     for _ in range(3):
-        tally = DecodeCounts()
-        run = model.generate(ids, max_new_tokens=limit, copying=HABIT, recent=recent, tally=tally)
+        counts = DecodeCounts()
+        run = model.generate(
+            ids, max_new_tokens=limit, copying=HABIT, history=history, counts=counts
+        )
         same(list(run), plain[:limit])
-        assert tally.drafted <= limit - 1 + tally.passes * limit
+        assert counts.drafted <= limit - 1 + counts.passes * limit
 
 
 @pytest.mark.parametrize("stop", "abc")
 def test_a_stop_id_in_a_draft_ends_the_answer(model: LoadedModel, stop: str) -> None:
-    stop_ids, recent = model.tokenizer.encode(stop), DraftHistory(FREE)
+    stop_ids, history = model.tokenizer.encode(stop), DraftHistory(FREE)
     for seed in range(6):
         options: dict[str, Any] = {"max_new_tokens": 40, "copying": HABIT, "stop_ids": stop_ids}
         plain = list(model.generate(prompt(seed), **options))
-        same(list(model.generate(prompt(seed), recent=recent, **options)), plain)
+        same(list(model.generate(prompt(seed), history=history, **options)), plain)
 
 
 @pytest.mark.parametrize("length", [240, 250, 254, 255, 256])
 def test_the_models_last_position_is_no_place_for_drafts(model: LoadedModel, length: int) -> None:
-    ids, recent = prompt(2, length), DraftHistory(FREE)
+    ids, history = prompt(2, length), DraftHistory(FREE)
     plain = list(model.generate(ids, max_new_tokens=99))
     assert len(plain) == 257 - length
     for _ in range(2):
-        same(list(model.generate(ids, max_new_tokens=99, recent=recent)), plain)
+        same(list(model.generate(ids, max_new_tokens=99, history=history)), plain)
 
 
 @pytest.mark.parametrize("reused", [0, 20, 58, 59])
 def test_a_cache_that_has_served_drafts_is_as_good_as_new(model: LoadedModel, reused: int) -> None:
     """Closed after any token, it goes on with another text as a fresh one does."""
-    ids, recent = prompt(4), DraftHistory(FREE)
+    ids, history = prompt(4), DraftHistory(FREE)
     for count in range(1, 30):
         cache = model.decoder.new_cache()
         list(model.generate(ids, max_new_tokens=0, cache=cache))
@@ -127,7 +133,7 @@ def test_a_cache_that_has_served_drafts_is_as_good_as_new(model: LoadedModel, re
         said = [
             t.id
             for t in islice(
-                model.generate(ids, max_new_tokens=40, cache=cache, recent=recent), count
+                model.generate(ids, max_new_tokens=40, cache=cache, history=history), count
             )
         ]
         assert len(ids) <= cache.length <= len(ids) + count - 1
@@ -157,17 +163,17 @@ def parrot(byte_tokenizer: Tokenizer) -> Counting:
 def test_at_every_token_the_cache_holds_what_was_said_before(
     parrot: Counting, byte_tokenizer: Tokenizer
 ) -> None:
-    m, cache, tally = parrot.as_model(byte_tokenizer), parrot.new_cache(), DecodeCounts()
+    m, cache, counts = parrot.as_model(byte_tokenizer), parrot.new_cache(), DecodeCounts()
     held = [40, 41, MIDDLE]
     for token in m.generate(
-        held[:], max_new_tokens=99, cache=cache, recent=DraftHistory(FREE), tally=tally
+        held[:], max_new_tokens=99, cache=cache, history=DraftHistory(FREE), counts=counts
     ):
         assert read_ids(cache) == held
         held.append(token.id)
     assert byte_tokenizer.decode(held[3:]) == SCRIPT
-    assert 0 < tally.accepted < tally.drafted
-    assert tally.passes == parrot.passes - 1 == len(SCRIPT) - tally.accepted
-    assert parrot.positions == 3 + tally.passes + tally.drafted
+    assert 0 < counts.accepted < counts.drafted
+    assert counts.passes == parrot.passes - 1 == len(SCRIPT) - counts.accepted
+    assert parrot.positions == 3 + counts.passes + counts.drafted
 
 
 @pytest.mark.parametrize("count", range(1, len(SCRIPT) + 1))
@@ -177,7 +183,7 @@ def test_should_stop_is_asked_between_drafted_tokens_too(
     m, cache, said = parrot.as_model(byte_tokenizer), parrot.new_cache(), list[Token]()
     options: dict[str, Any] = {
         "cache": cache,
-        "recent": DraftHistory(FREE),
+        "history": DraftHistory(FREE),
         "should_stop": lambda: len(said) >= count,
     }
     for token in m.generate([MIDDLE], max_new_tokens=99, **options):
@@ -189,7 +195,7 @@ def test_should_stop_is_asked_between_drafted_tokens_too(
 def test_what_was_said_lately_takes_a_pass(parrot: Counting, byte_tokenizer: Tokenizer) -> None:
     """Also a prompt that has grown by what was accepted; the engine tells."""
     with running(parrot.as_model(byte_tokenizer)) as engine:
-        engine.recent = DraftHistory(FREE)
+        engine.history = DraftHistory(FREE)
         ends = []
         for more in ("", "", "abcd"):
             event = ask(
@@ -206,7 +212,7 @@ def test_what_was_said_lately_takes_a_pass(parrot: Counting, byte_tokenizer: Tok
 
 def test_an_engine_without_drafts_makes_none(parrot: Counting, byte_tokenizer: Tokenizer) -> None:
     with running(parrot.as_model(byte_tokenizer)) as engine:
-        engine.recent = None
+        engine.history = None
         for _ in range(2):
             end = ask(engine, Request((40, 41, MIDDLE), max_new_tokens=12))[-1]
             assert isinstance(end, Finished)
@@ -237,7 +243,7 @@ def chi_square(counts: Counter[str], shares: dict[str, float]) -> float:
 def test_drafts_do_not_change_how_often_a_token_is_drawn(
     byte_tokenizer: Tokenizer, top_p: float, left: str
 ) -> None:
-    m, recent, tally = Dice().as_model(byte_tokenizer), DraftHistory(FREE), DecodeCounts()
+    m, history, decode_counts = Dice().as_model(byte_tokenizer), DraftHistory(FREE), DecodeCounts()
     ids, counts, pairs = byte_tokenizer.encode("abcdaabacabbadacab"), Counter[str](), Counter[str]()
     for seed in range(40):
         sampling = Sampling(temperature=1.0, top_p=top_p, seed=seed)
@@ -245,7 +251,7 @@ def test_drafts_do_not_change_how_often_a_token_is_drawn(
             "".join(
                 t.text
                 for t in m.generate(
-                    ids, max_new_tokens=50, sampling=sampling, recent=recent, tally=tally
+                    ids, max_new_tokens=50, sampling=sampling, history=history, counts=decode_counts
                 )
             )
             for _ in range(2)
@@ -253,7 +259,7 @@ def test_drafts_do_not_change_how_often_a_token_is_drawn(
         assert text == again
         counts.update(text)
         pairs.update(text[i : i + 2] for i in range(0, 50, 2))
-    assert 1000 < tally.accepted < tally.drafted
+    assert 1000 < decode_counts.accepted < decode_counts.drafted
     shares = {k: SHARES[k] / sum(SHARES[x] for x in left) for k in left}
     assert counts.total() == 2000
     assert set(counts) == set(left)
@@ -299,9 +305,9 @@ def test_a_draft_is_as_long_as_pays() -> None:
     ids = [TEXT_START, *range(20), *range(4)]
 
     def proposed(costs: dict[int, float], odds: float, limit: int = 15, rows: int = 1) -> int:
-        recent = DraftHistory(costs)
-        recent.acceptance = [odds] * len(ACCEPTANCE)
-        return len(Drafter(recent, TextMatches(TokenIndex(ids))).propose(limit, rows))
+        history = DraftHistory(costs)
+        history.acceptance = [odds] * len(ACCEPTANCE)
+        return len(Drafter(history, TextMatches(TokenIndex(ids))).propose(limit, rows))
 
     assert proposed(FREE, 0.1) == 15
     assert proposed(FREE, 0.1, limit=3) == 3
@@ -315,8 +321,8 @@ def test_a_draft_is_as_long_as_pays() -> None:
 
 
 def test_drafts_that_fail_grow_shorter_and_come_back_when_they_would_be_right() -> None:
-    recent, matches = DraftHistory(), TextMatches(TokenIndex([TEXT_START, *range(20), *range(4)]))
-    drafter = Drafter(recent, matches)
+    history, matches = DraftHistory(), TextMatches(TokenIndex([TEXT_START, *range(20), *range(4)]))
+    drafter = Drafter(history, matches)
     assert len(before := drafter.propose(15)) > 3
     for _ in range(200):
         drafter.propose(15)
@@ -344,10 +350,10 @@ def test_costs_between_those_measured_lie_on_a_line(
 
 
 def test_two_generations_at_the_same_time_do_not_meet(model: LoadedModel) -> None:
-    recent = DraftHistory(FREE)
+    history = DraftHistory(FREE)
     plain = [list(model.generate(prompt(seed), max_new_tokens=20)) for seed in (1, 2)]
     runs: list[Iterator[Token]] = [
-        model.generate(prompt(seed), max_new_tokens=20, recent=recent) for seed in (1, 2)
+        model.generate(prompt(seed), max_new_tokens=20, history=history) for seed in (1, 2)
     ]
     both = list(zip(*runs, strict=True))
     for number in range(2):

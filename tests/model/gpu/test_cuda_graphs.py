@@ -155,12 +155,12 @@ def test_drafts_change_nothing(sizes: tuple[int, ...], talkative_folder: Path) -
     plain = [t.id for t in m.generate(ids, max_new_tokens=40)]
     with_graphs(m, sizes=sizes)
     costs = {rows: cost for rows, cost in cuda_graphs.ROW_COSTS.items() if rows <= sizes[-1]}
-    recent, tally = DraftHistory(costs), DecodeCounts()
+    history, counts = DraftHistory(costs), DecodeCounts()
     for _ in range(3):
         assert [
-            t.id for t in m.generate(ids, max_new_tokens=40, recent=recent, tally=tally)
+            t.id for t in m.generate(ids, max_new_tokens=40, history=history, counts=counts)
         ] == plain
-    assert (tally.accepted > 0) == (sizes[-1] > 1)
+    assert (counts.accepted > 0) == (sizes[-1] > 1)
 
 
 def test_rows_beyond_the_graphs_are_not_drafted() -> None:

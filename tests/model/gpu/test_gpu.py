@@ -152,12 +152,12 @@ def test_drafts_change_nothing(talkative_folder: Path) -> None:
     assert m.decoder.row_costs == ROW_COSTS
     ids = random_ids(LENGTH)
     plain = [t.id for t in m.generate(ids, max_new_tokens=200)]
-    recent, tally = DraftHistory(m.decoder.row_costs), DecodeCounts()
+    history, counts = DraftHistory(m.decoder.row_costs), DecodeCounts()
     for _ in range(3):
         assert [
-            t.id for t in m.generate(ids, max_new_tokens=200, recent=recent, tally=tally)
+            t.id for t in m.generate(ids, max_new_tokens=200, history=history, counts=counts)
         ] == plain
-    assert tally.accepted > 100
+    assert counts.accepted > 100
     assert recorded(m) > 0
 
 
