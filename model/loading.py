@@ -254,16 +254,12 @@ def choose_quantization(quantization: str | None, dtype: str, device: torch.devi
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     """The type of that name; "auto" is the fastest on the device. Raises ModelError."""
-    if name == "auto":
-        return _fastest_dtype(device)
-    if name not in DTYPES:
+    if name in DTYPES:
+        return DTYPES[name]
+    if name != "auto":
         raise ModelError(
             f"The dtype {name!r} is unknown. Use 'auto', {', '.join(map(repr, DTYPES))}."
         )
-    return DTYPES[name]
-
-
-def _fastest_dtype(device: torch.device) -> torch.dtype:
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
     # On a CPU without bfloat16 kernels its matmuls are hundreds of times slower than float32's.

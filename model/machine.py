@@ -31,16 +31,11 @@ def usable_cores() -> int:
             cores.add((CPUS / f"cpu{cpu}/topology/thread_siblings_list").read_text().strip())
         except OSError:
             cores.add(str(cpu))
-    return max(1, math.floor(min(len(cores), cpu_quota())))
-
-
-def cpu_quota() -> float:
-    """The CPUs' worth of time that the control groups of this process allow (cgroup v2 or v1);
-    infinite without any."""
-    return _least("cpu", _quota_v1, _quota_v2)
+    return max(1, math.floor(min(len(cores), _least("cpu", _quota_v1, _quota_v2))))
 
 
 def _quota_v2(group: Path) -> float:
+    """The CPUs' worth of time that a control group allows."""
     limit, period = (group / "cpu.max").read_text().split()
     if limit == "max":
         return math.inf

@@ -1,8 +1,8 @@
 """The products with int8 weights that torch offers on a CPU, one class each.
 
-A kernel multiplies rows x (rows, in) with int8 weights q (out, in) that have one scale a row. It
-returns (y, factor): y * factor is x @ (q * scale).T, and factor is (rows, 1) or None, which stands
-for 1. So the caller can add its bias in the same call.
+A kernel multiplies inputs (rows, in) with int8 weights (out, in) that have one scale a row. It
+returns (result, factor): result * factor is inputs @ (weights * scale).T, and factor is (rows, 1)
+or None, which stands for 1. So the caller can add its bias in the same call.
 
 Whether a kernel is right on a CPU is tried out, since some add in 16 bits and overflow. Which of
 them a model uses is chosen by their speed (kernel_choice.py).
@@ -30,7 +30,7 @@ READ_AT_ONCE = 16  # weights, by aten's product, which reads past the end of oth
 PIECE = 8192
 
 Product = tuple[Tensor, Tensor | None]
-"""(y, factor)"""
+"""(result, factor)"""
 
 
 def piece_rows(width: int) -> int:
@@ -43,16 +43,16 @@ class Kernel(ABC):
 
     name: str
     raw = False  # the packed form is the int8 matrix itself, which kernels can share
-    takes = torch.float32  # the type of x and y
+    takes = torch.float32  # the type of inputs and result
     counts: tuple[int, ...] = ROWS  # numbers of rows for which it is worth a try
 
     @abstractmethod
-    def pack(self, q: Tensor, scale: Tensor) -> Any:
-        """q (out, in) int8, scale (out,) float32."""
+    def pack(self, weights: Tensor, scale: Tensor) -> Any:
+        """weights (out, in) int8, scale (out,) float32."""
 
     @abstractmethod
-    def product(self, x: Tensor, packed: Any) -> Product:
-        """x (rows, in). No bit of a row's result depends on the other rows."""
+    def product(self, inputs: Tensor, packed: Any) -> Product:
+        """inputs (rows, in). No bit of a row's result depends on the other rows."""
 
 
 class Int8Pack(Kernel):
@@ -63,15 +63,15 @@ class Int8Pack(Kernel):
     takes = torch.bfloat16
     counts = FEW
 
-    def pack(self, q: Tensor, scale: Tensor) -> Any:
-        if q.shape[1] % READ_AT_ONCE:
-            q = _padded(q)
-        return q, scale.bfloat16()
+    def pack(self, weights: Tensor, scale: Tensor) -> Any:
+        if weights.shape[1] % READ_AT_ONCE:
+            weights = _padded(weights)
+        return weights, scale.bfloat16()
 
-    def product(self, x: Tensor, packed: Any) -> Product:
-        if x.shape[1] % READ_AT_ONCE:
-            x = _padded(x)
-        return torch._weight_int8pack_mm(x, *packed), None
+    def product(self, inputs: Tensor, packed: Any) -> Product:
+        if inputs.shape[1] % READ_AT_ONCE:
+            inputs = _padded(inputs)
+        return torch._weight_int8pack_mm(inputs, *packed), None
 
 
 class Fbgemm(Kernel):
@@ -87,32 +87,32 @@ class Fbgemm(Kernel):
         self.name = f"fbgemm{bits}"
         self._largest = 127 if bits == 8 else 64
 
-    def pack(self, q: Tensor, scale: Tensor) -> Any:
+    def pack(self, weights: Tensor, scale: Tensor) -> Any:
         if self._largest != 127:
-            q = self._rounded(q)
+            weights = self._rounded(weights)
         with _quantized_engine("fbgemm"), warnings.catch_warnings():
             # torch 2.13 announces that quantized tensors will go. Where they have gone, `kernels`
             # finds no FBGEMM.
             warnings.simplefilter("ignore")
             factors = scale.double() * (127 / self._largest)
-            zeros = torch.zeros(len(q), dtype=torch.long)
-            matrix = torch._make_per_channel_quantized_tensor(q, factors, zeros, 0)
+            zeros = torch.zeros(len(weights), dtype=torch.long)
+            matrix = torch._make_per_channel_quantized_tensor(weights, factors, zeros, 0)
             return torch.ops.quantized.linear_prepack(matrix, None)
 
-    def _rounded(self, q: Tensor) -> Tensor:
+    def _rounded(self, weights: Tensor) -> Tensor:
         """The weights in fewer bits."""
-        rows = piece_rows(q.shape[1])
-        coarse = torch.empty_like(q)
-        for into, part in zip(torch.split(coarse, rows), torch.split(q, rows), strict=True):
+        rows = piece_rows(weights.shape[1])
+        coarse = torch.empty_like(weights)
+        for into, part in zip(torch.split(coarse, rows), torch.split(weights, rows), strict=True):
             into.copy_((part * (self._largest / 127)).round_())
         return coarse
 
-    def product(self, x: Tensor, packed: Any) -> Product:
-        largest = x.abs().amax(-1, True).add_(SMALLEST)
-        y = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(
-            x / largest, 1 / 127, 128, packed
+    def product(self, inputs: Tensor, packed: Any) -> Product:
+        largest = inputs.abs().amax(-1, True).add_(SMALLEST)
+        result = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(
+            inputs / largest, 1 / 127, 128, packed
         )
-        return y, largest
+        return result, largest
 
 
 class OneDnn(Kernel):
@@ -120,17 +120,18 @@ class OneDnn(Kernel):
 
     name = "onednn"
 
-    def pack(self, q: Tensor, scale: Tensor) -> Any:
+    def pack(self, weights: Tensor, scale: Tensor) -> Any:
         parts = []
-        for part, factors in _pieces(q, scale):
+        for part, factors in _pieces(weights, scale):
             matrix = torch.ops.onednn.qlinear_prepack(part, None)
             parts.append((matrix, factors, torch.zeros(len(part), dtype=torch.int32)))
         return parts
 
-    def product(self, x: Tensor, packed: Any) -> Product:
-        # The scale stays float32: a coarser one lets x / scale round to 128, which wraps to -128.
-        scale = x.abs().amax(-1, True).add_(SMALLEST).div_(127)
-        rounded = torch.round(x / scale).to(torch.int8)
+    def product(self, inputs: Tensor, packed: Any) -> Product:
+        # The scale stays float32: with a coarser one inputs / scale may round to 128, which wraps
+        # to -128.
+        scale = inputs.abs().amax(-1, True).add_(SMALLEST).div_(127)
+        rounded = torch.round(inputs / scale).to(torch.int8)
         one = torch.ones(1)
         zero = torch.zeros(1, dtype=torch.int32)
         multiply = torch.ops.onednn.qlinear_pointwise
@@ -146,24 +147,24 @@ class Widened(Kernel):
     name = "widened"
     raw = True
 
-    def pack(self, q: Tensor, scale: Tensor) -> Any:
-        return q, scale
+    def pack(self, weights: Tensor, scale: Tensor) -> Any:
+        return weights, scale
 
-    def product(self, x: Tensor, packed: Any) -> Product:
+    def product(self, inputs: Tensor, packed: Any) -> Product:
         parts = []
         for part, factors in _pieces(*packed):
-            parts.append(F.linear(x, part.float() * factors[:, None]))
+            parts.append(F.linear(inputs, part.float() * factors[:, None]))
         return _joined(parts), None
 
 
-def _padded(x: Tensor) -> Tensor:
-    """x (n, width) with columns of zeros up to a width that aten's product takes."""
-    return F.pad(x, (0, -x.shape[1] % READ_AT_ONCE))
+def _padded(matrix: Tensor) -> Tensor:
+    """matrix (n, width) with columns of zeros up to a width that aten's product takes."""
+    return F.pad(matrix, (0, -matrix.shape[1] % READ_AT_ONCE))
 
 
-def _pieces(q: Tensor, scale: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+def _pieces(weights: Tensor, scale: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """A matrix and its scales in pieces of a good size."""
-    return zip(torch.split(q, PIECE), torch.split(scale, PIECE), strict=True)
+    return zip(torch.split(weights, PIECE), torch.split(scale, PIECE), strict=True)
 
 
 def _joined(parts: list[Tensor]) -> Tensor:
@@ -200,21 +201,21 @@ def kernels() -> Mapping[str, Kernel]:
 def is_right(kernel: Kernel) -> bool:
     """Whether a kernel works on this CPU, also on the largest values there are."""
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(33, 192, generator=generator)
-    x[:5] = torch.tensor([[1.0], [-1.0], [0.0], [1e-3], [1e3]])
-    q = torch.randint(-127, 128, (160, 192), generator=generator, dtype=torch.int8)
-    q[:32] = 127
-    q[32:64] = -127
+    inputs = torch.randn(33, 192, generator=generator)
+    inputs[:5] = torch.tensor([[1.0], [-1.0], [0.0], [1e-3], [1e3]])
+    weights = torch.randint(-127, 128, (160, 192), generator=generator, dtype=torch.int8)
+    weights[:32] = 127
+    weights[32:64] = -127
     scale = torch.rand(160, generator=generator) + 0.01
-    wanted = x.double() @ (q.double() * scale.double()[:, None]).T
+    wanted = inputs.double() @ (weights.double() * scale.double()[:, None]).T
     try:
-        packed = kernel.pack(q, scale)
+        packed = kernel.pack(weights, scale)
         for rows in (1, 5, 33):
-            y, factor = kernel.product(x[:rows].to(kernel.takes), packed)
-            y = y.double()
+            result, factor = kernel.product(inputs[:rows].to(kernel.takes), packed)
+            result = result.double()
             if factor is not None:
-                y *= factor.double()
-            error = (y - wanted[:rows]).norm() / wanted[:rows].norm()
+                result *= factor.double()
+            error = (result - wanted[:rows]).norm() / wanted[:rows].norm()
             if not error < 0.03:  # nor is NaN
                 return False
     except (RuntimeError, NotImplementedError, AttributeError):  # not in this build of torch

@@ -204,45 +204,45 @@ def attend(q: Any, keys: Any, values: Any, scores: Any, out: Any) -> None:
     fours = seen - seen % 4  # positions go by fours: what is summed stays in registers
     for s in range(0, fours, 4):
         for g in range(group):
-            a = f32(0)
-            b = f32(0)
-            c = f32(0)
-            d = f32(0)
+            dot0 = f32(0)
+            dot1 = f32(0)
+            dot2 = f32(0)
+            dot3 = f32(0)
             for j in range(dim):
                 query = q[g, j]
-                a += query * keys[s, j]
-                b += query * keys[s + 1, j]
-                c += query * keys[s + 2, j]
-                d += query * keys[s + 3, j]
-            scores[g, s] = a
-            scores[g, s + 1] = b
-            scores[g, s + 2] = c
-            scores[g, s + 3] = d
+                dot0 += query * keys[s, j]
+                dot1 += query * keys[s + 1, j]
+                dot2 += query * keys[s + 2, j]
+                dot3 += query * keys[s + 3, j]
+            scores[g, s] = dot0
+            scores[g, s + 1] = dot1
+            scores[g, s + 2] = dot2
+            scores[g, s + 3] = dot3
     for s in range(fours, seen):
         for g in range(group):
-            a = f32(0)
+            dot = f32(0)
             for j in range(dim):
-                a += q[g, j] * keys[s, j]
-            scores[g, s] = a
+                dot += q[g, j] * keys[s, j]
+            scores[g, s] = dot
     for g in range(group):
         softmax(scores[g, :seen])
         out[g] = f32(0)
         for s in range(0, fours, 4):
-            a = scores[g, s]
-            b = scores[g, s + 1]
-            c = scores[g, s + 2]
-            d = scores[g, s + 3]
+            share0 = scores[g, s]
+            share1 = scores[g, s + 1]
+            share2 = scores[g, s + 2]
+            share3 = scores[g, s + 3]
             for j in range(dim):
                 out[g, j] += (
-                    a * values[s, j]
-                    + b * values[s + 1, j]
-                    + c * values[s + 2, j]
-                    + d * values[s + 3, j]
+                    share0 * values[s, j]
+                    + share1 * values[s + 1, j]
+                    + share2 * values[s + 2, j]
+                    + share3 * values[s + 3, j]
                 )
         for s in range(fours, seen):
-            a = scores[g, s]
+            share = scores[g, s]
             for j in range(dim):
-                out[g, j] += a * values[s, j]
+                out[g, j] += share * values[s, j]
 
 
 @njit

@@ -51,8 +51,7 @@ class FewRowsStep(Protocol):
 class Decoder(nn.Module):
     """A new decoder holds whatever is in memory for weights; model.weights.checkpoint fills it.
 
-    scheme: how the matrices are kept, and multiplied at first. prefill_chunk: positions between two
-    commits of a prefill. A cancelled prefill loses at most these.
+    scheme, prefill_chunk: the factory's.
     """
 
     def __init__(self, config: DecoderConfig, factory: Factory) -> None:

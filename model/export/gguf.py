@@ -235,8 +235,9 @@ def _cutting(tokenizer: dict[str, Any]) -> str | None:
         return None
     if not last.get("use_regex", True):
         return "qwen2" if [_split_pattern(step) for step in first_steps] == [QWEN2_SPLIT] else None
-    if not all(_splits_digits(step) for step in first_steps):
-        return None
+    for step in first_steps:
+        if step["type"] != "Digits" or not step.get("individual_digits"):
+            return None
     return "starcoder" if first_steps else "gpt-2"
 
 
@@ -251,10 +252,6 @@ def _merges_plainly(model: dict[str, Any], normalizer: dict[str, Any] | None) ->
         and not model.get("byte_fallback")
         and (normalizer is None or normalizer["type"] == "NFC")
     )
-
-
-def _splits_digits(step: dict[str, Any]) -> bool:
-    return step["type"] == "Digits" and bool(step.get("individual_digits"))
 
 
 def _split_pattern(step: dict[str, Any]) -> str | None:
