@@ -51,8 +51,8 @@ def is_private_folder(path: Path) -> bool:
 
 
 def is_private_file(path: Path) -> bool:
-    """Whether the path is a file of this user, and no link, that nobody else may read or write.
-    Raises OSError where nothing has the path."""
+    """Whether the path is a file that only this user may read or write, and no link. Raises OSError
+    where nothing has the path."""
     info = path.lstat()
     if not stat.S_ISREG(info.st_mode) or not is_mine(info):
         return False

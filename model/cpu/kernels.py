@@ -163,12 +163,10 @@ def _padded(matrix: Tensor) -> Tensor:
 
 
 def _pieces(weights: Tensor, scale: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """A matrix and its scales in pieces of a good size."""
     return zip(torch.split(weights, PIECE), torch.split(scale, PIECE), strict=True)
 
 
 def _joined(parts: list[Tensor]) -> Tensor:
-    """The results of the pieces side by side."""
     if len(parts) == 1:
         return parts[0]
     return torch.cat(parts, -1)

@@ -71,7 +71,8 @@ def _begun(text: str, stop: str) -> int:
 class Engine:
     """Runs requests one at a time on a loaded model.
 
-    upgrade: goes on while nobody asks for anything, until it ends; it may change the decoder.
+    upgrade: goes on while there are no requests, until it ends; it may give the decoder a faster
+    step.
     """
 
     def __init__(

@@ -183,24 +183,22 @@ class Graphs:
             return None
 
     def _storage(self, cache: KVCache) -> int:
-        """The name of a cache's tensors while they live. New tensors are made ready."""
+        """The name of a cache's tensors while they live. New tensors are made ready, and the
+        recordings of tensors that are gone are dropped."""
         name = id(cache.keys)
         known = self._storages.get(name)
         if known is None or known() is not cache.keys:
-            self._forget_gone_caches()
+            gone = {each for each, reference in self._storages.items() if reference() is None}
+            for each in gone:
+                del self._storages[each]
+            for key in list(self._recorded):
+                if key[0] in gone:
+                    del self._recorded[key]
             self._storages[name] = weakref.ref(cache.keys)
             # Zero times whatever the memory held could be no number.
             cache.keys[:, :, cache.length :].zero_()
             cache.values[:, :, cache.length :].zero_()
         return name
-
-    def _forget_gone_caches(self) -> None:
-        gone = {name for name, reference in self._storages.items() if reference() is None}
-        for name in gone:
-            del self._storages[name]
-        for key in list(self._recorded):
-            if key[0] in gone:
-                del self._recorded[key]
 
     def compute(self, size: int, first: int, end: int, keys: Tensor, values: Tensor) -> None:
         """The pass that is recorded: ids and positions of `size` rows in their buffers -> logits in
