@@ -3,7 +3,8 @@
 The folders and modules in the order of a request:
 - __main__.py: `fimls lsp` starts the server; everything else is a command.
 - protocol/: the messages of the editor. The only folder that imports pygls and lsprotocol.
-- documents.py: the mirror of the open documents; a Snapshot is the text at the cursor.
+- documents.py: the mirror of the open documents, and the only place that turns LSP's positions
+  (UTF-16 units) into offsets; a Snapshot is the text at the cursor.
 - scheduler.py: latest wins, and background tasks.
 - session/: the settings, prompter, engine and status of one window.
 - completion/: one suggestion, from the cursor to the text that is shown.

@@ -9,7 +9,7 @@
 - server.py: FimlsServer, the state of one window, and pygls' protocol with our mirror of the texts:
   `initialize`, `shutdown`, and didOpen, didChange and didClose.
 - transport.py: frames over two descriptors; stdout carries nothing else.
-- conversions.py: LSP's values to ours and back.
+- conversions.py: LSP's types to plain values and back. Positions become offsets in documents.py.
 - client.py: a small editor that drives a real server, for the demo and the benchmarks.
 
 The table FEATURES or COMMANDS of a handler module says which function answers which method. pygls
