@@ -61,10 +61,11 @@ def around_cursor(
     Three quarters go to the prefix; what one side does not need goes to the other. With
     `suffix_budget` that is the suffix's share instead, and the most it gets. Where not all of the
     text fits, an eighth is left free for what is typed. The windows begin and end at line edges,
-    unless nothing but one overlong line is in reach: that is cut inside. A prefix that is cut
-    begins near a multiple of some lines' length, after a blank line where one is near. Lone
-    surrogates, which no tokenizer takes, become U+FFFD, one for one. Sentinels, paths and snippets
-    are not part of the budget.
+    unless nothing but one overlong line is in reach: that is cut inside. The start of
+    a prefix that is cut is rounded up to a multiple of a fraction of the budget in characters, so
+    that it moves seldom, and put after a blank line where one is near. Lone surrogates,
+    which no tokenizer takes, become U+FFFD, one for one. Sentinels, paths and snippets are
+    not part of the budget.
 
     previous: what this function gave for an earlier text of the same document, whatever was edited
     since. Its edges are kept while the windows fit between them and are at least half full, and the
@@ -152,7 +153,7 @@ class _Windows:
         return None
 
     def _kept_end(self, previous: CursorContext, was_end: int, shift: int) -> int | None:
-        """The same of their end."""
+        """Where the earlier suffix window ends now; None if it is gone or not worth keeping."""
         tail = previous.suffix[-_SEEN:]
         for end in (was_end + shift, was_end):
             if not self.offset <= end <= len(self.text):

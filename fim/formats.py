@@ -1,7 +1,7 @@
 """The layouts of a prompt and the formats of the model families, as data; ids of the sentinels.
 
-To add a family, add one FimFormat to _FORMATS, and its `model_type` to MODEL_TYPES. To add a
-layout, add its name to Layout and its row to ORDERS.
+To add a format, add one FimFormat to _FORMATS, and the models' `model_type` to MODEL_TYPES. To add
+a layout, add its name to Layout and its row to ORDERS.
 
 Sources: Bavarian et al. 2022, https://arxiv.org/abs/2207.14255 (the layouts psm and spm); the
 StarCoder2 paper §5; the CodeLlama paper §2.3 and its reference tokenizer; the Qwen2.5-Coder report;
@@ -235,9 +235,9 @@ _FORMATS = (
 
 FORMATS: Mapping[str, FimFormat] = MappingProxyType({family.name: family for family in _FORMATS})
 
-# `model_type` of a Hugging Face config -> the formats to try first, in this order. It orders the
-# candidates and no more. Mellum and the Granite Code models of type llama share their tokens: there
-# the user names "starcoder".
+# `model_type` of a Hugging Face config -> the formats to try first, in this order. It only sets
+# the order of the candidates. Mellum and the Granite Code models of type llama share their tokens:
+# there the user names "starcoder".
 MODEL_TYPES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "starcoder2": ("starcoder2",),

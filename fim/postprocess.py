@@ -156,7 +156,7 @@ class Shaper(Bounds):
         text, replaced, reason = self._fit_right(text)
         if reason:
             reasons.append(reason)
-        # Blanks before the rest of the line part two words; at the line's end they are litter.
+        # Keep trailing blanks only if text follows on the line.
         if not self.after[replaced:].strip():
             text = text.rstrip()
         confidence = _confidence(logprob)

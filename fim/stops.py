@@ -67,7 +67,10 @@ class Bounds:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """The answer is cut at `cut`. Its first `decision` characters tell so, whatever follows."""
+    """The answer is cut at `cut`.
+
+    decision: how many characters of the answer are enough to know this.
+    """
 
     decision: int
     cut: int
