@@ -11,7 +11,7 @@ demo: $(STAMP)
 	$(BIN)/fimls demo
 
 test: $(STAMP)
-	$(PYTEST) -n auto -m "not gpu and not slow and not editors"
+	$(PYTEST) -n auto --dist loadgroup -m "not gpu and not slow and not editors"
 
 test-slow: $(STAMP)
 	$(PYTEST) -m "slow and not gpu and not editors"

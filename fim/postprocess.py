@@ -1,4 +1,5 @@
-"""What a model wrote -> what the user is shown: where it is cut, and what it replaces.
+"""Turns a model's answer into a Suggestion: cuts it, hides it, and decides which text right of the
+cursor it replaces.
 
 The rules for where an answer ends are in fim.stops. A `Shaper` applies them while an answer streams
 (`done`), and makes a `Suggestion` of what is there (`shape`).

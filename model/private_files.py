@@ -6,10 +6,12 @@ every file counts as the user's own, because the folders of a user's profile are
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 OTHERS_MAY_WRITE = 0o022
@@ -67,16 +69,24 @@ def is_mine(info: os.stat_result) -> bool:
 
 
 def write_private_file(path: Path, content: bytes) -> None:
-    """Writes a file of mode 0600 as a whole: a reader sees the old content or all of the new.
+    """Writes a private file as a whole. Raises OSError, and then leaves the old file as it was."""
+    with new_private_file(path) as partial:
+        partial.write_bytes(content)
 
-    Makes the folder if it is missing. Raises OSError, and then leaves the old file as it was.
+
+@contextlib.contextmanager
+def new_private_file(path: Path) -> Iterator[Path]:
+    """An empty file of mode 0600 to write to. It takes the path's place at the end, so a reader
+    sees the old content or all of the new; after an error the old file stays.
+
+    Makes the folder if it is missing. Raises OSError.
     """
     make_private_folder(path.parent)
     descriptor, name = tempfile.mkstemp(".tmp", dir=path.parent)  # its mode is 0600
+    os.close(descriptor)
     partial = Path(name)
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
+        yield partial
         partial.replace(path)
     except BaseException:
         partial.unlink(missing_ok=True)

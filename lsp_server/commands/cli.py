@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Annotated, Any
@@ -63,6 +64,10 @@ def run(command: Coroutine[Any, Any, None]) -> None:
 
     try:
         asyncio.run(command)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read our output has gone: nobody is left to tell
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(1) from None
     except (CommandError, ModelError, FormatError, EngineUnavailable, OSError) as error:
         typer.echo(f"fimls: {error}", err=True)
         raise typer.Exit(2) from None
@@ -176,7 +181,7 @@ def evaluate(
 
 @app.command()
 def status(as_json: Json = False) -> None:
-    """What runs, and what was shown and accepted: counts that never leave this machine."""
+    """Shows the engines and the counts of suggestions, which never leave this machine."""
     from lsp_server.commands.engine import print_status
 
     run(print_status(as_json=as_json))

@@ -103,6 +103,7 @@ class Suggestions:
             while len(found) + len(made) < wanted and misses_left:
                 alternative = query.alternative(number)
                 completion, unfinished = await self._ask(alternative, engine, whole=invoked)
+                session.problem = None  # the engine answers
                 logger.info("%s", json.dumps(completion.trace.to_json()))
                 if prompter is not session.prompter:
                     break

@@ -51,8 +51,8 @@ async def fill_command(ls: FimlsServer, *arguments: Any) -> None:
     """For clients without a preview: shows progress, and the client applies the edit."""
     request = read(ls, arguments[0] if arguments else None)
     work = asyncio.ensure_future(make_edit(ls, request))
-    await asyncio.sleep(0)  # the work has taken the text as it is now
     with ls.cancelled_with_request(work), suppress(asyncio.CancelledError):
+        await asyncio.sleep(0)  # the work has taken the text as it is now
         progress = asyncio.ensure_future(quietly(show_progress(ls, work)))
         try:
             label, edit = await work

@@ -182,6 +182,8 @@ class Session:
             engine.start()  # it has not been started, or it failed some time ago
             if not wait or (await engine.wait_until_settled()).name != "ready":
                 return None
+        if self.prompter is None:  # bad settings came while it waited
+            return None
         return self.prompter, engine
 
     @contextmanager

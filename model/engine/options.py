@@ -82,7 +82,7 @@ def parse_launch(line: str) -> Launch:
     except (ValueError, RecursionError):
         raw = line
     values = dict(_object(raw, "the argument"))
-    options = _object(values.pop("options", {}), "options")
+    options = _object(values.pop("options", None) or {}, "options")
     known = _accepted(EngineOptions, options, "options.")
     return Launch(options=EngineOptions(**known), **_accepted(Launch, values, ""))
 

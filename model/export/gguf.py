@@ -175,7 +175,7 @@ def _add_tokenizer(writer: gguf.GGUFWriter, folder: ModelFolder, config: Decoder
         cutting = _cutting(tokenizer)
         merges = [_joined(merge) for merge in tokenizer["model"]["merges"]]
         texts, types = _tokens(tokenizer, config.vocab_size)
-    except (KeyError, TypeError, AttributeError, IndexError):
+    except (KeyError, TypeError, AttributeError, IndexError, ValueError):
         cutting = None
     if cutting is None or not merges:  # llama.cpp reads none without merges
         raise ModelError(

@@ -13,7 +13,13 @@ from model.families.hf_config import ConfigReader, Sizes, common_fields
 from model.families.weight_table import gated_weight_table
 
 # How the model was trained or converted. transformers reads none of these at inference.
-HARMLESS = ("pretraining_tp", "is_llama_config", "rope_interleaved", "transformers.js_config")
+HARMLESS = (
+    "pretraining_tp",
+    "is_llama_config",
+    "rope_interleaved",
+    "transformers.js_config",
+    "layer_norm_eps",  # null in Seed-Coder: its norms are RMS norms
+)
 SIZES = Sizes(vocab=32000, hidden=4096, inner=11008, layers=32, heads=32, kv_heads=None)
 
 

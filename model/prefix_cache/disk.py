@@ -4,6 +4,8 @@ Each file is one sequence in safetensors: its `ids`, and its keys and values in 
 (`block00000`, ...). The metadata has a checksum of the ids and of each block over all that it
 depends on: model, layout, ids and numbers. Whatever is in doubt (another model or layout, a damaged
 block, a file that others may read) is a miss, and where nothing can be written nothing is kept.
+Files are memory-mapped while they are read, as weights are: only whole files take a place, and none
+is ever cut.
 
 The ids are the user's code to whoever has the tokenizer, and so, with more work, are the keys and
 values. The folder is the user's alone (0700), and so is each file (0600); nothing else protects
@@ -26,7 +28,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import save_file
 from torch import Tensor
 
 from model.decoder.kv_cache import KVCache
@@ -35,8 +37,8 @@ from model.prefix_cache.packed_ids import WIDTH, shared_ids
 from model.private_files import (
     is_private_file,
     make_private_folder,
+    new_private_file,
     own_private_folder,
-    write_private_file,
 )
 from model.weights.folder import ModelFolder
 
@@ -171,22 +173,24 @@ class PrefixStore:
             size = HEADER_BYTES + length * self._format.bytes_per_position
             if shutil.disk_usage(self._folder).free - size < KEPT_FREE:
                 return 0
-            content = self._format.encode(ids, cache, should_stop)
-            if content is None:
+            tensors, checksums = self._format.blocks(ids, cache, should_stop)
+            if not tensors:
                 return 0
-            write_private_file(self._folder / name, content)
+            with new_private_file(self._folder / name) as partial:
+                save_file(tensors, partial, {"model": self._key, "checksums": checksums})
+                size = partial.stat().st_size
             self._keep_to_budget()
         except FileNotFoundError:  # somebody has removed the folder: it is made for the next time
             make_private_folder(self._folder)
             return 0
-        except OSError as error:
+        except (OSError, SafetensorError) as error:
             self._give_up(error)
             return 0
         for other, held in list(self._index.items()):
             if held and ids.startswith(held):  # nothing is left to find there
                 self._forget(other)
         self._index[name] = ids
-        return len(content)
+        return size
 
     def _refresh(self) -> None:
         """Brings the index up to the folder, if that has changed."""
@@ -241,7 +245,7 @@ class PrefixStore:
             self._forget(path.name)
             total -= size
 
-    def _give_up(self, error: OSError) -> None:
+    def _give_up(self, error: Exception) -> None:
         """This process writes no more; a warning says so once."""
         if self._writable:
             log.warning("no prefixes are kept on disk (%s)", error)
@@ -260,20 +264,22 @@ class PrefixFormat:
         self.bytes_per_position = math.prod(position) * self.dtype.itemsize + WIDTH + 1
         self._digest = hashlib.sha256(repr((key, self.dtype, position)).encode())
 
-    def encode(self, ids: bytes, cache: KVCache, should_stop: Callable[[], bool]) -> bytes | None:
-        """A file with these packed ids, and as many positions of the cache. None when should_stop,
-        asked before each block, answers True."""
+    def blocks(
+        self, ids: bytes, cache: KVCache, should_stop: Callable[[], bool]
+    ) -> tuple[dict[str, Tensor], str]:
+        """The tensors of a file with these packed ids, and their checksums. None of either when
+        should_stop, asked before each block, answers True."""
         tensors = {"ids": torch.frombuffer(bytearray(ids), dtype=torch.int32)}
         checksums = [self.checksum(ids)]
         length = len(ids) // WIDTH
         for start in range(0, length, BLOCK):
             if should_stop():
-                return None
+                return {}, ""
             block = torch.empty(self.block_shape(start, length), dtype=self.dtype)
             cache.copy_out(start, block)
             tensors[_block_name(start)] = block
             checksums.append(self.checksum(ids[: WIDTH * (start + BLOCK)], block))
-        return save(tensors, {"model": self.key, "checksums": " ".join(checksums)})
+        return tensors, " ".join(checksums)
 
     def block_shape(self, start: int, length: int) -> tuple[int, ...]:
         """The shape of the block from position `start` on, in a file of `length` positions."""
@@ -323,7 +329,7 @@ def _open_private(path: Path, form: PrefixFormat) -> Iterator[PrefixFile]:
     try:
         with safe_open(path, framework="pt") as content:
             yield PrefixFile(content, form)
-    except SafetensorError as error:
+    except (SafetensorError, RuntimeError) as error:  # the latter: removed while it was opened
         raise ValueError(str(error)) from None
 
 

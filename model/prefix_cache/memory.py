@@ -50,7 +50,8 @@ class PrefixCache:
 
     @property
     def nbytes(self) -> int:
-        return sum(cache.nbytes for cache in self._kept.values())
+        # A copy: the status is asked for on another thread.
+        return sum(cache.nbytes for cache in list(self._kept.values()))
 
     @property
     def restored(self) -> int:

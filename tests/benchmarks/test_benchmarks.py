@@ -282,7 +282,7 @@ def test_axes_have_round_ends_and_nothing_is_no_plot() -> None:
 def test_a_tiny_replay_through_the_real_server(tmp_path: Path) -> None:
     out, picture = tmp_path / "replay.json", tmp_path / "replay.svg"
     options = (
-        f"--keys 40 --speedup 2 --longest 60 --decode 1 --where {ROOT / 'fim'} --side ours "
+        f"--keys 50 --speedup 2 --longest 60 --decode 1 --where {ROOT / 'fim'} --side ours "
         "--side transformers"
     )
     command = [

@@ -150,7 +150,7 @@ async def test_patience_ends(engine: Played) -> None:
 async def test_patience_that_is_shorter_than_the_budget_gets_the_whole_lines(
     engine: Played,
 ) -> None:
-    async with typist_at(timeBudget=HOURS, patience=0.05) as typist:
+    async with typist_at(timeBudget=HOURS, patience=0.5) as typist:
         items = typist.ask()
         (await engine.stream(0)).say("a = 1\n", "    b")
         assert await items == ["a = 1"]

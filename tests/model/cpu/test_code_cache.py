@@ -131,6 +131,8 @@ def test_code_is_not_run_from_where_numba_likes_it_better(tmp_path: Path) -> Non
     script = f"""
 from pathlib import Path
 from model.cpu.code_cache import use
+
+pytestmark = pytest.mark.xdist_group("compiled")  # one process compiles, for all of them
 use(Path({str(tmp_path / "file" / "below")!r}))
 """
     (tmp_path / "file").write_text("")

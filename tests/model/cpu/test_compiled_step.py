@@ -35,6 +35,8 @@ from tests.model.families.test_parity import (
 )
 from tests.model.toys import load
 
+pytestmark = pytest.mark.xdist_group("compiled")  # one process compiles, for all of them
+
 FAMILIES = {
     "starcoder2": STARCODER2,
     "window": STARCODER2 | {"sliding_window": WINDOW},
