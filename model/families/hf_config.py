@@ -16,13 +16,13 @@ from model.errors import ModelError
 # Keys that do not change what the decoder computes at inference, in any family.
 HARMLESS_KEYS = frozenset(
     """
-    _attn_implementation_autoset _name_or_path add_cross_attention architectures attention_dropout
+    add_cross_attention architectures attention_dropout _attn_implementation_autoset
     bos_token_id chunk_size_feed_forward classifier_dropout decoder_start_token_id dtype
-    embedding_dropout eos_token_id finetuning_task gradient_checkpointing hidden_dropout id2label initializer_range
-    is_decoder is_encoder_decoder label2id max_window_layers model_type output_attentions
-    output_hidden_states pad_token_id problem_type quantization_config resid_pdrop
-    residual_dropout return_dict tie_encoder_decoder torch_dtype transformers_version unk_token_id
-    unsloth_fixed unsloth_version use_cache vocab_size
+    embedding_dropout eos_token_id finetuning_task gradient_checkpointing hidden_dropout
+    id2label initializer_range is_decoder is_encoder_decoder label2id max_window_layers
+    model_type _name_or_path output_attentions output_hidden_states pad_token_id problem_type
+    quantization_config resid_pdrop residual_dropout return_dict tie_encoder_decoder torch_dtype
+    transformers_version unk_token_id unsloth_fixed unsloth_version use_cache vocab_size
     """.split()
 )
 ACTIVATIONS: dict[str, Activation] = {

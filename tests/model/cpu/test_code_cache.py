@@ -15,6 +15,8 @@ from model.cpu import code_cache
 from model.cpu.code_cache import CHECKSUM, code_folder, is_intact, make, start
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.xdist_group("compiled")  # one process compiles, for all of them
+
 
 def test_code_is_made_once_and_read_after_that(made: Path) -> None:
     assert is_intact(made)
@@ -131,8 +133,6 @@ def test_code_is_not_run_from_where_numba_likes_it_better(tmp_path: Path) -> Non
     script = f"""
 from pathlib import Path
 from model.cpu.code_cache import use
-
-pytestmark = pytest.mark.xdist_group("compiled")  # one process compiles, for all of them
 use(Path({str(tmp_path / "file" / "below")!r}))
 """
     (tmp_path / "file").write_text("")
