@@ -8,8 +8,8 @@ The modules in reading order:
 - prompt: a CursorContext as token ids or as text (Prompt); token healing
 - pieces: a tokenizer that encodes only what changed (PieceEncoder)
 - lines: indentation, brackets and quotes of source text
-- stops: the rules for where an answer ends, one function each
-- postprocess: an answer cut, and fitted to the rest of the line (Shaper, Suggestion)
+- stops: the rules for where an answer ends, one function each; a Reason names each filter
+- postprocess: an answer cut, hidden, or fitted to the rest of the line (Shaper, Suggestion)
 - attribution: whether a suggestion repeats a known package
 - editing/: what in a text can be written anew: bodies, docstrings (Target)
 - evaluation/: samples with a known answer, and scores

@@ -2,8 +2,8 @@
 
     context <fim_prefix> P0 <fim_suffix> S <fim_middle> typed
 
-The model takes what was typed for the beginning of its own answer. So a family that saw only psm,
-where the suffix follows the prefix, gets prompts that only grow at their end.
+The model takes the typed text for the beginning of its own answer. So each prompt extends the one
+before, and the KV cache stays usable, also for formats that were trained on psm only.
 """
 
 from dataclasses import replace

@@ -131,8 +131,8 @@ class Attribution:
         """The passage of the corpus that the suggestion makes, or continues from before the cursor.
 
         Looked up are the last `surely_found` characters of both, and the grams that reach into the
-        suggestion. So what the user wrote alone is not reported, unless the suggestion may go on
-        with it: a passage that ended further up would have been found there.
+        suggestion. A passage that lies wholly in the user's own text is reported only if it ends
+        close enough to the cursor for the suggestion to continue it.
         """
         before = before[-FAR * self.surely_found :]
         text = normalized(before + suggestion)

@@ -106,12 +106,12 @@ def _first(stops: list[Stop | None]) -> Stop | None:
 
 
 def sentinel(text: str, lines: list[Line], bounds: Bounds) -> Stop | None:
-    """One of the model's own marks."""
+    """Ends at one of the model's own marks."""
     return _first([_mark(text, mark, "sentinel") for mark in bounds.sentinels])
 
 
 def closing_mark(text: str, lines: list[Line], bounds: Bounds) -> Stop | None:
-    """The mark that closes the span, as the quotes of a docstring."""
+    """Ends at the mark that closes the span, as the quotes of a docstring."""
     return _mark(text, bounds.closing, "end of span") if bounds.closing else None
 
 
@@ -121,7 +121,7 @@ def _mark(text: str, mark: str, reason: Reason) -> Stop | None:
 
 
 def strange_character(text: str, lines: list[Line], bounds: Bounds) -> Stop | None:
-    """A character that cannot be seen, unless the user's own text has it."""
+    """Ends at a character that cannot be seen, unless the user's own text has it."""
     for strange in STRANGE.finditer(text):
         if strange[0] not in bounds.known:
             return Stop(strange.end(), strange.start(), "strange character")
@@ -129,7 +129,7 @@ def strange_character(text: str, lines: list[Line], bounds: Bounds) -> Stop | No
 
 
 def half_character(text: str, lines: list[Line], bounds: Bounds) -> Stop | None:
-    """A character that lacks some of its bytes."""
+    """Ends at a character that lacks some of its bytes."""
     broken = _BROKEN.search(text)
     if broken is None or "\ufffd" in bounds.known:
         return None
@@ -137,8 +137,8 @@ def half_character(text: str, lines: list[Line], bounds: Bounds) -> Stop | None:
 
 
 def loop_in_line(text: str, lines: list[Line], bounds: Bounds) -> Stop | None:
-    """The same text four times in a row inside of a line. The whole line is cut: what it said
-    before it began to loop is not to be trusted either."""
+    """Ends before a line that has the same text four times in a row: the part of it before the
+    loop is not to be trusted either."""
     first = None
     for loop in _LOOP.finditer(text):
         sooner = first is None or loop.end(1) < first.end(1)
@@ -150,7 +150,7 @@ def loop_in_line(text: str, lines: list[Line], bounds: Bounds) -> Stop | None:
 
 
 def repeats_below(text: str, lines: list[Line], bounds: Bounds) -> Stop | None:
-    """The next line of the user's own text."""
+    """Ends before a line that equals the next line of the user's own text."""
     for line in lines[:-1]:
         if line.text.rstrip() == bounds.below and text[line.start : line.end].strip():
             return Stop(line.end + 1, max(line.start - 1, 0), "repeats below")
@@ -162,15 +162,15 @@ def _code_start(line: Line) -> int:
 
 
 def end_of_line(text: str, lines: list[Line], bounds: Bounds) -> Stop | None:
-    """The end of the first line, where no more than that was asked for."""
+    """Ends with the first line, where no more than that was asked for."""
     if bounds.extent != "line" or len(lines) == 1:
         return None
     return Stop(lines[0].end + 1, lines[0].end, "end of line")
 
 
 def end_of_block(text: str, lines: list[Line], bounds: Bounds) -> Stop | None:
-    """A line outside of the block: one that is indented less than the block's first line, or not
-    more than the cursor's line if that opens the block.
+    """Ends before a line outside of the block: one that is indented less than the block's first
+    line, or not more than the cursor's line if that opens the block.
 
     A line that may close the block (`}`, `end`) is read to its end. It belongs to the block, unless
     the line below says that the block is closed further down.
@@ -203,7 +203,7 @@ def end_of_block(text: str, lines: list[Line], bounds: Bounds) -> Stop | None:
 
 
 def end_of_span(text: str, lines: list[Line], bounds: Bounds) -> Stop | None:
-    """A line that is indented less than the span's text has to be."""
+    """Ends before a line that is indented less than the span's text has to be."""
     if bounds.extent != "span" or not bounds.least_columns:
         return None
     for line in lines[1:]:
@@ -213,7 +213,7 @@ def end_of_span(text: str, lines: list[Line], bounds: Bounds) -> Stop | None:
 
 
 def repeated_lines(text: str, lines: list[Line], bounds: Bounds) -> Stop | None:
-    """The same line three times, blank lines between them or not. The first one is kept."""
+    """Ends after the first of three equal lines, with or without blank lines between them."""
     previous = ""
     copies = 0
     first_end = 0
@@ -233,7 +233,7 @@ def repeated_lines(text: str, lines: list[Line], bounds: Bounds) -> Stop | None:
 
 
 def blank_lines(text: str, lines: list[Line], bounds: Bounds) -> Stop | None:
-    """Two blank lines in a row, three in a span. They are cut."""
+    """Ends before two blank lines in a row, in a span before three."""
     most = 3 if bounds.extent == "span" else 2
     blanks = 0
     code_end = 0
@@ -249,7 +249,7 @@ def blank_lines(text: str, lines: list[Line], bounds: Bounds) -> Stop | None:
 
 
 def too_long(text: str, lines: list[Line], bounds: Bounds) -> Stop | None:
-    """The end of the last line that is allowed."""
+    """Ends with the last line that is allowed."""
     if not 0 < bounds.max_lines < len(lines):
         return None
     end = lines[bounds.max_lines - 1].end

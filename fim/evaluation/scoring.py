@@ -33,13 +33,13 @@ class Share:
         """Wilson's interval of 95%, 0..1; None of nothing."""
         if not self.count:
             return None
-        z = 1.96
-        n = self.count
-        share = self.hits / n
-        centre = share + z * z / (2 * n)
-        spread = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-        low = (centre - spread) / (1 + z * z / n)
-        high = (centre + spread) / (1 + z * z / n)
+        deviations = 1.96
+        share = self.hits / self.count
+        weight = deviations**2 / self.count
+        centre = share + weight / 2
+        spread = math.sqrt(weight * share * (1 - share) + weight**2 / 4)
+        low = (centre - spread) / (1 + weight)
+        high = (centre + spread) / (1 + weight)
         return max(0.0, low), min(1.0, high)  # rounding leaves them a hair outside
 
 
