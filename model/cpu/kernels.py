@@ -10,6 +10,7 @@ them a model uses is chosen by their speed (kernel_choice.py).
 
 from __future__ import annotations
 
+import time
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
@@ -25,6 +26,7 @@ FEW = (1, 2, 4, 8, 16)  # rows of a decode step with drafts, or of a few typed t
 MANY = 128  # rows of a piece of a prefill; more behave alike
 ROWS = (*FEW, MANY)
 SMALLEST = 1e-20  # divides a row of zeros
+REFERENCE_CODE = 30  # times slower than float32 weights: no kernel is that slow by itself
 READ_AT_ONCE = 16  # weights, by aten's product, which reads past the end of other widths
 # oneDNN takes three times as long for 49,152 rows of weights at once as for six times 8,192
 PIECE = 8192
@@ -185,15 +187,35 @@ def _quantized_engine(name: str) -> Iterator[None]:
 
 @cache
 def kernels() -> Mapping[str, Kernel]:
-    """The kernels that are right on this machine, by name."""
+    """The kernels that are right on this machine, and no mere stand-ins, by name."""
     found: dict[str, Kernel] = {}
     for kernel in (Int8Pack(), OneDnn(), Fbgemm(8)):
-        if is_right(kernel):
+        if is_right(kernel) and not is_reference_code(kernel):
             found[kernel.name] = kernel
     for resort in (Fbgemm(7), Widened()):  # coarser, and slower
         if found.keys() <= {Int8Pack.name} and is_right(resort):
             found[resort.name] = resort
     return found
+
+
+def is_reference_code(kernel: Kernel) -> bool:
+    """Whether a kernel computes number by number, as oneDNN does on CPUs that it has no int8 code
+    for. It is then a thousand times slower, and to measure it with a model's matrices would make
+    the first start of an engine wait for a quarter of a minute (benchmarks/RESULTS.md)."""
+    weights = torch.ones(160, 192, dtype=torch.int8)
+    scale = torch.ones(160)
+
+    def seconds(other: Kernel) -> float:
+        packed = other.pack(weights, scale)
+        inputs = torch.ones(16, 192, dtype=other.takes)
+        times = []
+        for _ in range(4):  # the first call warms up, and others on the machine slow some down
+            started = time.perf_counter()
+            other.product(inputs, packed)
+            times.append(time.perf_counter() - started)
+        return min(times)
+
+    return seconds(kernel) > REFERENCE_CODE * seconds(Widened())
 
 
 def is_right(kernel: Kernel) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -190,3 +191,19 @@ def test_rules_of_thumb_name_kernels_that_are_here() -> None:
         plan = by_thumb(small=small)
         assert plan.names <= kernels.kernels().keys()
         assert kernels.kernels()[plan.many].counts[-1] == MANY
+
+
+class Reference(kernels.Widened):
+    """Right, and a thousand times slower, as reference code is."""
+
+    name = "reference"
+
+    def product(self, inputs: torch.Tensor, packed: Any) -> kernels.Product:
+        time.sleep(0.05)
+        return super().product(inputs, packed)
+
+
+def test_reference_code_is_no_kernel() -> None:
+    assert kernels.is_right(Reference())
+    assert kernels.is_reference_code(Reference())
+    assert not any(kernels.is_reference_code(kernel) for kernel in kernels.kernels().values())
