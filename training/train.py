@@ -190,10 +190,15 @@ class Trainer:
     """The network, its optimizers and its place in the corpus: all that a checkpoint holds."""
 
     def __init__(
-        self, shape: Shape, train: Schedule, stream: SampleStream, device: torch.device
+        self,
+        shape: Shape,
+        train: Schedule,
+        stream: SampleStream,
+        device: torch.device,
+        dtype: torch.dtype,
     ) -> None:
         self.shape, self.train, self.stream, self.device = shape, train, stream, device
-        self.dtype = fastest_dtype(device)
+        self.dtype = dtype
         self.autocast = torch.autocast(
             device.type, self.dtype, enabled=self.dtype is not torch.float32
         )
@@ -300,7 +305,9 @@ class Log:
             print(text, file=sys.stderr, flush=True)
 
 
-def run(config_path: Path, data: Path, folder: Path, minutes: float) -> None:
+def run(
+    config_path: Path, data: Path, folder: Path, minutes: float, in_float32: bool = False
+) -> None:
     try:
         config = tomllib.loads(config_path.read_text())
     except (OSError, tomllib.TOMLDecodeError) as error:
@@ -334,7 +341,8 @@ def run(config_path: Path, data: Path, folder: Path, minutes: float) -> None:
         train.rows_at_once,
         shape.context,
     )
-    trainer = Trainer(shape, train, stream, device)
+    dtype = torch.float32 if in_float32 else fastest_dtype(device)
+    trainer = Trainer(shape, train, stream, device, dtype)
     if state := load(folder):
         trainer.restore(state)
         print(f"resumed at step {trainer.steps}, {trainer.tokens / 1e6:.1f}M tokens", flush=True)
@@ -425,9 +433,14 @@ def main() -> None:
     parser.add_argument(
         "--minutes", type=float, default=math.inf, help="stop, with a checkpoint, after this time"
     )
+    parser.add_argument(
+        "--float32",
+        action="store_true",
+        help="also where bfloat16 is faster, with which a resumed run's losses may differ a little",
+    )
     options = parser.parse_args()
     try:
-        run(options.config, options.data, options.run, options.minutes)
+        run(options.config, options.data, options.run, options.minutes, options.float32)
     except torch.OutOfMemoryError:
         raise SystemExit(
             "The device's memory is full: lower rows_at_once in the training config."

@@ -23,7 +23,8 @@ from training.train import Schedule, Stopper, held_out_batches, section
 def start(data: Path, run: Path, config: str = CONFIG) -> subprocess.Popen[str]:
     path = run.parent / f"{run.name}.toml"
     path.write_text(config)
-    command = [sys.executable, "-m", "training.train", str(path), str(data), str(run)]
+    # In bfloat16, which some CPUs have, the losses after a resume differ in the fourth digit.
+    command = [sys.executable, "-m", "training.train", str(path), str(data), str(run), "--float32"]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
