@@ -6,6 +6,7 @@
         print(token.text, end="")
 
 In reading order:
+- catalogue/: models by name: which there are, which are on this disk, how to fetch one.
 - families/: one file for each model family; hf_config reads config.json.
 - decoder/: the configuration, the forward pass in PyTorch and the KV cache.
 - weights/: finds a model folder and fills a decoder with its tensors.

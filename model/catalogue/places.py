@@ -1,0 +1,67 @@
+"""Where models lie: our own folder, the cache of Hugging Face's library, and ollama's store.
+
+The rules for the last two are those of huggingface_hub and ollama; they are repeated here because
+importing huggingface_hub takes longer than looking into its cache.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+RECORD = "pulled.json"
+
+
+def data_folder() -> Path:
+    """What fimls keeps for good; FIMLS_DATA_DIR."""
+    if chosen := os.environ.get("FIMLS_DATA_DIR"):
+        return Path(chosen)
+    import platformdirs
+
+    return platformdirs.user_data_path("fimls", appauthor=False)
+
+
+def models_folder() -> Path:
+    """One folder for each model that was pulled: its record and, if no other cache holds it, its
+    file."""
+    return data_folder() / "models"
+
+
+def hub_cache() -> Path:
+    """The cache of Hugging Face's library: HF_HUB_CACHE, or `hub` in HF_HOME."""
+    for variable in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
+        if chosen := os.environ.get(variable):
+            return _expanded(chosen)
+    if chosen := os.environ.get("HF_HOME"):
+        return _expanded(chosen) / "hub"
+    if chosen := os.environ.get("XDG_CACHE_HOME"):
+        return _expanded(chosen) / "huggingface" / "hub"
+    return _expanded("~/.cache/huggingface/hub")
+
+
+def ollama_stores() -> list[Path]:
+    """Where ollama may keep models: OLLAMA_MODELS, else the user's and the Linux service's."""
+    if chosen := os.environ.get("OLLAMA_MODELS"):
+        return [_expanded(chosen)]
+    stores = [_expanded("~/.ollama/models")]
+    if sys.platform == "linux":
+        stores.append(Path("/usr/share/ollama/.ollama/models"))
+    return stores
+
+
+def repository_of(path: Path) -> str:
+    """ORG/REPO of a path in the hub's cache; '' elsewhere."""
+    for part in path.parts:
+        if part.startswith("models--"):
+            return part.removeprefix("models--").replace("--", "/", 1)
+    return ""
+
+
+def folder_name(name: str) -> str:
+    """A model's name as the name of one folder."""
+    return name.replace("/", "--").replace(":", "--")
+
+
+def _expanded(path: str) -> Path:
+    return Path(os.path.expanduser(os.path.expandvars(path)))  # noqa: PTH111

@@ -1,0 +1,82 @@
+"""What fimls pulled: one record for each model, with the checksums of its files."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from model.catalogue.places import RECORD, folder_name, models_folder
+from model.private_files import write_private_file
+
+MAX_RECORD = 2**20  # bytes; a larger file is none of ours
+
+
+@dataclass(frozen=True, slots=True)
+class PulledFile:
+    path: str
+    bytes: int
+    checksum: str  # SHA-256, or git's SHA-1 of a small file: 64 or 40 hexadecimal digits
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One model that was pulled."""
+
+    name: str  # of the catalogue, or ORG/REPO[:FILE]
+    path: str  # what the model setting takes: a GGUF file or a folder
+    source: str  # "hub" or "packages"
+    repository: str
+    revision: str  # the commit on the hub; '' from packages
+    licence: str
+    files: tuple[PulledFile, ...]
+
+    @property
+    def model(self) -> Path:
+        return Path(self.path)
+
+    @property
+    def folder(self) -> Path:
+        return models_folder() / folder_name(self.name)
+
+    def is_whole(self) -> bool:
+        """Whether each file is there with its size. The checksums are not computed anew."""
+        with contextlib.suppress(OSError):
+            sizes = [Path(file.path).stat().st_size for file in self.files]
+            return bool(sizes) and sizes == [file.bytes for file in self.files]
+        return False
+
+
+def write_record(record: Record) -> None:
+    """Raises OSError."""
+    content = json.dumps(asdict(record), indent=1).encode()
+    write_private_file(record.folder / RECORD, content)
+
+
+def read_record(name: str) -> Record | None:
+    return _read(models_folder() / folder_name(name) / RECORD)
+
+
+def records() -> Iterator[Record]:
+    """Every record that can be read, by name."""
+    with contextlib.suppress(OSError):
+        for folder in sorted(models_folder().iterdir()):
+            if record := _read(folder / RECORD):
+                yield record
+
+
+def _read(path: Path) -> Record | None:
+    """None where there is none, or none of ours: it is then fetched and written anew."""
+    try:
+        if not path.is_file() or path.stat().st_size > MAX_RECORD:
+            return None
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw["files"] = tuple(PulledFile(**file) for file in raw["files"])
+        record = Record(**raw)
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return None
+    if isinstance(record.name, str) and isinstance(record.path, str):
+        return record
+    return None
