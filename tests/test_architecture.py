@@ -56,6 +56,7 @@ LSP_SERVER = {
     "__main__": "commands protocol engines logs",
 }
 LSP_SERVER_SEES = {
+    "model.catalogue.download",
     "model.catalogue.entries",
     "model.catalogue.installed",
     "model.catalogue.places",

@@ -7,9 +7,10 @@ line that names the remedy, with exit code 2.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sys
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -34,7 +35,9 @@ app.add_typer(engine_app, name="engine")
 models_app = typer.Typer()
 app.add_typer(models_app, name="models")
 
-Model = Annotated[str | None, Option(help="'bundled' or the path of a model folder.")]
+Model = Annotated[
+    str | None, Option(help="'bundled', a name of `fimls models`, or the path of a model.")
+]
 Json = Annotated[bool, Option("--json", help="Print JSON, for programs.")]
 SourceFile = Annotated[
     Path | None, Argument(help="A source file of yours; a sample is used without one.")
@@ -56,14 +59,20 @@ def settings_from(model: str | None) -> Settings:
 
 
 def run(command: Coroutine[Any, Any, None]) -> None:
-    """Runs a command; an error that it expects ends as one line on stderr and exit code 2."""
+    with expected_errors():
+        asyncio.run(command)
+
+
+@contextlib.contextmanager
+def expected_errors() -> Iterator[None]:
+    """Around a command: an error that it expects ends as one line on stderr and exit code 2."""
     from fim import FormatError
     from lsp_server.commands.errors import CommandError
     from lsp_server.engines.interface import EngineUnavailable
     from model.errors import ModelError
 
     try:
-        asyncio.run(command)
+        yield
         sys.stdout.flush()
     except BrokenPipeError:  # whoever read our output has gone: nobody is left to tell
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -225,15 +234,42 @@ def engine_serve(
     serve_engine(listen, settings_from(model))
 
 
+@app.command()
+def pull(
+    name: Annotated[str, Argument(metavar="NAME", help="Of `fimls models`, or ORG/REPO[:FILE].")],
+    accept_licence: Annotated[
+        str, Option(metavar="LICENCE", help="You have read it and accept it; without: asks.")
+    ] = "",
+    offline: Annotated[bool, Option("--offline", help="Only look at what is here.")] = False,
+) -> None:
+    """Fetches a model: with resume and checksums, into the cache of Hugging Face's library."""
+    from lsp_server.commands.pull import pull_model
+
+    with expected_errors():
+        pull_model(name, accepted=accept_licence, offline=offline)
+
+
 @models_app.callback(invoke_without_command=True)
 def models(context: typer.Context, model: Model = None, as_json: Json = False) -> None:
-    """The models that are here: size, and memory at each precision."""
+    """The models that are here and those that can be pulled: size, memory, licence."""
     from lsp_server.commands.models import print_models
 
     if context.invoked_subcommand is None:
         run(print_models(settings_from(model), as_json=as_json))
     elif model or as_json:
         raise typer.BadParameter(f"put the options after {context.invoked_subcommand!r}")
+
+
+@models_app.command("remove")
+def models_remove(
+    name: Annotated[str, Argument(metavar="NAME", help="As `fimls models` lists it.")],
+    yes: Annotated[bool, Option("--yes", help="Without asking.")] = False,
+) -> None:
+    """Removes a model that fimls pulled."""
+    from lsp_server.commands.pull import remove_model
+
+    with expected_errors():
+        remove_model(name, yes=yes)
 
 
 @models_app.command("export")

@@ -80,3 +80,11 @@ def _read(path: Path) -> Record | None:
     if isinstance(record.name, str) and isinstance(record.path, str):
         return record
     return None
+
+
+def find_record(name: str) -> Record | None:
+    """The record of a model by its name in any case, whole or not."""
+    for record in records():
+        if record.name.lower() == name.lower():
+            return record
+    return None
