@@ -118,20 +118,26 @@ def entry_of_repository(repository: str, file: str = "") -> Entry | None:
 
 
 def entry_of(path: Path) -> Entry | None:
-    """The entry that a model on the disk is, by the name and the size of its file, or by the folder
-    that the hub's cache gives its repository. None where it is another."""
-    from model.catalogue.places import repository_of
+    """The entry that a model on the disk is, by the name and the size of its file, by the SHA-256
+    that is the file's name in the hub's cache and in ollama's store, or by the folder that the
+    hub's cache gives its repository. None where it is another."""
+    from model.catalogue.places import names_in_cache, repository_of
 
     try:
         size = path.stat().st_size
+        names = names_in_cache(path)
     except OSError:
         return None
+    digest = path.name.removeprefix("sha256-")
     for entry in entries().values():
         for file in entry.files:
-            if file.name == path.name and file.bytes == size:
+            if (file.name in names and file.bytes == size) or (file.sha256 == digest):
                 return entry
     repository = repository_of(path)
-    return entry_of_repository(repository, path.name) if repository else None
+    if not repository:
+        return None
+    found = (entry_of_repository(repository, name) for name in names)
+    return next((entry for entry in found if entry is not None), None)
 
 
 def unknown(name: str) -> ModelError:

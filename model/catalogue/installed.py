@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from model.catalogue.entries import Entry, entries, entry_of, entry_of_repository, find_entry
+from model.catalogue.entries import entry_of, entry_of_repository, find_entry
 from model.catalogue.places import hub_cache, ollama_stores, repository_of
 from model.catalogue.records import read_record, records
 
@@ -175,17 +175,10 @@ def _from_manifest(store: Path, manifests: Path, manifest: Path) -> Installed | 
             # manifests/registry.ollama.ai/library/MODEL/TAG; other registries keep their names
             parts = manifest.relative_to(manifests).parts
             owner = "/".join(parts[1:-1]).removeprefix("library/")
-            entry = _entry_of_digest(digest.removeprefix("sha256:"))
+            entry = entry_of(blob)
             name = f"ollama/{owner}:{parts[-1]}"
             size = blob.stat().st_size
             return Installed(name, blob, "ollama", size, entry.name if entry else "")
-    return None
-
-
-def _entry_of_digest(sha256: str) -> Entry | None:
-    for entry in entries().values():
-        if any(file.sha256 == sha256 for file in entry.files):
-            return entry
     return None
 
 

@@ -58,6 +58,15 @@ def repository_of(path: Path) -> str:
     return ""
 
 
+def names_in_cache(path: Path) -> list[str]:
+    """The names of a file: its own or, of a blob in the hub's cache, those of its links. Raises
+    OSError."""
+    if path.parent.name != "blobs" or not repository_of(path):
+        return [path.name]
+    links = (path.parent.parent / "snapshots").glob("*/*")
+    return [link.name for link in links if link.resolve() == path]
+
+
 def folder_name(name: str) -> str:
     """A model's name as the name of one folder."""
     return name.replace("/", "--").replace(":", "--")

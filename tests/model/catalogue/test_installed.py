@@ -136,6 +136,16 @@ def test_an_entry_is_known_by_name_and_size(places: Path) -> None:
     assert entry_of(path.with_name("nothing")) is None
 
 
+def test_an_entry_is_known_by_its_blob_in_the_hubs_cache(places: Path) -> None:
+    folder = snapshot(places, "Qwen/Qwen2.5-Coder-7B-Instruct-GGUF")
+    (file,) = entries()["qwen2.5-coder-7b"].files
+    blob = put(folder.parent.parent / "blobs" / ("c" * 64))
+    (folder / file.name).symlink_to(blob)
+    assert entry_of(folder / file.name) is entries()["qwen2.5-coder-7b"] is entry_of(blob.resolve())
+    other = put(folder.parent.parent / "blobs" / ("d" * 64))
+    assert entry_of(other) is None
+
+
 def test_what_ollama_has_is_used_in_place(places: Path) -> None:
     store = places / "ollama"
     (file,) = entries()[SMALL].files
