@@ -2,13 +2,14 @@
 
 In reading order:
 - quantized_linear: the modules of a decoder with int8 weights, and the factory that makes them.
-- kernels: the integer products that torch offers, one class each.
+- kernels: the integer products, one class each.
+- interleaved/: a product of our own, whose packed weights are plain arrays.
 - kernel_choice: the kernels that a model multiplies with (Plan), chosen by their speed.
 - measurements: how a time is measured, and the file that keeps the times of this machine.
 - torch_step: a pass over few rows in as few calls of torch as possible, for all sizes.
 - step_costs: how long such a pass takes by its number of rows.
 - compiled_step: a pass over few rows as one function of machine code, for small models. `upgrade`
-  gives it to a running engine.
+  gives it, and the interleaved product, to a running engine.
 - numba_step: the source of that machine code.
 - code_cache: the folder that keeps it, and the process that compiles it.
 
@@ -19,5 +20,6 @@ Invariants:
   without numba, other kernels and the step in torch do the work.
 - Machine code is run only from a folder that nobody else can write to. Doubt means: compile again.
 - Weights are kept once, except those of small models (Plan.small).
-- No module but numba_step imports numba, and none imports it before there is machine code.
+- No module but numba_step and two of interleaved/ imports numba, and none imports it before there
+  is machine code.
 """

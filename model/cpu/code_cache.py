@@ -1,4 +1,5 @@
-"""The folder for the machine code that numba makes of numba_step.py, in the user's cache folder.
+"""The folder for the machine code that numba makes of numba_step.py and interleaved/, in the user's
+cache folder.
 
 Compiling takes seconds and memory, so a process of its own does it, once for each version of the
 source, numba and CPU. The engine runs what is kept there. So the folder has to be the user's alone,
@@ -22,7 +23,13 @@ from pathlib import Path
 
 from model.private_files import is_private_folder, own_private_folder
 
-SOURCE = Path(__file__).with_name("numba_step.py")
+FOLDER = Path(__file__).parent
+SOURCES = (
+    FOLDER / "numba_step.py",
+    FOLDER / "interleaved" / "layout.py",
+    FOLDER / "interleaved" / "product.py",
+    FOLDER / "interleaved" / "intrinsics.py",
+)
 CHECKSUM = "sha256"
 REMOVALS = 20
 KEPT_S = 30 * 86400.0  # code of other versions, or of other machines with the same home
@@ -42,8 +49,10 @@ def code_folder(cache_dir: Path) -> Path | None:
     # not take this folder's code for that of another machine or source.
     chosen = [os.environ.get(name, "") for name in ("NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES")]
     cpu = f"{binding.get_host_cpu_name()} {binding.get_host_cpu_features().flatten()} {chosen}"
-    source = f"{SOURCE} {SOURCE.stat().st_mtime_ns}".encode() + SOURCE.read_bytes()
-    key = hashlib.sha256(f"{cpu} {versions}".encode() + source).hexdigest()[:16]
+    digest = hashlib.sha256(f"{cpu} {versions}".encode())
+    for source in SOURCES:
+        digest.update(f"{source} {source.stat().st_mtime_ns}".encode() + source.read_bytes())
+    key = digest.hexdigest()[:16]
     return cache_dir / "compiled" / key
 
 
@@ -74,7 +83,8 @@ def make(folder: Path, written: Path) -> None:
     own_private_folder(written)
     try:
         use(written)
-        load()
+        load_step()
+        load_product()
         (written / CHECKSUM).write_bytes(_checksum(written))
         try:
             written.rename(folder)
@@ -87,21 +97,30 @@ def make(folder: Path, written: Path) -> None:
 
 
 def use(folder: Path) -> None:
-    """Imports numba_step so that numba keeps its code in the folder. Raises OSError."""
+    """Has numba keep its code in the folder, before it is imported. Raises OSError."""
     os.environ["NUMBA_CACHE_DIR"] = str(folder)
     with contextlib.suppress(OSError):
         os.utime(folder)
     from model.cpu import numba_step
+    from model.cpu.interleaved import product
 
-    if not Path(str(numba_step.forward.stats.cache_path)).is_relative_to(folder):
-        raise OSError(f"numba keeps no code in {folder}")
+    for function in (numba_step.forward, product.multiply):
+        if not Path(str(function.stats.cache_path)).is_relative_to(folder):
+            raise OSError(f"numba keeps no code in {folder}")
 
 
-def load() -> None:
-    """Loads the compiled code, or compiles it where the folder has none."""
+def load_step() -> None:
+    """Loads the compiled step, or compiles it where the folder has none."""
     from model.cpu import numba_step
 
     numba_step.forward(*numba_step.toy())
+
+
+def load_product() -> None:
+    """As load_step, for the product with interleaved weights."""
+    from model.cpu.interleaved import product
+
+    product.load()
 
 
 def _checksum(folder: Path) -> bytes:

@@ -1,5 +1,5 @@
-"""Gives the decoder of a small int8 model its compiled step (numba_step.py), as soon as there is
-machine code.
+"""Gives the decoder of an int8 model what is faster as machine code (numba_step.py, interleaved/),
+as soon as there is any.
 
 Until then, and where numba is not installed, the step in torch (torch_step.py) does the work.
 """
@@ -17,10 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from model.cpu import code_cache
+from model.cpu.interleaved.kernel import INTERLEAVED
+from model.cpu.kernel_choice import Plan, make_plan
 from model.cpu.kernels import FEW
 from model.cpu.measurements import Busy, Measurements
-from model.cpu.quantized_linear import Int8Embedding, Int8Linear
+from model.cpu.quantized_linear import Int8Embedding, Int8Linear, step_shapes
 from model.cpu.step_costs import relative_costs, shape_of, step_rows, step_us
+from model.cpu.torch_step import add_step
 from model.decoder.decoder import Cancelled, Decoder, ShouldStop
 from model.decoder.factory import Norm
 from model.decoder.kv_cache import KVCache
@@ -36,32 +39,51 @@ BY_THUMB = {1: 1.0, 2: 1.8, 4: 3.2, 8: 6.0, 16: 12.0}  # row costs where nothing
 
 
 def upgrade(decoder: Decoder, cache_dir: Path) -> Iterator[None]:
-    """Gives a small decoder of int8 weights its compiled step, in stages: the caller goes on with
-    the iterator now and then, until it ends.
+    """Gives a decoder of int8 weights what is faster as machine code, in stages: the caller goes on
+    with the iterator now and then, until it ends.
+
+    A small one gets its compiled step, and the interleaved product for a prefill. A large one has
+    the latter already, in torch until there is machine code.
 
     To load machine code takes half a second, and a process beside this one takes longer to make it.
     cache_dir: of the code and of the measurements.
     """
-    if not is_small(decoder):
-        return
+    plan = plan_of(decoder)
     folder = code_cache.code_folder(cache_dir)
-    if folder is None:
+    awaited = plan is not None and INTERLEAVED.name in plan.names and not INTERLEAVED.ready
+    if plan is None or folder is None or not (plan.small or awaited):
         return
+    yield from _make(folder)
     if not code_cache.is_intact(folder):
-        latest = time.monotonic() + PATIENCE_S
-        with code_cache.start(folder) as compiler:
-            while compiler.poll() is None:
-                if time.monotonic() > latest:
-                    compiler.kill()
-                yield
-        if not code_cache.is_intact(folder):
-            log.warning("nothing was compiled (exit status %s)", compiler.returncode)
-            return
-    code_cache.use(folder)
-    yield  # requests that came meanwhile have their turn: each stage takes some tenths of a second
-    code_cache.load()
-    yield
-    add_compiled_step(decoder, Measurements(cache_dir), folder.name)
+        return
+    if plan.small:
+        code_cache.use(folder)
+        yield  # requests that came meanwhile have their turn: each stage takes tenths of a second
+        code_cache.load_step()
+        yield
+        add_compiled_step(decoder, Measurements(cache_dir), folder.name)
+        yield
+        INTERLEAVED.load(folder)
+        yield
+        prefill_interleaved(decoder, plan, cache_dir)
+    else:
+        INTERLEAVED.load(folder)
+        yield
+        add_step(decoder, plan, cache_dir)  # measures it
+
+
+def _make(folder: Path) -> Iterator[None]:
+    """Has the machine code made, where there is none. The caller looks whether that was done."""
+    if code_cache.is_intact(folder):
+        return
+    latest = time.monotonic() + PATIENCE_S
+    with code_cache.start(folder) as compiler:
+        while compiler.poll() is None:
+            if time.monotonic() > latest:
+                compiler.kill()
+            yield
+    if not code_cache.is_intact(folder):
+        log.warning("nothing was compiled (exit status %s)", compiler.returncode)
 
 
 def upgrade_now(decoder: Decoder, cache_dir: Path) -> None:
@@ -70,10 +92,20 @@ def upgrade_now(decoder: Decoder, cache_dir: Path) -> None:
         time.sleep(0.1)
 
 
-def is_small(decoder: Decoder) -> bool:
-    """Whether its weights are int8 and small, as its Plan says."""
+def plan_of(decoder: Decoder) -> Plan | None:
+    """The kernels of a decoder of int8 weights; None for other weights."""
     projection = cast(DecoderLayer, decoder.layers[0]).attention.qkv
-    return isinstance(projection, Int8Linear) and projection.plan.small
+    return projection.plan if isinstance(projection, Int8Linear) else None
+
+
+def prefill_interleaved(decoder: Decoder, plan: Plan, cache_dir: Path) -> None:
+    """Has a small decoder multiply many rows with interleaved weights, where that is faster."""
+    better = make_plan(step_shapes(decoder.config), cache_dir)
+    if better.many != INTERLEAVED.name or plan.many == better.many:
+        return
+    for module in decoder.modules():
+        if isinstance(module, Int8Linear):
+            module.use_for_many(INTERLEAVED)
 
 
 def add_compiled_step(decoder: Decoder, measurements: Measurements, version: str) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 
+from model.cpu.interleaved.kernel import INTERLEAVED, can_be_made, load_made
 from model.cpu.kernels import FEW, MANY, PIECE, Int8Pack, kernels
 from model.cpu.measurements import Busy, Measurements, Times, fastest_us, threads
 
@@ -54,10 +55,14 @@ def make_plan(shapes: Mapping[MatrixShape, int], folder: Path | None = None) -> 
     """The plan for a model whose step multiplies with `shapes`, each so many times.
 
     folder: where the times are kept (Measurements). On a machine that is too busy to measure, the
-    plan follows rules of thumb, and the next start measures again.
+    plan follows rules of thumb, and the next start measures again. A large model's weights are
+    interleaved also where the machine code for that is still to be compiled, to which a small one's
+    start does not pay attention (compiled_step.py).
     """
     size = sum(out * width * count for (out, width), count in shapes.items())
     small = size <= SMALL_BYTES
+    if not small and folder is not None and not load_made(folder) and can_be_made(folder):
+        return Plan(INTERLEAVED.name, INTERLEAVED.name, FEW[-1])
     measurements = Measurements(folder)
     wanted = {name: kernel.counts for name, kernel in kernels().items()}
     totals: dict[str, dict[int, float]] = defaultdict(lambda: defaultdict(float))
@@ -77,6 +82,8 @@ def make_plan(shapes: Mapping[MatrixShape, int], folder: Path | None = None) -> 
 def by_thumb(*, small: bool) -> Plan:
     """The plan that is likely to be right where nothing could be measured."""
     many = next(name for name in kernels() if name != Int8Pack.name)
+    if INTERLEAVED.name in kernels():
+        many = INTERLEAVED.name
     few = many
     if small and Int8Pack.name in kernels():
         few = Int8Pack.name

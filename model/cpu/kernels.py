@@ -1,4 +1,5 @@
-"""The products with int8 weights that torch offers on a CPU, one class each.
+"""The products with int8 weights on a CPU, one class each: those of torch, and one of our own
+(interleaved/).
 
 A kernel multiplies inputs (rows, in) with int8 weights (out, in) that have one scale a row. It
 returns (result, factor): result * factor is inputs @ (weights * scale).T, and factor is (rows, 1)
@@ -44,9 +45,15 @@ class Kernel(ABC):
     """One way to multiply. Instances hold no weights: `product` takes what `pack` makes."""
 
     name: str
+    mappable = False  # the packed form is a tuple of plain tensors, which may be those of a file
     raw = False  # the packed form is the int8 matrix itself, which kernels can share
     takes = torch.float32  # the type of inputs and result
     counts: tuple[int, ...] = ROWS  # numbers of rows for which it is worth a try
+
+    @property
+    def ready(self) -> bool:
+        """Whether it is as fast as it will be: there may be no machine code yet."""
+        return True
 
     @abstractmethod
     def pack(self, weights: Tensor, scale: Tensor) -> Any:
@@ -61,6 +68,7 @@ class Int8Pack(Kernel):
     """aten's product for few rows: bfloat16 activations, sums in float32. Bound by memory."""
 
     name = "int8pack"
+    mappable = True
     raw = True
     takes = torch.bfloat16
     counts = FEW
@@ -147,6 +155,7 @@ class Widened(Kernel):
     """Float32 products, the weights widened piece by piece: where torch has no integer product."""
 
     name = "widened"
+    mappable = True
     raw = True
 
     def pack(self, weights: Tensor, scale: Tensor) -> Any:
@@ -185,9 +194,33 @@ def _quantized_engine(name: str) -> Iterator[None]:
         torch.backends.quantized.engine = before
 
 
-@cache
 def kernels() -> Mapping[str, Kernel]:
     """The kernels that are right on this machine, and no mere stand-ins, by name."""
+    ours = _interleaved()
+    if ours.ready and _is_right_once(ours):
+        return {**_of_torch(), ours.name: ours}
+    return _of_torch()
+
+
+def kernel(name: str) -> Kernel:
+    """The kernel of that name, also if it is not ready."""
+    ours = _interleaved()
+    return ours if name == ours.name else kernels()[name]
+
+
+def _interleaved() -> Kernel:
+    from model.cpu.interleaved.kernel import INTERLEAVED  # it is made of this module's classes
+
+    return INTERLEAVED
+
+
+@cache
+def _is_right_once(kernel: Kernel) -> bool:
+    return is_right(kernel)
+
+
+@cache
+def _of_torch() -> Mapping[str, Kernel]:
     found: dict[str, Kernel] = {}
     for kernel in (Int8Pack(), OneDnn(), Fbgemm(8)):
         if is_right(kernel) and not is_reference_code(kernel):

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from model.cpu.kernel_choice import MatrixShape, Plan, make_plan
-from model.cpu.kernels import Kernel, kernels, piece_rows
+from model.cpu.kernels import Kernel, kernel, piece_rows
 from model.decoder.config import DecoderConfig
 from model.decoder.factory import PREFILL_CHUNK, Embeddings, Factory, Packed
 from model.decoder.layers import Attention
@@ -81,8 +81,7 @@ class Int8Linear(Packed):
                 self.bias.data = self.bias.data[order] * factors
         packed: dict[str, PackedMatrix] = {}
         for name in self.plan.names:
-            kernel = kernels()[name]
-            packed[name] = (kernel, kernel.pack(self.matrix, self.scale))
+            packed[name] = self._packed(kernel(name))
         self.few = packed[self.plan.few]
         self._many = packed[self.plan.many]
         read = self._keep_rows or self.plan.small or any(k.raw for k, _ in packed.values())
@@ -96,17 +95,21 @@ class Int8Linear(Packed):
         self.few = self._repacked(self.few)
         self._many = self._repacked(self._many)
 
+    def use_for_many(self, chosen: Kernel) -> None:
+        """Multiplies many rows with another kernel. The matrix has to be there: Plan.small."""
+        self._many = self._packed(chosen)
+
+    def _packed(self, chosen: Kernel) -> PackedMatrix:
+        return chosen, chosen.pack(self.matrix, self.scale)
+
     def _repacked(self, packed: PackedMatrix) -> PackedMatrix:
-        kernel = packed[0]
-        if not kernel.raw:
-            return packed
-        return kernel, kernel.pack(self.matrix, self.scale)
+        return self._packed(packed[0]) if packed[0].raw else packed
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., width) float32 -> (..., out) float32."""
         flat = x.reshape(-1, self.width)
-        kernel, packed = self.few if len(flat) <= self.plan.few_rows else self._many
-        y, factor = kernel.product(flat.to(kernel.takes), packed)
+        chosen, packed = self.few if len(flat) <= self.plan.few_rows else self._many
+        y, factor = chosen.product(flat.to(chosen.takes), packed)
         y = y.float()
         if factor is not None and self.bias is not None:
             y = torch.addcmul(self.bias, y, factor)

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from model.cpu.kernel_choice import Plan
+from model.cpu.kernels import kernel
 from model.cpu.measurements import Busy, Measurements, threads
 from model.cpu.quantized_linear import Int8Linear
 from model.cpu.step_costs import relative_costs, shape_of, step_rows, step_us
@@ -212,17 +213,24 @@ def add_step(decoder: Decoder, plan: Plan, measured: Path | None = None) -> None
         step.threads = ways[way]
         return step_us(decoder, counts)
 
+    if not kernel(plan.few).ready:
+        _step_by_thumb(decoder, step, plan)
+        return
     subject = f"step {plan.few} {plan.many} {shape_of(decoder)}"
     wanted = dict.fromkeys(ways, step_rows(decoder, plan.few_rows))
     try:
         times = Measurements(measured).times(subject, wanted, measure)
     except Busy:
-        step.threads = 1 if plan.small else None
-        costs = {rows: cost for rows, cost in BY_THUMB.items() if rows <= plan.few_rows}
-        decoder.use_step(step, costs)
+        _step_by_thumb(decoder, step, plan)
         return
     best = "all threads"
     if "one thread" in times and times["one thread"][1] < ONE_THREAD_FACTOR * times[best][1]:
         best = "one thread"
     step.threads = ways[best]
     decoder.use_step(step, relative_costs(times[best]))
+
+
+def _step_by_thumb(decoder: Decoder, step: TorchStep, plan: Plan) -> None:
+    step.threads = 1 if plan.small else None
+    costs = {rows: cost for rows, cost in BY_THUMB.items() if rows <= plan.few_rows}
+    decoder.use_step(step, costs)

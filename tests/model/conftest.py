@@ -10,7 +10,7 @@ import torch
 from hypothesis import settings
 
 from model import LoadedModel, Tokenizer
-from model.cpu.code_cache import code_folder, is_intact, start
+from model.cpu.code_cache import code_folder, is_intact, start, use
 from tests.conftest import SENTINELS, write_tokenizer
 from tests.model.toys import load
 
@@ -36,6 +36,14 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with process:  # closes its input
         assert status == 0
     return made
+
+
+@pytest.fixture(scope="session")
+def code(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy that numba uses, for what a test compiles beyond that."""
+    copy = shutil.copytree(made, tmp_path_factory.mktemp("code") / "copy")
+    use(copy)
+    return copy
 
 
 @pytest.fixture

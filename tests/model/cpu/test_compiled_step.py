@@ -3,7 +3,6 @@ helps."""
 
 from __future__ import annotations
 
-import shutil
 import signal
 import subprocess
 import sys
@@ -35,7 +34,10 @@ from tests.model.families.test_parity import (
 )
 from tests.model.toys import load
 
-pytestmark = pytest.mark.xdist_group("compiled")  # one process compiles, for all of them
+pytestmark = [
+    pytest.mark.xdist_group("compiled"),  # one process compiles, for all of them
+    pytest.mark.usefixtures("code"),
+]
 
 FAMILIES = {
     "starcoder2": STARCODER2,
@@ -46,12 +48,6 @@ FAMILIES = {
     "llama": LLAMA | {"head_dim": 16},
     "llama, all biases": LLAMA | {"attention_bias": True, "mlp_bias": True},
 }
-
-
-@pytest.fixture(scope="session", autouse=True)
-def code(made: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """A copy, for what a test compiles beyond that."""
-    code_cache.use(shutil.copytree(made, tmp_path_factory.mktemp("code") / "copy"))
 
 
 def load_small(folder: Path, monkeypatch: pytest.MonkeyPatch) -> LoadedModel:
@@ -250,18 +246,24 @@ def test_an_upgrade_waits_for_the_code(
         code_cache, "is_intact", lambda folder: compiler.returncode is not None and intact
     )
     monkeypatch.setattr(code_cache, "use", lambda folder: None)
-    monkeypatch.setattr(code_cache, "load", lambda: None)
+    monkeypatch.setattr(code_cache, "load_step", lambda: None)
+    monkeypatch.setattr(compiled_step.INTERLEAVED, "load", lambda folder: None)
     monkeypatch.setattr(
         compiled_step,
         "add_compiled_step",
         lambda decoder, measurements, version: added.append(decoder),
     )
+    monkeypatch.setattr(
+        compiled_step,
+        "prefill_interleaved",
+        lambda decoder, plan, cache_dir: added.append(decoder),
+    )
     steps = upgrade(m.decoder, tmp_path)
     for _ in range(3):
         next(steps)
     compiler.returncode = status
-    assert len(list(steps)) == 2 * intact  # in between, whoever has asked has his turn
-    assert added == [m.decoder] * intact
+    assert len(list(steps)) == 4 * intact  # in between, whoever has asked has his turn
+    assert added == [m.decoder] * 2 * intact
 
 
 def test_a_compiler_that_does_not_end_is_ended(

@@ -1,0 +1,157 @@
+"""The kernel with interleaved weights (layout.py).
+
+Until there is machine code, torch computes the same, slower.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from model.cpu import code_cache
+from model.cpu.interleaved.layout import LARGEST, OFFSET, OUTPUTS, QUAD
+from model.cpu.kernels import SMALLEST, Kernel, Product, piece_rows
+from model.private_files import own_private_folder
+
+EXACT = 1024  # as many products as this of 127 * 127 have an exact sum in float32
+WIDEST = (2**31 - 1) // (2 * OFFSET * LARGEST)  # as many products, at most, in 32 bits
+SERIAL = 2**19  # products that are computed before a second thread is awake
+
+Packed = tuple[Tensor, Tensor, Tensor]
+"""panels (panels, quads, OUTPUTS, 4) int8; scale (out,) float32; sums (panels * OUTPUTS,) int32 of
+each row, times OFFSET. Missing rows and columns are 0."""
+
+
+class Interleaved(Kernel):
+    """Exact sums of 8-bit activations with one scale a row, as FBGEMM's. x86 only."""
+
+    name = "interleaved"
+    mappable = True
+
+    def __init__(self) -> None:
+        self._multiply: Callable[..., None] | None = None
+        self._share = 0  # addresses of functions
+        self._parallel = 0
+
+    @property
+    def ready(self) -> bool:
+        return self._multiply is not None
+
+    def load(self, folder: Path) -> None:
+        """Loads machine code from a folder that is intact (code_cache.py), or compiles it there.
+
+        Raises OSError if numba would keep it elsewhere.
+        """
+        if self.ready:
+            return
+        code_cache.use(folder)
+        from model.cpu.interleaved import product  # not before numba knows the folder
+
+        self._share = product.load()
+        self._parallel = _parallel()
+        if self._share:
+            self._multiply = product.multiply
+
+    def pack(self, weights: Tensor, scale: Tensor) -> Packed:
+        out, width = weights.shape
+        if width > WIDEST:
+            raise RuntimeError(f"sums of {width} products may overflow")
+        count = -(-out // OUTPUTS)
+        quads = -(-width // QUAD)
+        panels = torch.zeros(count, quads, OUTPUTS, QUAD, dtype=torch.int8)
+        sums = torch.zeros(count * OUTPUTS, dtype=torch.int32)
+        step = max(1, piece_rows(width) // OUTPUTS)
+        for panel in range(0, count, step):
+            part = weights[panel * OUTPUTS : (panel + step) * OUTPUTS]
+            sums[panel * OUTPUTS :][: len(part)] = part.sum(1, dtype=torch.int32) * OFFSET
+            part = F.pad(part, (0, quads * QUAD - width, 0, -len(part) % OUTPUTS))
+            panels[panel : panel + step] = part.view(-1, OUTPUTS, quads, QUAD).transpose(1, 2)
+        return panels, scale.clone(), sums
+
+    def product(self, inputs: Tensor, packed: Packed) -> Product:
+        if self._multiply is None:
+            return self._slow_product(inputs, packed), None
+        panels, scale, sums = packed
+        out = len(scale)
+        rows, width = inputs.shape
+        quads = panels.shape[1]
+        inputs = inputs.contiguous()
+        # Machine code does not check where it reads and writes.
+        if quads != -(-width // QUAD) or inputs.dtype != torch.float32:
+            raise ValueError(f"{rows} x {width} {inputs.dtype} do not go with {quads} quads")
+        result = torch.empty(rows, out)
+        rounded = torch.empty(rows * quads * QUAD, dtype=torch.uint8)
+        steps = torch.empty(rows)
+        threads = 1
+        if self._parallel and rows * width * out > SERIAL:
+            threads = torch.get_num_threads()
+        self._multiply(
+            inputs.data_ptr(), rows, width, panels.data_ptr(), scale.data_ptr(), sums.data_ptr(),
+            out, result.data_ptr(), rounded.data_ptr(), steps.data_ptr(), threads, self._parallel,
+            self._share,
+        )  # fmt: skip
+        return result, None
+
+    def rows(self, packed: Packed, ids: Tensor) -> Tensor:
+        """Rows `ids` (n,) of the packed matrix, (n, quads * 4) int8: the last columns may be 0."""
+        return packed[0][ids // OUTPUTS, :, ids % OUTPUTS].flatten(1)
+
+    def _slow_product(self, inputs: Tensor, packed: Packed) -> Tensor:
+        """In torch: whole numbers in float32, as many at once as have an exact sum."""
+        panels, scale, _ = packed
+        most = inputs.abs().amax(-1, True).clamp_min_(SMALLEST)
+        step = most * (1 / LARGEST) + (inputs * 0).sum(-1, True)  # NaN for what is not finite
+        # A number divided by a tensor would be its reciprocal, which is rounded, times the number.
+        inverse = torch.full_like(most, LARGEST).div_(most)
+        rounded = torch.round(inputs * inverse).nan_to_num_()
+        rounded = F.pad(rounded, (0, -rounded.shape[1] % QUAD))
+        parts = []
+        for part in torch.split(panels, max(1, piece_rows(rounded.shape[1]) // OUTPUTS)):
+            matrix = part.transpose(1, 2).flatten(2).flatten(0, 1).float()
+            total = torch.zeros(len(inputs), len(matrix), dtype=torch.int32)
+            for numbers, weights in zip(
+                torch.split(rounded, EXACT, 1), torch.split(matrix, EXACT, 1), strict=True
+            ):
+                total += F.linear(numbers, weights).int()
+            parts.append(total.float())
+        return torch.cat(parts, 1)[:, : len(scale)] * (scale * step)
+
+
+def _parallel() -> int:
+    """The address of GOMP_parallel, with which torch, too, gives its threads work: the same ones
+    then wait for both. 0 where torch has other threads."""
+    try:
+        function = ctypes.CDLL(None).GOMP_parallel
+    except (AttributeError, OSError, TypeError):
+        return 0
+    return ctypes.cast(function, ctypes.c_void_p).value or 0
+
+
+INTERLEAVED = Interleaved()
+
+
+def load_made(cache_dir: Path) -> bool:
+    """Loads the machine code that is in the cache folder; whether there is any."""
+    folder = code_cache.code_folder(cache_dir)
+    if not INTERLEAVED.ready and folder is not None and code_cache.is_intact(folder):
+        with contextlib.suppress(OSError):
+            INTERLEAVED.load(folder)
+    return INTERLEAVED.ready
+
+
+def can_be_made(cache_dir: Path) -> bool:
+    """Whether machine code for this CPU can be compiled and kept in the cache folder."""
+    folder = code_cache.code_folder(cache_dir)
+    if folder is None or torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"):
+        return False
+    try:
+        own_private_folder(folder.parent)
+    except OSError:
+        return False
+    return True
