@@ -85,14 +85,11 @@ def pull(
         while not wait([future], POLL_S).done:
             progress(job.progress)
             if should_stop():
-                job.stop()
-                wait([future], PATIENCE_S)
                 raise Stopped
         return future.result()
     finally:
-        job.stop()  # a callback may have raised
-        if not future.done():
-            wait([future], PATIENCE_S)
+        job.stop()
+        wait([future], PATIENCE_S)
 
 
 def _pull(name: str, job: Job, *, accepted: str, offline: bool) -> Path:

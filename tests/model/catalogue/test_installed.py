@@ -16,17 +16,6 @@ from model.catalogue.records import PulledFile, Record, write_record
 SMALL = "qwen2.5-coder-0.5b"
 
 
-@pytest.fixture(autouse=True)
-def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Empty folders in place of the user's."""
-    for variable in ("HUGGINGFACE_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME"):
-        monkeypatch.delenv(variable, raising=False)
-    monkeypatch.setenv("FIMLS_DATA_DIR", str(tmp_path / "data"))
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setenv("OLLAMA_MODELS", str(tmp_path / "ollama"))
-    return tmp_path
-
-
 def put(path: Path, content: bytes = b"GGUF" + bytes(60), size: int = 0) -> Path:
     """A file, with holes up to the size that it is to have."""
     path.parent.mkdir(parents=True, exist_ok=True)
