@@ -68,6 +68,7 @@ class LoadedModel:
         history: DraftHistory | None = None,
         counts: DecodeCounts | None = None,
         should_stop: Callable[[], bool] | None = None,
+        prefill_chunk: int | None = None,
     ) -> Iterator[Token]:
         """Continues ids, the first cache.length of which the cache already holds; without a cache
         it makes one.
@@ -78,7 +79,9 @@ class LoadedModel:
         model cannot spell. See model.generation.generate.
         """
         stop_ids = frozenset(stop_ids) | set(self.decoder.config.stop_ids)
-        options = GenerationOptions(max_new_tokens, sampling or GREEDY, stop_ids, should_stop)
+        options = GenerationOptions(
+            max_new_tokens, sampling or GREEDY, stop_ids, should_stop, prefill_chunk
+        )
         matches = None
         drafter = None
         processors: list[ScoreProcessor] = []

@@ -7,14 +7,19 @@ document has its own answers, and loses them when it is closed.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Mapping, Sequence
 from typing import Generic, TypeVar
 
 from fim import CursorContext
 from lsp_server.completion.query import Query, digest, query_at
 from lsp_server.completion.stream import AnswerStream
 from lsp_server.documents import Snapshot
+from lsp_server.session.prompt_sizes import UNLIMITED
 from lsp_server.session.prompter import Prompter
 from lsp_server.settings import Settings
+
+Contexts = Mapping[int, CursorContext]
+"""Of one text, by the size of the prompt."""
 
 KEPT = 64  # of all documents
 T = TypeVar("T")
@@ -51,8 +56,8 @@ class AnswerCache:
 
     def __init__(self) -> None:
         self._answers: Newest[AnswerStream] = Newest(KEPT)
-        self._contexts: Newest[CursorContext] = Newest(KEPT)  # by digests of texts
-        self._last: dict[str, CursorContext] = {}
+        self._contexts: Newest[Contexts] = Newest(KEPT)  # by digests of texts
+        self._last: dict[str, Contexts] = {}
 
     def query(
         self,
@@ -61,11 +66,12 @@ class AnswerCache:
         prompter: Prompter,
         settings: Settings,
         client: str,
+        sizes: Sequence[int] = (UNLIMITED,),
     ) -> Query:
         """As query_at, but reuses the context of a text that was seen before."""
         uri = snapshot.uri
         max_tokens = prompter.most_tokens(settings)
-        about = (snapshot.window_start, snapshot.offset, snapshot.language, path, max_tokens)
+        about = (snapshot.window_start, snapshot.offset, snapshot.language, path, max_tokens, sizes)
         key = digest(f"{about}\n{snapshot.text}")
         query = query_at(
             snapshot,
@@ -73,11 +79,12 @@ class AnswerCache:
             prompter,
             settings,
             client,
-            context=self._contexts.get(uri, key),
-            previous=self._last.get(uri),
+            sizes=sizes,
+            contexts=self._contexts.get(uri, key),
+            previous=self._last.get(uri, {}),
         )
-        self._contexts.put(uri, key, query.context)
-        self._last[uri] = query.context
+        self._contexts.put(uri, key, query.contexts)
+        self._last[uri] = {**self._last.get(uri, {}), **query.contexts}
         return query
 
     def find(self, query: Query) -> AnswerStream | None:

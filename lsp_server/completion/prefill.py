@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from lsp_server.completion.query import Query
 from lsp_server.documents import Snapshot
+from lsp_server.engines.interface import Engine
 from lsp_server.scheduler import Background
 from lsp_server.session.session import Session
 
@@ -35,6 +36,16 @@ class Prefill:
         self.close()
         self._uri = None
         self._task = self._background.start(self._run(look, path))
+
+    def grow(self, query: Query, engine: Engine) -> None:
+        """Has the larger prompts read, at a place where the engine has just taken a smaller one."""
+        self.close()
+        self._uri = query.snapshot.uri
+        self._task = self._background.start(self._read(query, engine))
+
+    async def _read(self, query: Query, engine: Engine) -> None:
+        await asyncio.sleep(DELAY_S)
+        await engine.prefill(replace(query.request, idle=True))
 
     def close(self, uri: str | None = None) -> None:
         """Ends the prefill of a document's text, or whichever there is."""

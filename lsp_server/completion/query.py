@@ -11,10 +11,12 @@ import logging
 import threading
 import time
 from array import array
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from hashlib import blake2b
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 from fim import Attribution, AttributionError, CursorContext, Layout, Shaper, Suggestion, Target
@@ -22,6 +24,7 @@ from lsp_server.completion.stream import AnswerStream
 from lsp_server.completion.trace import Outcome, Trace
 from lsp_server.documents import Snapshot
 from lsp_server.engines.interface import CompletionRequest, Engine
+from lsp_server.session.prompt_sizes import UNLIMITED
 from lsp_server.session.prompter import Prompter
 from lsp_server.settings import Settings
 
@@ -42,13 +45,18 @@ class Query:
     snapshot: Snapshot
     prompter: Prompter
     settings: Settings
-    context: CursorContext
+    contexts: Mapping[int, CursorContext]  # by size, the largest first
     request: CompletionRequest
     layout: Layout
     shaper: Shaper
     started: float  # by time.perf_counter
     context_ms: float
     prompt_ms: float
+
+    @property
+    def context(self) -> CursorContext:
+        """The largest."""
+        return next(iter(self.contexts.values()))
 
     @cached_property
     def key(self) -> bytes:
@@ -58,8 +66,11 @@ class Query:
         ids = b""
         if not isinstance(request.prompt, str):
             # The repr of thousands of ids would take ten times as long.
-            ids = array("I", request.prompt).tobytes()
-            request = replace(request, prompt=())
+            ids = b"".join(
+                array("I", each).tobytes() for each in (request.prompt, *request.shorter)
+            )
+            lengths = tuple(map(len, request.shorter))
+            request = replace(request, prompt=lengths, shorter=())
         rules = replace(self.shaper, known=frozenset())
         return digest(repr((request, rules, sorted(self.shaper.known))), ids)
 
@@ -104,20 +115,28 @@ def query_at(
     client: str,
     *,
     target: Target | None = None,
-    context: CursorContext | None = None,
-    previous: CursorContext | None = None,
+    sizes: Sequence[int] = (UNLIMITED,),
+    contexts: Mapping[int, CursorContext] | None = None,
+    previous: Mapping[int, CursorContext] = MappingProxyType({}),
 ) -> Query:
     """The query for a suggestion at the cursor, or for the text of a target there. Raises
     FormatError.
 
-    path: relative to the workspace. client: names the window in the engine's queue. context: of
-    this snapshot, if it was made before. previous: the last context of the document.
+    path: relative to the workspace. client: names the window in the engine's queue. sizes: see
+    session/prompt_sizes.py. contexts: of this snapshot by size, if they were made before. previous:
+    the last contexts of the document.
     """
     started = time.perf_counter()
-    if context is None:
-        context = prompter.context(snapshot, settings, path, previous)
+    if contexts is None:
+        contexts = {}
+        for size in sizes:
+            before = previous.get(size)
+            contexts[size] = prompter.context(snapshot, settings, path, before, size)
+    context, *smaller = contexts.values()
     gathered = time.perf_counter()
     request, layout = prompter.request(context, settings, client)
+    if smaller:
+        request = prompter.with_shorter(request, smaller, settings)
     if target is None:
         least = prompter.min_confidence
         shaper = Shaper.at(
@@ -135,7 +154,7 @@ def query_at(
     context_ms = (gathered - started) * 1000
     prompt_ms = (time.perf_counter() - gathered) * 1000
     times = (started, context_ms, prompt_ms)
-    return Query(snapshot, prompter, settings, context, request, layout, shaper, *times)
+    return Query(snapshot, prompter, settings, contexts, request, layout, shaper, *times)
 
 
 async def ask_engine(engine: Engine, query: Query) -> Completion:
@@ -225,7 +244,7 @@ def engine_figures(query: Query, stream: AnswerStream, from_memory: bool) -> dic
     """The fields of the trace that tell what the engine did for this query."""
     tokens = 0
     if not isinstance(query.request.prompt, str):
-        tokens = len(query.request.prompt)
+        tokens = stream.prompt_tokens or len(query.request.prompt)
     figures: dict[str, Any] = {"prompt_tokens": tokens, "reused_tokens": stream.reused}
     if from_memory:
         return figures | {"prefilled_tokens": 0, "forward_passes": 0}

@@ -40,6 +40,7 @@ class AnswerStream:
         self.tokens = 0
         self.first_at: float | None = None  # the first token, by time.perf_counter
         self.reused: int | None = None  # tokens of the prompt that were cached
+        self.prompt_tokens: int | None = None  # of the prompt that the engine took
         self.passes: int | None = None  # runs of the model
         self.whole = False
         self.error: Exception | None = None
@@ -127,6 +128,7 @@ class AnswerStream:
         self._ends.append((len(self.text), self.tokens))
         if piece.reused_tokens is not None:
             self.reused = piece.reused_tokens
+            self.prompt_tokens = piece.prompt_tokens
         if piece.passes is not None:
             self.passes = piece.passes
         self.changed.ring()

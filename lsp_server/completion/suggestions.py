@@ -9,6 +9,7 @@ import asyncio
 import json
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 
 from fim import FormatError, Suggestion
@@ -28,6 +29,7 @@ from lsp_server.completion.stream import AnswerStream
 from lsp_server.documents import Snapshot
 from lsp_server.engines.interface import Engine, EngineUnavailable
 from lsp_server.scheduler import Background
+from lsp_server.session.prompt_sizes import UNLIMITED, PromptSizes
 from lsp_server.session.prompter import Prompter
 from lsp_server.session.session import Session
 from lsp_server.session.usage import UsageFile
@@ -48,6 +50,7 @@ class Suggestions:
         self.prefill = Prefill(session, self._unanswered)
         self._session = session
         self._cache = AnswerCache()
+        self._sizes = PromptSizes()
         self._background = Background()
         self._growing: dict[str, Offer] = {}  # by document, while its rest is written
         self._prompter: Prompter | None = None  # of the offers and answers that are kept
@@ -175,6 +178,8 @@ class Suggestions:
                 state = await wait_for_lines(query, stream)
             completion = await make_completion(query, stream, state)
             self._cache.keep(query, stream)
+            if stream.prompt_tokens and stream.prompt_tokens < len(query.request.prompt):
+                self.prefill.grow(query, engine)
             goes_on = state == "cut" and not completion.suggestion.hidden
             return completion, stream if goes_on else None
         finally:
@@ -191,7 +196,16 @@ class Suggestions:
         session = self._session
         if unsure:
             prompter = replace(prompter, min_confidence=0.0)
-        return self._cache.query(snapshot, path, prompter, session.settings, session.client)
+        sizes = self._sizes_of(prompter, best=unsure)
+        return self._cache.query(snapshot, path, prompter, session.settings, session.client, sizes)
+
+    def _sizes_of(self, prompter: Prompter, *, best: bool) -> Sequence[int]:
+        """The sizes of a prompt; best: the largest alone."""
+        engine = self._session.engine
+        if engine is None or not engine.has_idle_time or prompter.sentinels is None:
+            return (UNLIMITED,)
+        sizes = self._sizes.at(engine.prefill_per_s, prompter.time_budget, prompter.context_tokens)
+        return sizes[:1] if best else sizes
 
     def _unanswered(self, snapshot: Snapshot, path: str | None) -> Query | None:
         """The query at the cursor, unless its answer is known or being written."""

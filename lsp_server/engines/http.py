@@ -68,6 +68,8 @@ class HttpClient:
         # that will follow.
         body = {name: whole[name] for name in ("prompt", "stop_token_ids", "user")}
         body["priority"] = "idle"
+        if request.shorter:
+            body["shorter_prompts"] = request.shorter
         url = self._base_url + "/fimls/prefill"
         with contextlib.suppress(*NO_ANSWER):
             async with self._get_session().post(url, json=body) as response:
@@ -134,6 +136,9 @@ class HttpClient:
             body["copying"] = dict(request.copying)
         if request.idle:
             body["priority"] = "idle"
+        if request.shorter:
+            body["shorter_prompts"] = request.shorter
+            body["prefill_ms"] = request.prefill_ms
         return body
 
     async def _refusal(self, response: aiohttp.ClientResponse) -> EngineUnavailable:
@@ -164,11 +169,14 @@ def _piece(data: bytes) -> Piece:
         logprobs = (choices[0].get("logprobs") or {}).get("token_logprobs") or ()
         usage = body.get("usage") or {}
         details = usage.get("prompt_tokens_details") or {}
+        own = body.get("fimls") or {}
         return Piece(
             text=str(choices[0].get("text") or ""),
             logprobs=tuple(float(x) for x in logprobs if isinstance(x, int | float)),
             reused_tokens=details.get("cached_tokens"),
-            passes=(body.get("fimls") or {}).get("passes"),
+            passes=own.get("passes"),
+            prompt_tokens=usage.get("prompt_tokens"),
+            prefill_per_s=own.get("prefill_per_s"),
         )
     except (ValueError, TypeError, AttributeError, LookupError):
         raise EngineUnavailable("the endpoint's answer is not in the completions dialect") from None

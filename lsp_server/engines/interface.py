@@ -23,20 +23,27 @@ class CompletionRequest:
     begin_with: str = ""  # the completion starts with it; it is no part of the answer
     copying: Mapping[str, float] | None = None  # see model/generation/copying.py
     idle: bool = False  # requests that somebody waits for come first
+    # Prompts with less text around the cursor, the longest first: the engine takes the first whose
+    # uncached part it can read within prefill_ms, at the speed that it has measured.
+    shorter: tuple[tuple[int, ...], ...] = ()
+    prefill_ms: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
     """A part of an answer's text, with the natural logarithms of its tokens' probabilities.
 
-    Some fields are set only where the engine tells: reused_tokens (of the prompt) on the first
-    piece and the last, passes (how often the model was run) on the last.
+    Some fields are set only where the engine tells: prompt_tokens (of the prompt that it took) and
+    reused_tokens (of these) on the first piece and the last, passes (how often the model was run)
+    and prefill_per_s (its speed, in tokens) on the last.
     """
 
     text: str
     logprobs: tuple[float, ...] = ()
     reused_tokens: int | None = None
     passes: int | None = None
+    prompt_tokens: int | None = None
+    prefill_per_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +74,7 @@ class EngineUnavailable(Exception):
 
 class Engine(Protocol):
     has_idle_time: bool  # it may be given work that nobody asked for
+    prefill_per_s: float | None  # tokens of a prompt that it reads in a second; None: unknown
 
     @property
     def state(self) -> EngineState: ...

@@ -63,6 +63,7 @@ class LocalEngine:
         self.socket = socket_path(folder, options)
         self._client = local_client(self.socket, self._model)
         self.state = EngineState("absent")
+        self.prefill_per_s: float | None = None
         self._starting: asyncio.Task[None] | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._ready_since = 0.0
@@ -94,6 +95,7 @@ class LocalEngine:
         pieces = self._client.stream(request)
         try:
             async for piece in pieces:
+                self.prefill_per_s = piece.prefill_per_s or self.prefill_per_s
                 yield piece
         except EngineUnavailable:
             status = await self._client.call("GET", "/fimls/status")
@@ -182,6 +184,7 @@ class LocalEngine:
         """An engine answers, ours or another window's: its state becomes the state here."""
         if status.get("state") == "ready":
             self._ready_since = time.monotonic()
+            self.prefill_per_s = status.get("prefill_per_s") or self.prefill_per_s
             self._set(EngineState("ready", 1.0))
         elif status.get("state") == "failed":
             self._fail(str(status.get("message")))

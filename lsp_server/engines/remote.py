@@ -17,6 +17,7 @@ from lsp_server.settings import RemoteSettings
 class RemoteEngine:
     """There is nothing to start, so it is always ready; trouble shows with each request."""
 
+    prefill_per_s: float | None = None
     has_idle_time = False  # its idle time is others' work, or money
     state = EngineState("ready")
 

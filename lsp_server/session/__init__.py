@@ -5,6 +5,7 @@
 - prompter.py: Prompter makes contexts and prompts for one model, with its tokenizer and format. It
   is here and not in completion/ because the session makes it; so completion/ imports this folder,
   and this folder does not import completion/.
+- prompt_sizes.py: how much text a prompt may hold, by the engine's measured speed.
 - usage.py: the counts of suggestions that were shown and accepted, and the files that keep them.
 
 Invariants: a workspace's settings choose neither the model nor the endpoint (settings.py). fim and

@@ -26,6 +26,7 @@ from fim import (
 )
 from lsp_server.documents import Snapshot
 from lsp_server.engines.interface import CompletionRequest
+from lsp_server.session.prompt_sizes import UNLIMITED
 from lsp_server.settings import Settings
 from model.errors import ModelError
 from model.tokenizer import Tokenizer
@@ -115,19 +116,22 @@ class Prompter:
         settings: Settings,
         path: str | None,
         previous: CursorContext | None = None,
+        most: int = UNLIMITED,
     ) -> CursorContext:
-        """The text around the cursor that fits into a prompt.
+        """The text around the cursor that fits into a prompt, at most `most` tokens.
 
-        previous: the document's last context; the new prompt then extends the previous one.
+        previous: the document's last context with this `most`; the new prompt then extends the
+        previous one.
         """
         header = HEADER_TOKENS
         if path and self.format.always_names_file:
             header += len(self.encoder.encode(path))
+        room = self.context_tokens - self.most_tokens(settings) - header
         context = around_cursor(
             snapshot.text,
             snapshot.offset,
             encoder=self.encoder,
-            token_budget=max(0, self.context_tokens - self.most_tokens(settings) - header),
+            token_budget=max(0, min(room, most)),
             suffix_budget=self.suffix_tokens,
             path=path,
             language=snapshot.language,
@@ -167,6 +171,21 @@ class Prompter:
             copying=self.copying,
         )
         return request, prompt.layout
+
+    def with_shorter(
+        self, request: CompletionRequest, contexts: Sequence[CursorContext], settings: Settings
+    ) -> CompletionRequest:
+        """The request with the prompts of smaller contexts, the largest first, as a choice for the
+        engine. A prompt that would not be shorter, or is healed otherwise, is left out."""
+        shorter: list[tuple[int, ...]] = []
+        length = len(request.prompt)
+        for context in contexts:
+            other, _ = self.request(context, settings, request.client)
+            fits = other.begin_with == request.begin_with and len(other.prompt) < length
+            if fits and not isinstance(other.prompt, str):
+                length = len(other.prompt)
+                shorter.append(other.prompt)
+        return replace(request, shorter=tuple(shorter), prefill_ms=self.time_budget)
 
 
 def chosen_layout(settings: Settings) -> Layout | None:

@@ -10,6 +10,7 @@ To understand how a request is answered:
 - http_server.py: the routes. openai_api.py: the dialect's JSON to a Request, and events to JSON.
 - request.py: a Request and the events of its answer.
 - queue.py: clients take turns, and idle work comes last.
+- speed.py: the measured speed of prefill and decode.
 - worker.py: the one thread that runs the model, and what it does while nobody asks.
 
 Invariants:

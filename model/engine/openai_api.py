@@ -15,11 +15,13 @@ from model.generation.generate import Token
 from model.generation.sampling import Sampling
 from model.loading import LoadedModel
 
+MOST_SHORTER = 8
+
 
 def parse_request(body: Mapping[str, Any], model: LoadedModel, *, prefill_only: bool) -> Request:
     """The dialect's fields and ours -> Request. Raises BadRequest."""
     most = model.decoder.config.max_positions
-    ids = _prompt(body, model)
+    ids = _ids(body.get("prompt"), model, "prompt")
     max_new_tokens = 0
     if not prefill_only:
         max_new_tokens = _whole(body, "max_tokens", 16, 0, most)
@@ -40,6 +42,8 @@ def parse_request(body: Mapping[str, Any], model: LoadedModel, *, prefill_only: 
         begin_with=_begin_with(body),
         copying=_copying(body),
         idle=_idle(body),
+        shorter=_shorter(body, model, len(ids)),
+        prefill_s=_number(body, "prefill_ms", 0.0, 0, 1e9) / 1000,
     )
 
 
@@ -59,18 +63,34 @@ def _whole(body: Mapping[str, Any], name: str, default: int, low: int, high: int
     return int(value)
 
 
-def _prompt(body: Mapping[str, Any], model: LoadedModel) -> list[int]:
-    """Token ids, or a text in which sentinels count."""
+def _ids(ids: Any, model: LoadedModel, name: str) -> list[int]:
+    """Token ids, or a text in which sentinels count. name: of the field, for the message."""
     size = model.decoder.config.vocab_size
-    ids = body.get("prompt")
     if isinstance(ids, str):
         ids = model.tokenizer.encode_prompt(ids)
     known = isinstance(ids, list) and all(type(id) is int and 0 <= id < size for id in ids)
     if not known or not ids:
         raise BadRequest(
-            f"prompt must be a text or a list of token ids below {size}, and not empty."
+            f"{name} must be a text or a list of token ids below {size}, and not empty."
         )
     return list(ids)
+
+
+def _shorter(
+    body: Mapping[str, Any], model: LoadedModel, length: int
+) -> tuple[tuple[int, ...], ...]:
+    """A field of ours: prompts that may be run in the place of the first, which is longer."""
+    prompts = body.get("shorter_prompts") or []
+    if not isinstance(prompts, list) or len(prompts) > MOST_SHORTER:
+        raise BadRequest(f"shorter_prompts must be a list of at most {MOST_SHORTER} prompts.")
+    found = []
+    for prompt in prompts:
+        ids = _ids(prompt, model, "Each of shorter_prompts")
+        if len(ids) >= length:
+            raise BadRequest("Each of shorter_prompts must be shorter than the one before.")
+        length = len(ids)
+        found.append(tuple(ids))
+    return tuple(found)
 
 
 def _stop(body: Mapping[str, Any]) -> tuple[str, ...]:

@@ -14,6 +14,11 @@ class Request:
     """A prompt and how to continue it. max_new_tokens 0 only fills the cache. client names who
     waits for it.
 
+    shorter: prompts for the same place with less text around it, the longest first. Of all of them
+    the first is run whose uncached part is prefilled within prefill_s seconds at the measured
+    speed; if there is none, the one with the smallest such part. An idle request fills the cache
+    for each, the shortest first.
+
     idle: nobody waits for it yet. It runs when nothing else does, and is cancelled as soon as a
     request comes that somebody waits for.
     """
@@ -27,6 +32,8 @@ class Request:
     begin_with: str = ""  # the completion starts with this text, which is not part of the answer
     copying: CopyWeights | None = None
     idle: bool = False
+    shorter: tuple[tuple[int, ...], ...] = ()
+    prefill_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +65,7 @@ class Finished:
     passes: int = 0
     drafted: int = 0
     accepted: int = 0
+    prefill_per_s: float | None = None  # positions, measured on the latest requests
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,20 +11,23 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from model.decoder.kv_cache import KVCache
 from model.engine.options import CACHE_BYTES
 from model.engine.queue import FairQueue, Job
 from model.engine.request import Event, Failed, Finished, Request, Started
+from model.engine.speed import Speed
 from model.generation.drafting import DraftHistory
 from model.generation.generate import DecodeCounts, Token
 from model.loading import LoadedModel
 from model.machine import give_back_memory
 from model.prefix_cache.disk import PrefixStore
-from model.prefix_cache.memory import PrefixCache
+from model.prefix_cache.memory import CacheLease, PrefixCache
 
 log = logging.getLogger(__name__)
+IDLE_CHUNK = 64  # positions, or what takes IDLE_CHUNK_S: a key ends idle work, whole chunks stay
+IDLE_CHUNK_S = 0.05
 UPGRADE_AFTER_S = 1.0  # without a request; only then does the decoder become faster
 TIDY_AFTER_S = 2.0  # without a request; only then is free memory given back
 SAVE_AFTER_S = 20.0  # without a request; only then is anything written to disk,
@@ -94,6 +97,7 @@ class Engine:
         self.busy = False
         self.last_used = time.monotonic()
         self.served = 0
+        self.speed = Speed()
         self.passes = 0  # how often the model was run,
         self.positions = 0  # and over how many positions in all
         self._upgrade = upgrade
@@ -186,10 +190,58 @@ class Engine:
         except Exception:  # such as no memory for it: the next job may still be done
             log.exception("nothing was written to disk")
 
-    def _tokens(self, job: Job, cache: KVCache, counts: DecodeCounts) -> Iterator[Token]:
+    def _choose(self, request: Request) -> tuple[int, ...]:
+        """The prompt to run, of those that the request leaves the choice of."""
+        if not request.shorter:
+            return request.ids
+        least = None
+        for ids in (request.ids, *request.shorter):
+            new = len(ids) - self.prefixes.cached(ids)
+            if self.speed.fits(new, request.prefill_s):
+                return ids
+            if least is None or new < least[0]:
+                least = (new, ids)
+        assert least is not None
+        return least[1]
+
+    def _read_shorter(self, job: Job) -> None:
+        """Fills the cache for the shorter prompts of an idle job."""
+        for ids in reversed(job.request.shorter):
+            if job.cancelled:
+                return
+            if len(ids) - self.prefixes.cached(ids) > 1:
+                lease = self.prefixes.lease(ids, lambda: job.cancelled)
+                started = time.monotonic()
+                for _ in self._tokens(job, ids, lease.cache, DecodeCounts()):
+                    pass
+                self._count_prefill(job, len(ids), lease, time.monotonic() - started)
+                self.prefixes.give_back(lease, ids)
+
+    def _count_prefill(
+        self, job: Job, length: int, lease: CacheLease, seconds: float
+    ) -> tuple[int, int]:
+        """Counts a prefill; how many positions it computed, and in how many passes."""
+        positions = min(lease.cache.length, length) - lease.reused
+        passes = math.ceil(positions / self._chunk(job.request))
+        self.positions += positions
+        self.passes += passes
+        if not job.cancelled:
+            self.speed.prefilled(positions, seconds)
+        return positions, passes
+
+    def _chunk(self, request: Request) -> int:
+        """How many positions a prefill runs at once."""
+        most = self.model.decoder.prefill_chunk
+        if not request.idle:
+            return most
+        return min(most, max(IDLE_CHUNK, int(IDLE_CHUNK_S * (self.speed.prefill or 0))))
+
+    def _tokens(
+        self, job: Job, ids: Sequence[int], cache: KVCache, counts: DecodeCounts
+    ) -> Iterator[Token]:
         request = job.request
         return self.model.generate(
-            request.ids,
+            ids,
             max_new_tokens=request.max_new_tokens,
             cache=cache,
             sampling=request.sampling,
@@ -198,21 +250,28 @@ class Engine:
             copying=request.copying,
             history=self.history,
             counts=counts,
+            prefill_chunk=self._chunk(request),
             should_stop=lambda: job.cancelled,
         )
 
     def _run(self, job: Job) -> None:
         started = time.monotonic()
         request = job.request
-        lease = self.prefixes.lease(request.ids, lambda: job.cancelled)
+        if request.idle:
+            self._read_shorter(job)
+            prompt = request.ids
+        else:
+            prompt = self._choose(request)
+        lease = self.prefixes.lease(prompt, lambda: job.cancelled)
         reused = lease.reused
-        job.emit(Started(len(request.ids), reused))
+        begun = time.monotonic()
+        job.emit(Started(len(prompt), reused))
         stops = StopStrings(request.stop)
         counts = DecodeCounts()
-        ids = list(request.ids)
+        ids = list(prompt)
         stopped = False
         first_token = 0.0
-        for token in self._tokens(job, lease.cache, counts):
+        for token in self._tokens(job, prompt, lease.cache, counts):
             first_token = first_token or time.monotonic()
             ids.append(token.id)
             text, stopped = stops.push(token.text)
@@ -221,11 +280,11 @@ class Engine:
                 break
         ended = time.monotonic()
         first_token = first_token or ended
-        generated = len(ids) - len(request.ids)
-        prefilled = min(lease.cache.length, len(request.ids)) - reused
-        passes = math.ceil(prefilled / self.model.decoder.prefill_chunk) + counts.passes
-        self.passes += passes
-        self.positions += prefilled + counts.passes + counts.drafted
+        generated = len(ids) - len(prompt)
+        prefilled, passes = self._count_prefill(job, len(prompt), lease, first_token - begun)
+        self.speed.decoded(generated - 1, ended - first_token)
+        self.passes += counts.passes
+        self.positions += counts.passes + counts.drafted
         self.prefixes.give_back(lease, ids)
         reason = "length"
         if job.cancelled:
@@ -242,8 +301,9 @@ class Engine:
                 queued_s=started - job.submitted,
                 prefill_s=first_token - started,
                 decode_s=ended - first_token,
-                passes=passes,
+                passes=passes + counts.passes,
                 drafted=counts.drafted,
                 accepted=counts.accepted,
+                prefill_per_s=self.speed.prefill,
             )
         )

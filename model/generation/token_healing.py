@@ -10,10 +10,13 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
+from functools import cached_property
 from operator import itemgetter
 
 import numpy as np
 from numpy.typing import NDArray
+
+BLANK = " "
 
 
 class Spelling:
@@ -25,11 +28,22 @@ class Spelling:
         self._texts = [text for text, _ in tokens]
         self._ids = np.array(list(map(itemgetter(1), tokens)), np.intp)
 
+    @cached_property
+    def after_blank(self) -> NDArray[np.intp]:
+        """The ids whose text begins with one blank and no more."""
+        wider = [self.ids_from(BLANK + more) for more in (BLANK, "\t")]
+        return np.setdiff1d(self.ids_from(BLANK), np.concatenate(wider))
+
+    def ids_from(self, text: str) -> NDArray[np.intp]:
+        """The ids whose text begins with `text`."""
+        begin = bisect_left(self._texts, text)
+        end = bisect_right(self._texts, text, begin, key=lambda t: t[: len(text)])
+        return self._ids[begin:end]
+
     def ids_for(self, text: str) -> NDArray[np.intp]:
         """The ids whose text begins with `text`, or is the beginning of `text`."""
         begin = bisect_left(self._texts, text)
-        end = bisect_right(self._texts, text, begin, key=lambda t: t[: len(text)])
-        found = [self._ids[begin:end]]
+        found = [self.ids_from(text)]
         for length in range(1, len(text)):
             first = bisect_left(self._texts, text[:length], 0, begin)
             last = bisect_right(self._texts, text[:length], first, begin)
@@ -42,10 +56,16 @@ class TokenHealing:
     """A score processor that allows only tokens that go on spelling the text, until it is whole."""
 
     def __init__(self, spelling: Spelling, begin_with: str) -> None:
-        """Raises ValueError where no token could follow."""
+        """After a text that is one blank, the token that spells it has no second blank: where the
+        indentation was typed, models of byte-level tokens else begin the line with more of it.
+
+        Raises ValueError where no token could follow.
+        """
         self._spelling = spelling
         self._left = begin_with  # the part of the text that is not spelled yet
         self._allowed = spelling.ids_for(begin_with)
+        if begin_with == BLANK and len(spelling.after_blank):
+            self._allowed = spelling.after_blank
         if not len(self._allowed):
             raise ValueError("no token of the model begins with this text")
 

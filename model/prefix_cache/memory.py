@@ -64,6 +64,11 @@ class PrefixCache:
     def clear(self) -> None:
         self._kept.clear()
 
+    def cached(self, ids: Sequence[int]) -> int:
+        """How many of the ids, the last excepted, the sequences in memory hold."""
+        prefix = pack(ids)[:-WIDTH]
+        return max((shared_ids(kept, prefix) for kept in self._kept), default=0)
+
     def lease(
         self, ids: Sequence[int], should_stop: Callable[[], bool] | None = None
     ) -> CacheLease:

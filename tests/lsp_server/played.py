@@ -36,6 +36,7 @@ class Played:
     read."""
 
     has_idle_time = True
+    prefill_per_s: float | None = None
     state = EngineState("ready")
 
     def __init__(self) -> None:

@@ -18,6 +18,7 @@ from lsp_server.commands.source_files import language_of
 from lsp_server.completion.query import ask_engine, query_at
 from lsp_server.documents import Snapshot
 from lsp_server.engines.interface import Engine
+from lsp_server.session.prompt_sizes import UNLIMITED
 from lsp_server.session.prompter import CHARACTERS_PER_TOKEN, Prompter
 from lsp_server.settings import Settings
 
@@ -93,8 +94,10 @@ async def ask_product(sample: Sample, task: Task, contestant: Contestant, engine
     if task in ONE_LINE:
         settings = replace(settings, multiline="never")
     prompter = contestant.prompter
-    context = context_of(sample, contestant, sample.path)
-    query = query_at(snapshot_of(sample), sample.path, prompter, settings, "eval", context=context)
+    contexts = {UNLIMITED: context_of(sample, contestant, sample.path)}
+    query = query_at(
+        snapshot_of(sample), sample.path, prompter, settings, "eval", contexts=contexts
+    )
     suggestion = (await ask_engine(engine, query)).suggestion
     _, replaced = suggestion.replace
     return Guess(suggestion.text, replaced, suggestion.confidence, suggestion.hidden)

@@ -71,6 +71,8 @@ REQUEST = {
     "begin_with": "a",
     "copying": {"weight": 1.0},
     "idle": True,
+    "shorter": ((1, 2),),
+    "prefill_ms": 5.0,
 }
 SHAPER = {
     "extent": "span",

@@ -202,6 +202,7 @@ def test_a_whole_answer_has_the_dialects_shape() -> None:
             "passes": 3,
             "drafted": 0,
             "accepted": 0,
+            "prefill_per_s": None,
         },
     }
 

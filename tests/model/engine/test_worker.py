@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,7 +15,8 @@ from hypothesis import strategies as st
 from model import Tokenizer
 from model.engine.queue import Job
 from model.engine.request import Event, Failed, Finished, Request, Started
-from model.engine.worker import Engine, StopStrings
+from model.engine.speed import KEPT, Speed
+from model.engine.worker import IDLE_CHUNK, Engine, StopStrings
 from model.generation.generate import Token
 from tests.model.toys import MIDDLE, Answer, Parrot, ask, running
 
@@ -205,9 +207,9 @@ def test_what_idle_work_has_read_stays_when_somebody_asks(engine: Engine, parrot
     parrot.on_layer = ask_in_the_third_layer
     started, end = ask(engine, Request(ids, max_new_tokens=0, client="a", idle=True))
     assert isinstance(started, Started) and isinstance(end, Finished)
-    assert (end.reason, end.prefilled, computed >= 3) == ("cancelled", 512, True)
+    assert (end.reason, end.prefilled, computed >= 3) == ("cancelled", IDLE_CHUNK, True)
     events = asked[0].wait()
-    assert events[0] == Started(prompt=1201, reused=512)
+    assert events[0] == Started(prompt=1201, reused=IDLE_CHUNK)
     assert (text_of(events), end_of(events).reason) == ("ab", "length")
 
 
@@ -385,3 +387,74 @@ def test_free_memory_is_given_back_when_nobody_asks(
     ask(engine, Request(PROMPT, max_new_tokens=4))
     assert given_back.wait(60)
     assert text_of(ask(engine, Request(PROMPT, max_new_tokens=4))) == "abcd"
+
+
+# Prompts of several sizes: the machine's speed says which is run.
+
+
+LONG = tuple(range(40, 100)) * 8
+SHORT = (*LONG[400:], MIDDLE)
+CHOICE = Request((*LONG, MIDDLE), max_new_tokens=2, shorter=(SHORT,), prefill_s=1.0)
+
+
+def taken(events: list[Event]) -> tuple[int, int]:
+    """The length of the prompt that was run, and how many of its ids were cached."""
+    assert isinstance(events[0], Started)
+    return events[0].prompt, events[0].reused
+
+
+@pytest.mark.parametrize(
+    ("rate", "length"), [(None, len(SHORT)), (100.0, len(SHORT)), (1000.0, len(LONG) + 1)]
+)
+def test_the_longest_prompt_that_is_read_in_time_is_run(
+    engine: Engine, rate: float | None, length: int
+) -> None:
+    if rate:
+        engine.speed.prefilled(1000, 1000 / rate)
+    events = ask_for(engine, CHOICE)
+    assert taken(events) == (length, 0)
+    assert text_of(events) == "ab"
+
+
+def test_a_prompt_that_is_too_long_is_run_once_idle_time_has_read_it(engine: Engine) -> None:
+    engine.speed.prefilled(1000, 10)
+    assert taken(ask_for(engine, CHOICE)) == (len(SHORT), 0)
+    read = ask_for(engine, replace(CHOICE, max_new_tokens=0, idle=True))
+    assert end_of(read).reason == "stop" or end_of(read).reason == "length"
+    assert taken(ask_for(engine, CHOICE)) == (len(LONG) + 1, len(LONG))
+
+
+def test_idle_time_reads_the_shortest_prompt_first(engine: Engine, parrot: Parrot) -> None:
+    layers = 0
+
+    def stop_in_the_second_prompt() -> None:
+        nonlocal layers
+        layers += 1
+        if layers == 2 * (-(-len(SHORT) // IDLE_CHUNK)) + 1:
+            reading.job.cancel()
+
+    parrot.on_layer = stop_in_the_second_prompt
+    reading = Answer(engine, replace(CHOICE, max_new_tokens=0, idle=True), lambda *_: None)
+    reading.wait()
+    parrot.on_layer = lambda: None
+    for _ in range(KEPT):
+        engine.speed.prefilled(1000, 1000)
+    assert taken(ask_for(engine, CHOICE)) == (len(SHORT), len(SHORT) - 1)
+
+
+def ask_for(engine: Engine, request: Request) -> list[Event]:
+    return Answer(engine, request, lambda *_: None).wait()
+
+
+def test_the_speed_is_the_median_of_real_requests() -> None:
+    speed = Speed()
+    assert speed.prefill is None and not speed.fits(100, 10) and speed.fits(1, 0)
+    for seconds in (1.0, 1.25, 50.0):
+        speed.prefilled(100, seconds)
+    speed.prefilled(8, 1.0)  # a step, not a prefill
+    assert speed.prefill == 80
+    assert speed.fits(80, 1.0) and not speed.fits(81, 1.0)
+    speed.decoded(0, 1.0)
+    assert speed.decode is None
+    speed.decoded(30, 1.5)
+    assert speed.decode == 20

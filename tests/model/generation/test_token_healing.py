@@ -31,6 +31,16 @@ def test_only_tokens_that_spell_the_text_are_allowed(begin_with: str, allowed: s
     )
 
 
+def test_after_a_typed_blank_no_more_blanks_come() -> None:
+    texts = [" a", "  a", " ", "    ", " \tb", "a", " \n", None, "\t"]
+    row = np.zeros(len(texts), np.float32)
+    TokenHealing(Spelling(texts), " ").process(row)
+    assert [texts[i] for i in np.isfinite(row).nonzero()[0]] == [" a", " ", " \n"]
+    row = np.zeros(2, np.float32)
+    TokenHealing(Spelling(["  ", "b"]), " ").process(row)  # a vocabulary without such a token
+    assert np.isfinite(row).tolist() == [True, False]
+
+
 LETTERS = "ab\U0010ffff"
 
 
