@@ -46,6 +46,7 @@ class Kernel(ABC):
 
     name: str
     mappable = False  # the packed form is a tuple of plain tensors, which may be those of a file
+    readable = False  # `rows` reads single rows of the packed form
     raw = False  # the packed form is the int8 matrix itself, which kernels can share
     takes = torch.float32  # the type of inputs and result
     counts: tuple[int, ...] = ROWS  # numbers of rows for which it is worth a try
@@ -62,6 +63,10 @@ class Kernel(ABC):
     @abstractmethod
     def product(self, inputs: Tensor, packed: Any) -> Product:
         """inputs (rows, in). No bit of a row's result depends on the other rows."""
+
+    def rows(self, packed: Any, ids: Tensor) -> Tensor:
+        """Rows `ids` (...) of the matrix, (..., in or a little more) int8. If `readable`."""
+        raise NotImplementedError
 
 
 class Int8Pack(Kernel):

@@ -51,7 +51,7 @@ class Int8Linear(Packed):
         keep_rows: bool = False,
         order: tuple[Tensor, Tensor] | None = None,
     ) -> None:
-        """keep_rows: the int8 matrix stays readable by rows, as embeddings need it. order: `finish`
+        """keep_rows: `rows` can be called, as embeddings need it. order: `finish`
         puts the rows into this order, and multiplies each by its factor."""
         super().__init__()
         self.width = width
@@ -84,10 +84,19 @@ class Int8Linear(Packed):
             packed[name] = self._packed(kernel(name))
         self.few = packed[self.plan.few]
         self._many = packed[self.plan.many]
-        read = self._keep_rows or self.plan.small or any(k.raw for k, _ in packed.values())
+        read = self.plan.small or any(k.raw for k, _ in packed.values())
+        if self._keep_rows and not self.few[0].readable:
+            read = True
         if not read:
             self.matrix = torch.empty(0, dtype=torch.int8)
             give_back_memory()  # packing leaves as much in the heap as half of what it packs
+
+    def rows(self, ids: Tensor) -> Tensor:
+        """Rows `ids` (...) of the int8 matrix, (..., width)."""
+        if self.matrix.numel():
+            return self.matrix[ids]
+        chosen, packed = self.few
+        return chosen.rows(packed, ids)[..., : self.width]
 
     def share(self, matrix: Tensor) -> None:
         """Takes an equal matrix in place of its own, whose memory is then free."""
@@ -136,7 +145,9 @@ class Int8Embedding(Embeddings, Packed):
     def holds(self, weights: Tensor) -> bool:
         """Whether these are the weights, as far as eight bits tell."""
         rows, scale = quantize_rows(weights)
-        return torch.equal(rows, self.linear.matrix) and torch.equal(scale, self.linear.scale)
+        if not torch.equal(scale, self.linear.scale):
+            return False
+        return torch.equal(rows, self.linear.rows(torch.arange(len(rows))))
 
     def finish(self) -> None:
         if self._is_head:
@@ -144,7 +155,7 @@ class Int8Embedding(Embeddings, Packed):
 
     def forward(self, ids: Tensor) -> Tensor:
         """ids (...) -> (..., hidden) float32."""
-        return self.linear.matrix[ids] * self.linear.scale[ids][..., None]
+        return self.linear.rows(ids) * self.linear.scale[ids][..., None]
 
     def as_head(self, x: Tensor) -> Tensor:
         logits: Tensor = self.linear(x)

@@ -33,6 +33,7 @@ class Interleaved(Kernel):
 
     name = "interleaved"
     mappable = True
+    readable = True
 
     def __init__(self) -> None:
         self._multiply: Callable[..., None] | None = None
@@ -99,8 +100,7 @@ class Interleaved(Kernel):
         return result, None
 
     def rows(self, packed: Packed, ids: Tensor) -> Tensor:
-        """Rows `ids` (n,) of the packed matrix, (n, quads * 4) int8: the last columns may be 0."""
-        return packed[0][ids // OUTPUTS, :, ids % OUTPUTS].flatten(1)
+        return packed[0][ids // OUTPUTS, :, ids % OUTPUTS].flatten(-2)
 
     def _slow_product(self, inputs: Tensor, packed: Packed) -> Tensor:
         """In torch: whole numbers in float32, as many at once as have an exact sum."""

@@ -17,9 +17,11 @@ from model.cpu.interleaved.kernel import INTERLEAVED, Interleaved
 from model.cpu.interleaved.layout import OUTPUTS
 from model.cpu.kernel_choice import Plan, make_plan
 from model.cpu.measurements import threads
-from model.cpu.quantized_linear import Int8Linear
+from model.cpu.quantized_linear import Int8Embedding, Int8Linear
 from tests.conftest import STARCODER2, write_model
+from tests.model.cpu.test_quantized_linear import distance
 from tests.model.families.test_parity import LENGTH, logits_of, random_ids
+from tests.model.toys import load
 
 pytestmark = pytest.mark.xdist_group("compiled")  # one process compiles, for all of them
 
@@ -129,8 +131,8 @@ def test_the_packed_form_is_plain_and_its_rows_can_be_read() -> None:
     packed = INTERLEAVED.pack(weights, scale)
     assert INTERLEAVED.mappable
     assert all(type(part) is torch.Tensor and part.is_contiguous() for part in packed)
-    ids = torch.tensor([69, 0, 33, 33])
-    assert torch.equal(INTERLEAVED.rows(packed, ids)[:, :37], weights[ids])
+    ids = torch.tensor([[69, 0], [33, 33]])
+    assert torch.equal(INTERLEAVED.rows(packed, ids)[..., :37], weights[ids])
 
 
 # What a CPU has that is known for its instructions, and which of them a tile has to use there.
@@ -216,13 +218,18 @@ def load_large(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_a_large_model_has_one_form_before_and_after_the_code_is_made(
     forgetful: Interleaved, code: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    m = load_large(write_model(tmp_path / "model", STARCODER2), tmp_path, monkeypatch)
+    folder = write_model(tmp_path / "model", STARCODER2)
+    m = load_large(folder, tmp_path, monkeypatch)
     linear = m.decoder.layers[0].attention.qkv
     assert isinstance(linear, Int8Linear)
     assert linear.plan == Plan("interleaved", "interleaved", 16)
+    assert isinstance(m.decoder.embed_tokens, Int8Embedding)
+    for kept in (linear, m.decoder.embed_tokens.linear):  # in no other form
+        assert not kept.matrix.numel()
     assert not forgetful.ready
     ids = random_ids(LENGTH)
     before = logits_of(m, ids)
+    assert distance(before, logits_of(load(folder), ids)) < 0.12
     monkeypatch.setattr(code_cache, "code_folder", lambda folder: code)
     monkeypatch.setattr(code_cache, "is_intact", lambda folder: True)
     assert list(upgrade(m.decoder, tmp_path)) == [None]
