@@ -1,57 +1,143 @@
-"""`fimls models`: lists the models that are here, and exports one of them."""
+"""`fimls models`: lists the models that are here and those to be had, and exports one of them."""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from lsp_server.settings import Settings
+from model.catalogue.download import size
+from model.catalogue.entries import Entry, entries, entry_of
+from model.catalogue.installed import Installed, find_all
 from model.weights.folder import ModelFolder, find_model
 
 WEIGHT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}
 
 
 async def print_models(settings: Settings, *, as_json: bool) -> None:
-    """The command: the bundled model and the one that the settings name.
+    """The command: the bundled model and the chosen one, then what else is on the disk, then what
+    can be pulled.
 
-    Reads only config.json, fimls.json and the headers of the weights. Raises ModelError, OSError.
+    Reads no weights, only the headers of the first two. Raises ModelError, OSError.
     """
-    models = []
+    described = []
     for name in dict.fromkeys(("bundled", settings.model)):
-        models.append(describe(name, find_model(name)))
+        model = describe(name, find_model(name))
+        model["chosen"] = name == settings.model
+        described.append(model)
+    listed = {Path(model["path"]).resolve() for model in described}
+    found = find_all()
+    others = [row_here(here) for here in found if here.path.resolve() not in listed]
+    known = {here.entry for here in found}
+    to_be_had = [row(entry) for entry in entries().values() if entry.name not in known]
     if as_json:
-        print(json.dumps(models, ensure_ascii=False))
+        print(json.dumps([*described, *others, *to_be_had], ensure_ascii=False))
         return
-    for model in models:
+    for model in described:
         print_model(model)
+    if others:
+        print("\nAlso on this disk (the setting model takes these names):")
+        print_table(("", "disk", "int8", "licence", "from"), map(cells_here, others))
+    if to_be_had:
+        print("\nTo be had with `fimls pull NAME`, or any ORG/REPO[:FILE] of the hub:")
+        print_table(("", "download", "int8", "licence", "measured"), map(cells, to_be_had))
 
 
-def describe(name: str, folder: ModelFolder) -> dict[str, Any]:
+def describe(name: str, model: ModelFolder) -> dict[str, Any]:
     """A model as --json prints it."""
-    disk_bytes = 0
-    for file in folder.path.iterdir():
-        if file.is_file():
-            disk_bytes += file.stat().st_size
     return {
         "name": name,
-        "path": str(folder.path),
-        "architecture": folder.model_type,
-        "parameters": folder.parameters,
-        "max_positions": folder.max_positions,
-        "languages": folder.preferences.languages,
-        "other_languages": folder.preferences.other_languages,
-        "disk_bytes": disk_bytes,
-        "weights_bytes": {dtype: folder.parameters * size for dtype, size in WEIGHT_BYTES.items()},
+        "path": str(model.path),
+        "architecture": model.model_type,
+        "parameters": model.parameters,
+        "max_positions": model.max_positions,
+        "languages": model.preferences.languages,
+        "other_languages": model.preferences.other_languages,
+        "disk_bytes": disk_bytes(model),
+        "weights_bytes": {dtype: model.parameters * each for dtype, each in WEIGHT_BYTES.items()},
     }
 
 
+def disk_bytes(model: ModelFolder) -> int:
+    files = [model.path]
+    if model.path.is_dir():
+        files = list(model.path.iterdir())
+    elif model.path in model.weight_files:
+        files = model.weight_files  # of a split GGUF file
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
+def row_here(here: Installed) -> dict[str, Any]:
+    """A model on the disk as --json prints it; what only its weights would tell is left out."""
+    found = {"name": here.name, "path": str(here.path), "origin": here.origin, "chosen": False}
+    entry = entry_of(here.path)
+    return {**(row(entry) if entry else {}), **found, "disk_bytes": here.bytes}
+
+
+def row(entry: Entry) -> dict[str, Any]:
+    """A model of the catalogue as --json prints it; null is what nobody could verify."""
+    return {
+        "name": entry.name,
+        "path": None,
+        "origin": None,
+        "chosen": False,
+        "repository": entry.repository,
+        "parameters": entry.parameters,
+        "max_positions": entry.context,
+        "precision": entry.precision,
+        "download_bytes": entry.bytes,
+        "weights_bytes": {"int8": entry.parameters},
+        "licence": entry.licence.name,
+        "ask_licence": entry.licence.ask,
+        "languages": entry.languages,
+        "measured": entry.measured,
+    }
+
+
+def cells_here(model: dict[str, Any]) -> tuple[str, ...]:
+    weights = model.get("parameters")
+    return (
+        model["name"],
+        size(model["disk_bytes"]),
+        size(weights) if weights else "?",
+        model.get("licence", "?"),
+        {"fimls": "fimls pull", "hub": "the hub's cache"}.get(model["origin"], model["origin"]),
+    )
+
+
+def cells(model: dict[str, Any]) -> tuple[str, ...]:
+    download = model["download_bytes"]
+    weights = model["parameters"]
+    return (
+        model["name"],
+        size(download) if download else "?",
+        size(weights) if weights else "?",
+        model["licence"] + (" (asks)" if model["ask_licence"] else ""),
+        model["measured"],
+    )
+
+
+def print_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Columns of text; sizes to the right."""
+    lines = [heads, *rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        padded = []
+        for number, (text, width) in enumerate(zip(line, widths, strict=True)):
+            padded.append(text.rjust(width) if number in (1, 2) else text.ljust(width))
+        print("  " + "  ".join(padded).rstrip())
+
+
 def print_model(model: dict[str, Any]) -> None:
-    weights = [f"{dtype} {size / 1e6:,.1f} MB" for dtype, size in model["weights_bytes"].items()]
+    weights = [f"{dtype} {count / 1e6:,.1f} MB" for dtype, count in model["weights_bytes"].items()]
+    chosen = " (chosen)" if model["chosen"] else ""
     print(
-        f"{model['name']}: {model['architecture']}, {model['parameters'] / 1e6:,.1f}M parameters, "
+        f"{model['name']}{chosen}: {model['architecture']}, "
+        f"{model['parameters'] / 1e6:,.1f}M parameters, "
         f"{model['max_positions']:,} tokens of context, {model['disk_bytes'] / 1e6:,.1f} MB on "
         f"disk; weights in memory: {', '.join(weights)}"
     )

@@ -144,7 +144,9 @@ def unknown(name: str) -> ModelError:
     """What to say about a name that is neither in the catalogue nor a repository's."""
     import difflib
 
-    close = difflib.get_close_matches(name.lower()[:80], entries(), n=3, cutoff=0.5)
+    wanted = name.lower()[:80]
+    close = [known for known in entries() if wanted and wanted in known][:4]
+    close = close or difflib.get_close_matches(wanted, entries(), n=3, cutoff=0.5)
     hint = "`fimls models` lists the names"
     if close:
         hint = f"did you mean {' or '.join(close)}? `fimls models` lists the names"

@@ -12,13 +12,24 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from lsp_server.commands.cli import app
+from model.catalogue.entries import entries
 from model.weights.folder import BUNDLED
+
+
+@pytest.fixture(autouse=True)
+def no_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Empty folders in place of the user's models."""
+    monkeypatch.delenv("FIMLS_MODEL", raising=False)
+    monkeypatch.setenv("FIMLS_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setenv("OLLAMA_MODELS", str(tmp_path / "ollama"))
+    return tmp_path
 
 
 def test_the_bundled_model_and_the_chosen_one_are_listed(starcoder2_folder: Path) -> None:
     listed = CliRunner().invoke(app, ["models", "--model", str(starcoder2_folder), "--json"])
     assert (listed.exit_code, listed.stderr) == (0, "")
-    bundled, toy = json.loads(listed.stdout)
+    bundled, toy, *to_be_had = json.loads(listed.stdout)
     assert (bundled["name"], bundled["path"], bundled["languages"]) == (
         "bundled",
         str(BUNDLED),
@@ -47,11 +58,14 @@ def test_the_bundled_model_and_the_chosen_one_are_listed(starcoder2_folder: Path
             "float16": 2 * count,
             "int8": count,
         },
+        "chosen": True,
     }
+    assert [model["name"] for model in to_be_had] == list(entries())
+    assert not bundled["chosen"] and {model["path"] for model in to_be_had} == {None}
 
 
 def test_the_scales_of_int8_rows_are_no_parameters() -> None:
-    (bundled,) = json.loads(CliRunner().invoke(app, ["models", "--json"]).stdout)
+    bundled, *_ = json.loads(CliRunner().invoke(app, ["models", "--json"]).stdout)
     weights = load_file(BUNDLED / "model.safetensors")
     scales = {name for name in weights if name.endswith("_scale")}
     assert scales and bundled["parameters"] == sum(
@@ -76,9 +90,39 @@ def test_the_list_takes_no_torch() -> None:
 def test_the_list_can_be_read() -> None:
     listed = CliRunner().invoke(app, ["models"])
     assert listed.exit_code == 0
-    assert listed.stdout.startswith("bundled: starcoder2, ") and listed.stdout.count("\n") == 2
+    assert listed.stdout.startswith("bundled (chosen): starcoder2, ")
     assert "trained on python; for others use bigcode/starcoder2-3b" in listed.stdout
     assert "float32" in listed.stdout and "MB on disk" in listed.stdout
+    _, _, to_be_had = listed.stdout.partition("To be had with `fimls pull NAME`")
+    (row,) = [line for line in to_be_had.splitlines() if "qwen2.5-coder-0.5b" in line]
+    assert row.split()[1:6] == ["491", "MB", "494", "MB", "Apache-2.0"]
+    (row,) = [line for line in to_be_had.splitlines() if "starcoder2-15b" in line]
+    assert "? " in row and row.endswith("BigCode OpenRAIL-M (asks)")
+
+
+def test_what_is_on_the_disk_is_listed_once(no_models: Path) -> None:
+    snapshot = no_models / "hub" / "models--org--repo" / "snapshots" / ("a" * 40)
+    snapshot.mkdir(parents=True)
+    (snapshot / "m.gguf").write_bytes(b"GGUF" + bytes(96))
+    (file,) = entries()["qwen2.5-coder-0.5b"].files
+    blobs = no_models / "ollama" / "blobs"
+    blobs.mkdir(parents=True)
+    (blobs / f"sha256-{file.sha256}").write_bytes(b"GGUF")
+    manifest = (
+        no_models / "ollama" / "manifests" / "registry.ollama.ai" / "library" / "q" / "latest"
+    )
+    manifest.parent.mkdir(parents=True)
+    layer = {"mediaType": "application/vnd.ollama.image.model", "digest": f"sha256:{file.sha256}"}
+    manifest.write_text(json.dumps({"layers": [layer]}))
+    listed = CliRunner().invoke(app, ["models", "--json"])
+    _, *others = json.loads(listed.stdout)
+    here = {model["name"]: model for model in others if model["path"]}
+    assert here.keys() == {"org/repo:m.gguf", "ollama/q:latest"}
+    assert here["org/repo:m.gguf"]["disk_bytes"] == 100
+    assert here["ollama/q:latest"]["licence"] == "Apache-2.0"
+    assert "qwen2.5-coder-0.5b" not in {model["name"] for model in others}
+    printed = CliRunner().invoke(app, ["models"]).stdout
+    assert printed.index("Also on this disk") < printed.index("ollama/q:latest")
 
 
 @pytest.mark.parametrize(
