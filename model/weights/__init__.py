@@ -1,7 +1,8 @@
 """Model folders: finding one, reading its files, and filling a decoder with its weights.
 
 In reading order:
-- folder: find_model and ModelFolder, as much of a model as is known without torch.
+- folder: find_path (a name -> a path), find_model and ModelFolder, as much of a model as is known
+  without torch.
 - preferences: fimls.json, the settings that were measured to suit one model.
 - checkpoint: reads the tensors of a folder's safetensors and fills a decoder with them.
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from model.catalogue.entries import find_entry
+from model.catalogue.installed import locate
 from model.errors import ModelError
 from model.families.hf_config import ConfigReader, max_positions
 from model.families.registry import FAMILIES
@@ -171,18 +174,42 @@ def _header(file: Path) -> dict[str, tuple[int, ...]]:
         raise ModelError(f"{file} cannot be read ({error}). Download it again.") from None
 
 
+def find_path(name: str | Path) -> Path:
+    """'bundled', a path, or a name of the catalogue or the hub that is on the disk -> its path.
+    Raises ModelError."""
+    if str(name) == "bundled":
+        return BUNDLED
+    is_entry = isinstance(name, str) and find_entry(name) is not None
+    try:
+        path = Path(name).expanduser()
+        if not is_entry and path.exists():
+            return path
+    except (OSError, ValueError, RuntimeError):  # RuntimeError: ~ of an unknown user
+        pass
+    if isinstance(name, str) and (here := locate(name)) is not None:
+        return here
+    if is_entry:
+        raise ModelError(f"The model {name} is not on this disk. `fimls pull {name}` fetches it.")
+    hint = ""
+    if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+(:[^/]+)?", str(name), re.ASCII):
+        hint = f" `fimls pull {name}` fetches one from the Hugging Face hub."
+    raise ModelError(
+        f"There is no model folder {name}. Use 'bundled', a name that `fimls models` lists, or the "
+        f"path of a downloaded model.{hint}"
+    )
+
+
 def find_model(name: str | Path, *, to_run: bool = True) -> ModelFolder:
-    """'bundled' or the path of a folder -> ModelFolder. Raises ModelError.
+    """'bundled', the path of a folder, or a name as in find_path -> ModelFolder. Raises ModelError.
 
     to_run False: only the tokenizer and the config are wanted, for a model that runs elsewhere.
     """
+    path = find_path(name)
     try:
-        path = BUNDLED if str(name) == "bundled" else Path(name).expanduser()
         contents = list(path.iterdir())
-    except (OSError, ValueError, RuntimeError):  # RuntimeError: ~ of an unknown user
+    except OSError as error:
         raise ModelError(
-            f"There is no model folder {name}. Use 'bundled' or the path of a downloaded model's "
-            "folder."
+            f"There is no model folder {path} ({error.strerror}). Point the model setting at one."
         ) from None
     if not contents:
         raise ModelError(f"The model folder {path} is empty. Download the model into it.")
