@@ -16,7 +16,7 @@ from model.catalogue.installed import locate
 from model.errors import ModelError
 from model.families.hf_config import ConfigReader, max_positions
 from model.families.registry import FAMILIES
-from model.weights.preferences import Preferences, read_preferences
+from model.weights.preferences import Preferences, known_preferences, read_preferences
 
 BUNDLED = Path(__file__).parent.parent / "bundled"
 ATTRIBUTION = "attribution.bin"  # beside the weights: see fim/attribution.py
@@ -60,13 +60,13 @@ class ModelFolder:
 
     @property
     def preferences(self) -> Preferences:
-        """The content of fimls.json beside the weights; the defaults where there is none.
+        """The content of fimls.json beside the weights; without one, what the catalogue knows.
 
         Raises ModelError.
         """
         path = self.path / PREFERENCES
         if not path.exists():
-            return Preferences()
+            return known_preferences(self.path)
         return read_preferences(read_json(path), path)
 
     @property

@@ -1,4 +1,5 @@
-"""fimls.json beside a model's weights: the settings that were measured to suit the model."""
+"""The settings that were measured to suit a model: fimls.json beside its weights, or what the
+catalogue knows of it."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from model.catalogue.entries import CATALOGUE, entry_of
 from model.errors import ModelError
 
 COPY_WEIGHTS = {"bias", "length", "agreement", "confidence"}
@@ -75,6 +77,15 @@ RULES: Mapping[str, _Rule] = {
     ),
     "other_languages": _Rule(convert=str),
 }
+
+
+def known_preferences(model: Path) -> Preferences:
+    """What the catalogue knows of a model that has no fimls.json; the defaults where it is none of
+    the catalogue's. Raises ModelError."""
+    entry = entry_of(model)
+    if entry is None:
+        return Preferences()
+    return read_preferences(entry.preferences, CATALOGUE)
 
 
 def read_preferences(raw: Mapping[str, Any], path: Path) -> Preferences:
