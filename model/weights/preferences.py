@@ -22,7 +22,9 @@ class Preferences:
     layout: str | None = None  # of a prompt; None: the format's own preference
     min_confidence: float = 0.0  # suggestions of less are hidden
     time_budget: float | None = None  # milliseconds until an answer is shown in part
-    heal_tokens: bool = False  # the model spells the last piece of the prefix anew: see fim.prompt
+    # The model spells the last piece of the prefix anew: see fim.prompt. None: where a tokenizer's
+    # tokens can do that.
+    heal_tokens: bool | None = None
     # Weights for the tokens that followed the same text before: model.generation.copying.
     copying: Mapping[str, float] | None = None
     languages: tuple[str, ...] = ()  # of its training, by LSP's identifiers; () if unknown
