@@ -7,10 +7,8 @@ PYTEST := $(BIN)/python -m pytest
 
 .PHONY: demo test test-slow test-editors vsix gpu lint bench corpus train bundled plot plots attribution picture peers clean
 
-# The best model that is on the disk; `make demo MODEL=qwen2.5-coder-0.5b` pulls one first.
 demo: $(STAMP)
-	$(if $(MODEL),$(BIN)/fimls pull $(MODEL))
-	$(BIN)/fimls demo $(if $(MODEL),--model $(MODEL))
+	$(BIN)/fimls demo
 
 test: $(STAMP)
 	$(PYTEST) -n auto --dist loadgroup -m "not gpu and not slow and not editors"
@@ -94,7 +92,7 @@ attribution: training/data/manifest.json
 # The README's pictures, those of the editors as the last `make test-editors` left them.
 picture: $(STAMP)
 	mkdir -p docs
-	FIMLS_DEMO_SVG=docs/demo.svg $(BIN)/fimls demo --model bundled
+	FIMLS_DEMO_SVG=docs/demo.svg $(BIN)/fimls demo
 	cp test-output/editors/vscode-ghost.png test-output/editors/vscode-edit.png test-output/editors/vscode-menu.png \
 		test-output/editors/nvim-ghost.svg docs/
 

@@ -42,7 +42,7 @@ async def main(seconds: float) -> None:
         folder = write_random(
             Path(name) / "long", {"max_position_embeddings": POSITIONS}, "float32"
         )
-        tokenizer, rng = Tokenizer(folder / "tokenizer.json"), random.Random(0)
+        tokenizer, rng = Tokenizer.from_file(folder / "tokenizer.json"), random.Random(0)
         settings = {"model": str(folder), "contextTokens": PROMPT_TOKENS + 80, "maxTokens": 1}
         async with own_home() as home, EditorWindow(folder, settings) as window:
             assert await window.wait_until_ready(), window.messages

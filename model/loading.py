@@ -13,7 +13,6 @@ from pathlib import Path
 
 import torch
 
-from model.catalogue.records import check_unaltered
 from model.cpu.quantized_linear import Int8Factory
 from model.cpu.torch_step import add_step
 from model.decoder.config import DecoderConfig
@@ -38,7 +37,8 @@ from model.gpu.cuda_graphs import add_graphs
 from model.machine import available_memory
 from model.tokenizer import Tokenizer
 from model.weights.checkpoint import Checkpoint
-from model.weights.folder import ModelFolder, find_model
+from model.weights.files import ModelFiles
+from model.weights.folder import find_model
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -47,7 +47,7 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 class LoadedModel:
     """A model that is ready to run: its folder, tokenizer and decoder."""
 
-    folder: ModelFolder
+    folder: ModelFiles
     tokenizer: Tokenizer
     decoder: Decoder
 
@@ -113,8 +113,7 @@ def load_model(
     measured: Path | None = None,
     progress: Callable[[float], None] = lambda share: None,
 ) -> LoadedModel:
-    """'bundled', a path or a name as in find_path -> LoadedModel. Raises ModelError with the
-    remedy.
+    """'bundled' or a model's folder -> LoadedModel. Raises ModelError with the remedy.
 
     device: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1". dtype: "auto" (the fastest
     that the device has kernels for), "float32", "float16", "bfloat16". quantization: None, "int8",
@@ -123,8 +122,7 @@ def load_model(
     speed of kernels. progress: is told the share of tensors that are loaded, 0 to 1.
     """
     folder = find_model(name)
-    check_unaltered(folder.weight_files)
-    tokenizer = Tokenizer(folder.path / "tokenizer.json")
+    tokenizer = folder.load_tokenizer()
     where = choose_device(device)
     chosen_dtype = choose_dtype(dtype, where)
     chosen_quantization = choose_quantization(quantization, dtype, where)
@@ -134,7 +132,7 @@ def load_model(
 
 
 def load_decoder(
-    folder: ModelFolder,
+    folder: ModelFiles,
     device: torch.device,
     dtype: torch.dtype,
     quantization: str | None,
@@ -206,7 +204,7 @@ def free_memory(device: torch.device) -> int | None:
     return available_memory()
 
 
-def check_vocabulary(folder: ModelFolder, tokenizer: Tokenizer, vocab_size: int) -> None:
+def check_vocabulary(folder: ModelFiles, tokenizer: Tokenizer, vocab_size: int) -> None:
     """Raises ModelError where the tokenizer has more ids than the model has entries."""
     if tokenizer.vocab_size > vocab_size:
         raise ModelError(

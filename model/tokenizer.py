@@ -1,4 +1,4 @@
-"""tokenizer.json through the `tokenizers` library. Fits fim's Encoder protocol by its shape."""
+"""A tokenizer of the `tokenizers` library. Fits fim's Encoder protocol by its shape."""
 
 from __future__ import annotations
 
@@ -17,18 +17,23 @@ REPLACEMENT = "\ufffd"
 class Tokenizer:
     """Text <-> ids. Text is plain: a sentinel that is written in someone's code is none."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._backend.no_padding()
+        self._backend.no_truncation()
+        self._backend.encode_special_tokens = True
+
+    @classmethod
+    def from_file(cls, path: Path) -> Tokenizer:
+        """Reads a tokenizer.json. Raises ModelError."""
         try:
-            self._backend = Backend.from_str(path.read_text(encoding="utf-8"))
+            return cls(Backend.from_str(path.read_text(encoding="utf-8")))
         except FileNotFoundError:
             raise ModelError(f"{path} is missing. Use a model folder that has one.") from None
         except Exception as error:  # the library raises bare Exception for a malformed file
             raise ModelError(
                 f"{path} cannot be read ({error}). Download the model again."
             ) from None
-        self._backend.no_padding()
-        self._backend.no_truncation()
-        self._backend.encode_special_tokens = True
 
     @property
     def vocab_size(self) -> int:
@@ -68,6 +73,10 @@ class Tokenizer:
             whole = text != "" and REPLACEMENT not in text
             texts.append(text if whole else None)
         return texts
+
+    def to_json(self) -> str:
+        """The content of a tokenizer.json for this tokenizer."""
+        return str(self._backend.to_str())
 
     def stream(self) -> TextStream:
         return TextStream(self._backend)

@@ -13,7 +13,8 @@ from lsp_server.settings import Settings
 from model.catalogue.download import size
 from model.catalogue.entries import Entry, entries, entry_of
 from model.catalogue.installed import Installed, find_all
-from model.weights.folder import ModelFolder, find_model
+from model.weights.files import ModelFiles
+from model.weights.folder import find_model
 
 WEIGHT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}
 
@@ -47,7 +48,7 @@ async def print_models(settings: Settings, *, as_json: bool) -> None:
         print_table(("", "download", "int8", "licence", "measured"), map(cells, to_be_had))
 
 
-def describe(name: str, model: ModelFolder) -> dict[str, Any]:
+def describe(name: str, model: ModelFiles) -> dict[str, Any]:
     """A model as --json prints it."""
     return {
         "name": name,
@@ -62,12 +63,10 @@ def describe(name: str, model: ModelFolder) -> dict[str, Any]:
     }
 
 
-def disk_bytes(model: ModelFolder) -> int:
-    files = [model.path]
+def disk_bytes(model: ModelFiles) -> int:
+    files = model.weight_files  # of a split GGUF file, all parts
     if model.path.is_dir():
         files = list(model.path.iterdir())
-    elif model.path in model.weight_files:
-        files = model.weight_files  # of a split GGUF file
     return sum(file.stat().st_size for file in files if file.is_file())
 
 

@@ -29,7 +29,8 @@ from lsp_server.folders import cache_folder, runtime_folder
 from lsp_server.logs import engine_log
 from lsp_server.settings import Settings
 from model.engine.options import EngineOptions, Launch
-from model.weights.folder import ModelFolder, find_model
+from model.weights.files import ModelFiles
+from model.weights.folder import find_model
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +51,7 @@ class LocalEngine:
 
     def __init__(
         self,
-        folder: ModelFolder,
+        folder: ModelFiles,
         options: EngineOptions,
         *,
         on_state: Callable[[EngineState], None] = lambda state: None,
@@ -222,7 +223,7 @@ def local_client(socket: Path, model: str = "") -> HttpClient:
     )
 
 
-def socket_path(folder: ModelFolder, options: EngineOptions) -> Path:
+def socket_path(folder: ModelFiles, options: EngineOptions) -> Path:
     """The socket of the one engine that serves these files with these options for this user."""
     name = json.dumps([folder.identity, options.identity])
     return runtime_folder() / f"{hashlib.sha256(name.encode()).hexdigest()[:12]}.sock"

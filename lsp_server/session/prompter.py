@@ -29,8 +29,8 @@ from lsp_server.engines.interface import CompletionRequest
 from lsp_server.session.prompt_sizes import UNLIMITED
 from lsp_server.settings import Settings
 from model.errors import ModelError
-from model.tokenizer import Tokenizer
-from model.weights.folder import ATTRIBUTION, BUNDLED, PREFERENCES, ModelFolder, find_model
+from model.weights.files import ATTRIBUTION, BUNDLED, ModelFiles
+from model.weights.folder import PREFERENCES, find_model
 
 REMOTE_CONTEXT_TOKENS = 2048
 TIME_BUDGET_MS = 300.0
@@ -63,15 +63,14 @@ class Prompter:
             return cls._for_text(settings, settings.remote.format)
         is_local = not settings.remote.url
         folder = find_model(settings.model, to_run=is_local)
-        tokenizer = Tokenizer(folder.path / "tokenizer.json")
+        tokenizer = folder.load_tokenizer()
         sentinels = resolve(tokenizer, settings.format, folder.model_type)
-        encoder = PieceEncoder(tokenizer)
         limit = folder.max_positions
         preferred = folder.preferences
         layout = preferred_layout(folder)
         prompter = cls(
             format=sentinels.format,
-            encoder=encoder,
+            encoder=PieceEncoder(tokenizer),
             sentinels=sentinels,
             context_tokens=min(settings.context_tokens or limit, limit),
             layout=chosen_layout(settings) or layout,
@@ -84,12 +83,10 @@ class Prompter:
         )
         if not is_local:  # other servers neither heal nor copy, and their speed is unknown
             return prompter
-        heal = preferred.heal_tokens
         return replace(
             prompter,
-            layout=prompter.layout or growing_layout(sentinels.format),
             time_budget=first(settings.time_budget, preferred.time_budget, TIME_BUDGET_MS),
-            heal_tokens=encoder.cuts if heal is None else heal,
+            heal_tokens=preferred.heal_tokens,
             copying=preferred.copying,
         )
 
@@ -196,14 +193,7 @@ def chosen_layout(settings: Settings) -> Layout | None:
     return None if settings.layout == "auto" else settings.layout
 
 
-def growing_layout(family: FimFormat) -> Layout:
-    """The family's preferred layout, or the one that the model takes for it and that only grows
-    while somebody types: of a prompt as long as a file little is read anew then."""
-    preferred = family.layouts[0]
-    return "anchored" if preferred == "psm" else preferred
-
-
-def preferred_layout(folder: ModelFolder) -> Layout | None:
+def preferred_layout(folder: ModelFiles) -> Layout | None:
     """The layout that the model's fimls.json prefers; None where it prefers none.
 
     Raises ModelError for a layout that there is not.

@@ -14,9 +14,8 @@ from model.errors import ModelError
 from model.export.gguf import TYPES, write_gguf
 from model.export.hugging_face import write_hugging_face
 from model.loading import DTYPES, check_vocabulary
-from model.tokenizer import Tokenizer
 from model.weights.checkpoint import COMPUTED, HEAD, Checkpoint
-from model.weights.folder import ModelFolder
+from model.weights.files import ModelFiles
 
 # The formats, each with the types of weights that it can hold.
 LAYOUTS = {"hf": tuple(DTYPES), "gguf": tuple(TYPES)}
@@ -24,7 +23,7 @@ LAYOUTS = {"hf": tuple(DTYPES), "gguf": tuple(TYPES)}
 PAPERS = ("MODEL_CARD*", "README*", "LICENSE*", "NOTICE*")
 
 
-def export(folder: ModelFolder, target: Path, layout: str, dtype: str) -> None:
+def export(folder: ModelFiles, target: Path, layout: str, dtype: str) -> None:
     """Makes the folder target, which must not exist or be empty. Raises ModelError.
 
     layout: "hf" or "gguf"; dtype: "float32", "float16" or "bfloat16", for gguf also "q8_0". Int8
@@ -37,17 +36,16 @@ def export(folder: ModelFolder, target: Path, layout: str, dtype: str) -> None:
             f"The format {layout} has no dtype {dtype!r}. Use one of {', '.join(LAYOUTS[layout])}."
         )
     checkpoint = Checkpoint.open(folder)
-    check_vocabulary(
-        folder, Tokenizer(folder.path / "tokenizer.json"), checkpoint.config.vocab_size
-    )
+    check_vocabulary(folder, folder.load_tokenizer(), checkpoint.config.vocab_size)
     _check_weights(checkpoint)
     with _new_folder(target) as out:
         if layout == "hf":
             write_hugging_face(checkpoint, out, DTYPES[dtype])
         else:
             write_gguf(checkpoint, out, dtype)
+        papers = folder.path if folder.path.is_dir() else folder.path.parent
         for pattern in PAPERS:
-            for paper in folder.path.glob(pattern):
+            for paper in papers.glob(pattern):
                 if paper.is_file():
                     shutil.copyfile(paper, out / paper.name)
 
@@ -56,7 +54,9 @@ def _check_weights(checkpoint: Checkpoint) -> None:
     """Raises ModelError where the weights are not those that config.json describes."""
     folder = checkpoint.folder
     expected = {name: slot.shape for name, slot in checkpoint.table.items()}
-    stored = {name: shape for name, shape in folder.shapes.items() if not name.endswith(COMPUTED)}
+    stored = {
+        name: shape for name, shape in checkpoint.shapes.items() if not name.endswith(COMPUTED)
+    }
     if checkpoint.config.tie_embeddings:
         stored.pop(HEAD, None)
     for name in sorted(expected.keys() | stored.keys()):

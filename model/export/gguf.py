@@ -5,6 +5,7 @@ A model that llama.cpp would compute otherwise than our decoder is refused.
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,8 @@ from model.errors import ModelError
 from model.families.registry import FAMILIES
 from model.families.weight_table import WeightSlot
 from model.weights.checkpoint import Checkpoint
-from model.weights.folder import ModelFolder, read_json
+from model.weights.files import ModelFiles
+from model.weights.gguf.model import GgufModel
 
 if TYPE_CHECKING:
     import gguf
@@ -78,7 +80,7 @@ def _write_tensors(
     architectures = {text: number for number, text in gguf.MODEL_ARCH_NAMES.items()}
     names = gguf.get_tensor_name_map(architectures[folder.model_type], checkpoint.config.num_layers)
     kinds = {}
-    for source, shape in folder.shapes.items():
+    for source, shape in checkpoint.shapes.items():
         # Others are a second copy of tied embeddings, or are computed from the config.
         if source in checkpoint.table:
             kind = _kind(wanted, shape)
@@ -125,7 +127,7 @@ def _interleave(tensor: Tensor, slot: WeightSlot, config: DecoderConfig) -> Tens
     return halves.transpose(1, 2).reshape(tensor.shape)
 
 
-def _refuse_what_differs(folder: ModelFolder, config: DecoderConfig) -> None:
+def _refuse_what_differs(folder: ModelFiles, config: DecoderConfig) -> None:
     """Raises ModelError with the reasons for which llama.cpp computes the model otherwise."""
     rules = FAMILIES[folder.model_type].gguf
     known = rules.activation
@@ -144,7 +146,7 @@ def _refuse_what_differs(folder: ModelFolder, config: DecoderConfig) -> None:
         )
 
 
-def _add_shape(writer: gguf.GGUFWriter, folder: ModelFolder, config: DecoderConfig) -> None:
+def _add_shape(writer: gguf.GGUFWriter, folder: ModelFiles, config: DecoderConfig) -> None:
     """Adds the sizes and switches."""
     # llama.cpp knows no sliding window for these families; within one window nothing differs.
     window = config.sliding_window or config.max_positions
@@ -167,20 +169,22 @@ def _add_shape(writer: gguf.GGUFWriter, folder: ModelFolder, config: DecoderConf
         writer.add_bool(f"{folder.model_type}.{key}", value)
 
 
-def _add_tokenizer(writer: gguf.GGUFWriter, folder: ModelFolder, config: DecoderConfig) -> None:
+def _add_tokenizer(writer: gguf.GGUFWriter, folder: ModelFiles, config: DecoderConfig) -> None:
     """Adds the tokens, their kinds and their merges. Raises ModelError."""
-    path = folder.path / "tokenizer.json"
-    tokenizer = read_json(path)
+    tokenizer = json.loads(folder.load_tokenizer().to_json())
     try:
-        cutting = _cutting(tokenizer)
+        if isinstance(folder, GgufModel):
+            cutting = folder.metadata["tokenizer.ggml.pre"]
+        else:
+            cutting = _cutting(tokenizer)
         merges = [_joined(merge) for merge in tokenizer["model"]["merges"]]
         texts, types = _tokens(tokenizer, config.vocab_size)
     except (KeyError, TypeError, AttributeError, IndexError, ValueError):
         cutting = None
     if cutting is None or not merges:  # llama.cpp reads none without merges
         raise ModelError(
-            f"{path} is not a byte-level BPE tokenizer of the kinds that fimls can write into a "
-            "GGUF file. Export with --format hf."
+            f"{folder.path}: the tokenizer is not a byte-level BPE tokenizer of the kinds that "
+            "fimls can write into a GGUF file. Export with --format hf."
         )
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(cutting)

@@ -12,11 +12,11 @@ import torch
 from safetensors.torch import save_file
 
 from model.weights.checkpoint import Checkpoint
-from model.weights.folder import PREFERENCES, ModelFolder, read_json
+from model.weights.files import ModelFiles
+from model.weights.folder import PREFERENCES
 
 # Copied as they are; fimls.json because the export should do here what its source does.
 COPIED = (
-    "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "generation_config.json",
@@ -31,11 +31,13 @@ def write_hugging_face(checkpoint: Checkpoint, out: Path, dtype: torch.dtype) ->
     config = {key: value for key, value in folder.config.items() if key not in REPLACED}
     config["dtype"] = str(dtype).removeprefix("torch.")
     _write_json(out / "config.json", config)
+    tokenizer = folder.load_tokenizer().to_json()
+    (out / "tokenizer.json").write_text(tokenizer, encoding="utf-8")
     for name in COPIED:
         if (folder.path / name).exists():
             shutil.copyfile(folder.path / name, out / name)
     if not (out / "tokenizer_config.json").exists():
-        _write_json(out / "tokenizer_config.json", _tokenizer_config(folder))
+        _write_json(out / "tokenizer_config.json", _tokenizer_config(folder, tokenizer))
     _write_weights(checkpoint, out, dtype)
 
 
@@ -58,10 +60,10 @@ def _write_weights(checkpoint: Checkpoint, out: Path, dtype: torch.dtype) -> Non
         _write_json(out / "model.safetensors.index.json", index)
 
 
-def _tokenizer_config(folder: ModelFolder) -> dict[str, Any]:
+def _tokenizer_config(folder: ModelFiles, tokenizer: str) -> dict[str, Any]:
     """The content of tokenizer_config.json, which transformers wants beside tokenizer.json, for a
     folder that has none."""
-    added = read_json(folder.path / "tokenizer.json").get("added_tokens", [])
+    added = json.loads(tokenizer).get("added_tokens", [])
     special = {token["id"]: token["content"] for token in added if token["special"]}
     ends = {}
     for key in ("bos_token", "eos_token"):

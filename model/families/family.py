@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from model.decoder.config import Activation, DecoderConfig
@@ -16,7 +16,7 @@ def _nothing(config: DecoderConfig) -> dict[str, bool]:
 
 @dataclass(frozen=True, slots=True)
 class GgufRules:
-    """How llama.cpp computes the family, as far as it differs from our decoder."""
+    """How GGUF files and llama.cpp state the family, as far as it differs from our decoder."""
 
     activation: Activation  # the only one that llama.cpp knows for the family
     partly_rotated: bool = False  # whether llama.cpp can rotate a part of each head
@@ -25,6 +25,14 @@ class GgufRules:
     refusals: Callable[[DecoderConfig], Mapping[str, bool]] = _nothing
     # Keys of the file, without the family's name in front -> their values.
     metadata: Callable[[DecoderConfig], Mapping[str, bool]] = _nothing
+    architecture: str = ""  # general.architecture, where it is not the model_type
+    # Keys of the file, without the architecture in front -> keys of config.json, beside the common
+    # ones in model/weights/gguf/model.py.
+    config_keys: Mapping[str, str] = field(default_factory=dict)
+    # Keys of the file that change no result.
+    harmless_keys: Collection[str] = ()
+    # The tensors by name -> what only their presence tells, as keys of config.json.
+    config_of_tensors: Callable[[Collection[str]], Mapping[str, bool]] = lambda tensors: {}
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ meta-llama/Llama-3.1-8B), and the many models of the same architecture."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from model.decoder.config import DecoderConfig
@@ -39,6 +39,21 @@ def decoder_config(raw: Mapping[str, Any]) -> DecoderConfig:
     return config
 
 
+def _config_of_tensors(tensors: Collection[str]) -> dict[str, bool]:
+    return {
+        "attention_bias": "blk.0.attn_q.bias" in tensors,
+        "mlp_bias": "blk.0.ffn_up.bias" in tensors,
+    }
+
+
 FAMILY = Family(
-    "llama", decoder_config, gated_weight_table, GgufRules(activation="silu", interleaved=True)
+    "llama",
+    decoder_config,
+    gated_weight_table,
+    GgufRules(
+        "silu",
+        interleaved=True,
+        config_keys={"attention.layer_norm_rms_epsilon": "rms_norm_eps"},
+        config_of_tensors=_config_of_tensors,
+    ),
 )

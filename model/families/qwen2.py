@@ -52,4 +52,9 @@ def _sliding_window(reader: ConfigReader, layers: int) -> int | None:
     )
 
 
-FAMILY = Family("qwen2", decoder_config, gated_weight_table, GgufRules(activation="silu"))
+FAMILY = Family(
+    "qwen2",
+    decoder_config,
+    gated_weight_table,
+    GgufRules("silu", config_keys={"attention.layer_norm_rms_epsilon": "rms_norm_eps"}),
+)

@@ -62,5 +62,15 @@ FAMILY = Family(
     "stablelm",
     decoder_config,
     weight_table,
-    GgufRules("silu", partly_rotated=True, refusals=gguf_refusals, metadata=gguf_metadata),
+    GgufRules(
+        "silu",
+        partly_rotated=True,
+        refusals=gguf_refusals,
+        metadata=gguf_metadata,
+        config_keys={
+            "attention.layer_norm_epsilon": "layer_norm_eps",
+            "use_parallel_residual": "use_parallel_residual",
+        },
+        config_of_tensors=lambda tensors: {"use_qkv_bias": "blk.0.attn_q.bias" in tensors},
+    ),
 )

@@ -54,5 +54,10 @@ FAMILY = Family(
     "starcoder2",
     decoder_config,
     weight_table,
-    GgufRules(activation="gelu_tanh", refusals=gguf_refusals),
+    GgufRules(
+        "gelu_tanh",
+        refusals=gguf_refusals,
+        config_keys={"attention.layer_norm_epsilon": "norm_epsilon"},
+        config_of_tensors=lambda tensors: {"use_bias": "blk.0.attn_q.bias" in tensors},
+    ),
 )

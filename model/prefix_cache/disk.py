@@ -40,7 +40,7 @@ from model.private_files import (
     new_private_file,
     own_private_folder,
 )
-from model.weights.folder import ModelFolder
+from model.weights.files import ModelFiles
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ SAMPLES = 64  # places of a weight file that are read, to tell one training from
 HEADER_BYTES = 1024  # more than the header has without the entries of its blocks
 
 
-def model_key(folder: ModelFolder, *details: str) -> str:
+def model_key(folder: ModelFiles, *details: str) -> str:
     """Names these weights, by path, sizes, times and samples of the content, and whatever else the
     values depend on."""
     digest = hashlib.sha256(repr((FORMAT, folder.identity, details)).encode())
@@ -69,7 +69,7 @@ def model_key(folder: ModelFolder, *details: str) -> str:
 
 
 def open_store(
-    folder: Path | None, byte_budget: int, model: ModelFolder, layout: KVCache, *details: str
+    folder: Path | None, byte_budget: int, model: ModelFiles, layout: KVCache, *details: str
 ) -> PrefixStore | None:
     """A model's store in a folder; None where none is wanted. layout is any cache of the model's.
 

@@ -23,7 +23,10 @@ from model.decoder.factory import Factory, Packed
 from model.errors import ModelError
 from model.families.registry import FAMILIES
 from model.families.weight_table import WeightSlot
+from model.weights.files import ModelFiles, check_regular
 from model.weights.folder import SCALE, ModelFolder
+from model.weights.gguf.model import GgufModel
+from model.weights.gguf.tensors import gguf_shapes, gguf_tensors
 
 INT8_ROWS = "fimls-int8-rows"
 # Buffers that older checkpoints carry and that are computed from the config.
@@ -36,25 +39,34 @@ NAMED = 4  # of the tensors that are missing
 class Checkpoint:
     """A folder's configuration, and the tensors that belong to it."""
 
-    folder: ModelFolder
+    folder: ModelFiles
     config: DecoderConfig
     table: Mapping[str, WeightSlot]  # by the tensors' names
     int8_rows: bool
     files: Sequence[Path]
 
     @classmethod
-    def open(cls, folder: ModelFolder) -> Checkpoint:
+    def open(cls, folder: ModelFiles) -> Checkpoint:
         """Reads config.json and finds the weights. Raises ModelError."""
         family = FAMILIES[folder.model_type]
         try:
             config = family.decoder_config(folder.config)
         except ModelError as error:  # begins with config.json
+            joined = ", as " if isinstance(folder, GgufModel) else "/"
             raise ModelError(
-                f"{folder.path}/{error}. Download the model again; if it stays so, use another or "
-                "report this one."
+                f"{folder.path}{joined}{error}. Download the model again; if it stays so, use "
+                "another or report this one."
             ) from None
         table = family.weight_table(config)
-        return cls(folder, config, table, _has_int8_rows(folder), folder.weight_files)
+        return cls(folder, config, table, _has_int8_rows(folder), tuple(folder.weight_files))
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shapes of the stored tensors, in the order of `tensors`. Raises ModelError."""
+        if isinstance(self.folder, GgufModel):
+            return gguf_shapes(self.folder, self.table, self.config)
+        assert isinstance(self.folder, ModelFolder)
+        return self.folder.shapes
 
     @property
     def parameters(self) -> int:
@@ -66,6 +78,9 @@ class Checkpoint:
 
         Raises ModelError.
         """
+        if isinstance(self.folder, GgufModel):
+            yield from gguf_tensors(self.folder, self.table, self.config)
+            return
         for file in self.files:
             for name, tensor in _tensors(file, self.int8_rows):
                 yield file, name, tensor
@@ -109,7 +124,7 @@ class Checkpoint:
             )
 
 
-def _has_int8_rows(folder: ModelFolder) -> bool:
+def _has_int8_rows(folder: ModelFiles) -> bool:
     """Whether the weights are in fimls' own form. Raises ModelError for anyone else's."""
     settings = folder.config.get("quantization_config")
     if settings is None:
@@ -126,6 +141,7 @@ def _has_int8_rows(folder: ModelFolder) -> bool:
 def _tensors(file: Path, int8_rows: bool) -> Iterator[tuple[str, Tensor]]:
     """A file's tensors one after the other; int8 rows as the floats that they stand for."""
     try:
+        check_regular(file)
         with safe_open(file, framework="pt") as tensors:
             names = set(tensors.keys())
             scaled = set()
@@ -162,6 +178,11 @@ def _check(slot: WeightSlot, tensor: Tensor, name: str, file: Path) -> None:
         raise ModelError(
             f"{file}: {name} is {tensor.dtype}, which is no weight by itself. Download the model "
             "again."
+        )
+    # One number that is not finite makes the sum so, too.
+    if not torch.isfinite(tensor.sum(dtype=torch.float32)):
+        raise ModelError(
+            f"{file}: {name} holds numbers that are not finite. Download the model again."
         )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import re
@@ -12,61 +11,37 @@ from pathlib import Path
 from typing import Any
 
 from model.catalogue.entries import find_entry
-from model.catalogue.installed import locate
+from model.catalogue.installed import is_gguf, locate
 from model.errors import ModelError
-from model.families.hf_config import ConfigReader, max_positions
 from model.families.registry import FAMILIES
-from model.weights.preferences import Preferences, known_preferences, read_preferences
+from model.tokenizer import Tokenizer
+from model.weights.files import ATTRIBUTION, BUNDLED, ModelFiles, check_regular, read_text
+from model.weights.gguf.model import GgufModel
+from model.weights.preferences import Preferences, read_preferences
 
-BUNDLED = Path(__file__).parent.parent / "bundled"
-ATTRIBUTION = "attribution.bin"  # beside the weights: see fim/attribution.py
+TOKENIZER = "tokenizer.json"
 PREFERENCES = "fimls.json"
 SCALE = "_scale"  # ends the name of the scales of int8 rows: see model/weights/checkpoint.py
 PICKLED = {".bin", ".pt", ".pth", ".ckpt"}
 MAX_HEADER = 100 * 2**20  # bytes; safetensors' own limit
 
 
-@dataclass(frozen=True, slots=True)
-class ModelFolder:
-    """A model on disk: config.json, tokenizer.json and safetensors, as on the Hugging Face hub."""
+@dataclass(frozen=True)
+class ModelFolder(ModelFiles):
+    """A folder with config.json, tokenizer.json and safetensors, as on the Hugging Face hub."""
 
     path: Path
     config: Mapping[str, Any]
 
     @property
-    def name(self) -> str:
-        return self.path.name
-
-    @property
-    def is_bundled(self) -> bool:
-        return self.path == BUNDLED
-
-    @property
-    def model_type(self) -> str:
-        return str(self.config.get("model_type"))
-
-    @property
-    def max_positions(self) -> int:
-        """Prompt and completion together, in tokens."""
-        return max_positions(ConfigReader(self.config))
-
-    @property
-    def attribution(self) -> Path:
-        """Its own attribution file, or the bundled model's, which holds for any model's text."""
-        own = self.path / ATTRIBUTION
-        if own.exists():
-            return own
-        return BUNDLED / ATTRIBUTION
-
-    @property
     def preferences(self) -> Preferences:
-        """The content of fimls.json beside the weights; without one, what the catalogue knows.
+        """The content of fimls.json beside the weights; the defaults where there is none.
 
         Raises ModelError.
         """
         path = self.path / PREFERENCES
         if not path.exists():
-            return known_preferences(self.path)
+            return Preferences()
         return read_preferences(read_json(path), path)
 
     @property
@@ -105,14 +80,11 @@ class ModelFolder:
         return sum(map(math.prod, self.shapes.values()))
 
     @property
-    def identity(self) -> str:
-        """Names these very files: their path, sizes and times of change. An engine serves one
-        identity."""
-        stamps = []
-        for file in (self.path / "config.json", self.path / "tokenizer.json", *self.weight_files):
-            status = file.stat()
-            stamps.append((file.name, status.st_size, status.st_mtime_ns))
-        return hashlib.sha256(repr((str(self.path.resolve()), stamps)).encode()).hexdigest()[:16]
+    def files(self) -> list[Path]:
+        return [self.path / "config.json", self.path / TOKENIZER, *self.weight_files]
+
+    def load_tokenizer(self) -> Tokenizer:
+        return Tokenizer.from_file(self.path / TOKENIZER)
 
 
 def _names_in(index: Path) -> list[str]:
@@ -142,7 +114,7 @@ def _without_weights(folder: Path) -> ModelError:
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file. Raises ModelError."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(read_text(path))
     except FileNotFoundError:
         raise ModelError(
             f"{path} is missing. Point the model setting at a whole model folder."
@@ -160,6 +132,7 @@ def _header(file: Path) -> dict[str, tuple[int, ...]]:
     Such a file begins with the length of its header, 8 bytes little-endian, and the header as JSON.
     """
     try:
+        check_regular(file)
         with file.open("rb") as raw:
             length = int.from_bytes(raw.read(8), "little")
             header = json.loads(raw.read(length)) if length <= MAX_HEADER else {}
@@ -199,19 +172,25 @@ def find_path(name: str | Path) -> Path:
     )
 
 
-def find_model(name: str | Path, *, to_run: bool = True) -> ModelFolder:
-    """'bundled', the path of a folder, or a name as in find_path -> ModelFolder. Raises ModelError.
+def find_model(name: str | Path, *, to_run: bool = True) -> ModelFiles:
+    """'bundled', the path of a folder or of a GGUF file, or the name of a model that is on the disk
+    -> ModelFiles. Raises ModelError.
 
     to_run False: only the tokenizer and the config are wanted, for a model that runs elsewhere.
     """
     path = find_path(name)
-    try:
-        contents = list(path.iterdir())
-    except OSError as error:
+    if path.is_dir():
+        return _open_folder(path, to_run=to_run)
+    if not is_gguf(path):
         raise ModelError(
-            f"There is no model folder {path} ({error.strerror}). Point the model setting at one."
-        ) from None
-    if not contents:
+            f"There is no model folder {path}, and it is no whole GGUF file. Point the model "
+            "setting at one, or download the file again."
+        )
+    return GgufModel.open(path)
+
+
+def _open_folder(path: Path, *, to_run: bool) -> ModelFolder:
+    if not any(path.iterdir()):
         raise ModelError(f"The model folder {path} is empty. Download the model into it.")
     folder = ModelFolder(path, read_json(path / "config.json"))
     native = ", ".join(FAMILIES)

@@ -24,7 +24,7 @@ from fim import (
 from fim.anchor import MOST_TYPED
 from fim.context import as_trained, without_surrogates
 from model.tokenizer import Tokenizer
-from model.weights.folder import BUNDLED
+from model.weights.files import BUNDLED
 from tests.fim.test_formats import vocabulary
 from tests.fim.toys import CharacterEncoder
 
@@ -34,7 +34,7 @@ HEADER = 16  # what a prompt may have besides the windows
 # run of marks, the blanks before it, and one more such run where blanks are the end.
 OPEN_END = re.compile(r"\s*(?:[^\W\d_]+|\d|(?:[^\w\s]|_)+)?\s*\Z")
 
-ENCODER = PieceEncoder(Tokenizer(BUNDLED / "tokenizer.json"))
+ENCODER = PieceEncoder(Tokenizer.from_file(BUNDLED / "tokenizer.json"))
 SENTINELS = resolve(ENCODER, "starcoder2")
 ROOM = Path(fim.__file__).parent
 SOURCE = "\n\n".join(

@@ -16,7 +16,7 @@ import fim
 from fim import PieceEncoder
 from fim.pieces import LONGEST
 from model.tokenizer import Tokenizer
-from model.weights.folder import BUNDLED
+from model.weights.files import BUNDLED
 from tests.fim.toys import CharacterEncoder, SpacePairEncoder
 
 FILES = sorted(Path(fim.__file__).parent.parent.glob("*/*.py"))
@@ -35,11 +35,11 @@ def trained(path: Path, pre_tokenizer: object) -> Tokenizer:
         [str(file) for file in FILES[:40]], BpeTrainer(vocab_size=2000, show_progress=False)
     )
     backend.save(str(path))
-    return Tokenizer(path)
+    return Tokenizer.from_file(path)
 
 
 TOKENIZERS: dict[str, Callable[[Path], Tokenizer]] = {
-    "bundled": lambda path: Tokenizer(BUNDLED / "tokenizer.json"),
+    "bundled": lambda path: Tokenizer.from_file(BUNDLED / "tokenizer.json"),
     "gpt2": lambda path: trained(path, ByteLevel(add_prefix_space=False)),
     "llama3": lambda path: trained(
         path,
@@ -123,7 +123,7 @@ def test_mixed_text(text: str) -> None:
         assert pieces.encode(text) == whole.encode(text)
 
 
-BUNDLED_TOKENIZER = Tokenizer(BUNDLED / "tokenizer.json")
+BUNDLED_TOKENIZER = Tokenizer.from_file(BUNDLED / "tokenizer.json")
 PAIRS = [
     (whole, PieceEncoder(whole))
     for whole in (BUNDLED_TOKENIZER, CharacterEncoder(), SpacePairEncoder())

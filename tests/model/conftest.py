@@ -57,7 +57,7 @@ def byte_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     """One id a byte: every character beyond ASCII is split."""
     folder = tmp_path_factory.mktemp("bytes")
     write_tokenizer(folder)
-    return Tokenizer(folder / "tokenizer.json")
+    return Tokenizer.from_file(folder / "tokenizer.json")
 
 
 @pytest.fixture(scope="session")
@@ -79,4 +79,4 @@ def merging_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     backend.train_from_iterator(lines, trainer)
     path = tmp_path_factory.mktemp("merging") / "tokenizer.json"
     backend.save(str(path))
-    return Tokenizer(path)
+    return Tokenizer.from_file(path)

@@ -12,7 +12,7 @@ from lsp_server.session.prompter import Prompter
 from lsp_server.settings import Settings
 from model import LoadedModel, load_model
 from model.generation.copying import CopyWeights
-from model.weights.folder import ATTRIBUTION, BUNDLED
+from model.weights.files import ATTRIBUTION, BUNDLED
 
 MAX_BYTES, MAX_ATTRIBUTION_BYTES = 30 * 10**6, 5 * 10**6
 PREDICTABLE = [

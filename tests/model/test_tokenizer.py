@@ -135,4 +135,4 @@ def test_a_broken_tokenizer_is_refused_with_the_remedy(tmp_path: Path, content: 
     with pytest.raises(
         ModelError, match=r"tokenizer\.json cannot be read .* Download the model again"
     ):
-        Tokenizer(tmp_path / "tokenizer.json")
+        Tokenizer.from_file(tmp_path / "tokenizer.json")

@@ -135,7 +135,7 @@ def test_a_section_becomes_its_dataclass() -> None:
 
 
 def test_held_out_text_fills_at_least_one_batch(data: Path) -> None:
-    tokenizer = Tokenizer(data / "tokenizer.json")
+    tokenizer = Tokenizer.from_file(data / "tokenizer.json")
     documents = read_documents(data / "validation.jsonl") * 60
     batches, size = held_out_batches(
         tokenizer, documents, rows=20, context=2048

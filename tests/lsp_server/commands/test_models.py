@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from lsp_server.commands.cli import app
 from model.catalogue.entries import entries
-from model.weights.folder import BUNDLED
+from model.weights.files import BUNDLED
 
 
 @pytest.fixture(autouse=True)

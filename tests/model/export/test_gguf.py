@@ -18,7 +18,8 @@ import torch
 from model import LoadedModel, Tokenizer
 from model.errors import ModelError
 from model.export.export import export
-from model.weights.folder import BUNDLED, find_model
+from model.weights.files import BUNDLED
+from model.weights.folder import find_model
 from tests.conftest import LLAMA, STABLELM, STARCODER2, write_model
 from tests.model.export.exports import TRICKY, exported, toy, write_pieces
 from tests.model.toys import load
@@ -36,7 +37,7 @@ def read_back(folder: Path) -> tuple[dict[str, Any], dict[str, gguf.ReaderTensor
 def test_a_gguf_file_says_what_the_model_is(tmp_path: Path) -> None:
     source = find_model("bundled")
     metadata, tensors = read_back(exported(source, tmp_path, "gguf"))
-    config, tokenizer = source.config, Tokenizer(BUNDLED / "tokenizer.json")
+    config, tokenizer = source.config, Tokenizer.from_file(BUNDLED / "tokenizer.json")
     expected = {
         "general.architecture": "starcoder2",
         "general.name": "fimls",
@@ -159,7 +160,7 @@ def test_tokens_that_the_tokenizer_lacks_are_marked_unused(tmp_path: Path) -> No
     source = toy(tmp_path)
     write_pieces(source.path)
     metadata, _ = read_back(exported(source, tmp_path, "gguf"))
-    size = Tokenizer(tmp_path / "toy" / "tokenizer.json").vocab_size
+    size = Tokenizer.from_file(tmp_path / "toy" / "tokenizer.json").vocab_size
     assert len(metadata["tokenizer.ggml.tokens"]) == STARCODER2["vocab_size"] > size
     assert set(metadata["tokenizer.ggml.token_type"][size:]) == {gguf.TokenType.UNUSED}
     assert metadata["tokenizer.ggml.pre"] == "gpt-2"  # digits stay together

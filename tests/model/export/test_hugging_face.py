@@ -22,7 +22,8 @@ from model import LoadedModel
 from model.errors import ModelError
 from model.export.__main__ import main
 from model.export.export import export
-from model.weights.folder import BUNDLED, find_model
+from model.weights.files import BUNDLED
+from model.weights.folder import find_model
 from tests.conftest import write_tokenizer
 from tests.model.export.exports import MODELS, TRICKY, exported, toy
 from tests.model.toys import load

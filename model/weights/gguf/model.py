@@ -1,0 +1,228 @@
+"""GgufModel: a GGUF file, or a split one, seen as a model folder."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from model.catalogue.entries import entry_of
+from model.errors import ModelError
+from model.families.family import Family
+from model.families.registry import FAMILIES
+from model.tokenizer import Tokenizer
+from model.weights.files import ModelFiles
+from model.weights.gguf.header import Header, StringArray, TensorInfo, read_header
+from model.weights.gguf.vocabulary import make_tokenizer
+from model.weights.preferences import Preferences, read_preferences
+
+SPLIT = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
+# Keys after the architecture's name -> keys of config.json, in every family.
+COMMON_KEYS = {
+    "context_length": "max_position_embeddings",
+    "embedding_length": "hidden_size",
+    "block_count": "num_hidden_layers",
+    "feed_forward_length": "intermediate_size",
+    "attention.head_count": "num_attention_heads",
+    "attention.head_count_kv": "num_key_value_heads",
+    "rope.freq_base": "rope_theta",
+}
+# Keys that other functions of this module read, and those that change no result.
+OTHER_KEYS = {
+    "attention.key_length",
+    "attention.value_length",
+    "rope.dimension_count",
+    "rope.scaling.type",
+    "rope.scaling.factor",
+    "rope.scaling.original_context_length",
+    "rope.scaling.finetuned",
+    "rope.scale_linear",
+    "vocab_size",
+}
+HIDDEN_ACTS = {"silu": "silu", "gelu_tanh": "gelu_pytorch_tanh", "gelu": "gelu"}
+EMBEDDINGS = "token_embd.weight"
+HEAD = "output.weight"
+ROPE_FACTORS = "rope_freqs.weight"  # of Llama 3: what each frequency is divided by
+STOP_KEYS = ("tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id")
+
+
+@dataclass(frozen=True)
+class GgufModel(ModelFiles):
+    """A model in one or more GGUF files. config is made from their metadata."""
+
+    path: Path
+    config: Mapping[str, Any]
+    parts: Mapping[Path, Header]  # in order
+
+    @classmethod
+    def open(cls, path: Path) -> GgufModel:
+        """Raises ModelError."""
+        parts = {file: read_header(file) for file in _split_files(path)}
+        metadata = next(iter(parts.values())).metadata
+        tensors = {name: info for part in parts.values() for name, info in part.tensors.items()}
+        count = metadata.get("split.tensors.count", len(tensors))
+        if count != len(tensors):
+            raise ModelError(
+                f"{path} and its parts hold {len(tensors)} tensors instead of {count}. Download "
+                "the model again."
+            )
+        try:
+            config = hugging_face_config(metadata, tensors)
+        except ModelError as error:
+            raise ModelError(f"{path}: {error}") from None
+        return cls(path, config, parts)
+
+    @property
+    def family(self) -> Family:
+        return FAMILIES[self.model_type]
+
+    @property
+    def weight_files(self) -> Sequence[Path]:
+        return list(self.parts)
+
+    @property
+    def files(self) -> Sequence[Path]:
+        return self.weight_files
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        return next(iter(self.parts.values())).metadata
+
+    @property
+    def parameters(self) -> int:
+        count = 0
+        for part in self.parts.values():
+            count += sum(math.prod(info.shape) for info in part.tensors.values())
+        return count
+
+    @cached_property
+    def preferences(self) -> Preferences:
+        """Those of the catalogue's entry that the file is, else the defaults."""
+        entry = entry_of(self.path)
+        return read_preferences(entry.preferences if entry else {}, self.path)
+
+    def load_tokenizer(self) -> Tokenizer:
+        try:
+            return make_tokenizer(self.metadata)
+        except ModelError as error:
+            raise ModelError(f"{self.path}: {error}") from None
+
+
+def _split_files(path: Path) -> list[Path]:
+    """The files of a model by any of them. Raises ModelError for one that is missing."""
+    match = SPLIT.search(path.name)
+    if match is None:
+        return [path]
+    count = int(match[2])
+    start = path.name[: match.start()]
+    files = [path.with_name(f"{start}-{n:05}-of-{count:05}.gguf") for n in range(1, count + 1)]
+    missing = [file.name for file in files if not file.is_file()]
+    if missing or not files:
+        raise ModelError(
+            f"{path.parent} lacks {', '.join(missing[:4])} of a model in {count} files. Download "
+            "the model again."
+        )
+    return files
+
+
+def hugging_face_config(
+    metadata: Mapping[str, Any], tensors: Mapping[str, TensorInfo]
+) -> dict[str, Any]:
+    """The metadata of a file -> the content of config.json for the same model.
+
+    Raises ModelError for an architecture, or for a key that changes the result, that is unknown.
+    """
+    architecture = metadata.get("general.architecture")
+    family = _family_of(architecture)
+    own: dict[str, Any] = {}
+    for key, value in metadata.items():
+        if key.startswith(f"{architecture}."):
+            own[key.removeprefix(f"{architecture}.")] = value
+    _refuse_unknown(own, family)
+    embeddings = tensors.get(EMBEDDINGS)
+    if embeddings is None:
+        raise ModelError(f"it lacks the tensor {EMBEDDINGS}. Download the model again.")
+    config: dict[str, Any] = {
+        "model_type": family.model_type,
+        "vocab_size": embeddings.shape[0],
+        "hidden_act": HIDDEN_ACTS[family.gguf.activation],
+        "tie_word_embeddings": HEAD not in tensors,
+    }
+    stop_ids = [metadata[key] for key in STOP_KEYS if key in metadata]
+    if stop_ids:
+        config["eos_token_id"] = stop_ids
+    if "tokenizer.ggml.bos_token_id" in metadata:
+        config["bos_token_id"] = metadata["tokenizer.ggml.bos_token_id"]
+    for key, name in (COMMON_KEYS | dict(family.gguf.config_keys)).items():
+        if key in own:
+            config[name] = own[key]
+    config |= _head_sizes(own, config)
+    config |= _rope_scaling(own)
+    config |= family.gguf.config_of_tensors(tensors)
+    return config
+
+
+def _family_of(architecture: object) -> Family:
+    known = {}
+    for family in FAMILIES.values():
+        known[family.gguf.architecture or family.model_type] = family
+    if architecture not in known:
+        raise ModelError(
+            f"the architecture {architecture!r} is none that fimls runs from a GGUF file. It runs "
+            f"{', '.join(known)}."
+        )
+    return known[str(architecture)]
+
+
+def _refuse_unknown(own: Mapping[str, Any], family: Family) -> None:
+    known = COMMON_KEYS.keys() | OTHER_KEYS | family.gguf.config_keys.keys()
+    harmless = family.gguf.harmless_keys
+    unknown = [key for key in own if key not in known and key not in harmless]
+    if unknown:
+        raise ModelError(
+            "it has keys that fimls does not know and that may change the result: "
+            f"{', '.join(sorted(unknown))}. Use another file of the model, or report this one."
+        )
+    for key, value in own.items():
+        if isinstance(value, tuple | StringArray):
+            raise ModelError(
+                f"{key} differs by layer, which fimls does not run. Use another model."
+            )
+
+
+def _head_sizes(own: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    """head_dim where it does not follow from the other sizes, and the share that is rotated."""
+    hidden = config.get("hidden_size")
+    heads = config.get("num_attention_heads")
+    if type(hidden) is not int or type(heads) is not int or heads < 1:
+        raise ModelError(f"it has {heads!r} heads and {hidden!r} dimensions. Download it again.")
+    sizes: dict[str, Any] = {}
+    head_dim = own.get("attention.key_length", hidden // heads)
+    if own.get("attention.value_length", head_dim) != head_dim:
+        raise ModelError("its keys and values differ in width, which fimls does not run.")
+    if head_dim != hidden // heads:
+        sizes["head_dim"] = head_dim
+    rotated = own.get("rope.dimension_count", head_dim)
+    if rotated != head_dim:
+        sizes["partial_rotary_factor"] = rotated / head_dim
+    return sizes
+
+
+def _rope_scaling(own: Mapping[str, Any]) -> dict[str, Any]:
+    """rope_scaling, where positions are stretched."""
+    kind = own.get("rope.scaling.type", "none")
+    factor = own.get("rope.scaling.factor", own.get("rope.scale_linear", 1.0))
+    if "rope.scaling.type" not in own and factor not in (0.0, 1.0):
+        kind = "linear"
+    if kind == "none" or factor in (0.0, 1.0):
+        return {}
+    if kind not in ("linear", "yarn"):
+        raise ModelError(f"the rotary embedding's scaling {kind!r} is none that fimls knows.")
+    scaling = {"rope_type": kind, "factor": factor}
+    if kind == "yarn" and "rope.scaling.original_context_length" in own:
+        scaling["original_max_position_embeddings"] = own["rope.scaling.original_context_length"]
+    return {"rope_scaling": scaling}

@@ -1,0 +1,110 @@
+"""The weights of a GGUF file as float tensors under Hugging Face's names.
+
+Blocks of fewer bits are widened by the gguf library, a few rows at a time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from model.decoder.config import DecoderConfig
+from model.errors import ModelError
+from model.families.weight_table import WeightSlot
+from model.weights.gguf.header import TensorInfo
+from model.weights.gguf.model import ROPE_FACTORS, GgufModel
+
+AT_ONCE = 2**20  # weights to widen at once: they fit a CPU's cache
+FLOATS: Mapping[str, Any] = {"F32": np.float32, "F16": np.float16}
+
+
+def gguf_tensors(
+    model: GgufModel, table: Mapping[str, WeightSlot], config: DecoderConfig
+) -> Iterator[tuple[Path, str, Tensor]]:
+    """Each tensor with its file and its name in table, in the files' order.
+
+    Raises ModelError for a tensor that has no place in the table.
+    """
+    names = hugging_face_names(model, table, config)
+    interleaved = model.family.gguf.interleaved
+    for file, header in model.parts.items():
+        data = np.memmap(file, np.uint8, "r")
+        for info in header.tensors.values():
+            if info.name == ROPE_FACTORS:
+                continue
+            name = names.get(info.name, info.name)
+            tensor = widened(data, info)
+            if interleaved and name in table:
+                tensor = halved(tensor, table[name], config)
+            yield file, name, tensor
+
+
+def gguf_shapes(
+    model: GgufModel, table: Mapping[str, WeightSlot], config: DecoderConfig
+) -> dict[str, tuple[int, ...]]:
+    """The shapes of the tensors that `gguf_tensors` yields, by name and in that order."""
+    names = hugging_face_names(model, table, config)
+    found = {}
+    for header in model.parts.values():
+        for info in header.tensors.values():
+            if info.name != ROPE_FACTORS:
+                found[names.get(info.name, info.name)] = info.shape
+    return found
+
+
+def hugging_face_names(
+    model: GgufModel, table: Mapping[str, WeightSlot], config: DecoderConfig
+) -> dict[str, str]:
+    """GGUF's names -> the table's."""
+    import gguf
+
+    architectures = {text: number for number, text in gguf.MODEL_ARCH_NAMES.items()}
+    architecture = architectures[model.family.gguf.architecture or model.model_type]
+    names = gguf.get_tensor_name_map(architecture, config.num_layers)
+    found = {}
+    for name in table:
+        theirs = names.get_name(name, try_suffixes=(".weight", ".bias"))
+        if theirs is None:
+            raise ModelError(f"{model.path}: GGUF has no name for {name}. Report this model.")
+        found[theirs] = name
+    return found
+
+
+def widened(data: np.memmap[Any, np.dtype[np.uint8]], info: TensorInfo) -> Tensor:
+    """One tensor of a mapped file as floats: float16 and bfloat16 as they are, all else float32."""
+    raw = data[info.offset : info.offset + info.bytes]
+    if info.kind == "BF16":
+        halves = torch.from_numpy(raw.view(np.int16).copy())
+        return halves.view(torch.bfloat16).view(info.shape)
+    if info.kind in FLOATS:
+        return torch.from_numpy(raw.view(FLOATS[info.kind]).copy()).view(info.shape)
+    import gguf
+
+    kind = gguf.GGMLQuantizationType[info.kind]
+    result = torch.empty(info.shape)
+    width = info.shape[-1]
+    rows = raw.reshape(math.prod(info.shape[:-1]), -1)
+    step = max(1, AT_ONCE // width)
+    for into, part in zip(
+        torch.split(result.view(-1, width), step),
+        np.split(rows, range(step, len(rows), step)),
+        strict=True,
+    ):
+        into.copy_(torch.from_numpy(gguf.quants.dequantize(part, kind)))
+    return result
+
+
+def halved(tensor: Tensor, slot: WeightSlot, config: DecoderConfig) -> Tensor:
+    """Queries' and keys' rows in Hugging Face's order: the two dimensions of a rotated pair stand
+    half a head apart, and not side by side as llama.cpp's converter puts them."""
+    first_value = (config.num_heads + config.num_kv_heads) * config.head_dim
+    if ".attention.qkv." not in slot.parameter or slot.first_row >= first_value:
+        return tensor
+    pairs = tensor.view(-1, config.head_dim // 2, 2, *tensor.shape[1:])
+    return pairs.transpose(1, 2).reshape(tensor.shape)
