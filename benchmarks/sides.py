@@ -65,7 +65,7 @@ class Ours:
         torch.set_grad_enabled(False)
         self._torch, self._model = (
             torch,
-            load_model(model, "cpu", *dtype_and_quantization(precision)),
+            load_model(model, "cpu", *dtype_and_quantization(precision), measured=cache_folder()),
         )
         upgrade_now(self._model.decoder, cache_folder())
         self._cache = self._model.decoder.new_cache()

@@ -113,7 +113,9 @@ class Interleaved(Kernel):
         rounded = F.pad(rounded, (0, -rounded.shape[1] % QUAD))
         parts = []
         for part in torch.split(panels, max(1, piece_rows(rounded.shape[1]) // OUTPUTS)):
-            matrix = part.transpose(1, 2).flatten(2).flatten(0, 1).float()
+            # as 32-bit numbers, which are copied four times as fast as 8-bit ones
+            fours = part.view(torch.int32).squeeze(-1).transpose(1, 2).flatten(0, 1)
+            matrix = fours.contiguous().view(torch.int8).float()
             total = torch.zeros(len(inputs), len(matrix), dtype=torch.int32)
             for numbers, weights in zip(
                 torch.split(rounded, EXACT, 1), torch.split(matrix, EXACT, 1), strict=True
