@@ -10,10 +10,10 @@ from fim.formats import Encoder, FimFormat, Layout, Part, Sentinels
 
 Span = tuple[int, int]  # (start, stop)
 
-# GPT-2's pre-tokenization, which the byte-level families share, joins these with what follows: a
-# word or a run of punctuation with the blank before it, or that blank alone. ASCII only: every
-# tokenizer can spell that.
-_LAST_PIECE = re.compile(r" ?[A-Za-z]{1,32}\Z| ?[!-/:-@\[-`{-~]{1,32}\Z| \Z")
+# The pre-tokenization of the byte-level families joins these with what follows: a word or a run of
+# punctuation with the blank before it, or that blank alone; since cl100k a word with a tab before
+# it, too. ASCII only: every tokenizer can spell that.
+_LAST_PIECE = re.compile(r"[ \t]?[A-Za-z]{1,32}\Z| ?[!-/:-@\[-`{-~]{1,32}\Z|[ \t]\Z")
 _LONGEST_PIECE = 33
 
 

@@ -199,7 +199,7 @@ async def make_completion(
     answer = stream.text
     if state != "whole":
         answer = stream.lines
-    suggestion = shape(stream, state)
+    suggestion = shape(stream, state, query.request.max_tokens)
     shaped_ms = query.elapsed_ms
     suggestion = await attribute(query, suggestion)
     outcome: Outcome = "shown"
@@ -227,14 +227,16 @@ async def make_completion(
     return Completion(query, answer, suggestion, trace)
 
 
-def shape(stream: AnswerStream, state: State) -> Suggestion:
+def shape(stream: AnswerStream, state: State, most_tokens: int) -> Suggestion:
+    """The suggestion of an answer that may have most_tokens tokens."""
     if state == "late":
         return stream.shaper.shape("")
     if state == "cut":
         return stream.shape_lines()
     suggestion = stream.shape()
-    if "unsure" in suggestion.reasons:
-        lines = stream.shape_lines()  # the lines before the doubt may be good
+    broken_off = stream.tokens >= most_tokens and not stream.shaper.done(stream.text)
+    if broken_off or "unsure" in suggestion.reasons:
+        lines = stream.shape_lines()  # half a line is no use; those before the doubt may be good
         if not lines.hidden:
             return lines
     return suggestion

@@ -16,7 +16,7 @@ from operator import itemgetter
 import numpy as np
 from numpy.typing import NDArray
 
-BLANK = " "
+BLANKS = (" ", "\t")
 
 
 class Spelling:
@@ -29,10 +29,13 @@ class Spelling:
         self._ids = np.array(list(map(itemgetter(1), tokens)), np.intp)
 
     @cached_property
-    def after_blank(self) -> NDArray[np.intp]:
-        """The ids whose text begins with one blank and no more."""
-        wider = [self.ids_from(BLANK + more) for more in (BLANK, "\t")]
-        return np.setdiff1d(self.ids_from(BLANK), np.concatenate(wider))
+    def after_blank(self) -> dict[str, NDArray[np.intp]]:
+        """For a blank and a tab the ids whose text begins with it and has no more of either."""
+        found = {}
+        for blank in BLANKS:
+            wider = [self.ids_from(blank + more) for more in BLANKS]
+            found[blank] = np.setdiff1d(self.ids_from(blank), np.concatenate(wider))
+        return found
 
     def ids_from(self, text: str) -> NDArray[np.intp]:
         """The ids whose text begins with `text`."""
@@ -56,16 +59,16 @@ class TokenHealing:
     """A score processor that allows only tokens that go on spelling the text, until it is whole."""
 
     def __init__(self, spelling: Spelling, begin_with: str) -> None:
-        """After a text that is one blank, the token that spells it has no second blank: where the
-        indentation was typed, models of byte-level tokens else begin the line with more of it.
+        """After a text that is one blank or tab, the token that spells it has no second one: where
+        the indentation was typed, models of byte-level tokens else begin the line with more of it.
 
         Raises ValueError where no token could follow.
         """
         self._spelling = spelling
         self._left = begin_with  # the part of the text that is not spelled yet
         self._allowed = spelling.ids_for(begin_with)
-        if begin_with == BLANK and len(spelling.after_blank):
-            self._allowed = spelling.after_blank
+        if begin_with in BLANKS and len(spelling.after_blank[begin_with]):
+            self._allowed = spelling.after_blank[begin_with]
         if not len(self._allowed):
             raise ValueError("no token of the model begins with this text")
 

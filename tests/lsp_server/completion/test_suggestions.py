@@ -65,6 +65,25 @@ async def test_where_no_line_is_whole_the_first_is_asked(
             await until(lambda: stream.closed)
 
 
+@pytest.mark.parametrize(
+    ("parts", "shown"),
+    [
+        (["a = 1\n", "    b = 2\n", "    c ="], "a = 1\n    b = 2"),
+        (["a", " =", " 1"], "a = 1"),  # one line: its rest can be asked for
+        (["a = 1\n", "    b = 2\n", "c"], "a = 1\n    b = 2"),
+    ],
+    ids=["lines", "one line", "at a stop"],
+)
+async def test_half_a_line_where_the_answer_has_no_more_tokens_is_not_shown(
+    engine: Played, parts: list[str], shown: str
+) -> None:
+    async with typist_at(maxTokens=3) as typist:
+        items = typist.ask()
+        stream = await engine.stream(0)
+        stream.finish(*parts)
+        assert await items == [shown]
+
+
 async def test_a_line_that_the_filters_hide_is_not_shown_either(engine: Played) -> None:
     async with typist_at(timeBudget=0, minConfidence=0.5) as typist:
         items = typist.ask()

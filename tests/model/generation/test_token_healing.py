@@ -36,6 +36,9 @@ def test_after_a_typed_blank_no_more_blanks_come() -> None:
     row = np.zeros(len(texts), np.float32)
     TokenHealing(Spelling(texts), " ").process(row)
     assert [texts[i] for i in np.isfinite(row).nonzero()[0]] == [" a", " ", " \n"]
+    row = np.zeros(len(texts), np.float32)
+    TokenHealing(Spelling(texts), "\t").process(row)
+    assert [texts[i] for i in np.isfinite(row).nonzero()[0]] == ["\t"]
     row = np.zeros(2, np.float32)
     TokenHealing(Spelling(["  ", "b"]), " ").process(row)  # a vocabulary without such a token
     assert np.isfinite(row).tolist() == [True, False]
