@@ -7,8 +7,10 @@ PYTEST := $(BIN)/python -m pytest
 
 .PHONY: demo test test-slow test-editors vsix gpu lint bench corpus train bundled plot plots attribution picture peers clean
 
+# The best model that is on the disk; `make demo MODEL=qwen2.5-coder-0.5b` pulls one first.
 demo: $(STAMP)
-	$(BIN)/fimls demo
+	$(if $(MODEL),$(BIN)/fimls pull $(MODEL))
+	$(BIN)/fimls demo $(if $(MODEL),--model $(MODEL))
 
 test: $(STAMP)
 	$(PYTEST) -n auto --dist loadgroup -m "not gpu and not slow and not editors"
@@ -92,7 +94,7 @@ attribution: training/data/manifest.json
 # The README's pictures, those of the editors as the last `make test-editors` left them.
 picture: $(STAMP)
 	mkdir -p docs
-	FIMLS_DEMO_SVG=docs/demo.svg $(BIN)/fimls demo
+	FIMLS_DEMO_SVG=docs/demo.svg $(BIN)/fimls demo --model bundled
 	cp test-output/editors/vscode-ghost.png test-output/editors/vscode-edit.png test-output/editors/vscode-menu.png \
 		test-output/editors/nvim-ghost.svg docs/
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from model.catalogue.records import check_unaltered
 from model.cpu.quantized_linear import Int8Factory
 from model.cpu.torch_step import add_step
 from model.decoder.config import DecoderConfig
@@ -113,7 +114,8 @@ def load_model(
     measured: Path | None = None,
     progress: Callable[[float], None] = lambda share: None,
 ) -> LoadedModel:
-    """'bundled' or a model's folder -> LoadedModel. Raises ModelError with the remedy.
+    """'bundled', a path or a name as in find_path -> LoadedModel. Raises ModelError with the
+    remedy.
 
     device: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1". dtype: "auto" (the fastest
     that the device has kernels for), "float32", "float16", "bfloat16". quantization: None, "int8",
@@ -122,6 +124,7 @@ def load_model(
     speed of kernels. progress: is told the share of tensors that are loaded, 0 to 1.
     """
     folder = find_model(name)
+    check_unaltered(folder.weight_files)
     tokenizer = folder.load_tokenizer()
     where = choose_device(device)
     chosen_dtype = choose_dtype(dtype, where)

@@ -135,9 +135,11 @@ def make_talkative(folder: Path, allowed: str = "abcdefghijklmnopqrstuvwxyz") ->
 @pytest.fixture(scope="session")
 def talkative_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A StarCoder2 of random weights that answers every prompt with lower-case letters, without an
-    end."""
+    end, and spells no word anew."""
     config = STARCODER2 | {"tie_word_embeddings": False, "max_position_embeddings": 4096}
-    return make_talkative(write_model(tmp_path_factory.mktemp("talkative"), config))
+    folder = make_talkative(write_model(tmp_path_factory.mktemp("talkative"), config))
+    (folder / "fimls.json").write_text('{"heal_tokens": false}')
+    return folder
 
 
 @pytest.fixture(scope="session")

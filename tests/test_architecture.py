@@ -36,7 +36,7 @@ MODEL = {
     "cpu": "decoder errors machine private_files",
     "gpu": "decoder errors",
     "generation": "decoder errors",
-    "loading": "weights families cpu gpu generation decoder tokenizer errors machine",
+    "loading": "catalogue weights families cpu gpu generation decoder tokenizer errors machine",
     "probe": "cpu machine",
     "prefix_cache": "weights generation decoder errors private_files",
     "engine": "prefix_cache loading weights cpu generation decoder errors machine",

@@ -60,7 +60,7 @@ def observe(model: LoadedModel, samples: list[tuple[str, Span]]) -> torch.Tensor
             text[:start] + text[stop:], start, encoder=model.tokenizer, token_budget=budget
         )
         prompt = build_prompt(
-            context, sentinels, model.tokenizer, preferred.layout, heal=preferred.heal_tokens
+            context, sentinels, model.tokenizer, preferred.layout, heal=bool(preferred.heal_tokens)
         )
         answer = [*model.tokenizer.encode(prompt.begin_with + text[start:stop]), *end][
             :ANSWER_TOKENS

@@ -122,11 +122,11 @@ def complete(
 
 
 @app.command()
-def demo(file: SourceFile = None) -> None:
+def demo(file: SourceFile = None, model: Model = None) -> None:
     """Suggestions in a real file, through the real server, drawn as an editor draws them."""
     from lsp_server.commands.demo import print_demo
 
-    run(print_demo(file))
+    run(print_demo(file, model))
 
 
 @app.command()

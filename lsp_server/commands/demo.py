@@ -16,6 +16,10 @@ from rich.text import Text
 from lsp_server.commands.errors import CommandError
 from lsp_server.commands.source_files import language_of, read_source
 from lsp_server.protocol.client import EditorWindow
+from model.catalogue.entries import find_entry
+from model.catalogue.installed import find_all
+from model.errors import ModelError
+from model.weights.folder import find_model
 
 SAMPLE = Path(__file__).parent.parent / "settings.py"
 SHOWN = 3
@@ -23,6 +27,9 @@ ASKED = 40
 LINES_ABOVE = 5
 LINES_BELOW = 3
 LEAST_TEXT = 12  # characters to guess: a closing bracket proves little
+LONGEST_S = 30.0  # of asking, where a large model is slow
+MOST_PARAMETERS = 2_000_000_000  # of the model that is chosen unasked: a CPU runs so many
+BETTER = "qwen2.5-coder-0.5b"  # what somebody with the bundled model alone is told of
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,18 +47,44 @@ class Scene:
         return self.suggestion.rstrip() == self.author.rstrip()
 
 
-async def print_demo(file: Path | None, seed: int = 0) -> None:
-    """The command; also draws the SVG that FIMLS_DEMO_SVG names. Raises CommandError, OSError."""
+def best_model() -> str:
+    """The largest model of the catalogue on this disk that fimls runs and that is not too large to
+    wait for; 'bundled' where there is none."""
+    best = "bundled"
+    most = 0
+    for here in find_all():
+        entry = find_entry(here.entry)
+        parameters = entry.parameters if entry and entry.parameters else 0
+        if most < parameters <= MOST_PARAMETERS:
+            try:
+                find_model(here.name)
+            except ModelError:
+                continue
+            best = here.name
+            most = parameters
+    return best
+
+
+async def print_demo(file: Path | None, model: str | None = None, seed: int = 0) -> None:
+    """The command; also draws the SVG that FIMLS_DEMO_SVG names. model None: the best on the disk.
+
+    Raises CommandError, OSError.
+    """
+    if model is None:
+        model = os.environ.get("FIMLS_MODEL") or best_model()
     path = (file or SAMPLE).absolute()
     lines = read_source(path).splitlines()
     svg = os.environ.get("FIMLS_DEMO_SVG")
     console = Console(highlight=False, record=bool(svg), width=100 if svg else None)
-    async with EditorWindow(path.parent, {"multiline": "never"}) as window:
+    async with EditorWindow(path.parent, {"multiline": "never", "model": model}) as window:
         if not await window.wait_until_ready():
             raise CommandError("; ".join(window.messages) or "the model did not load in time")
-        scenes = []
-        answered = []
+        scenes: list[Scene] = []
+        answered: list[Scene] = []
+        deadline = time.monotonic() + LONGEST_S
         for line, column in places(lines, seed):
+            if len(answered) >= SHOWN and time.monotonic() > deadline:
+                break
             scene = await ask_at(window, path, lines, line, column)
             scenes.append(scene)
             if scene.suggestion:
@@ -68,6 +101,14 @@ async def print_demo(file: Path | None, seed: int = 0) -> None:
         f"{len(answered)} suggestions, {sum(scene.same for scene in answered)} exactly what the "
         f"author wrote; {len(chosen)} are shown above."
     )
+    console.print(f"Model: {model}.", end=" ")
+    if model == "bundled":
+        console.print(
+            f"To try a better one: `make demo MODEL={BETTER}`, which is `fimls pull {BETTER}` and "
+            f"`fimls demo --model {BETTER}`.",
+            end="",
+        )
+    console.print()
     median = statistics.median_high(scene.ms for scene in scenes)
     console.print(
         f"server answered after {window.initialize_ms:.0f} ms, model ready after "

@@ -65,12 +65,13 @@ class Prompter:
         folder = find_model(settings.model, to_run=is_local)
         tokenizer = folder.load_tokenizer()
         sentinels = resolve(tokenizer, settings.format, folder.model_type)
+        encoder = PieceEncoder(tokenizer)
         limit = folder.max_positions
         preferred = folder.preferences
         layout = preferred_layout(folder)
         prompter = cls(
             format=sentinels.format,
-            encoder=PieceEncoder(tokenizer),
+            encoder=encoder,
             sentinels=sentinels,
             context_tokens=min(settings.context_tokens or limit, limit),
             layout=chosen_layout(settings) or layout,
@@ -83,10 +84,12 @@ class Prompter:
         )
         if not is_local:  # other servers neither heal nor copy, and their speed is unknown
             return prompter
+        heal = preferred.heal_tokens
         return replace(
             prompter,
+            layout=prompter.layout or growing_layout(sentinels.format),
             time_budget=first(settings.time_budget, preferred.time_budget, TIME_BUDGET_MS),
-            heal_tokens=preferred.heal_tokens,
+            heal_tokens=encoder.cuts if heal is None else heal,
             copying=preferred.copying,
         )
 
@@ -191,6 +194,13 @@ class Prompter:
 def chosen_layout(settings: Settings) -> Layout | None:
     """The layout that the user has chosen; None for the model's own."""
     return None if settings.layout == "auto" else settings.layout
+
+
+def growing_layout(family: FimFormat) -> Layout:
+    """The family's preferred layout, or the one that the model takes for it and that only grows
+    while somebody types: of a prompt as long as a file little is read anew then."""
+    preferred = family.layouts[0]
+    return "anchored" if preferred == "psm" else preferred
 
 
 def preferred_layout(folder: ModelFiles) -> Layout | None:

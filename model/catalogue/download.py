@@ -14,7 +14,7 @@ from model.catalogue.entries import Entry, Licence, find_entry, unknown
 from model.catalogue.hub import HubFile, HubUnreachable, Listing
 from model.catalogue.installed import locate
 from model.catalogue.places import folder_name, hub_cache, models_folder
-from model.catalogue.records import PulledFile, Record, read_record, records, write_record
+from model.catalogue.records import Record, pulled_file, read_record, records, write_record
 from model.catalogue.transfer import (
     Job,
     Progress,
@@ -123,11 +123,9 @@ def _pull(name: str, job: Job, *, accepted: str, offline: bool) -> Path:
 def _present(name: str, job: Job, *, offline: bool) -> Path | None:
     """A model that is here and whole. Altered files of ours are removed, to be fetched anew."""
     record = read_record(name)
-    if record is None or not record.is_whole():
-        return locate(name)
-    for file in record.files:
+    for file in record.files if record else ():
         path = Path(file.path)
-        if not has_checksum(path, file.checksum, job):
+        if path.exists() and not has_checksum(path, file.checksum, job):
             if offline:
                 raise ModelError(f"{path} was altered. Pull {name} again without --offline.")
             real = path.resolve()
@@ -177,7 +175,7 @@ def _from_hub(
     for needed in wanted:
         path, checksum = hub.fetch(listed, needed, job, known.get(needed.name, ""))
         paths.append(path)
-        pulled.append(PulledFile(str(path), needed.bytes, checksum))
+        pulled.append(pulled_file(path, checksum))
     _keep_branch(listed, revision)
     model = paths[0]
     if not wanted[0].name.endswith(".gguf"):

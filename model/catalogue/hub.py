@@ -106,6 +106,8 @@ def fetch(listed: Listing, file: HubFile, job: Job, sha256: str = "") -> tuple[P
     with explain_disk(blob):
         lock = hub_cache() / ".locks" / folder.name / f"{checksum}.lock"  # the library's own
         with locked(lock, job):
+            if blob.exists() and not has_checksum(blob, checksum, job):
+                blob.unlink()
             if not blob.exists():
                 blob.parent.mkdir(parents=True, exist_ok=True)
                 _fetch_blob(listed, file, blob, job)

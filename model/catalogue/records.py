@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from model.catalogue.places import RECORD, folder_name, models_folder
+from model.catalogue.transfer import Job, has_checksum
+from model.errors import ModelError
 from model.private_files import write_private_file
 
 MAX_RECORD = 2**20  # bytes; a larger file is none of ours
@@ -19,6 +21,7 @@ class PulledFile:
     path: str
     bytes: int
     checksum: str  # SHA-256, or git's SHA-1 of a small file: 64 or 40 hexadecimal digits
+    mtime_ns: int = 0  # the time of change when the file had this checksum
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,46 @@ class Record:
             sizes = [Path(file.path).stat().st_size for file in self.files]
             return bool(sizes) and sizes == [file.bytes for file in self.files]
         return False
+
+
+def pulled_file(path: Path, checksum: str) -> PulledFile:
+    """For a file whose checksum was just computed. Raises OSError."""
+    status = path.stat()
+    return PulledFile(str(path), status.st_size, checksum, status.st_mtime_ns)
+
+
+def check_unaltered(files: Iterable[Path]) -> None:
+    """Those of the files that were pulled have the checksums that they had then.
+
+    A file is read only if its size or time of change is another. Raises ModelError with the remedy.
+    """
+    real = {file.resolve() for file in files}
+    for record in records():
+        seen = []
+        for pulled in record.files:
+            path = Path(pulled.path)
+            current = pulled
+            if path.resolve() in real:
+                current = _checked(record, pulled, path)
+            seen.append(current)
+        if tuple(seen) != record.files:
+            with contextlib.suppress(OSError):  # it is then checked again the next time
+                write_record(replace(record, files=tuple(seen)))
+
+
+def _checked(record: Record, pulled: PulledFile, path: Path) -> PulledFile:
+    """Raises ModelError."""
+    try:
+        current = pulled_file(path, pulled.checksum)
+        if current == pulled:
+            return pulled
+        if current.bytes == pulled.bytes and has_checksum(path, pulled.checksum, Job()):
+            return current
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read ({error.strerror}). See to the file.") from None
+    raise ModelError(
+        f"{path} was altered after it was pulled. `fimls pull {record.name}` fetches it anew."
+    )
 
 
 def write_record(record: Record) -> None:

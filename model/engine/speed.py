@@ -18,7 +18,7 @@ class Speed:
         self._decodes: deque[float] = deque(maxlen=KEPT)
 
     def prefilled(self, positions: int, seconds: float) -> None:
-        """Adds a prefill that was not cancelled, with the choice of the first token."""
+        """Adds a whole prefill; the seconds include the choice of the first token."""
         if positions >= LEAST and seconds > 0:
             self._prefills.append(positions / seconds)
 

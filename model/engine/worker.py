@@ -214,19 +214,18 @@ class Engine:
                 started = time.monotonic()
                 for _ in self._tokens(job, ids, lease.cache, DecodeCounts()):
                     pass
-                self._count_prefill(job, len(ids), lease, time.monotonic() - started)
+                if not job.cancelled:
+                    seconds = time.monotonic() - started
+                    self.speed.prefilled(lease.cache.length - lease.reused, seconds)
+                self._count_prefill(job, len(ids), lease)
                 self.prefixes.give_back(lease, ids)
 
-    def _count_prefill(
-        self, job: Job, length: int, lease: CacheLease, seconds: float
-    ) -> tuple[int, int]:
+    def _count_prefill(self, job: Job, length: int, lease: CacheLease) -> tuple[int, int]:
         """Counts a prefill; how many positions it computed, and in how many passes."""
         positions = min(lease.cache.length, length) - lease.reused
         passes = math.ceil(positions / self._chunk(job.request))
         self.positions += positions
         self.passes += passes
-        if not job.cancelled:
-            self.speed.prefilled(positions, seconds)
         return positions, passes
 
     def _chunk(self, request: Request) -> int:
@@ -272,16 +271,20 @@ class Engine:
         stopped = False
         first_token = 0.0
         for token in self._tokens(job, prompt, lease.cache, counts):
-            first_token = first_token or time.monotonic()
+            if not first_token:
+                first_token = time.monotonic()
+                self.speed.prefilled(len(prompt) - reused, first_token - begun)
             ids.append(token.id)
             text, stopped = stops.push(token.text)
             job.emit(Token(token.id, text, token.logprob))
             if stopped:
                 break
         ended = time.monotonic()
+        if not first_token and not job.cancelled:
+            self.speed.prefilled(len(prompt) - reused, ended - begun)
         first_token = first_token or ended
         generated = len(ids) - len(prompt)
-        prefilled, passes = self._count_prefill(job, len(prompt), lease, first_token - begun)
+        prefilled, passes = self._count_prefill(job, len(prompt), lease)
         self.speed.decoded(generated - 1, ended - first_token)
         self.passes += counts.passes
         self.positions += counts.passes + counts.drafted

@@ -17,7 +17,7 @@ from model.families.registry import FAMILIES
 from model.tokenizer import Tokenizer
 from model.weights.files import ATTRIBUTION, BUNDLED, ModelFiles, check_regular, read_text
 from model.weights.gguf.model import GgufModel
-from model.weights.preferences import Preferences, read_preferences
+from model.weights.preferences import Preferences, known_preferences, read_preferences
 
 TOKENIZER = "tokenizer.json"
 PREFERENCES = "fimls.json"
@@ -35,13 +35,13 @@ class ModelFolder(ModelFiles):
 
     @property
     def preferences(self) -> Preferences:
-        """The content of fimls.json beside the weights; the defaults where there is none.
+        """The content of fimls.json beside the weights; without one, what the catalogue knows.
 
         Raises ModelError.
         """
         path = self.path / PREFERENCES
         if not path.exists():
-            return Preferences()
+            return known_preferences(self.path)
         return read_preferences(read_json(path), path)
 
     @property

@@ -1,4 +1,5 @@
-"""fimls.json beside a model's weights: the settings that were measured to suit the model."""
+"""The settings that were measured to suit a model: fimls.json beside its weights, or what the
+catalogue knows of it."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from model.catalogue.entries import CATALOGUE, entry_of
 from model.errors import ModelError
 
 COPY_WEIGHTS = {"bias", "length", "agreement", "confidence"}
@@ -20,7 +22,9 @@ class Preferences:
     layout: str | None = None  # of a prompt; None: the format's own preference
     min_confidence: float = 0.0  # suggestions of less are hidden
     time_budget: float | None = None  # milliseconds until an answer is shown in part
-    heal_tokens: bool = False  # the model spells the last piece of the prefix anew: see fim.prompt
+    # The model spells the last piece of the prefix anew: see fim.prompt. None: where a tokenizer's
+    # tokens can do that.
+    heal_tokens: bool | None = None
     # Weights for the tokens that followed the same text before: model.generation.copying.
     copying: Mapping[str, float] | None = None
     languages: tuple[str, ...] = ()  # of its training, by LSP's identifiers; () if unknown
@@ -75,6 +79,15 @@ RULES: Mapping[str, _Rule] = {
     ),
     "other_languages": _Rule(convert=str),
 }
+
+
+def known_preferences(model: Path) -> Preferences:
+    """What the catalogue knows of a model that has no fimls.json; the defaults where it is none of
+    the catalogue's. Raises ModelError."""
+    entry = entry_of(model)
+    if entry is None:
+        return Preferences()
+    return read_preferences(entry.preferences, CATALOGUE)
 
 
 def read_preferences(raw: Mapping[str, Any], path: Path) -> Preferences:

@@ -10,7 +10,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from model.catalogue.entries import entry_of
 from model.errors import ModelError
 from model.families.family import Family
 from model.families.registry import FAMILIES
@@ -18,7 +17,7 @@ from model.tokenizer import Tokenizer
 from model.weights.files import ModelFiles
 from model.weights.gguf.header import Header, StringArray, TensorInfo, read_header
 from model.weights.gguf.vocabulary import make_tokenizer
-from model.weights.preferences import Preferences, read_preferences
+from model.weights.preferences import Preferences, known_preferences
 
 SPLIT = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
 # Keys after the architecture's name -> keys of config.json, in every family.
@@ -101,9 +100,8 @@ class GgufModel(ModelFiles):
 
     @cached_property
     def preferences(self) -> Preferences:
-        """Those of the catalogue's entry that the file is, else the defaults."""
-        entry = entry_of(self.path)
-        return read_preferences(entry.preferences if entry else {}, self.path)
+        """What the catalogue knows of the file. Raises ModelError."""
+        return known_preferences(self.path)
 
     def load_tokenizer(self) -> Tokenizer:
         try:

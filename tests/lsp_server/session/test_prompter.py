@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from fim import CursorContext
+from fim import FORMATS, CursorContext
 from lsp_server.session.prompter import Prompter
 from lsp_server.settings import RemoteSettings, Settings
 from model.errors import ModelError
@@ -69,3 +69,32 @@ def test_a_budget_that_is_none_is_refused(tmp_path: Path, budget: object) -> Non
     (tmp_path / "fimls.json").write_text(json.dumps({"time_budget": budget}))
     with pytest.raises(ModelError, match="time_budget is"):
         _ = ModelFolder(tmp_path, {}).preferences
+
+
+@pytest.mark.parametrize(
+    ("preferences", "layout", "heals"),
+    [
+        ({}, "anchored", True),
+        ({"layout": "psm", "heal_tokens": False}, "psm", False),
+        ({"layout": "anchored"}, "anchored", True),
+    ],
+)
+def test_a_model_without_preferences_gets_what_suits_most(
+    talkative_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    preferences: dict[str, object],
+    layout: str,
+    heals: bool,
+) -> None:
+    """A layout that only grows, and healing where tokens are byte-level."""
+    psm_alone = replace(FORMATS["starcoder2"], layouts=("psm",))
+    known = FORMATS | {"starcoder2": psm_alone}
+    monkeypatch.setattr("fim.formats.FORMATS", known)
+    folder = shutil.copytree(talkative_folder, tmp_path / "model")
+    (folder / "fimls.json").write_text(json.dumps(preferences))
+    found = Prompter.for_settings(Settings(model=str(folder)))
+    assert (found.layout, found.heal_tokens) == (layout, heals)
+    monkeypatch.undo()
+    found = Prompter.for_settings(Settings(model=str(folder)))
+    assert found.layout == preferences.get("layout", "spm")

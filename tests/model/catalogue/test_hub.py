@@ -89,6 +89,14 @@ def test_what_is_here_takes_no_network(hub: Hub, monkeypatch: pytest.MonkeyPatch
         pull("org/another")
 
 
+def test_a_damaged_file_of_the_library_is_fetched_anew(hub: Hub) -> None:
+    path = pull(NAME)
+    shutil.rmtree(models_folder())
+    path.resolve().write_bytes(LARGE[:-1] + b"?")
+    path.unlink()
+    assert pull(NAME).read_bytes() == LARGE
+
+
 def test_what_the_library_has_fetched_is_not_fetched_again(hub: Hub) -> None:
     path = pull(NAME)
     shutil.rmtree(models_folder())
@@ -152,9 +160,10 @@ def test_a_checksum_that_is_another_than_the_lists_is_refused(hub: Hub) -> None:
     assert not hub.asked("GET", FILE)
 
 
-def test_an_altered_file_is_fetched_anew(hub: Hub) -> None:
+@pytest.mark.parametrize("content", [LARGE[:-1] + b"?", LARGE[:1000], b""])
+def test_an_altered_file_is_fetched_anew(hub: Hub, content: bytes) -> None:
     path = pull(NAME)
-    path.resolve().write_bytes(LARGE[:-1] + b"?")
+    path.resolve().write_bytes(content)
     with pytest.raises(ModelError, match=r"was altered. Pull .* without --offline"):
         pull(NAME, offline=True)
     assert pull(NAME).read_bytes() == LARGE

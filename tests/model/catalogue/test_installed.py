@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from model.catalogue.entries import entries, entry_of, find_entry
+from model.catalogue.entries import CATALOGUE, entries, entry_of, find_entry
 from model.catalogue.installed import find_all, locate
 from model.catalogue.places import RECORD, folder_name
 from model.catalogue.records import PulledFile, Record, write_record
+from model.weights.preferences import read_preferences
 
 SMALL = "qwen2.5-coder-0.5b"
 
@@ -41,6 +42,7 @@ def test_the_catalogue_is_whole() -> None:
         assert entry.repository.count("/") == 1 and entry.licence.name
         assert entry.fim_format in FORMATS
         assert not entry.licence.ask or entry.licence.url
+        read_preferences(entry.preferences, CATALOGUE)
         for file in entry.files:
             assert not file.sha256 or (len(file.sha256) == 64 and file.bytes)
         if entry.pieces is not None:  # nothing but the checksum vouches for these

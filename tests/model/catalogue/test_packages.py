@@ -4,6 +4,7 @@ installed."""
 from __future__ import annotations
 
 import hashlib
+import os
 import random
 import sys
 import threading
@@ -15,10 +16,11 @@ import pytest
 
 from model.catalogue import entries as entries_module
 from model.catalogue import hub
+from model.catalogue import records as records_module
 from model.catalogue.download import Stopped, pull, remove
 from model.catalogue.installed import find_all, locate
 from model.catalogue.places import models_folder
-from model.catalogue.records import find_record, records
+from model.catalogue.records import check_unaltered, find_record, records
 from model.catalogue.transfer import Job, Progress
 from model.errors import ModelError
 
@@ -204,3 +206,29 @@ def test_a_hub_that_refuses_is_no_reason_for_packages(
     monkeypatch.setattr(hub, "listing", refused)
     with pytest.raises(ModelError, match="the hub says no"):
         pull("toy")
+
+
+def test_an_altered_file_is_noticed_when_it_is_loaded(
+    index: Path, fetched: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = pull("toy")
+    read: list[Path] = []
+    real = records_module.has_checksum
+
+    def has_checksum(path: Path, checksum: str, job: Job) -> bool:
+        read.append(path)
+        return real(path, checksum, job)
+
+    monkeypatch.setattr(records_module, "has_checksum", has_checksum)
+    check_unaltered([path, Path(__file__)])
+    assert read == []  # nothing has touched it
+    os.utime(path)
+    check_unaltered([path])
+    check_unaltered([path])
+    assert read == [path]  # and its new time is noted
+    path.write_bytes(CONTENT[:-1] + b"?")
+    with pytest.raises(ModelError, match=r"was altered after .* `fimls pull toy` fetches it anew"):
+        check_unaltered([path])
+    os.truncate(path, 10)
+    with pytest.raises(ModelError, match="was altered"):
+        check_unaltered([path])

@@ -442,6 +442,29 @@ def test_idle_time_reads_the_shortest_prompt_first(engine: Engine, parrot: Parro
     assert taken(ask_for(engine, CHOICE)) == (len(SHORT), len(SHORT) - 1)
 
 
+def test_an_answer_that_is_ended_early_is_measured_too(engine: Engine) -> None:
+    """Most are: the window has read enough."""
+
+    def cancel_at_the_first_token(job: Job, event: Event) -> None:
+        if isinstance(event, Token):
+            job.cancel()
+
+    Answer(engine, Request(LONG, max_new_tokens=5), cancel_at_the_first_token).wait()
+    assert engine.speed.prefill is not None
+
+
+def test_a_prefill_that_was_not_finished_says_nothing_of_the_speed(
+    engine: Engine, parrot: Parrot
+) -> None:
+    parrot.on_layer = lambda: reading.job.cancel()
+    reading = Answer(engine, Request(LONG, max_new_tokens=0, idle=True), lambda *_: None)
+    reading.wait()
+    assert engine.speed.prefill is None
+    parrot.on_layer = lambda: None
+    ask(engine, Request(LONG, max_new_tokens=0, idle=True))
+    assert engine.speed.prefill is not None
+
+
 def ask_for(engine: Engine, request: Request) -> list[Event]:
     return Answer(engine, request, lambda *_: None).wait()
 
