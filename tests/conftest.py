@@ -80,6 +80,28 @@ LLAMA: dict[str, Any] = {
     "bos_token_id": 0,
     "eos_token_id": 0,
 }
+QWEN3: dict[str, Any] = QWEN2 | {"model_type": "qwen3", "head_dim": 16}
+MISTRAL: dict[str, Any] = LLAMA | {"model_type": "mistral", "sliding_window": None}
+GRANITE: dict[str, Any] = LLAMA | {
+    "model_type": "granite",
+    "attention_multiplier": 0.2,
+    "embedding_multiplier": 3.0,
+    "residual_multiplier": 0.7,
+    "logits_scaling": 2.0,
+    "tie_word_embeddings": True,
+}
+GEMMA: dict[str, Any] = LLAMA | {"model_type": "gemma", "head_dim": 16}
+GPT_BIGCODE: dict[str, Any] = {
+    "model_type": "gpt_bigcode",
+    "vocab_size": 320,
+    "n_embd": 32,
+    "n_inner": 64,
+    "n_layer": 2,
+    "n_head": 4,
+    "n_positions": 256,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+}
 
 
 def write_tokenizer(folder: Path, specials: list[str] = SENTINELS) -> None:
@@ -107,7 +129,9 @@ def write_model(folder: Path, config: dict[str, Any], *, seed: int = 0, scale: f
     )
     with torch.no_grad():  # larger than at initialization: near-uniform logits would hide mistakes
         for name, parameter in reference.named_parameters():
-            parameter.normal_(1.0 if "norm" in name and name.endswith("weight") else 0.0, scale)
+            is_gain = ("norm" in name or ".ln_" in name) and name.endswith("weight")
+            mean = 1.0 if is_gain and config["model_type"] != "gemma" else 0.0  # Gemma's add one
+            parameter.normal_(mean, scale)
     reference.save_pretrained(folder)
     (folder / "config.json").write_text(json.dumps(config))
     write_tokenizer(folder)

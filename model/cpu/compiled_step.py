@@ -25,7 +25,7 @@ from model.cpu.quantized_linear import Int8Embedding, Int8Linear, step_shapes
 from model.cpu.step_costs import relative_costs, shape_of, step_rows, step_us
 from model.cpu.torch_step import add_step
 from model.decoder.decoder import Cancelled, Decoder, ShouldStop
-from model.decoder.factory import Norm
+from model.decoder.factory import Norm, gains_of
 from model.decoder.kv_cache import KVCache
 from model.decoder.layers import DecoderLayer
 
@@ -189,25 +189,28 @@ class CompiledStep:
     def _weights_of(self, decoder: Decoder) -> Weights:
         embed = decoder.embed_tokens
         assert isinstance(embed, Int8Embedding)
-        head = embed.linear if decoder.config.tie_embeddings else decoder.head
+        config = decoder.config
+        head = embed.linear if config.tie_embeddings else decoder.head
         # A parallel layer has one norm for both, and the step does not read the second.
-        mlp_norm = "attention_norm" if decoder.config.parallel_residual else "mlp_norm"
+        mlp_norm = "attention_norm" if config.parallel_residual else "mlp_norm"
+        residual = config.residual_multiplier
         return self._code.Weights(
             qkv=self._matrices(_each(decoder, "attention.qkv")),
-            out=self._matrices(_each(decoder, "attention.out")),
+            out=self._matrices(_each(decoder, "attention.out"), residual),
             up=self._matrices(_each(decoder, "mlp.up")),
-            down=self._matrices(_each(decoder, "mlp.down")),
+            down=self._matrices(_each(decoder, "mlp.down"), residual),
             attention_norm=_norms(_each(decoder, "attention_norm")),
             mlp_norm=_norms(_each(decoder, mlp_norm)),
             gains=_gains(decoder),
             rotations=torch.view_as_real(decoder.rotations.pairs[:, 0]).contiguous().numpy(),
             last_norm=_norms([decoder.norm])[0],
-            embed=self._matrices([embed.linear]),
-            head=self._matrices([head]),
+            embed=self._matrices([embed.linear], config.embedding_multiplier),
+            positions=_positions(decoder),
+            head=self._matrices([head], 1 / config.logits_scaling),
         )
 
-    def _matrices(self, modules: Sequence[nn.Module]) -> Matrices:
-        """The matrices of all layers, stacked; a single one as it is."""
+    def _matrices(self, modules: Sequence[nn.Module], factor: float = 1.0) -> Matrices:
+        """The matrices of all layers, stacked; a single one as it is. factor: of their products."""
         linears = [cast(Int8Linear, module) for module in modules]
         weights = linears[0].matrix[None]
         if len(linears) > 1:
@@ -218,7 +221,9 @@ class CompiledStep:
         for into, linear in zip(biases, linears, strict=True):
             if linear.bias is not None:
                 into.copy_(linear.bias)
-        return self._code.Matrices(weights.numpy(), scales.numpy(), biases.numpy())
+        return self._code.Matrices(
+            weights.numpy(), (scales * factor).numpy(), (biases * factor).numpy()
+        )
 
 
 def _each(decoder: Decoder, path: str) -> list[nn.Module]:
@@ -230,7 +235,7 @@ def _norms(modules: Sequence[nn.Module]) -> Floats:
     """(L, 2, hidden): weights and biases, which are zero for an RMSNorm."""
     norms = torch.zeros(len(modules), 2, len(cast(Norm, modules[0]).weight))
     for into, norm in zip(norms, modules, strict=True):
-        into[0] = cast(Norm, norm).weight
+        into[0] = gains_of(cast(Norm, norm))
         if isinstance(norm, nn.LayerNorm):
             into[1] = norm.bias
     return norms.numpy()
@@ -244,5 +249,13 @@ def _gains(decoder: Decoder) -> Floats:
     gains = []
     for layer in decoder.layers:
         attention = cast(DecoderLayer, layer).attention
-        gains.append(torch.cat((attention.q_norm, attention.k_norm)))
+        queries = attention.q_norm.expand(config.num_heads, -1)
+        gains.append(torch.cat((queries, attention.k_norm.expand(config.num_kv_heads, -1))))
     return torch.stack(gains).numpy()
+
+
+def _positions(decoder: Decoder) -> Floats:
+    """(positions, hidden): the learned vectors; (0, hidden) without these."""
+    if decoder.config.rope is not None:
+        return torch.empty(0, decoder.config.hidden_size).numpy()
+    return decoder.embed_positions.numpy()

@@ -66,6 +66,7 @@ class Weights(NamedTuple):
     rotations: Floats  # (positions, dim / 2, 2): cos and sin of each pair
     last_norm: Floats  # (2, hidden)
     embed: Matrices
+    positions: Floats  # (positions, hidden), added to the embeddings; (0, hidden) with rotations
     head: Matrices
 
 
@@ -95,7 +96,7 @@ def forward(
     kv_heads = keys.shape[1]
     dim = keys.shape[3]
     eps = f32(shape.eps)
-    x = look_up(ids, weights.embed)
+    x = look_up(ids, start, weights)
     normed = np.empty_like(x)
     qkv = np.empty((rows, shape.heads + 2 * kv_heads, dim), f32)
     attended = np.empty((rows, shape.heads, dim), f32)
@@ -121,11 +122,14 @@ def forward(
 
 
 @njit
-def look_up(ids: Any, embed: Matrices) -> Any:
-    """The embeddings (R, hidden) of ids (R,)."""
+def look_up(ids: Any, start: int, weights: Weights) -> Any:
+    """The embeddings (R, hidden) of ids (R,) at positions from `start` on."""
+    embed = weights.embed
     x = np.empty((len(ids), embed.weights.shape[2]), f32)
     for r in range(len(ids)):
         x[r] = embed.weights[0, ids[r]] * embed.scale[0, ids[r]]
+        if len(weights.positions):
+            x[r] += weights.positions[start + r]
     return x
 
 
@@ -375,6 +379,7 @@ def toy() -> tuple[Any, ...]:
         rotations=np.ones((8, 2, 2), f32),
         last_norm=norms[0],
         embed=_toy_matrices(8, 4),
+        positions=np.ones((0, 4), f32),
         head=_toy_matrices(8, 4),
     )
     shape = Shape(2, 0, GELU_TANH, False, False, False, 1e-5)

@@ -228,7 +228,7 @@ def interleaving(config: DecoderConfig) -> tuple[Tensor, Tensor]:
     The factors put the scale of the scores into the queries. With a norm on the queries the rows
     cannot hold it: `interleave_gains` puts it into the norm's gains.
     """
-    dim = config.rope.dim
+    dim = config.rotated_dim
     heads = config.num_heads
     shape = (heads + 2 * config.num_kv_heads, config.head_dim)
     order = torch.arange(shape[0] * shape[1]).view(shape)
@@ -238,12 +238,13 @@ def interleaving(config: DecoderConfig) -> tuple[Tensor, Tensor]:
     rotated[:, 1::2] = second
     factors = torch.ones(shape)
     if not config.qk_norm:
-        factors[:heads] = config.head_dim**-0.5
+        factors[:heads] = config.score_scale
     return order.flatten(), factors.flatten()
 
 
 def interleave_gains(config: DecoderConfig, q_norm: Tensor, k_norm: Tensor) -> None:
-    """Puts the gains of queries (H, D) and keys (K, D) into the same order, in place."""
+    """Puts the gains of queries (H, D) and keys (K, D), or of all heads (1, D), into the same
+    order, in place."""
     order = interleaving(config)[0][: config.head_dim]
-    q_norm.copy_(q_norm[:, order] * config.head_dim**-0.5)
+    q_norm.copy_(q_norm[:, order] * config.score_scale)
     k_norm.copy_(k_norm[:, order])

@@ -27,7 +27,7 @@ from model.cpu.quantized_linear import Int8Linear
 from model.cpu.step_costs import relative_costs, shape_of, step_rows, step_us
 from model.decoder.config import DecoderConfig
 from model.decoder.decoder import Cancelled, Decoder, ShouldStop
-from model.decoder.factory import Norm
+from model.decoder.factory import Norm, gains_of
 from model.decoder.kv_cache import KVCache
 from model.decoder.layers import ACTIVATIONS, DecoderLayer, normalize_heads
 
@@ -63,18 +63,18 @@ class Matrix:
         y = self._scaled(x)
         return y if self._own_bias is None else y.add_(self._own_bias)
 
-    def add(self, x: Tensor, to: Tensor) -> None:
-        """Adds the product to `to` (R, out) float32, the residual stream."""
-        to.add_(self._scaled(x))
+    def add(self, x: Tensor, to: Tensor, multiplier: float) -> None:
+        """Adds the product, times a factor, to `to` (R, out) float32, the residual stream."""
+        to.add_(self._scaled(x), alpha=multiplier)
         if self._bias is not None:
-            to.add_(self._bias)
+            to.add_(self._bias, alpha=multiplier)
 
 
 def norm_call(norm: Norm) -> Callable[[Tensor], Tensor]:
     """A norm as one call of torch, without the calls that nn.Module makes around it."""
     shape = norm.normalized_shape
     if isinstance(norm, nn.RMSNorm):
-        return partial(torch.rms_norm, normalized_shape=shape, weight=norm.weight, eps=norm.eps)
+        return partial(torch.rms_norm, normalized_shape=shape, weight=gains_of(norm), eps=norm.eps)
     return partial(
         torch.layer_norm, normalized_shape=shape, weight=norm.weight, bias=norm.bias, eps=norm.eps
     )
@@ -108,7 +108,8 @@ class Buffers:
         parts = self.qkv.view(rows, -1, width)  # (R, H + 2K, D)
         queries = parts[:, :heads]
         keys = parts[:, heads:first_value]
-        pairs = parts[:, :first_value, : config.rope.dim].view(rows, first_value, -1, 2)
+        half = config.rotated_dim // 2
+        pairs = parts[:, :first_value, : 2 * half].view(rows, first_value, half, 2)
         self.rotated = torch.view_as_complex(pairs)  # (R, H + K, dim / 2): queries and keys
         self.normed = (queries, keys)  # where these have norms
         self.queries = queries.view(rows, kv_heads, -1, width).unbind(0)  # of each row (K, G, D)
@@ -127,7 +128,7 @@ class TorchStep:
         # machine far longer.
         self.threads: int | None = None  # None: as many as there are
         self._config = decoder.config
-        self._embed = decoder.embed_tokens
+        self._embed = decoder.embed
         self._buffers: dict[int, Buffers] = {}  # by rows
         self._layers = [Layer(cast(DecoderLayer, layer)) for layer in decoder.layers]
         self._rotations = decoder.rotations.pairs  # (positions, 1, dim / 2)
@@ -160,7 +161,8 @@ class TorchStep:
         new_keys = cache.keys[:, :, new].unbind(0)
         new_values = cache.values[:, :, new].unbind(0)
         seen = [self._seen(cache, stop) for stop in range(new.start + 1, new.stop + 1)]
-        x = self._embed(ids)
+        x = self._embed(ids, new)
+        multiplier = self._config.residual_multiplier
         for i, layer in enumerate(self._layers):
             if should_stop is not None and should_stop():
                 raise Cancelled
@@ -169,7 +171,8 @@ class TorchStep:
             if layer.gains is not None:
                 for part, gains in zip(buffers.normed, layer.gains, strict=True):
                     torch.mul(normalize_heads(part, self._config), gains, out=part)
-            buffers.rotated.mul_(rotations)
+            if self._config.rope:
+                buffers.rotated.mul_(rotations)
             new_keys[i].copy_(buffers.keys)
             new_values[i].copy_(buffers.values)
             for query, head, (keys, values) in zip(
@@ -177,12 +180,15 @@ class TorchStep:
             ):
                 scores = torch.softmax(torch.bmm(query, keys[i]), -1)
                 head.copy_(torch.bmm(scores, values[i]))
-            layer.out.add(buffers.attended, x)
+            layer.out.add(buffers.attended, x, multiplier)
             if layer.mlp_norm is not None:
                 normed = layer.mlp_norm(x).to(takes)
-            layer.down.add(self._activated(layer.up.new(normed)), x)
+            layer.down.add(self._activated(layer.up.new(normed)), x, multiplier)
         cache.commit(rows)
-        return self._head.new(self._last_norm(x[rows - keep :]).to(takes)).float()
+        logits = self._head.new(self._last_norm(x[rows - keep :]).to(takes)).float()
+        if self._config.logits_scaling != 1:
+            logits /= self._config.logits_scaling
+        return logits
 
     def _activated(self, inner: Tensor) -> Tensor:
         if not self._config.gated_mlp:

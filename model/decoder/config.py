@@ -49,14 +49,20 @@ class DecoderConfig:
     max_positions: int
     norm: Literal["layer_norm", "rms_norm"]  # a layer norm has a bias, an RMS norm has none
     norm_eps: float
-    rope: RopeConfig
+    rope: RopeConfig | None  # None: one learned vector a position is added to the embeddings
     activation: Activation
     gated_mlp: bool  # down(act(gate) * up) rather than down(act(up))
     sliding_window: int | None = None  # a position sees itself and the window - 1 before it
     qkv_bias: bool = False
     out_bias: bool = False  # attention's output projection
     mlp_bias: bool = False
+    norm_adds_one: bool = False  # norms multiply by 1 + weight; RMS norms only
     qk_norm: bool = False  # a norm of the same kind on each query and key, before the rotation
+    qk_norm_shared: bool = False  # all heads share its weights, else each has its own
+    attention_multiplier: float | None = None  # of the scores; None is 1 / sqrt(head_dim)
+    embedding_multiplier: float = 1.0
+    residual_multiplier: float = 1.0  # of what attention and MLP add to the residual stream
+    logits_scaling: float = 1.0  # logits are divided by it
     parallel_residual: bool = False  # x + attention(norm(x)) + mlp(norm(x)), one norm for both
     tie_embeddings: bool = False
     stop_ids: tuple[int, ...] = ()
@@ -65,6 +71,18 @@ class DecoderConfig:
     def qkv_size(self) -> int:
         """Rows of the fused projection for queries, keys and values."""
         return (self.num_heads + 2 * self.num_kv_heads) * self.head_dim
+
+    @property
+    def rotated_dim(self) -> int:
+        """How many of a head's dimensions are rotated."""
+        return 0 if self.rope is None else self.rope.dim
+
+    @property
+    def score_scale(self) -> float:
+        """The factor of the attention scores."""
+        if self.attention_multiplier is None:
+            return float(self.head_dim**-0.5)
+        return self.attention_multiplier
 
     def __post_init__(self) -> None:
         sizes = (
@@ -89,9 +107,13 @@ class DecoderConfig:
                 f"config.json: sliding_window is {self.sliding_window}, but must be positive or "
                 "null"
             )
-        if self.rope.dim % 2 or not 0 < self.rope.dim <= self.head_dim:
+        if self.rope and (self.rope.dim % 2 or not 0 < self.rope.dim <= self.head_dim):
             raise ModelError(
                 f"config.json: {self.rope.dim} of {self.head_dim} head dimensions cannot be rotated"
+            )
+        if not self.logits_scaling > 0:
+            raise ModelError(
+                f"config.json: logits_scaling is {self.logits_scaling}, but must be positive"
             )
 
 

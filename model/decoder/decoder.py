@@ -60,6 +60,8 @@ class Decoder(nn.Module):
         self.scheme = factory.scheme
         self.prefill_chunk = factory.prefill_chunk
         self.embed_tokens = factory.embedding(config.vocab_size, config.hidden_size)
+        if config.rope is None:
+            self.embed_positions = factory.positions(config)
         self.layers = nn.ModuleList(DecoderLayer(config, factory) for _ in range(config.num_layers))
         self.norm = factory.norm(config)
         if not config.tie_embeddings:
@@ -128,7 +130,7 @@ class Decoder(nn.Module):
                 logits = self._step(input_ids[0], cache, keep, should_stop)
                 return DecoderOutput(logits[None])
         rotations = self.rotations[start:end]
-        x = self.embed_tokens(input_ids)  # (B, T, hidden)
+        x = self.embed(input_ids, slice(start, end))
         for i, layer in enumerate(self.layers):
             if should_stop is not None and should_stop():
                 raise Cancelled
@@ -137,11 +139,22 @@ class Decoder(nn.Module):
             cache.commit(new)
         return DecoderOutput(self.logits_of(self.norm(x[:, -logits_to_keep:])))
 
+    def embed(self, ids: Tensor, positions: slice | Tensor) -> Tensor:
+        """ids (..., T) at positions, of which there are T -> (..., T, hidden)."""
+        x: Tensor = self.embed_tokens(ids)
+        if self.config.embedding_multiplier != 1:
+            # Gemma's factor is rounded to the type; the other families' are exact in every type.
+            x = x * torch.tensor(self.config.embedding_multiplier, dtype=self.dtype).item()
+        if self.config.rope is None:
+            x = x + self.embed_positions[positions]
+        return x
+
     def logits_of(self, x: Tensor) -> Tensor:
         """The head: x (..., hidden) after the last norm -> logits (..., vocabulary)."""
-        if self.config.tie_embeddings:
-            return self.embed_tokens.as_head(x)
-        logits: Tensor = self.head(x)
+        logits: Tensor
+        logits = self.embed_tokens.as_head(x) if self.config.tie_embeddings else self.head(x)
+        if self.config.logits_scaling != 1:
+            logits = logits / self.config.logits_scaling
         return logits
 
     @property

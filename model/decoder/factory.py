@@ -55,6 +55,23 @@ class Embedding(nn.Embedding, Embeddings):
         return torch.equal(weights.to(self.weight), self.weight)
 
 
+class RMSNormPlusOne(nn.RMSNorm):
+    """Multiplies by 1 + weight, in float32 whatever the type of x (Gemma, arXiv 2403.08295)."""
+
+    @property
+    def gains(self) -> Tensor:
+        return 1 + self.weight.float()
+
+    def forward(self, x: Tensor) -> Tensor:
+        normed = F.rms_norm(x.float(), self.normalized_shape, self.gains, self.eps)
+        return normed.type_as(x)
+
+
+def gains_of(norm: Norm) -> Tensor:
+    """What a norm multiplies by."""
+    return norm.gains if isinstance(norm, RMSNormPlusOne) else norm.weight
+
+
 class Packed(nn.Module, ABC):
     """A module that keeps its matrix in a form of its own."""
 
@@ -100,8 +117,15 @@ class Factory:
 
     def norm(self, config: DecoderConfig) -> Norm:
         """The config's kind of norm over the hidden dimension."""
-        kind = nn.RMSNorm if config.norm == "rms_norm" else nn.LayerNorm
+        kind: type[Norm] = nn.RMSNorm if config.norm == "rms_norm" else nn.LayerNorm
+        if config.norm_adds_one:
+            kind = RMSNormPlusOne
         return kind(config.hidden_size, config.norm_eps, device=self.device, dtype=self.dtype)
+
+    def positions(self, config: DecoderConfig) -> nn.Parameter:
+        """A learned vector for each position, (positions, hidden)."""
+        shape = (config.max_positions, config.hidden_size)
+        return nn.Parameter(torch.empty(shape, device=self.device, dtype=self.dtype))
 
     def head_gains(self, heads: int, dim: int) -> nn.Parameter:
         """The weights of a norm on each of the heads, (heads, D)."""

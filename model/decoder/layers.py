@@ -83,8 +83,9 @@ class Attention(nn.Module):
         width = config.num_heads * config.head_dim
         self.out = factory.linear(width, config.hidden_size, config.out_bias)
         if config.qk_norm:
-            self.q_norm = factory.head_gains(config.num_heads, config.head_dim)
-            self.k_norm = factory.head_gains(config.num_kv_heads, config.head_dim)
+            shared = config.qk_norm_shared
+            self.q_norm = factory.head_gains(1 if shared else config.num_heads, config.head_dim)
+            self.k_norm = factory.head_gains(1 if shared else config.num_kv_heads, config.head_dim)
 
     def forward(self, x: Tensor, rotations: Rotations, layer: int, cache: KVCache | None) -> Tensor:
         """x (B, T, hidden) -> (B, T, hidden). The cache takes the new keys and values."""
@@ -95,10 +96,10 @@ class Attention(nn.Module):
         if config.qk_norm:
             q = normalize_heads(q, config) * self.q_norm
             k = normalize_heads(k, config) * self.k_norm
-        if self.interleaved:
+        if self.interleaved and config.rope:
             rotate_interleaved(q, rotations.pairs)
             rotate_interleaved(k, rotations.pairs)
-        else:
+        elif config.rope:
             q = rotate(q, rotations.cos, rotations.sin)
             k = rotate(k, rotations.cos, rotations.sin)
         q = q.transpose(1, 2)  # (B, H, T, D)
@@ -106,7 +107,7 @@ class Attention(nn.Module):
         v = v.transpose(1, 2)
         if cache is not None:
             k, v = cache.append(layer, k[0], v[0], self._first_seen(cache))
-        scale = 1.0 if self.interleaved else None
+        scale = 1.0 if self.interleaved else config.score_scale
         attended = attend(q, k, v, config.sliding_window, scale)
         out: Tensor = self.out(attended.transpose(1, 2).reshape(batch, new, -1))
         return out
@@ -151,6 +152,7 @@ class DecoderLayer(nn.Module):
     def __init__(self, config: DecoderConfig, factory: Factory) -> None:
         super().__init__()
         self.parallel = config.parallel_residual
+        self.multiplier = config.residual_multiplier
         self.attention_norm = factory.norm(config)
         self.attention = Attention(config, factory)
         if not self.parallel:
@@ -163,8 +165,12 @@ class DecoderLayer(nn.Module):
         attended = self.attention(normed, rotations, layer, cache)
         out: Tensor
         if self.parallel:
-            out = x + attended + self.mlp(normed)
+            out = x + self.scaled(attended) + self.scaled(self.mlp(normed))
             return out
-        x = x + attended
-        out = x + self.mlp(self.mlp_norm(x))
+        x = x + self.scaled(attended)
+        out = x + self.scaled(self.mlp(self.mlp_norm(x)))
         return out
+
+    def scaled(self, added: Tensor) -> Tensor:
+        """What is added to the residual stream, times its factor."""
+        return added if self.multiplier == 1 else added * self.multiplier

@@ -81,9 +81,12 @@ class Rotations:
 
     @classmethod
     def of_first(
-        cls, positions: int, rope: RopeConfig, device: torch.device, dtype: torch.dtype
+        cls, positions: int, rope: RopeConfig | None, device: torch.device, dtype: torch.dtype
     ) -> Rotations:
-        """The rotations of positions 0, 1, ..., positions - 1."""
+        """The rotations of positions 0, 1, ..., positions - 1; of no dimension without rope."""
+        if rope is None:
+            none = torch.empty(positions, 1, 0, dtype=dtype, device=device)
+            return cls(none, none, none.to(torch.complex64))
         cos, sin = rope_tables(rope, torch.arange(positions, device=device)[:, None])
         half = rope.dim // 2
         pairs = torch.complex(cos[..., :half], sin[..., :half])

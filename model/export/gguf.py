@@ -131,12 +131,12 @@ def _refuse_what_differs(folder: ModelFiles, config: DecoderConfig) -> None:
     """Raises ModelError with the reasons for which llama.cpp computes the model otherwise."""
     rules = FAMILIES[folder.model_type].gguf
     known = rules.activation
-    kind = config.rope.kind
+    kind = config.rope.kind if config.rope else "learned"
     reasons = {
         f"{config.activation} instead of {known}": config.activation != known,
         f"rotary embedding of the kind {kind!r}": kind != "default",
         **rules.refusals(config),
-        "partly rotated heads": not rules.partly_rotated and config.rope.dim != config.head_dim,
+        "partly rotated heads": not rules.partly_rotated and config.rotated_dim != config.head_dim,
     }
     found = [reason for reason, holds in reasons.items() if holds]
     if found:
@@ -163,8 +163,9 @@ def _add_shape(writer: gguf.GGUFWriter, folder: ModelFiles, config: DecoderConfi
         writer.add_layer_norm_rms_eps(config.norm_eps)
     else:
         writer.add_layer_norm_eps(config.norm_eps)
-    writer.add_rope_dimension_count(config.rope.dim)
-    writer.add_rope_freq_base(config.rope.theta)
+    if config.rope:
+        writer.add_rope_dimension_count(config.rope.dim)
+        writer.add_rope_freq_base(config.rope.theta)
     for key, value in FAMILIES[folder.model_type].gguf.metadata(config).items():
         writer.add_bool(f"{folder.model_type}.{key}", value)
 

@@ -4,7 +4,7 @@ In reading order:
 - family: the type Family, which says what such a file states.
 - hf_config: reads the keys of config.json.
 - weight_table: where in our decoder each tensor of a checkpoint goes.
-- llama, qwen2, stablelm, starcoder2: the families.
+- gemma, gpt_bigcode, granite, llama, mistral, qwen2, qwen3, stablelm, starcoder2: the families.
 - registry: FAMILIES, all of them by model_type, found by looking through this folder.
 
 A new family is one new file here, named after its model_type. tests/model/families/test_families.py

@@ -28,6 +28,7 @@ HARMLESS_KEYS = frozenset(
 ACTIVATIONS: dict[str, Activation] = {
     "gelu_pytorch_tanh": "gelu_tanh",
     "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
     "gelu": "gelu",
     "silu": "silu",
     "swish": "silu",
@@ -72,7 +73,8 @@ class ConfigReader:
 
 def max_positions(reader: ConfigReader) -> int:
     """Prompt and completion together, in tokens."""
-    return int(reader.get("max_position_embeddings", int, 4096))
+    older = "n_positions" in reader.raw and "max_position_embeddings" not in reader.raw
+    return int(reader.get("n_positions" if older else "max_position_embeddings", int, 4096))
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,18 +97,22 @@ def common_fields(
     tied: bool = False,
     rotated: float = 1.0,
     own_head_dim: bool = False,
+    head_dim: int | None = None,
+    rotary: bool = True,
 ) -> dict[str, Any]:
     """The fields of DecoderConfig for which all families have the same keys.
 
     act, tied, rotated (the share of a head's dimensions): what the family means by an absent key.
-    own_head_dim: the family has the key head_dim. Raises ModelError.
+    own_head_dim: the family has the key head_dim; head_dim: so do those, and this is what they mean
+    by its absence. rotary: positions are rotations. Raises ModelError.
     """
     hidden_size = reader.get("hidden_size", int, sizes.hidden)
     num_heads = reader.get("num_attention_heads", int, sizes.heads)
     num_kv_heads = reader.get("num_key_value_heads", int, sizes.kv_heads or num_heads)
-    head_dim = _even_head_dim(hidden_size, num_heads, num_kv_heads)
-    if own_head_dim:
+    if own_head_dim or head_dim is not None:
         head_dim = reader.get("head_dim", int, head_dim)
+    if head_dim is None:
+        head_dim = _even_head_dim(hidden_size, num_heads, num_kv_heads)
     positions = max_positions(reader)
     return {
         "vocab_size": reader.get("vocab_size", int, sizes.vocab),
@@ -117,7 +123,7 @@ def common_fields(
         "num_kv_heads": num_kv_heads,
         "head_dim": head_dim,
         "max_positions": positions,
-        "rope": rope_config(reader, head_dim, positions, rotated),
+        "rope": rope_config(reader, head_dim, positions, rotated) if rotary else None,
         "activation": activation(reader.get("hidden_act", str, act)),
         "tie_embeddings": reader.get("tie_word_embeddings", bool, tied),
         "stop_ids": stop_ids(reader.raw),

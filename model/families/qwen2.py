@@ -24,14 +24,14 @@ def decoder_config(raw: Mapping[str, Any]) -> DecoderConfig:
         norm="rms_norm",
         norm_eps=reader.get("rms_norm_eps", float, 1e-6),
         gated_mlp=True,
-        sliding_window=_sliding_window(reader, fields["num_layers"]),
+        sliding_window=sliding_window(reader, fields["num_layers"]),
         qkv_bias=True,
     )
     reader.finish(HARMLESS)
     return config
 
 
-def _sliding_window(reader: ConfigReader, layers: int) -> int | None:
+def sliding_window(reader: ConfigReader, layers: int) -> int | None:
     """The window of all layers, or None. Raises ModelError where only some layers have one."""
     used = reader.get("use_sliding_window", bool, False)
     window = reader.get("sliding_window", int, None if "sliding_window" in reader.raw else 4096)

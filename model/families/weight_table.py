@@ -23,12 +23,18 @@ class WeightSlot:
 class WeightTable:
     """Builds a family's table of checkpoint names -> slots.
 
-    A new table holds what the families name alike: embeddings, attention, norms and head.
+    A new table holds what most families name alike: embeddings, attention, norms and head.
     """
 
-    def __init__(self, config: DecoderConfig) -> None:
+    def __init__(self, config: DecoderConfig, *, plain: bool = True) -> None:
+        """plain: the family has the usual names; else the table begins empty."""
         self.config = config
         self.slots: dict[str, WeightSlot] = {}
+        if plain:
+            self._add_usual()
+
+    def _add_usual(self) -> None:
+        config = self.config
         self.linear("model.embed_tokens", "embed_tokens", config.vocab_size, config.hidden_size)
         for layer in range(config.num_layers):
             self._attention(f"model.layers.{layer}", f"layers.{layer}")

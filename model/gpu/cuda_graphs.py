@@ -112,7 +112,7 @@ class Graphs:
         self._layers = [cast(DecoderLayer, layer) for layer in decoder.layers]
         self._gains = [_gains(layer.attention) for layer in self._layers]
         rotations = decoder.rotations
-        half = config.rope.dim // 2
+        half = config.rotated_dim // 2
         self._cos = rotations.cos
         self._sin = torch.cat((-rotations.sin[..., :half], rotations.sin[..., half:]), dim=-1)
         self._slots = torch.arange(config.max_positions, device=device)
@@ -215,14 +215,14 @@ class Graphs:
             hidden=self._hidden(positions, first, end),
             span=slice(first, end),
         )
-        x = decoder.embed_tokens(self._ids[:size])  # (R, hidden)
+        x = decoder.embed(self._ids[:size], positions)  # (R, hidden)
         for i, layer in enumerate(self._layers):
             normed = layer.attention_norm(x)
             attended = self._attend(i, normed, rows, keys[i], values[i])
-            x = x + attended
+            x = x + layer.scaled(attended)
             if not layer.parallel:
                 normed = layer.mlp_norm(x)
-            x = x + layer.mlp(normed)
+            x = x + layer.scaled(layer.mlp(normed))
         self._logits[:size].copy_(decoder.logits_of(decoder.norm(x)))
 
     def _hidden(self, positions: Tensor, first: int, end: int) -> Tensor:
@@ -255,13 +255,14 @@ class Graphs:
         gains = self._gains[layer]
         if gains is not None:
             q_and_k = normalize_heads(q_and_k, config) * gains
-        _rotate(q_and_k[..., : config.rope.dim], rows.cos, rows.sin)
+        if config.rope:
+            _rotate(q_and_k[..., : config.rope.dim], rows.cos, rows.sin)
         keys.index_copy_(1, rows.positions, q_and_k[:, heads:].transpose(0, 1))
         values.index_copy_(1, rows.positions, qkv[:, heads + kv_heads :].transpose(0, 1))
         q = q_and_k[:, :heads].reshape(x.shape[0], kv_heads, -1, width)
         q = q.transpose(0, 1).reshape(kv_heads, -1, width)  # (K, R G, D)
         seen_keys = keys[:, rows.span].transpose(1, 2)
-        scores = torch.baddbmm(rows.hidden, q, seen_keys, alpha=width**-0.5)  # (K, R G, N)
+        scores = torch.baddbmm(rows.hidden, q, seen_keys, alpha=config.score_scale)  # (K, R G, N)
         out = torch.bmm(torch.softmax(scores, dim=-1), values[:, rows.span])
         out = out.view(kv_heads, x.shape[0], -1, width).transpose(0, 1)  # (R, K, G, D)
         return cast(Tensor, attention.out(out.reshape(x.shape[0], -1)))
@@ -286,9 +287,11 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> None:
 
 def _gains(attention: Attention) -> Tensor | None:
     """The weights of the norms on queries and keys, (H + K, D)."""
-    if not attention.config.qk_norm:
+    config = attention.config
+    if not config.qk_norm:
         return None
-    return torch.cat((attention.q_norm, attention.k_norm))
+    queries = attention.q_norm.expand(config.num_heads, -1)
+    return torch.cat((queries, attention.k_norm.expand(config.num_kv_heads, -1)))
 
 
 def add_graphs(decoder: Decoder) -> None:

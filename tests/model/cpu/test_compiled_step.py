@@ -22,7 +22,17 @@ from model.cpu.kernel_choice import Plan
 from model.cpu.measurements import Busy, Measurements
 from model.cpu.quantized_linear import Int8Linear
 from model.decoder.decoder import Cancelled
-from tests.conftest import LLAMA, QWEN2, STABLELM, STARCODER2, write_model
+from tests.conftest import (
+    GEMMA,
+    GPT_BIGCODE,
+    GRANITE,
+    LLAMA,
+    QWEN2,
+    QWEN3,
+    STABLELM,
+    STARCODER2,
+    write_model,
+)
 from tests.model.cpu.test_quantized_linear import INTEGER, distance
 from tests.model.families.test_parity import (
     CASES,
@@ -47,6 +57,10 @@ FAMILIES = {
     "qwen2": QWEN2 | WINDOW_IN_ALL_LAYERS,
     "llama": LLAMA | {"head_dim": 16},
     "llama, all biases": LLAMA | {"attention_bias": True, "mlp_bias": True},
+    "qwen3": QWEN3,
+    "granite": GRANITE | {"attention_bias": True, "mlp_bias": True},
+    "gemma": GEMMA,
+    "gpt_bigcode": GPT_BIGCODE,
 }
 
 
@@ -110,7 +124,7 @@ def test_a_row_comes_out_as_it_does_alone(
 
 @pytest.mark.parametrize("rms", [False, True], ids=["layer norm", "RMS norm"])
 def test_a_norm_is_of_the_kind_that_is_asked_for(rms: bool) -> None:
-    """On whole rows, and on queries and keys. No native family has an RMS norm on the latter."""
+    """On whole rows, and on queries and keys."""
     from model.cpu.numba_step import gain, norm
 
     generator = torch.Generator().manual_seed(6)

@@ -15,7 +15,17 @@ from model.cpu.kernel_choice import Plan
 from model.cpu.quantized_linear import Int8Embedding, Int8Linear, quantize_rows, step_shapes
 from model.cpu.torch_step import BY_THUMB, TorchStep
 from model.errors import ModelError
-from tests.conftest import LLAMA, QWEN2, STABLELM, STARCODER2, write_model
+from tests.conftest import (
+    GEMMA,
+    GPT_BIGCODE,
+    GRANITE,
+    LLAMA,
+    QWEN2,
+    QWEN3,
+    STABLELM,
+    STARCODER2,
+    write_model,
+)
 from tests.model.families.test_parity import CASES, LENGTH, WINDOW, logits_of, random_ids
 from tests.model.toys import load
 
@@ -65,8 +75,22 @@ def test_int8_is_close_to_float32(
         STABLELM | {"qk_layernorm": True},
         QWEN2,
         LLAMA | {"head_dim": 16},
+        QWEN3,
+        GRANITE,
+        GEMMA,
+        GPT_BIGCODE,
     ],
-    ids=["starcoder2", "window", "stablelm", "qwen2", "llama"],
+    ids=[
+        "starcoder2",
+        "window",
+        "stablelm",
+        "qwen2",
+        "llama",
+        "qwen3",
+        "granite",
+        "gemma",
+        "gpt_bigcode",
+    ],
 )
 def test_a_row_of_a_step_comes_out_as_it_does_alone(
     config: dict[str, Any], plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

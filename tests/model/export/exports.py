@@ -16,7 +16,19 @@ from model.export.export import export
 from model.export.gguf import QWEN2_SPLIT
 from model.weights.checkpoint import INT8_ROWS
 from model.weights.folder import ModelFolder, find_model
-from tests.conftest import LLAMA, QWEN2, SENTINELS, STABLELM, STARCODER2, write_model
+from tests.conftest import (
+    GEMMA,
+    GPT_BIGCODE,
+    GRANITE,
+    LLAMA,
+    MISTRAL,
+    QWEN2,
+    QWEN3,
+    SENTINELS,
+    STABLELM,
+    STARCODER2,
+    write_model,
+)
 from training.export import int8_rows
 
 TRICKY = [
@@ -39,6 +51,11 @@ MODELS = {
     "llama": LLAMA,
     "llama, all biases": LLAMA | {"attention_bias": True, "mlp_bias": True},
     "llama, wide heads": LLAMA | {"head_dim": 16},
+    "qwen3": QWEN3,
+    "mistral": MISTRAL,
+    "granite": GRANITE,
+    "gemma": GEMMA,
+    "gpt_bigcode": GPT_BIGCODE,
 }
 
 

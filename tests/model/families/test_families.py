@@ -10,9 +10,20 @@ import pytest
 from model import families
 from model.errors import ModelError
 from model.families.registry import FAMILIES
-from tests.conftest import LLAMA, QWEN2, STABLELM, STARCODER2
+from tests.conftest import (
+    GEMMA,
+    GPT_BIGCODE,
+    GRANITE,
+    LLAMA,
+    MISTRAL,
+    QWEN2,
+    QWEN3,
+    STABLELM,
+    STARCODER2,
+)
 
-TOYS = {config["model_type"]: config for config in (LLAMA, QWEN2, STABLELM, STARCODER2)}
+ALL = (GEMMA, GPT_BIGCODE, GRANITE, LLAMA, MISTRAL, QWEN2, QWEN3, STABLELM, STARCODER2)
+TOYS = {config["model_type"]: config for config in ALL}
 SHARED = {"__init__", "family", "hf_config", "registry", "weight_table"}
 
 

@@ -13,7 +13,18 @@ import torch
 
 from model import LoadedModel
 from model.generation.generate import GenerationOptions, generate, prefill
-from tests.conftest import LLAMA, QWEN2, STABLELM, STARCODER2, write_model
+from tests.conftest import (
+    GEMMA,
+    GPT_BIGCODE,
+    GRANITE,
+    LLAMA,
+    MISTRAL,
+    QWEN2,
+    QWEN3,
+    STABLELM,
+    STARCODER2,
+    write_model,
+)
 from tests.model.toys import load
 
 LENGTH, WINDOW = 48, 16  # contexts longer than the window
@@ -103,11 +114,57 @@ LLAMA_CASES: dict[str, dict[str, Any]] = {
     "harmless keys": {"pretraining_tp": 1, "is_llama_config": True, "rope_interleaved": False},
 }
 
+QWEN3_CASES: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "tied": {"tie_word_embeddings": True},
+    "window": WINDOW_IN_ALL_LAYERS,
+    "full attention by layer types": {
+        "layer_types": ["full_attention"] * 2,
+        "max_window_layers": 2,
+        "use_sliding_window": False,
+        "sliding_window": None,
+    },
+    "attention bias": {"attention_bias": True},
+    "hidden size that its heads do not divide": {"hidden_size": 40, "num_attention_heads": 6},
+    "large norm_eps": {"rms_norm_eps": 0.1},
+    "yarn": rope(rope_type="yarn", factor=4.0, original_max_position_embeddings=64),
+}
+MISTRAL_CASES: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "window": {"sliding_window": WINDOW},
+    "head_dim": {"head_dim": 16, "rope_theta": 1e6},
+    "one kv head, tied": {"num_key_value_heads": 1, "tie_word_embeddings": True},
+}
+GRANITE_CASES: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "untied": {"tie_word_embeddings": False},
+    "all biases": {"attention_bias": True, "mlp_bias": True},
+    "whole factors": {"embedding_multiplier": 12, "logits_scaling": 2},
+}
+GEMMA_CASES: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "one kv head": {"num_key_value_heads": 1},
+    "gelu means its approximation": {"hidden_act": "gelu", "hidden_activation": None},
+    "untied, biases": {"tie_word_embeddings": False, "attention_bias": True},
+}
+GPT_BIGCODE_CASES: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "untied": {"tie_word_embeddings": False},
+    "inner size by default": {"n_inner": None},
+    "exact gelu": {"activation_function": "gelu"},
+    "unscaled scores": {"scale_attn_weights": False},
+}
+
 ALL_CASES = {
     "starcoder2": (STARCODER2, STARCODER2_CASES),
     "stablelm": (STABLELM, STABLELM_CASES),
     "qwen2": (QWEN2, QWEN2_CASES),
     "llama": (LLAMA, LLAMA_CASES),
+    "qwen3": (QWEN3, QWEN3_CASES),
+    "mistral": (MISTRAL, MISTRAL_CASES),
+    "granite": (GRANITE, GRANITE_CASES),
+    "gemma": (GEMMA, GEMMA_CASES),
+    "gpt_bigcode": (GPT_BIGCODE, GPT_BIGCODE_CASES),
 }
 CASES = [
     pytest.param(plain | changes, id=f"{family} {name}")
@@ -120,6 +177,11 @@ FAMILY_CASES = [
     pytest.param(STABLELM, id="stablelm"),
     pytest.param(QWEN2 | WINDOW_IN_ALL_LAYERS, id="qwen2"),
     pytest.param(LLAMA | {"head_dim": 16}, id="llama"),
+    pytest.param(QWEN3, id="qwen3"),
+    pytest.param(MISTRAL | {"sliding_window": WINDOW}, id="mistral"),
+    pytest.param(GRANITE, id="granite"),
+    pytest.param(GEMMA, id="gemma"),
+    pytest.param(GPT_BIGCODE, id="gpt_bigcode"),
 ]
 
 
@@ -195,6 +257,11 @@ PATH_CASES = [
     pytest.param(QWEN2 | {"tie_word_embeddings": True}, id="qwen2"),
     pytest.param(QWEN2 | WINDOW_IN_ALL_LAYERS, id="qwen2 window"),
     pytest.param(LLAMA | LLAMA3_ROPE | {"head_dim": 16, "attention_bias": True}, id="llama"),
+    pytest.param(QWEN3 | WINDOW_IN_ALL_LAYERS, id="qwen3 window"),
+    pytest.param(MISTRAL | {"sliding_window": WINDOW}, id="mistral window"),
+    pytest.param(GRANITE, id="granite"),
+    pytest.param(GEMMA, id="gemma"),
+    pytest.param(GPT_BIGCODE, id="gpt_bigcode"),
 ]
 
 

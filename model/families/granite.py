@@ -1,0 +1,40 @@
+"""Granite 3 and the dense Granite 4.1 (Shen et al. 2024, arXiv 2408.13359; model cards of
+ibm-granite/granite-3.0-2b-base to granite-3.3-8b-base, granite-4.1-3b-base): Llama with four
+factors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from model.decoder.config import DecoderConfig
+from model.families.family import Family, GgufRules, unwritten
+from model.families.hf_config import ConfigReader, Sizes, common_fields
+from model.families.weight_table import gated_weight_table
+
+SIZES = Sizes(vocab=32000, hidden=4096, inner=11008, layers=32, heads=32, kv_heads=None)
+
+
+def decoder_config(raw: Mapping[str, Any]) -> DecoderConfig:
+    reader = ConfigReader(raw)
+    bias = reader.get("attention_bias", bool, False)
+    config = DecoderConfig(
+        **common_fields(reader, SIZES, own_head_dim=True),
+        norm="rms_norm",
+        norm_eps=reader.get("rms_norm_eps", float, 1e-6),
+        gated_mlp=True,
+        qkv_bias=bias,
+        out_bias=bias,
+        mlp_bias=reader.get("mlp_bias", bool, False),
+        attention_multiplier=reader.get("attention_multiplier", float, 1.0),
+        embedding_multiplier=reader.get("embedding_multiplier", float, 1.0),
+        residual_multiplier=reader.get("residual_multiplier", float, 1.0),
+        logits_scaling=reader.get("logits_scaling", float, 1.0),
+    )
+    reader.finish()
+    return config
+
+
+FAMILY = Family(
+    "granite", decoder_config, gated_weight_table, GgufRules(activation="silu", refusals=unwritten)
+)

@@ -1,0 +1,33 @@
+"""Mistral and Codestral (Jiang et al. 2023, arXiv 2310.06825; model cards of
+mistralai/Mistral-7B-v0.1, Mistral-Nemo-Base-2407, Codestral-22B-v0.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from model.decoder.config import DecoderConfig
+from model.families.family import Family, GgufRules, unwritten
+from model.families.hf_config import ConfigReader, Sizes, common_fields
+from model.families.weight_table import gated_weight_table
+
+SIZES = Sizes(vocab=32000, hidden=4096, inner=14336, layers=32, heads=32, kv_heads=8)
+
+
+def decoder_config(raw: Mapping[str, Any]) -> DecoderConfig:
+    reader = ConfigReader(raw)
+    window = reader.get("sliding_window", int, None if "sliding_window" in raw else 4096)
+    config = DecoderConfig(
+        **common_fields(reader, SIZES, own_head_dim=True),
+        norm="rms_norm",
+        norm_eps=reader.get("rms_norm_eps", float, 1e-6),
+        gated_mlp=True,
+        sliding_window=window,
+    )
+    reader.finish()
+    return config
+
+
+FAMILY = Family(
+    "mistral", decoder_config, gated_weight_table, GgufRules(activation="silu", refusals=unwritten)
+)
