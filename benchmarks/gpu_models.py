@@ -15,7 +15,7 @@ from benchmarks.peers import STARCODER2_3B
 from model.decoder.decoder import Decoder
 from model.decoder.factory import Factory
 from model.decoder.kv_cache import KVCache
-from model.families.starcoder2 import decoder_config
+from model.families.native.starcoder2 import decoder_config
 from model.gpu.bitsandbytes_linear import BitsFactory, BitsLinear
 from model.gpu.cuda_graphs import CudaRecorder, Graphs, add_graphs
 

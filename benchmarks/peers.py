@@ -142,7 +142,7 @@ def write_random(folder: Path, shape: dict[str, Any], dtype: str = "bfloat16") -
     import torch
     from safetensors.torch import save_file
 
-    from model.families.starcoder2 import decoder_config, weight_table
+    from model.families.native.starcoder2 import decoder_config, weight_table
 
     bundled = find_model("bundled").path
     config = read_json(bundled / "config.json") | shape

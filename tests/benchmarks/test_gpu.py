@@ -16,7 +16,7 @@ from benchmarks import gpu
 from benchmarks.gpu import Bench, distance
 from benchmarks.gpu_models import SHAPES, cache_bytes, make_decoder, weight_bytes
 from model.decoder.config import DecoderConfig
-from model.families.starcoder2 import decoder_config
+from model.families.native.starcoder2 import decoder_config
 from tests.conftest import ROOT, STARCODER2
 
 CPU = torch.device("cpu")

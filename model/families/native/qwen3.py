@@ -9,7 +9,7 @@ from typing import Any
 from model.decoder.config import DecoderConfig
 from model.families.family import Family, GgufRules
 from model.families.hf_config import ConfigReader, Sizes, common_fields
-from model.families.qwen2 import sliding_window
+from model.families.native.qwen2 import sliding_window
 from model.families.weight_table import WeightSlot, WeightTable
 
 SIZES = Sizes(vocab=151936, hidden=4096, inner=22016, layers=32, heads=32, kv_heads=32)
