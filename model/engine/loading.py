@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -86,6 +87,8 @@ def load_engine(launch: Launch, report: Callable[[float], None]) -> Engine:
         measured=cache_folder,
         progress=report,
     )
+    # Half a second for 150,000 tokens, which the first healed request would wait for.
+    threading.Thread(target=lambda: model.spelling, name="spelling", daemon=True).start()
     list(model.generate([0] * 8, max_new_tokens=2))  # so that the first request finds it warm
     decoder = model.decoder
     store = open_store(
