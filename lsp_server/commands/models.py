@@ -11,8 +11,9 @@ from typing import Any
 
 from lsp_server.settings import Settings
 from model.catalogue.download import size
-from model.catalogue.entries import Entry, entries, entry_of
+from model.catalogue.entries import Entry, entries, find_entry
 from model.catalogue.installed import Installed, find_all
+from model.errors import ModelError
 from model.weights.files import ModelFiles
 from model.weights.folder import find_model
 
@@ -31,9 +32,15 @@ async def print_models(settings: Settings, *, as_json: bool) -> None:
         model["chosen"] = name == settings.model
         described.append(model)
     listed = {Path(model["path"]).resolve() for model in described}
-    found = find_all()
-    others = [row_here(here) for here in found if here.path.resolve() not in listed]
-    known = {here.entry for here in found}
+    others = []
+    known = set()
+    for here in find_all():
+        if here.path.resolve() not in listed:
+            found = row_here(here)
+            if found is None:
+                continue
+            others.append(found)
+        known.add(here.entry)
     to_be_had = [row(entry) for entry in entries().values() if entry.name not in known]
     if as_json:
         print(json.dumps([*described, *others, *to_be_had], ensure_ascii=False))
@@ -70,11 +77,17 @@ def disk_bytes(model: ModelFiles) -> int:
     return sum(file.stat().st_size for file in files if file.is_file())
 
 
-def row_here(here: Installed) -> dict[str, Any]:
-    """A model on the disk as --json prints it; what only its weights would tell is left out."""
-    found = {"name": here.name, "path": str(here.path), "origin": here.origin, "chosen": False}
-    entry = entry_of(here.path)
-    return {**(row(entry) if entry else {}), **found, "disk_bytes": here.bytes}
+def row_here(here: Installed) -> dict[str, Any] | None:
+    """A model on the disk as --json prints it; None for one that fimls does not run: the caches
+    hold other programs' models, too."""
+    try:
+        model = find_model(here.path)
+        found = describe(here.name, model)
+    except (ModelError, OSError):
+        return None
+    entry = find_entry(here.entry)
+    licence = entry.licence.name if entry else "?"
+    return {**found, "origin": here.origin, "chosen": False, "licence": licence}
 
 
 def row(entry: Entry) -> dict[str, Any]:
@@ -89,6 +102,7 @@ def row(entry: Entry) -> dict[str, Any]:
         "max_positions": entry.context,
         "precision": entry.precision,
         "download_bytes": entry.bytes,
+        "about_gb": entry.about_gb,
         "weights_bytes": {"int8": entry.parameters},
         "licence": entry.licence.name,
         "ask_licence": entry.licence.ask,
@@ -98,22 +112,25 @@ def row(entry: Entry) -> dict[str, Any]:
 
 
 def cells_here(model: dict[str, Any]) -> tuple[str, ...]:
-    weights = model.get("parameters")
     return (
         model["name"],
         size(model["disk_bytes"]),
-        size(weights) if weights else "?",
-        model.get("licence", "?"),
+        size(model["weights_bytes"]["int8"]),
+        model["licence"],
         {"fimls": "fimls pull", "hub": "the hub's cache"}.get(model["origin"], model["origin"]),
     )
 
 
 def cells(model: dict[str, Any]) -> tuple[str, ...]:
-    download = model["download_bytes"]
+    download = "?"
+    if model["download_bytes"]:
+        download = size(model["download_bytes"])
+    elif model["about_gb"]:
+        download = f"~ {model['about_gb']} GB"
     weights = model["parameters"]
     return (
         model["name"],
-        size(download) if download else "?",
+        download,
         size(weights) if weights else "?",
         model["licence"] + (" (asks)" if model["ask_licence"] else ""),
         model["measured"],

@@ -71,6 +71,7 @@ class Entry:
     fim_format: str = ""  # a name in fim/formats.py
     preferences: Mapping[str, Any] = field(default_factory=dict)  # as in fimls.json
     measured: str = ""  # a sentence: what benchmarks/RESULTS.md found
+    about_gb: float | None = None  # the download, where the files' sizes are not known exactly
     pieces: Pieces | None = None
 
     @property

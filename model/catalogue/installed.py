@@ -50,11 +50,11 @@ def locate(name: str) -> Path | None:
     if not name or "\0" in name:
         return None
     entry = find_entry(name)
+    if entry is None and "/" not in name:
+        return None
     record = read_record(entry.name if entry else name)
     if record is not None and record.is_whole():
         return record.model
-    if entry is None and "/" not in name:
-        return None
     wanted = name.lower()
     if wanted.startswith("ollama/") and ":" not in wanted:
         wanted += ":latest"

@@ -7,6 +7,7 @@ importing huggingface_hub takes longer than looking into its cache.
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -69,7 +70,7 @@ def names_in_cache(path: Path) -> list[str]:
 
 def folder_name(name: str) -> str:
     """A model's name as the name of one folder."""
-    return name.replace("/", "--").replace(":", "--")
+    return re.sub(r"[/\\:]", "--", name)
 
 
 def _expanded(path: str) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -97,32 +98,27 @@ def test_the_list_can_be_read() -> None:
     (row,) = [line for line in to_be_had.splitlines() if "qwen2.5-coder-0.5b" in line]
     assert row.split()[1:6] == ["491", "MB", "494", "MB", "Apache-2.0"]
     (row,) = [line for line in to_be_had.splitlines() if "starcoder2-15b" in line]
-    assert "? " in row and row.endswith("BigCode OpenRAIL-M (asks)")
+    assert "~ 63.8 GB" in row and row.endswith("BigCode OpenRAIL-M (asks)")
 
 
-def test_what_is_on_the_disk_is_listed_once(no_models: Path) -> None:
-    snapshot = no_models / "hub" / "models--org--repo" / "snapshots" / ("a" * 40)
-    snapshot.mkdir(parents=True)
-    (snapshot / "m.gguf").write_bytes(b"GGUF" + bytes(96))
-    (file,) = entries()["qwen2.5-coder-0.5b"].files
-    blobs = no_models / "ollama" / "blobs"
-    blobs.mkdir(parents=True)
-    (blobs / f"sha256-{file.sha256}").write_bytes(b"GGUF")
-    manifest = (
-        no_models / "ollama" / "manifests" / "registry.ollama.ai" / "library" / "q" / "latest"
-    )
-    manifest.parent.mkdir(parents=True)
-    layer = {"mediaType": "application/vnd.ollama.image.model", "digest": f"sha256:{file.sha256}"}
-    manifest.write_text(json.dumps({"layers": [layer]}))
+def test_what_is_on_the_disk_is_listed_if_fimls_runs_it(
+    no_models: Path, starcoder2_folder: Path
+) -> None:
+    snapshots = no_models / "hub" / "models--bigcode--starcoder2-3b" / "snapshots"
+    shutil.copytree(starcoder2_folder, snapshots / ("a" * 40))
+    other = no_models / "hub" / "models--org--repo" / "snapshots" / ("a" * 40)
+    other.mkdir(parents=True)
+    (other / "m.gguf").write_bytes(b"GGUF" + bytes(96))  # nothing that could be run
     listed = CliRunner().invoke(app, ["models", "--json"])
+    assert (listed.exit_code, listed.stderr) == (0, "")
     _, *others = json.loads(listed.stdout)
-    here = {model["name"]: model for model in others if model["path"]}
-    assert here.keys() == {"org/repo:m.gguf", "ollama/q:latest"}
-    assert here["org/repo:m.gguf"]["disk_bytes"] == 100
-    assert here["ollama/q:latest"]["licence"] == "Apache-2.0"
-    assert "qwen2.5-coder-0.5b" not in {model["name"] for model in others}
+    (here,) = [model for model in others if model["path"]]
+    assert (here["name"], here["origin"]) == ("bigcode/starcoder2-3b", "hub")
+    assert here["licence"] == "BigCode OpenRAIL-M"
+    assert "starcoder2-3b" not in {model["name"] for model in others}
     printed = CliRunner().invoke(app, ["models"]).stdout
-    assert printed.index("Also on this disk") < printed.index("ollama/q:latest")
+    assert printed.index("Also on this disk") < printed.index("bigcode/starcoder2-3b ")
+    assert "org/repo" not in printed
 
 
 @pytest.mark.parametrize(
