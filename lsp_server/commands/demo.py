@@ -83,7 +83,8 @@ async def print_demo(file: Path | None, model: str | None = None, seed: int = 0)
         answered: list[Scene] = []
         deadline = time.monotonic() + LONGEST_S
         for line, column in places(lines, seed):
-            if len(answered) >= SHOWN and time.monotonic() > deadline:
+            late = time.monotonic() - deadline
+            if late > 0 and (len(answered) >= SHOWN or late > LONGEST_S):
                 break
             scene = await ask_at(window, path, lines, line, column)
             scenes.append(scene)
