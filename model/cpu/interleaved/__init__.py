@@ -4,7 +4,7 @@ in one form for all of them, plain arrays that can be mapped from a file.
 In reading order:
 - layout: the form.
 - kernel: packs weights, has its place among the other kernels, and computes the product in torch.
-- product: the product as machine code, compiled by numba, shared by OpenMP's threads.
+- product: the product as machine code, compiled by numba, and the threads that share it.
 - intrinsics: the vector instructions that it is made of.
 
 Invariants:

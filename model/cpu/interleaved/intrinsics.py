@@ -1,5 +1,5 @@
 """Vector instructions that numba has no functions for, as LLVM IR: the tile of a product of 8-bit
-numbers, atomic counters, and a call that shares work among OpenMP's threads.
+numbers, and what threads need to share work.
 
 What the CPU has decides on the instructions, once, when this module is loaded: FEATURES.
 """
@@ -217,20 +217,26 @@ def pause(typing: Any) -> Any:
 
 
 @intrinsic
-def fork(typing: Any, parallel: Any, function: Any, data: Any, threads: Any) -> Any:
-    """Has so many threads call function(data), and returns when all have.
-
-    parallel: the address of GOMP_parallel, with which compilers call OpenMP.
-    """
+def load_now(typing: Any, address: Any) -> Any:
+    """The int64 at an address, as other threads have left it."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        kind = ir.FunctionType(ir.VoidType(), [I64, I64, I32, I32])
-        call = builder.inttoptr(args[0], kind.as_pointer())
-        count = builder.trunc(args[3], I32)
-        builder.call(call, [args[1], args[2], count, ir.Constant(I32, 0)])
-        return context.get_dummy_value()
+        pointer = builder.inttoptr(args[0], I64.as_pointer())
+        return builder.load_atomic(pointer, "seq_cst", 8)
 
-    return types.void(*[types.int64] * 4), generate
+    return types.int64(types.int64), generate
+
+
+@intrinsic
+def call(typing: Any, function: Any, argument: Any) -> Any:
+    """Calls a function of the C library at an address, which takes a pointer and returns an int."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        kind = ir.FunctionType(I32, [I64])
+        result = builder.call(builder.inttoptr(args[0], kind.as_pointer()), [args[1]])
+        return builder.sext(result, I64)
+
+    return types.int64(types.int64, types.int64), generate
 
 
 @intrinsic
@@ -251,3 +257,13 @@ def to_ints(typing: Any, address: Any) -> Any:
         return builder.inttoptr(args[0], I32.as_pointer())
 
     return types.CPointer(types.int32)(types.int64), generate
+
+
+@intrinsic
+def to_longs(typing: Any, address: Any) -> Any:
+    """A pointer to the int64 numbers at an address."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.inttoptr(args[0], I64.as_pointer())
+
+    return types.CPointer(types.int64)(types.int64), generate

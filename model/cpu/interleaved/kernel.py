@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -37,8 +40,7 @@ class Interleaved(Kernel):
 
     def __init__(self) -> None:
         self._multiply: Callable[..., None] | None = None
-        self._share = 0  # addresses of functions
-        self._parallel = 0
+        self._pool: Pool | None = None
 
     @property
     def ready(self) -> bool:
@@ -54,9 +56,8 @@ class Interleaved(Kernel):
         code_cache.use(folder)
         from model.cpu.interleaved import product  # not before numba knows the folder
 
-        self._share = product.load()
-        self._parallel = _parallel()
-        if self._share:
+        if product.load():
+            self._pool = Pool()
             self._multiply = product.multiply
 
     def pack(self, weights: Tensor, scale: Tensor) -> Packed:
@@ -76,7 +77,7 @@ class Interleaved(Kernel):
         return panels, scale.clone(), sums
 
     def product(self, inputs: Tensor, packed: Packed) -> Product:
-        if self._multiply is None:
+        if self._multiply is None or self._pool is None:
             return self._slow_product(inputs, packed), None
         panels, scale, sums = packed
         out = len(scale)
@@ -90,12 +91,12 @@ class Interleaved(Kernel):
         rounded = torch.empty(rows * quads * QUAD, dtype=torch.uint8)
         steps = torch.empty(rows)
         threads = 1
-        if self._parallel and rows * width * out > SERIAL:
-            threads = torch.get_num_threads()
+        if rows * width * out > SERIAL:
+            threads = self._pool.threads()
         self._multiply(
             inputs.data_ptr(), rows, width, panels.data_ptr(), scale.data_ptr(), sums.data_ptr(),
-            out, result.data_ptr(), rounded.data_ptr(), steps.data_ptr(), threads, self._parallel,
-            self._share,
+            out, result.data_ptr(), rounded.data_ptr(), steps.data_ptr(), threads,
+            *self._pool.addresses,
         )  # fmt: skip
         return result, None
 
@@ -114,8 +115,8 @@ class Interleaved(Kernel):
         parts = []
         for part in torch.split(panels, max(1, piece_rows(rounded.shape[1]) // OUTPUTS)):
             # as 32-bit numbers, which are copied four times as fast as 8-bit ones
-            fours = part.view(torch.int32).squeeze(-1).transpose(1, 2).flatten(0, 1)
-            matrix = fours.contiguous().view(torch.int8).float()
+            fours = part.view(torch.int32).squeeze(-1).transpose(1, 2).flatten()
+            matrix = fours.view(torch.int8).view(-1, rounded.shape[1]).float()
             total = torch.zeros(len(inputs), len(matrix), dtype=torch.int32)
             for numbers, weights in zip(
                 torch.split(rounded, EXACT, 1), torch.split(matrix, EXACT, 1), strict=True
@@ -125,13 +126,47 @@ class Interleaved(Kernel):
         return torch.cat(parts, 1)[:, : len(scale)] * (scale * step)
 
 
-def _parallel() -> int:
-    """The address of GOMP_parallel, with which torch, too, gives its threads work: the same ones
-    then wait for both. 0 where torch has other threads."""
-    try:
-        function = ctypes.CDLL(None).GOMP_parallel
-    except (AttributeError, OSError, TypeError):
-        return 0
+class Pool:
+    """Threads of this process that help with a product (product.py). They are started when they are
+    wanted first, do without Python from then on, and end with the process.
+
+    They are not OpenMP's, because there all threads wait for the last: on a busy machine for one
+    that has not even begun.
+    """
+
+    SEMAPHORE_BYTES = 64  # a sem_t has 32
+
+    def __init__(self) -> None:
+        from model.cpu.interleaved import product
+
+        self._help = product.help_with
+        self._job = torch.zeros(product.JOB + 8, dtype=torch.int64)
+        self._semaphore = ctypes.create_string_buffer(self.SEMAPHORE_BYTES)
+        self._helpers = 0
+        self._wait = 0
+        post = 0
+        if sys.platform == "linux":
+            library = ctypes.CDLL(None)
+            if library.sem_init(self._semaphore, 0, 0) == 0:
+                self._wait = _address(library.sem_wait)
+                post = _address(library.sem_post)
+        start = self._job.data_ptr()
+        self._start = start + -start % 64
+        self.addresses = (self._start, ctypes.addressof(self._semaphore), post)
+
+    def threads(self) -> int:
+        """How many share a product: as many as torch's. One where there are no semaphores."""
+        if not self._wait:
+            return 1
+        count = torch.get_num_threads()
+        while self._helpers < count - 1:
+            self._helpers += 1
+            arguments = (self._start, self.addresses[1], self._wait)
+            threading.Thread(target=self._help, args=arguments, daemon=True).start()
+        return count
+
+
+def _address(function: Any) -> int:
     return ctypes.cast(function, ctypes.c_void_p).value or 0
 
 

@@ -1,7 +1,9 @@
-"""The product with interleaved int8 weights, compiled by numba.
+"""The product with interleaved int8 weights, compiled by numba, and the threads that share it.
 
-Threads share a job by counting: each takes the next piece that nobody has taken. A thread that
-comes late, because the machine is busy, holds nobody up.
+A job is shared by counting: each thread takes the next piece that nobody has taken. Its owner
+opens it, works, and closes it. A helper that comes late, because the machine is busy, finds it
+closed, and nobody has waited for it. A helper without a job spins for some microseconds, then
+sleeps.
 """
 
 from __future__ import annotations
@@ -12,7 +14,17 @@ import numba
 import numpy as np
 from numba import types
 
-from model.cpu.interleaved.intrinsics import CHOSEN, add_to, fork, pause, tile, to_floats, to_ints
+from model.cpu.interleaved.intrinsics import (
+    CHOSEN,
+    add_to,
+    call,
+    load_now,
+    pause,
+    tile,
+    to_floats,
+    to_ints,
+    to_longs,
+)
 from model.cpu.interleaved.layout import LARGEST, OFFSET, OUTPUTS, QUAD
 
 njit = numba.njit(cache=True, nogil=True, error_model="numpy")
@@ -26,23 +38,39 @@ MAX_ROWS = 1 if CHOSEN is None else CHOSEN.max_rows
 MORE = f32(OFFSET if CHOSEN is not None and CHOSEN.unsigned else 0)
 BLOCK_BYTES = 256 * 1024  # activations beside a panel of weights, in a core's second cache
 
-# A job: addresses and sizes, int64 each, and three counters, each in a cache line of its own.
+SPINS = 1000  # some tens of microseconds, as OpenMP's threads spin (GOMP_SPINCOUNT in process.py)
+
+# A job: addresses and sizes, int64 each, and counters, each in a cache line of its own.
 X, ROWS, WIDTH, WEIGHTS, SCALE, SUMS, OUT, Y, ROUNDED, STEPS, GROUPS, PIECE = range(12)
 TAKEN, ROUNDED_GROUPS, DONE = 16, 24, 32
-JOB = 40
+# The threads' own: whether somebody owns the job, its number while it is open, how many helpers are
+# inside, and how many sleep.
+OWNED, OPEN, INSIDE, ASLEEP = 40, 48, 56, 64
+JOB = 72
+NUMBER = 12  # of the job that was opened last
 
 
 @njit
 def multiply(
     x: int, rows: int, width: int, weights: int, scale: int, sums: int, out: int, y: int,
-    rounded: int, steps: int, threads: int, parallel: int, share: int,
+    rounded: int, steps: int, threads: int, pool: int, semaphore: int, post: int,
 ) -> None:  # fmt: skip
     """x (rows, width) float32 times interleaved weights (out, width), into y (rows, out).
 
     rounded, steps: room for the rounded activations, rows * QUAD * ceil(width / QUAD) bytes, and
-    their scales, rows float32. parallel, share: addresses, see `fork`; 0 if one thread works.
+    their scales, rows float32. pool: address of the job that `help_with` waits for, JOB int64.
+    semaphore, post: addresses, of a semaphore and of the C library's sem_post.
     """
-    job = np.zeros(JOB, np.int64)
+    own = np.zeros(JOB, np.int64)
+    address = own.ctypes.data
+    shared = threads > 1
+    if shared:  # not if another thread of this process multiplies, too
+        shared = add_to(pool + 8 * OWNED, 1) == 0
+        if shared:
+            address = pool
+        else:
+            add_to(pool + 8 * OWNED, -1)
+    job = numba.carray(to_longs(address), (JOB,))
     job[X] = x
     job[ROWS] = rows
     job[WIDTH] = width
@@ -54,21 +82,66 @@ def multiply(
     job[ROUNDED] = rounded
     job[STEPS] = steps
     job[GROUPS] = -(-rows // MAX_ROWS)
-    panels = -(-out // OUTPUTS)
-    job[PIECE] = max(1, min(16, panels // (4 * threads)))
+    job[PIECE] = max(1, min(16, -(-out // OUTPUTS) // (4 * threads)))
+    job[TAKEN] = 0
+    job[ROUNDED_GROUPS] = 0
+    job[DONE] = 0
     if job[GROUPS] == 1:  # not worth sharing
         round_group(job, 0)
         job[TAKEN] = 1
         job[ROUNDED_GROUPS] = 1
-    if threads > 1:
-        fork(parallel, share, job.ctypes.data, threads)
+    if shared:
+        open_job(job, pool, threads, semaphore, post)
+        work(job)
+        close_job(job, pool)
     else:
         work(job)
+    own[0] = 0  # its memory has to be there until now
 
 
-def share(address: Any) -> None:
-    """Does a share of the job at an address."""
-    work(numba.carray(address, JOB))
+@njit
+def open_job(job: Any, pool: int, threads: int, semaphore: int, post: int) -> None:
+    """Lets helpers in, and wakes as many as are asleep and wanted."""
+    job[NUMBER] += 1
+    add_to(pool + 8 * OPEN, job[NUMBER])
+    for _ in range(min(threads - 1, load_now(pool + 8 * ASLEEP))):
+        call(post, semaphore)
+
+
+@njit
+def close_job(job: Any, pool: int) -> None:
+    """Lets no more helpers in, and waits for those who are."""
+    add_to(pool + 8 * OPEN, -job[NUMBER])
+    while load_now(pool + 8 * INSIDE) > 0:
+        pause()
+    add_to(pool + 8 * OWNED, -1)
+
+
+@njit
+def help_with(pool: int, semaphore: int, wait: int) -> None:
+    """What a helper does, without an end."""
+    job = numba.carray(to_longs(pool), (JOB,))
+    last = 0
+    spins = 0
+    while True:
+        number = load_now(pool + 8 * OPEN)
+        if number != 0 and number != last:
+            last = number
+            spins = 0
+            add_to(pool + 8 * INSIDE, 1)
+            if load_now(pool + 8 * OPEN) != 0:  # it has not been closed meanwhile
+                work(job)
+            add_to(pool + 8 * INSIDE, -1)
+        elif spins < SPINS:
+            pause()
+            spins += 1
+        else:
+            add_to(pool + 8 * ASLEEP, 1)
+            number = load_now(pool + 8 * OPEN)
+            if number == 0 or number == last:  # none was opened before ASLEEP was counted
+                call(wait, semaphore)
+            add_to(pool + 8 * ASLEEP, -1)
+            spins = 0
 
 
 @njit
@@ -80,7 +153,7 @@ def work(job: Any) -> None:
         round_group(job, group)
         add_to(counters + 8 * ROUNDED_GROUPS, 1)
         group = add_to(counters + 8 * TAKEN, 1)
-    while add_to(counters + 8 * ROUNDED_GROUPS, 0) < groups:
+    while load_now(counters + 8 * ROUNDED_GROUPS) < groups:
         pause()
     quads = -(-job[WIDTH] // QUAD)
     block = max(1, BLOCK_BYTES // (QUAD * quads * MAX_ROWS))  # groups
@@ -168,23 +241,11 @@ def round_group(job: Any, group: int) -> None:
             rounded[k, r] = fours[k]
 
 
-def load() -> int:
-    """Compiles `multiply`, or loads it, and returns the address of `share`; 0 where the CPU has no
-    instructions for it."""
+def load() -> bool:
+    """Compiles `multiply` and `help_with`, or loads them; False where the CPU has no instructions
+    for them."""
     if CHOSEN is None:
-        return 0
-    x = np.ones((1, QUAD), f32)
-    panel = np.ones((1, OUTPUTS, QUAD), np.int8)
-    scale = np.ones(OUTPUTS, f32)
-    sums = np.zeros(OUTPUTS, i32)
-    y = np.empty((1, OUTPUTS), f32)
-    rounded = np.empty(QUAD, u8)
-    steps = np.empty(1, f32)
-    data = [array.ctypes.data for array in (x, panel, scale, sums, y, rounded, steps)]
-    multiply(data[0], 1, QUAD, *data[1:4], OUTPUTS, *data[4:], 1, 0, 0)
-    code = numba.cfunc(types.void(types.CPointer(types.int64)), nopython=True, cache=True)(share)
-    _kept.append(code)
-    return int(code.address)
-
-
-_kept: list[Any] = []  # the code at an address lives as long as this
+        return False
+    multiply.compile((types.int64,) * 14)
+    help_with.compile((types.int64,) * 3)
+    return True

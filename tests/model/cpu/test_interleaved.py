@@ -3,6 +3,9 @@ torch, each row as it is alone."""
 
 from __future__ import annotations
 
+import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +105,51 @@ def test_other_rows_and_threads_change_no_bit(kernel: Interleaved) -> None:
             for first, last in ((0, 1), (1, 3), (3, 40), (40, 99), (99, 100)):
                 alone = kernel.product(x[first:last], packed)[0]
                 assert torch.equal(alone, expected[first:last])
+
+
+def test_callers_share_the_helpers(fast: Interleaved) -> None:
+    """One at a time has them, and a job may begin while a helper is late for the one before."""
+    weights, scale = extreme(640, 900)
+    packed = fast.pack(weights, scale)
+    inputs = [activations(rows, 900) for rows in (1, 2, 14)]
+    expected = [reference(x, weights, scale) for x in inputs]
+    wrong = []
+
+    def multiply() -> None:
+        for n in range(150):
+            if not torch.equal(fast.product(inputs[n % 3], packed)[0], expected[n % 3]):
+                wrong.append(n)
+
+    with threads(3):
+        callers = [threading.Thread(target=multiply) for _ in range(3)]
+        for caller in callers:
+            caller.start()
+        for caller in callers:
+            caller.join()
+    assert wrong == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no helpers there")
+def test_helpers_sleep_until_they_are_wanted(fast: Interleaved) -> None:
+    weights, scale = extreme(4096, 2048)
+    packed = fast.pack(weights, scale)
+    x = activations(64, 2048)
+
+    def others_time() -> float:
+        """Seconds that the threads of this process but this one have run."""
+        return time.process_time() - time.thread_time()
+
+    with threads(2):
+        fast.product(x, packed)
+        before = others_time()
+        until = time.monotonic() + 20
+        while others_time() - before < 0.05 and time.monotonic() < until:
+            fast.product(x, packed)
+        assert others_time() - before >= 0.05
+    time.sleep(0.1)
+    before = others_time()
+    time.sleep(0.5)
+    assert others_time() - before < 0.05
 
 
 def test_numbers_that_are_none_are_passed_on(kernel: Interleaved) -> None:
@@ -205,7 +253,7 @@ def test_the_instructions_are_those_of_the_cpu(code: Path) -> None:
 @pytest.fixture
 def forgetful(fast: Interleaved, monkeypatch: pytest.MonkeyPatch) -> Interleaved:
     """The kernel of all models, as it is before there is machine code."""
-    for attribute in ("_multiply", "_share", "_parallel"):
+    for attribute in ("_multiply", "_pool"):
         monkeypatch.setattr(INTERLEAVED, attribute, getattr(Interleaved(), attribute))
     return INTERLEAVED
 
