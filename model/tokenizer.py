@@ -67,27 +67,45 @@ class Tokenizer:
     @cached_property
     def texts(self) -> list[str | None]:
         """Each id's text; None for special tokens and for those that are no whole characters."""
-        ids = [[i] for i in range(self.vocab_size)]
+        lead = self._lead
+        ids = [[*lead, i] for i in range(self.vocab_size)]
         texts: list[str | None] = []
         for text in self._backend.decode_batch(ids, skip_special_tokens=True):
-            whole = text != "" and REPLACEMENT not in text
-            texts.append(text if whole else None)
+            own = text[len(lead) :]
+            whole = own != "" and REPLACEMENT not in own
+            texts.append(own if whole else None)
         return texts
+
+    @cached_property
+    def _lead(self) -> tuple[int, ...]:
+        """The id of "a" where the decoder drops the space that a text begins with, as it does for
+        SentencePiece's vocabularies; else nothing. Text that follows it keeps its space."""
+        space = self._backend.token_to_id("▁")
+        letter = self._backend.token_to_id("a")
+        if space is None or letter is None or self.decode([letter, space]) != "a ":
+            return ()
+        if self.decode([space]) == " ":
+            return ()
+        return (letter,)
 
     def to_json(self) -> str:
         """The content of a tokenizer.json for this tokenizer."""
         return str(self._backend.to_str())
 
     def stream(self) -> TextStream:
-        return TextStream(self._backend)
+        """For tokens that follow a prompt: the first keeps the space that it begins with."""
+        return TextStream(self._backend, self._lead)
 
 
 class TextStream:
     """Decodes ids one by one, holding back what is not yet a whole character."""
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Backend, lead: Sequence[int] = ()) -> None:
+        """lead: ids that stand before the text and are not shown."""
         self._backend = backend
         self._stream = DecodeStream(skip_special_tokens=True)
+        for token_id in lead:
+            self.push(token_id)
 
     def push(self, token_id: int) -> str:
         """The text that became whole with this id; "" while a character is open."""

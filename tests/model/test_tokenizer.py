@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
+from tokenizers import Tokenizer as Backend
 
 from model import Tokenizer
 from model.errors import ModelError
@@ -136,3 +138,55 @@ def test_a_broken_tokenizer_is_refused_with_the_remedy(tmp_path: Path, content: 
         ModelError, match=r"tokenizer\.json cannot be read .* Download the model again"
     ):
         Tokenizer.from_file(tmp_path / "tokenizer.json")
+
+
+PIECES = ["▁", "▁return", "▁5", "a", "b", "return", "5", "r"]
+
+
+def sentencepiece_like(tmp_path: Path, *, as_metaspace: bool) -> Tokenizer:
+    """The two ways in which a tokenizer.json writes SentencePiece's space and its bytes."""
+    pieces = ["<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), *PIECES]
+    vocabulary = {piece: number for number, piece in enumerate(pieces)}
+    backend = Backend(models.BPE(vocabulary, [], unk_token="<unk>", byte_fallback=True))
+    steps = [decoders.ByteFallback(), decoders.Fuse()]
+    if as_metaspace:
+        backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+        backend.decoder = decoders.Sequence(
+            [*steps[:1], decoders.Metaspace(prepend_scheme="first", split=False)]
+        )
+    else:
+        backend.normalizer = normalizers.Sequence(
+            [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+        )
+        backend.decoder = decoders.Sequence(
+            [decoders.Replace("▁", " "), *steps, decoders.Strip(" ", 1, 0)]
+        )
+    backend.add_special_tokens([AddedToken("<MID>", special=True)])
+    path = tmp_path / "tokenizer.json"
+    backend.save(str(path))
+    return Tokenizer.from_file(path)
+
+
+@pytest.mark.parametrize("as_metaspace", [True, False])
+def test_the_space_that_a_completion_begins_with_is_kept(
+    tmp_path: Path, as_metaspace: bool
+) -> None:
+    tokenizer = sentencepiece_like(tmp_path, as_metaspace=as_metaspace)
+
+    def written(*pieces: str) -> str:
+        stream = tokenizer.stream()
+        ids = [tokenizer.token_id(piece) for piece in pieces]
+        return "".join(stream.push(i) for i in ids if i is not None)
+
+    assert written("▁5") == " 5"
+    assert written("return", "▁5") == "return 5"
+    assert written("▁", "▁return", "<MID>", "▁5") == "  return 5"
+    assert written("<0x0A>", "▁", "a") == "\n a"
+    assert written("<0xE6>", "<0xBC>", "<0xA2>", "▁5") == "漢 5"
+    assert written("<0xE6>", "<0xBC>") == ""
+    texts = tokenizer.texts
+    found = [texts[tokenizer.token_id(piece) or 0] for piece in PIECES]
+    assert found == [piece.replace("▁", " ") for piece in PIECES]
+    for split in ("<0xE6>", "<0xBC>", "<MID>"):
+        assert texts[tokenizer.token_id(split) or 0] is None
+    assert texts[tokenizer.token_id("<0x0A>") or 0] == "\n"
