@@ -60,6 +60,7 @@ LSP_SERVER_SEES = {
     "model.catalogue.entries",
     "model.catalogue.installed",
     "model.catalogue.places",
+    "model.catalogue.recommend",
     "model.catalogue.records",
     "model.weights.files",
     "model.weights.folder",

@@ -3,7 +3,7 @@
 - cli: declares the commands, their arguments and their help, and prints errors as one line.
 - complete, demo, bench, models: the commands of these names.
 - engine: `fimls engine` and `fimls status`; `ready_engine` gives the other commands an engine.
-- evaluation/: `fimls eval`.
+- evaluation/: `fimls eval`. doctor/: `fimls doctor`.
 - source_files: reads one source file, a folder of them, or the held-out packages.
 - errors: CommandError, the message that a command ends with.
 

@@ -11,8 +11,6 @@ import asyncio
 import json
 import random
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from contextlib import aclosing
@@ -21,14 +19,23 @@ from pathlib import Path
 from typing import Any
 
 from lsp_server.commands.demo import SAMPLE, places
+from lsp_server.commands.doctor.machine import measure_machine
 from lsp_server.commands.engine import ready_engine
 from lsp_server.commands.errors import CommandError
 from lsp_server.commands.source_files import language_of, read_source
 from lsp_server.documents import Snapshot
 from lsp_server.engines.interface import CompletionRequest, Engine
 from lsp_server.protocol.client import EditorWindow
-from lsp_server.session.prompter import Prompter
+from lsp_server.session.prompter import TIME_BUDGET_MS, Prompter
 from lsp_server.settings import Settings
+from model.catalogue.recommend import (
+    FILE_TOKENS,
+    LINE_TOKENS,
+    Estimate,
+    advice,
+    estimates,
+    recommend,
+)
 
 REPEATS = 3
 TRIAL_TOKENS = 64  # of the prompt that is tried first
@@ -37,21 +44,6 @@ PREFILL_S = 1.5  # of one measured prompt
 JUMPS = 6  # places to type at
 KEYS = 10  # at each place
 KEY_S = 0.1  # between two keys
-LINE_TOKENS = 12  # of a suggested line
-FILE_TOKENS = 2000  # that are read when a file is opened
-VERDICTS = (  # milliseconds for a line, the verdict, the verdict in a sentence
-    (300, "while you type", "should keep up with typing"),
-    (1000, "at a pause", "should answer at a pause"),
-)
-WEIGHTS_TO_MEMORY = 1.25
-# Parameters of the models that run natively.
-SIZES = {
-    "Stable Code 3B": 2.80e9,
-    "StarCoder2 3B": 3.03e9,
-    "StarCoder2 7B": 7.17e9,
-    "StarCoder2 15B": 15.96e9,
-}
-PROBE_TIMEOUT_S = 120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,35 +62,24 @@ class Measured:
     suggestions: int
 
 
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """The memory and the times of a model on this machine, at `precision`."""
-
-    name: str
-    precision: str
-    memory_bytes: int
-    line_ms: float
-    file_ms: float
-    verdict: str
-
-
 async def print_bench(file: Path | None, settings: Settings, *, as_json: bool) -> None:
     """The command. Raises CommandError, ModelError, FormatError, EngineUnavailable, OSError."""
     measured = await measure(file, settings)
-    machine = probe(settings)
+    machine = measure_machine(settings.engine)
     found = estimates(machine)
+    words = advice(recommend(found, machine, TIME_BUDGET_MS))
     if as_json:
         answer = {
             "measured": asdict(measured),
             "probe": machine,
             "estimates": [asdict(estimate) for estimate in found],
-            "recommendation": recommendation(found),
+            "recommendation": words,
         }
         print(json.dumps(answer, ensure_ascii=False))
         return
     print_measured(measured)
     print_estimates(found, machine)
-    print(f"\n{recommendation(found)}")
+    print(f"\n{words}")
 
 
 async def measure(file: Path | None, settings: Settings, seed: int = 0) -> Measured:
@@ -211,54 +192,6 @@ async def type_at(
     return jumps, keys, suggestions
 
 
-def probe(settings: Settings) -> dict[str, Any]:
-    """The figures of model/probe.py, which loads torch in its own process. Raises CommandError."""
-    command = [sys.executable, "-P", "-m", "model.probe", "--device", settings.engine.device]
-    command += ["--threads", str(settings.engine.threads or 0)]
-    try:
-        run = subprocess.run(command, capture_output=True, text=True, timeout=PROBE_TIMEOUT_S)
-        figures: dict[str, Any] = json.loads(run.stdout)
-    except (subprocess.TimeoutExpired, ValueError):
-        raise CommandError(
-            "the machine's speed could not be measured; is enough memory free?"
-        ) from None
-    return figures
-
-
-def estimates(machine: dict[str, Any]) -> list[Estimate]:
-    """Estimates for SIZES. A line takes one step for the typed text and one for each token."""
-    found = []
-    for name, parameters in SIZES.items():
-        weights = parameters * machine["bytes_a_weight"]
-        memory = round(WEIGHTS_TO_MEMORY * weights)
-        line_ms = 1000 * (1 + LINE_TOKENS) * weights / machine["read_bytes_per_s"]
-        file_ms = 1000 * 2 * parameters * FILE_TOKENS / machine["operations_per_s"]
-        verdict = verdict_on(line_ms, memory, machine["available_memory"])
-        found.append(Estimate(name, machine["precision"], memory, line_ms, file_ms, verdict))
-    return found
-
-
-def verdict_on(line_ms: float, memory: int, available_memory: int | None) -> str:
-    if available_memory is not None and memory > available_memory:
-        return "does not fit"
-    for most_ms, verdict, _ in VERDICTS:
-        if line_ms <= most_ms:
-            return verdict
-    return "too slow"
-
-
-def recommendation(found: Sequence[Estimate]) -> str:
-    """One sentence: the largest model that keeps up with typing, or else with pauses, or none."""
-    for _, verdict, sentence in VERDICTS:
-        for estimate in reversed(found):
-            if estimate.verdict == verdict:
-                return f"{estimate.name} {sentence} here; try it with fimls bench --model FOLDER."
-    return (
-        "Of the larger models none is fast enough here; the one that ships with fimls is the "
-        "choice."
-    )
-
-
 def print_measured(measured: Measured) -> None:
     decode = "nothing said"
     if measured.decode_per_s is not None:
@@ -280,11 +213,11 @@ def print_estimates(found: Sequence[Estimate], machine: dict[str, Any]) -> None:
         f"\nOther models in {machine['precision']} on this machine's {machine['device']}, "
         f"estimated from {machine['read_bytes_per_s'] / 1e9:,.1f} GB/s of weights and "
         f"{machine['operations_per_s'] / 1e12:,.2f} Top/s:\n"
-        f"  {'':18}{'memory':>9}{'a line':>12}{'a new file':>12}"
+        f"  {'':20}{'memory':>9}{'a line':>12}{'a new file':>12}"
     )
     for estimate in found:
         print(
-            f"  {estimate.name:18}{estimate.memory_bytes / 1e9:6.1f} GB"
+            f"  {estimate.name:20}{estimate.memory_bytes / 1e9:6.1f} GB"
             f"{estimate.line_ms:9,.0f} ms{estimate.file_ms / 1000:10,.1f} s   {estimate.verdict}"
         )
     print(

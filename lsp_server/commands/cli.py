@@ -47,12 +47,18 @@ BARE_HELP = "The model alone: no healing, copying or post-processing; nothing hi
 VERSUS_HELP = "Rows of their own with this setting, to compare; repeatable."
 
 
-def settings_from(model: str | None) -> Settings:
-    """The settings of the environment, with --model where it was given; prints what is wrong."""
+def read_settings(model: str | None) -> tuple[Settings, tuple[str, ...]]:
+    """The settings of the environment, with --model where it was given, and what is wrong."""
     settings, problems = parse(from_environment(os.environ))
     if model is not None:
         settings, more = parse({"model": model}, base=settings)
         problems += more
+    return settings, problems
+
+
+def settings_from(model: str | None) -> Settings:
+    """What `read_settings` gives; prints what is wrong."""
+    settings, problems = read_settings(model)
     for problem in problems:
         typer.echo(f"fimls: {problem}", err=True)
     return settings
@@ -127,6 +133,24 @@ def demo(file: SourceFile = None, model: Model = None) -> None:
     from lsp_server.commands.demo import print_demo
 
     run(print_demo(file, model))
+
+
+@app.command()
+def doctor(
+    place: Annotated[
+        str | None,
+        Argument(metavar="[FILE[:LINE:COL]]", help="Also why no suggestion comes there."),
+    ] = None,
+    model: Model = None,
+    as_json: Json = False,
+) -> None:
+    """What this machine can run, measured; what is wrong, and how to mend it."""
+    from lsp_server.commands.doctor.examine import print_report
+
+    settings, problems = read_settings(model)
+    with expected_errors():
+        if not print_report(place, settings, problems, as_json=as_json):
+            raise typer.Exit(1)
 
 
 @app.command()

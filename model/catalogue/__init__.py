@@ -8,6 +8,7 @@ In reading order:
 - download: pull, from a name to a verified model on the disk.
 - hub: one repository of the Hugging Face hub: its files, fetched into the hub's own cache.
 - packages: the same file in pieces, from a Python package index.
+- recommend: which entry suits a machine, and the time to a suggestion that this means.
 - transfer: progress, stopping, free disk and checksums, for both of them.
 
 Invariants:
