@@ -5,7 +5,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: demo test test-slow test-editors vsix gpu lint bench corpus train bundled plot plots attribution picture peers clean
+.PHONY: demo test test-slow test-real test-editors vsix gpu lint bench corpus train bundled plot plots attribution picture peers clean
 
 # The best model that is on the disk; `make demo MODEL=qwen2.5-coder-0.5b` pulls one first.
 demo: $(STAMP)
@@ -13,10 +13,15 @@ demo: $(STAMP)
 	$(BIN)/fimls demo $(if $(MODEL),--model $(MODEL))
 
 test: $(STAMP)
-	$(PYTEST) -n auto --dist loadgroup -m "not gpu and not slow and not editors"
+	$(PYTEST) -n auto --dist loadgroup -m "not gpu and not slow and not real and not editors"
 
 test-slow: $(STAMP)
-	$(PYTEST) -m "slow and not gpu and not editors"
+	$(PYTEST) -m "slow and not gpu and not real and not editors"
+
+# With a real model: FIMLS_REAL_MODEL names the GGUF file of Qwen2.5-Coder-0.5B-Instruct, and
+# FIMLS_PEERS_PYTHON an interpreter with llama-cpp-python. What is not there is skipped.
+test-real: $(STAMP)
+	$(PYTEST) -m "real and not gpu" -rs
 
 # Real editors, into .editors: two minutes and a gigabyte the first time (Debian's apt, as root, and npm). Screenshots
 # and screens are left in test-output/editors.

@@ -16,7 +16,8 @@ In reading order:
 - prefix_cache/: keeps the KV caches of earlier prompts, in memory and on disk.
 - engine/: the process that serves all windows: `python -m model.engine`.
 - export/: writes a model for other programs: `python -m model.export`.
-- probe: how fast this machine is. machine, private_files, errors: what all share.
+- probe: how fast this machine is. machine, private_files,
+  regular_files, errors: what all share.
 
 Invariants:
 - `import model`, `model.weights.folder` and `model.tokenizer` load no torch: the language server,

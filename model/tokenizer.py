@@ -10,6 +10,7 @@ from tokenizers import Tokenizer as Backend
 from tokenizers.decoders import DecodeStream
 
 from model.errors import ModelError
+from model.regular_files import read_text
 
 REPLACEMENT = "\ufffd"
 
@@ -27,9 +28,11 @@ class Tokenizer:
     def from_file(cls, path: Path) -> Tokenizer:
         """Reads a tokenizer.json. Raises ModelError."""
         try:
-            return cls(Backend.from_str(path.read_text(encoding="utf-8")))
+            return cls(Backend.from_str(read_text(path)))
         except FileNotFoundError:
             raise ModelError(f"{path} is missing. Use a model folder that has one.") from None
+        except ModelError:
+            raise
         except Exception as error:  # the library raises bare Exception for a malformed file
             raise ModelError(
                 f"{path} cannot be read ({error}). Download the model again."

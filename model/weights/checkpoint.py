@@ -23,7 +23,8 @@ from model.decoder.factory import Factory, Packed
 from model.errors import ModelError
 from model.families.registry import FAMILIES
 from model.families.weight_table import WeightSlot
-from model.weights.files import ModelFiles, check_regular
+from model.regular_files import check_regular
+from model.weights.files import ModelFiles
 from model.weights.folder import SCALE, ModelFolder
 from model.weights.gguf.model import GgufModel
 from model.weights.gguf.tensors import gguf_shapes, gguf_tensors

@@ -14,8 +14,9 @@ from model.catalogue.entries import find_entry
 from model.catalogue.installed import is_gguf, locate
 from model.errors import ModelError
 from model.families.registry import FAMILIES
+from model.regular_files import check_regular, read_text
 from model.tokenizer import Tokenizer
-from model.weights.files import ATTRIBUTION, BUNDLED, ModelFiles, check_regular, read_text
+from model.weights.files import ATTRIBUTION, BUNDLED, ModelFiles
 from model.weights.gguf.model import GgufModel
 from model.weights.preferences import Preferences, known_preferences, read_preferences
 

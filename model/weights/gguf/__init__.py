@@ -4,10 +4,11 @@ In reading order:
 - header: the metadata and the table of tensors, checked against the file's size.
 - model: GgufModel, a file seen as a model folder: its config in Hugging Face's shape.
 - vocabulary: the tokenizer from the file's tokens and merges.
+- blocks: the common types of quantized blocks, widened with torch.
 - tensors: the weights as floats under Hugging Face's names.
 
 Invariants:
-- Only tensors loads torch, numpy and the gguf library: the language server uses the rest.
+- Only blocks and tensors load torch, numpy and the gguf library: the language server uses the rest.
 - Nothing is allocated by a number that a file states before it is checked against the file's size.
 - An architecture, a type of tensor, a pre-tokenizer or a key that is unknown and changes the result
   is refused by name.

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from model.errors import ModelError
-from model.weights.files import check_regular
+from model.regular_files import check_regular
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)

@@ -1,6 +1,6 @@
 """The weights of a GGUF file as float tensors under Hugging Face's names.
 
-Blocks of fewer bits are widened by the gguf library, a few rows at a time.
+Blocks of fewer bits are widened a few rows at a time, rare types by the gguf library.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from torch import Tensor
 from model.decoder.config import DecoderConfig
 from model.errors import ModelError
 from model.families.weight_table import WeightSlot
-from model.weights.gguf.header import TensorInfo
+from model.weights.gguf.blocks import WIDENED
+from model.weights.gguf.header import TENSOR_TYPES, TensorInfo
 from model.weights.gguf.model import ROPE_FACTORS, GgufModel
 
 AT_ONCE = 2**20  # weights to widen at once: they fit a CPU's cache
@@ -84,20 +85,24 @@ def widened(data: np.memmap[Any, np.dtype[np.uint8]], info: TensorInfo) -> Tenso
         return halves.view(torch.bfloat16).view(info.shape)
     if info.kind in FLOATS:
         return torch.from_numpy(raw.view(FLOATS[info.kind]).copy()).view(info.shape)
-    import gguf
-
-    kind = gguf.GGMLQuantizationType[info.kind]
     result = torch.empty(info.shape)
     width = info.shape[-1]
     rows = raw.reshape(math.prod(info.shape[:-1]), -1)
     step = max(1, AT_ONCE // width)
-    for into, part in zip(
-        torch.split(result.view(-1, width), step),
-        np.split(rows, range(step, len(rows), step)),
-        strict=True,
-    ):
-        into.copy_(torch.from_numpy(gguf.quants.dequantize(part, kind)))
+    parts = np.split(rows, range(step, len(rows), step))
+    for into, part in zip(torch.split(result.view(-1, width), step), parts, strict=True):
+        into.copy_(_widened_blocks(part, info.kind).view(into.shape))
     return result
+
+
+def _widened_blocks(rows: np.ndarray[Any, np.dtype[np.uint8]], kind: str) -> Tensor:
+    """rows (n, bytes) of whole blocks -> float32."""
+    if kind in WIDENED:
+        block_bytes = next(size for name, _, size in TENSOR_TYPES.values() if name == kind)
+        return WIDENED[kind](torch.from_numpy(rows.copy()).view(-1, block_bytes))
+    import gguf
+
+    return torch.from_numpy(gguf.quants.dequantize(rows, gguf.GGMLQuantizationType[kind]))
 
 
 def halved(tensor: Tensor, slot: WeightSlot, config: DecoderConfig) -> Tensor:
