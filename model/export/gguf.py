@@ -57,7 +57,8 @@ def write_gguf(checkpoint: Checkpoint, out: Path, dtype: str) -> None:
     name = "fimls" if folder.is_bundled else folder.path.resolve().name
     wanted = gguf.GGMLQuantizationType[TYPES[dtype]]
     file_type = "ALL_F32" if dtype == "float32" else f"MOSTLY_{wanted.name}"
-    writer = gguf.GGUFWriter(out / f"{name}-{wanted.name.lower()}.gguf", folder.model_type)
+    file = out / f"{name}-{wanted.name.lower()}.gguf"
+    writer = gguf.GGUFWriter(file, _architecture(folder))
     try:
         writer.add_name(name)
         _add_shape(writer, folder, checkpoint.config)
@@ -78,7 +79,9 @@ def _write_tensors(
 
     folder = checkpoint.folder
     architectures = {text: number for number, text in gguf.MODEL_ARCH_NAMES.items()}
-    names = gguf.get_tensor_name_map(architectures[folder.model_type], checkpoint.config.num_layers)
+    names = gguf.get_tensor_name_map(
+        architectures[_architecture(folder)], checkpoint.config.num_layers
+    )
     kinds = {}
     for source, shape in checkpoint.shapes.items():
         # Others are a second copy of tied embeddings, or are computed from the config.
@@ -93,15 +96,23 @@ def _write_tensors(
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
-    interleaved = FAMILIES[folder.model_type].gguf.interleaved
+    rules = FAMILIES[folder.model_type].gguf
     expected = iter(kinds)
     for _, source, tensor in checkpoint.tensors():
         if source in kinds:
             assert source == next(expected)
-            if interleaved:
-                tensor = _interleave(tensor, checkpoint.table[source], checkpoint.config)
+            slot = checkpoint.table[source]
+            if rules.interleaved:
+                tensor = _interleave(tensor, slot, checkpoint.config)
+            if rules.added_one and slot.is_norm:
+                tensor = 1 + tensor.float()
             writer.write_tensor_data(gguf.quantize(tensor.float().numpy(), kinds[source]))
     assert next(expected, None) is None
+
+
+def _architecture(folder: ModelFiles) -> str:
+    """GGUF's name of the family."""
+    return FAMILIES[folder.model_type].gguf.architecture or folder.model_type
 
 
 def _kind(wanted: gguf.GGMLQuantizationType, shape: tuple[int, ...]) -> gguf.GGMLQuantizationType:
@@ -131,12 +142,13 @@ def _refuse_what_differs(folder: ModelFiles, config: DecoderConfig) -> None:
     """Raises ModelError with the reasons for which llama.cpp computes the model otherwise."""
     rules = FAMILIES[folder.model_type].gguf
     known = rules.activation
-    kind = config.rope.kind if config.rope else "learned"
+    kind = config.rope.kind if config.rope else "default"
     reasons = {
         f"{config.activation} instead of {known}": config.activation != known,
         f"rotary embedding of the kind {kind!r}": kind != "default",
         **rules.refusals(config),
-        "partly rotated heads": not rules.partly_rotated and config.rotated_dim != config.head_dim,
+        "partly rotated heads": not rules.partly_rotated
+        and config.rotated_dim not in (0, config.head_dim),
     }
     found = [reason for reason, holds in reasons.items() if holds]
     if found:
@@ -148,6 +160,7 @@ def _refuse_what_differs(folder: ModelFiles, config: DecoderConfig) -> None:
 
 def _add_shape(writer: gguf.GGUFWriter, folder: ModelFiles, config: DecoderConfig) -> None:
     """Adds the sizes and switches."""
+    rules = FAMILIES[folder.model_type].gguf
     # llama.cpp knows no sliding window for these families; within one window nothing differs.
     window = config.sliding_window or config.max_positions
     writer.add_context_length(min(config.max_positions, window))
@@ -156,7 +169,8 @@ def _add_shape(writer: gguf.GGUFWriter, folder: ModelFiles, config: DecoderConfi
     writer.add_feed_forward_length(config.intermediate_size)
     writer.add_head_count(config.num_heads)
     writer.add_head_count_kv(config.num_kv_heads)
-    if config.head_dim * config.num_heads != config.hidden_size:
+    usual = config.head_dim * config.num_heads == config.hidden_size
+    if not usual or "attention.key_length" in rules.config_keys:
         writer.add_key_length(config.head_dim)
         writer.add_value_length(config.head_dim)
     if config.norm == "rms_norm":
@@ -166,8 +180,12 @@ def _add_shape(writer: gguf.GGUFWriter, folder: ModelFiles, config: DecoderConfi
     if config.rope:
         writer.add_rope_dimension_count(config.rope.dim)
         writer.add_rope_freq_base(config.rope.theta)
-    for key, value in FAMILIES[folder.model_type].gguf.metadata(config).items():
-        writer.add_bool(f"{folder.model_type}.{key}", value)
+    for key, value in rules.metadata(config).items():
+        name = f"{_architecture(folder)}.{key}"
+        if isinstance(value, bool):
+            writer.add_bool(name, value)
+        else:
+            writer.add_float32(name, value)
 
 
 def _add_tokenizer(writer: gguf.GGUFWriter, folder: ModelFiles, config: DecoderConfig) -> None:

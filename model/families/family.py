@@ -28,8 +28,9 @@ class GgufRules:
     interleaved: bool = False  # llama.cpp rotates neighbouring dimensions of queries and keys
     # Reasons for which a model of the family is refused -> whether they hold.
     refusals: Callable[[DecoderConfig], Mapping[str, bool]] = _nothing
-    # Keys of the file, without the family's name in front -> their values.
-    metadata: Callable[[DecoderConfig], Mapping[str, bool]] = _nothing
+    # Keys of the file, without the architecture in front -> their values.
+    metadata: Callable[[DecoderConfig], Mapping[str, bool | float]] = _nothing
+    added_one: bool = False  # norms hold 1 + weight there, and the weight here
     architecture: str = ""  # general.architecture, where it is not the model_type
     # Keys of the file, without the architecture in front -> keys of config.json, beside the common
     # ones in model/weights/gguf/model.py.

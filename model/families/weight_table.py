@@ -19,6 +19,11 @@ class WeightSlot:
     first_row: int
     shape: tuple[int, ...]  # of the checkpoint's tensor
 
+    @property
+    def is_norm(self) -> bool:
+        """Whether it is the weight of a norm on the residual stream."""
+        return self.parameter.endswith("norm.weight")
+
 
 class WeightTable:
     """Builds a family's table of checkpoint names -> slots.

@@ -8,7 +8,7 @@ from typing import Any
 
 from model.decoder.config import DecoderConfig
 from model.errors import ModelError
-from model.families.family import Family, GgufRules, unwritten
+from model.families.family import Family, GgufRules
 from model.families.hf_config import ConfigReader, Sizes, activation, common_fields
 from model.families.weight_table import gated_weight_table
 
@@ -52,5 +52,16 @@ FAMILY = Family(
     "gemma",
     decoder_config,
     gated_weight_table,
-    GgufRules(activation="gelu_tanh", refusals=unwritten),
+    GgufRules(
+        "gelu_tanh",
+        added_one=True,
+        config_keys={
+            "attention.key_length": "head_dim",
+            "attention.layer_norm_rms_epsilon": "rms_norm_eps",
+        },
+        refusals=lambda config: {
+            "biases of attention": config.qkv_bias,
+            "a head of its own": not config.tie_embeddings,
+        },
+    ),
 )

@@ -9,7 +9,7 @@ from typing import Any
 
 from model.decoder.config import DecoderConfig
 from model.errors import ModelError
-from model.families.family import Family, GgufRules, unwritten
+from model.families.family import Family, GgufRules
 from model.families.hf_config import ConfigReader, Sizes, common_fields
 from model.families.weight_table import WeightSlot, WeightTable
 
@@ -86,5 +86,10 @@ FAMILY = Family(
     "gpt_bigcode",
     decoder_config,
     weight_table,
-    GgufRules(activation="gelu_tanh", refusals=unwritten),
+    GgufRules(
+        "gelu_tanh",
+        architecture="starcoder",
+        config_keys={"attention.layer_norm_epsilon": "layer_norm_epsilon"},
+        refusals=lambda config: {"unscaled scores": config.attention_multiplier is not None},
+    ),
 )

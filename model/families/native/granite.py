@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from model.decoder.config import DecoderConfig
-from model.families.family import Family, GgufRules, unwritten
+from model.families.family import Family, GgufRules
 from model.families.hf_config import ConfigReader, Sizes, common_fields
 from model.families.weight_table import gated_weight_table
 
@@ -35,6 +35,33 @@ def decoder_config(raw: Mapping[str, Any]) -> DecoderConfig:
     return config
 
 
+def gguf_metadata(config: DecoderConfig) -> dict[str, float]:
+    return {
+        "attention.scale": config.score_scale,
+        "embedding_scale": config.embedding_multiplier,
+        "residual_scale": config.residual_multiplier,
+        "logit_scale": config.logits_scaling,
+    }
+
+
 FAMILY = Family(
-    "granite", decoder_config, gated_weight_table, GgufRules(activation="silu", refusals=unwritten)
+    "granite",
+    decoder_config,
+    gated_weight_table,
+    GgufRules(
+        "silu",
+        interleaved=True,
+        metadata=gguf_metadata,
+        config_keys={
+            "attention.layer_norm_rms_epsilon": "rms_norm_eps",
+            "attention.scale": "attention_multiplier",
+            "embedding_scale": "embedding_multiplier",
+            "residual_scale": "residual_multiplier",
+            "logit_scale": "logits_scaling",
+        },
+        config_of_tensors=lambda tensors: {
+            "attention_bias": "blk.0.attn_q.bias" in tensors,
+            "mlp_bias": "blk.0.ffn_up.bias" in tensors,
+        },
+    ),
 )

@@ -45,4 +45,16 @@ def weight_table(config: DecoderConfig) -> dict[str, WeightSlot]:
     return table.slots
 
 
-FAMILY = Family("qwen3", decoder_config, weight_table, GgufRules(activation="silu"))
+FAMILY = Family(
+    "qwen3",
+    decoder_config,
+    weight_table,
+    GgufRules(
+        "silu",
+        config_keys={
+            "attention.key_length": "head_dim",
+            "attention.layer_norm_rms_epsilon": "rms_norm_eps",
+        },
+        refusals=lambda config: {"biases of attention": config.qkv_bias},
+    ),
+)

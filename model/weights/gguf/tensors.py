@@ -33,7 +33,7 @@ def gguf_tensors(
     Raises ModelError for a tensor that has no place in the table.
     """
     names = hugging_face_names(model, table, config)
-    interleaved = model.family.gguf.interleaved
+    rules = model.family.gguf
     for file, header in model.parts.items():
         data = np.memmap(file, np.uint8, "r")
         for info in header.tensors.values():
@@ -41,8 +41,10 @@ def gguf_tensors(
                 continue
             name = names.get(info.name, info.name)
             tensor = widened(data, info)
-            if interleaved and name in table:
+            if rules.interleaved and name in table:
                 tensor = halved(tensor, table[name], config)
+            if rules.added_one and name in table and table[name].is_norm:
+                tensor = tensor.float() - 1
             yield file, name, tensor
 
 

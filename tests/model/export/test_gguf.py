@@ -21,7 +21,7 @@ from model.export.export import export
 from model.weights.files import BUNDLED
 from model.weights.folder import find_model
 from tests.conftest import LLAMA, STABLELM, STARCODER2, write_model
-from tests.model.export.exports import TRICKY, exported, toy, write_pieces
+from tests.model.export.exports import MODELS, TRICKY, exported, toy, write_pieces
 from tests.model.toys import load
 
 
@@ -189,6 +189,17 @@ def test_what_llama_cpp_would_compute_otherwise_is_no_gguf_file(
     exported(source, tmp_path, "hf")
 
 
+@pytest.mark.parametrize("kind", [kind for kind in MODELS if kind != "mistral"])
+def test_what_is_exported_is_read_as_the_same_model(kind: str, tmp_path: Path) -> None:
+    source = toy(tmp_path, kind)
+    (file,) = exported(source, tmp_path, "gguf").glob("*.gguf")
+    ids = list(range(8, 200, 4))
+    with torch.inference_mode():
+        expected = load(source.path).decoder(torch.tensor([ids])).logits
+        found = load(file).decoder(torch.tensor([ids])).logits
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
 # ---- llama.cpp ----
 
 SOURCES = (
@@ -243,6 +254,10 @@ def ask_llama_cpp(python: Path, **job: Any) -> dict[str, Any]:
         "llama",
         "llama, all biases",
         "llama, wide heads",
+        "qwen3",
+        "granite",
+        "gemma",
+        "gpt_bigcode",
     ],
 )
 def test_llama_cpp_writes_the_same_greedy_text(kind: str, peers: Path, tmp_path: Path) -> None:
