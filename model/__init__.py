@@ -28,7 +28,7 @@ Invariants:
   bound in benchmarks/RESULTS.md. Drafts change nothing where the result of a row does not depend on
   the rows beside it. On CUDA it does in the last bits, so that a draft may decide a tie
   (model/gpu/cuda_graphs.py). Elsewhere there are no drafts.
-- Weights come from safetensors only; code in a model folder is never run.
+- Weights come from safetensors and GGUF only; code in a model folder is never run.
 """
 
 from __future__ import annotations

@@ -4,10 +4,12 @@ In reading order:
 - folder: find_path (a name -> a path), find_model and ModelFolder, as much of a model as is known
   without torch.
 - preferences: fimls.json, the settings that were measured to suit one model.
+- files: ModelFiles, what a folder and a GGUF file have in common.
+- gguf/: a GGUF file seen as a model folder.
 - checkpoint: reads the tensors of a folder's safetensors and fills a decoder with them.
 
 Invariants:
-- Weights come from safetensors only. Pickled weights and code in a folder are never opened.
+- Weights come from safetensors and GGUF only. Pickled weights and code in a folder are never opened.
 - folder and preferences load no torch: the language server uses them.
 - Every tensor of a checkpoint is used once, or the error names it.
 - Nothing here knows a device or how its matrices are multiplied: model.loading chooses that.
