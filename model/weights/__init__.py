@@ -9,7 +9,8 @@ In reading order:
 - checkpoint: reads the tensors of a folder's safetensors and fills a decoder with them.
 
 Invariants:
-- Weights come from safetensors and GGUF only. Pickled weights and code in a folder are never opened.
+- Weights come from safetensors and GGUF only. Pickled weights and code in a folder are never
+  opened.
 - folder and preferences load no torch: the language server uses them.
 - Every tensor of a checkpoint is used once, or the error names it.
 - Nothing here knows a device or how its matrices are multiplied: model.loading chooses that.
