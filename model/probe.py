@@ -1,11 +1,12 @@
 """Measures how fast this machine reads weights and multiplies: from these two figures the speed of
 any model can be estimated.
 
-    python -m model.probe [--device auto] [--threads 0]
+    python -m model.probe [--device auto] [--threads 0] [--cache FOLDER]
 
 Prints JSON. One row through matrices of StarCoder2-3B's shape is bound by reading them, as a decode
 step is; 512 rows are bound by arithmetic, as a prefill is. On a CPU the weights are int8, with the
-best kernel for each; on a GPU they are bfloat16.
+best kernel for each; on a GPU they are bfloat16. Of the kernels that are compiled on the user's
+machine, those count that an engine has made in the cache folder.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ import json
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from model.cpu.interleaved.kernel import load_made
 from model.cpu.kernels import Kernel, kernels
 from model.machine import available_memory, processor, usable_cores
 
@@ -96,8 +99,11 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--cache", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(options.threads or usable_cores())
+    if options.cache is not None:
+        load_made(options.cache)
     device = choose_device(options.device)
     found: dict[str, Any] = {
         "device": str(device),

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lsp_server.commands.errors import CommandError
+from lsp_server.folders import cache_folder
 from model.engine.options import EngineOptions
 
 TIMEOUT_S = 120.0
@@ -22,6 +23,7 @@ def measure_machine(options: EngineOptions) -> dict[str, Any]:
     """The figures of model/probe.py, which loads torch in its own process. Raises CommandError."""
     command = [sys.executable, "-P", "-m", "model.probe", "--device", options.device]
     command += ["--threads", str(options.threads or 0)]
+    command += ["--cache", str(cache_folder())]
     try:
         run = subprocess.run(
             command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
