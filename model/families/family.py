@@ -14,11 +14,6 @@ def _nothing(config: DecoderConfig) -> dict[str, bool]:
     return {}
 
 
-def unwritten(config: DecoderConfig) -> dict[str, bool]:
-    """The refusal of a family that fimls does not write into GGUF files."""
-    return {"this architecture": True}
-
-
 @dataclass(frozen=True, slots=True)
 class GgufRules:
     """How GGUF files and llama.cpp state the family, as far as it differs from our decoder."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from model.decoder.config import DecoderConfig
-from model.families.family import Family, GgufRules, unwritten
+from model.families.family import Family, GgufRules
 from model.families.hf_config import ConfigReader, Sizes, common_fields
 from model.families.weight_table import gated_weight_table
 
@@ -28,6 +28,10 @@ def decoder_config(raw: Mapping[str, Any]) -> DecoderConfig:
     return config
 
 
+# In GGUF a Mistral is a llama, which is also what a file is read as.
 FAMILY = Family(
-    "mistral", decoder_config, gated_weight_table, GgufRules(activation="silu", refusals=unwritten)
+    "mistral",
+    decoder_config,
+    gated_weight_table,
+    GgufRules("silu", interleaved=True, architecture="llama"),
 )

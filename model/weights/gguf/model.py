@@ -165,9 +165,9 @@ def hugging_face_config(
 
 
 def _family_of(architecture: object) -> Family:
-    known = {}
+    known: dict[str, Family] = {}
     for family in FAMILIES.values():
-        known[family.gguf.architecture or family.model_type] = family
+        known.setdefault(family.gguf.architecture or family.model_type, family)
     if architecture not in known:
         raise ModelError(
             f"the architecture {architecture!r} is none that fimls runs from a GGUF file. It runs "
