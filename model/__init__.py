@@ -12,7 +12,8 @@ In reading order:
 - weights/: finds a model folder and fills a decoder with its tensors.
 - cpu/, gpu/: matrices of fewer bits, and a faster step for a few rows.
 - generation/: from logits to tokens: sampling, drafts, copying, token healing.
-- loading: load_model, which joins the folders above. tokenizer: text <-> ids.
+- transformers_decoder: other architectures than the native ones, by transformers.
+- loading: load_model, which joins all of them. tokenizer: text <-> ids.
 - prefix_cache/: keeps the KV caches of earlier prompts, in memory and on disk.
 - engine/: the process that serves all windows: `python -m model.engine`.
 - export/: writes a model for other programs: `python -m model.export`.

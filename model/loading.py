@@ -128,6 +128,8 @@ def load_model(
     tokenizer = folder.load_tokenizer()
     where = choose_device(device)
     chosen_dtype = choose_dtype(dtype, where)
+    if quantization == "auto" and not folder.is_native:
+        quantization = None
     chosen_quantization = choose_quantization(quantization, dtype, where)
     decoder = load_decoder(folder, where, chosen_dtype, chosen_quantization, measured, progress)
     check_vocabulary(folder, tokenizer, decoder.config.vocab_size)
@@ -147,9 +149,12 @@ def load_decoder(
     Matrices are quantized as they are read, so that no more than one file of the checkpoint is in
     memory beside them. The arguments are those of load_model, chosen. Raises ModelError.
     """
-    checkpoint = Checkpoint.open(folder)
     bits = 8 * dtype.itemsize if quantization is None else BITS[quantization]
-    check_memory(checkpoint, device, bits / 8)
+    if not folder.is_native:
+        check_memory(folder, folder.parameters, device, bits / 8)
+        return load_with_transformers(folder, device, dtype, quantization)
+    checkpoint = Checkpoint.open(folder)
+    check_memory(folder, checkpoint.parameters, device, bits / 8)
     # The decoder is not made by way of the meta device: what torch imports for that (sympy, its
     # compiler) takes longer than loading.
     try:
@@ -169,6 +174,20 @@ def load_decoder(
     return decoder
 
 
+def load_with_transformers(
+    folder: ModelFiles, device: torch.device, dtype: torch.dtype, quantization: str | None
+) -> Decoder:
+    """The decoder of an architecture that is not native. Raises ModelError."""
+    if quantization is not None:
+        raise ModelError(
+            f"{folder.path} is not of a native architecture: its weights run as floats only. Set "
+            "the quantization to 'none'."
+        )
+    from model.transformers_decoder import load  # transformers takes seconds to import
+
+    return load(folder, device, dtype)
+
+
 def choose_factory(
     config: DecoderConfig,
     device: torch.device,
@@ -184,17 +203,19 @@ def choose_factory(
     return BitsFactory(device, dtype, BITS[quantization])
 
 
-def check_memory(checkpoint: Checkpoint, device: torch.device, itemsize: float) -> None:
+def check_memory(
+    folder: ModelFiles, parameters: int, device: torch.device, itemsize: float
+) -> None:
     """Raises ModelError where the weights, of itemsize bytes each, do not fit into what is free."""
     free = free_memory(device)
-    needed = checkpoint.parameters * itemsize
+    needed = parameters * itemsize
     if free is None or needed <= free:
         return
     smaller = "a smaller model"
     if itemsize > 1:
         smaller = 'fimls.engine.quantization "int8" or a smaller model'
     raise ModelError(
-        f"{checkpoint.folder.path} needs {needed / 1e9:.1f} GB for its weights, but "
+        f"{folder.path} needs {needed / 1e9:.1f} GB for its weights, but "
         f"{free / 1e9:.1f} GB of the memory of {device} are free. Use {smaller}, or close what "
         "else uses the memory."
     )

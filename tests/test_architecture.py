@@ -37,7 +37,9 @@ MODEL = {
     "cpu": "decoder errors machine private_files",
     "gpu": "decoder errors",
     "generation": "decoder errors",
-    "loading": "catalogue weights families cpu gpu generation decoder tokenizer errors machine",
+    "transformers_decoder": "weights families decoder errors",
+    "loading": "transformers_decoder catalogue weights families cpu gpu generation decoder "
+    "tokenizer errors machine",
     "probe": "cpu machine",
     "prefix_cache": "weights generation decoder errors private_files",
     "engine": "prefix_cache loading weights cpu generation decoder errors machine",
@@ -87,7 +89,7 @@ ONLY_IN = {
     "numba": ("model/cpu/numba_step.py", "model/cpu/interleaved/"),
     "llvmlite": ("model/cpu/code_cache.py", "model/cpu/interleaved/"),
     "tree_sitter": "fim/",
-    "transformers": (),
+    "transformers": "model/transformers_decoder.py",
     "accelerate": (),
     "bitsandbytes": "model/gpu/bitsandbytes_linear.py",
 }

@@ -61,6 +61,7 @@ def describe(name: str, model: ModelFiles) -> dict[str, Any]:
         "name": name,
         "path": str(model.path),
         "architecture": model.model_type,
+        "native": model.is_native,
         "parameters": model.parameters,
         "max_positions": model.max_positions,
         "languages": model.preferences.languages,
@@ -82,6 +83,8 @@ def row_here(here: Installed) -> dict[str, Any] | None:
     hold other programs' models, too."""
     try:
         model = find_model(here.path)
+        if not model.is_native:
+            return None  # nobody knows yet whether it is a language model at all
         found = describe(here.name, model)
     except (ModelError, OSError):
         return None
@@ -157,6 +160,8 @@ def print_model(model: dict[str, Any]) -> None:
         f"{model['max_positions']:,} tokens of context, {model['disk_bytes'] / 1e6:,.1f} MB on "
         f"disk; weights in memory: {', '.join(weights)}"
     )
+    if not model["native"]:
+        print("  the architecture is not native: transformers runs it, slower, and not as int8")
     if model["languages"]:
         line = f"  trained on {', '.join(model['languages'])}"
         if model["other_languages"]:

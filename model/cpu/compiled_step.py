@@ -94,6 +94,8 @@ def upgrade_now(decoder: Decoder, cache_dir: Path) -> None:
 
 def plan_of(decoder: Decoder) -> Plan | None:
     """The kernels of a decoder of int8 weights; None for other weights."""
+    if not len(decoder.layers):  # transformers runs it
+        return None
     projection = cast(DecoderLayer, decoder.layers[0]).attention.qkv
     return projection.plan if isinstance(projection, Int8Linear) else None
 

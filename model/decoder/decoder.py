@@ -116,19 +116,13 @@ class Decoder(nn.Module):
         between layers. Raises Cancelled when it returns true; ValueError when the positions do not
         fit the model.
         """
-        batch, new = input_ids.shape
-        start = 0 if cache is None else cache.length
-        end = start + new
-        if end > self.config.max_positions:
-            raise ValueError(f"{end} positions do not fit the model's {self.config.max_positions}")
-        if cache is not None:
-            if batch != 1:
-                raise ValueError("a cache holds one sequence: batch must be 1")
-            cache.reserve(end)
-            if self._step is not None and new <= self._step.max_rows:
-                keep = min(logits_to_keep, new) or new
-                logits = self._step(input_ids[0], cache, keep, should_stop)
-                return DecoderOutput(logits[None])
+        new = input_ids.shape[1]
+        end = self.make_room(input_ids, cache)
+        start = end - new
+        if cache is not None and self._step is not None and new <= self._step.max_rows:
+            keep = min(logits_to_keep, new) or new
+            logits = self._step(input_ids[0], cache, keep, should_stop)
+            return DecoderOutput(logits[None])
         rotations = self.rotations[start:end]
         x = self.embed(input_ids, slice(start, end))
         for i, layer in enumerate(self.layers):
@@ -138,6 +132,21 @@ class Decoder(nn.Module):
         if cache is not None:
             cache.commit(new)
         return DecoderOutput(self.logits_of(self.norm(x[:, -logits_to_keep:])))
+
+    def make_room(self, input_ids: Tensor, cache: KVCache | None) -> int:
+        """Reserves the positions of input_ids (batch, positions) and returns where they end.
+
+        Raises ValueError when they do not fit the model or the cache.
+        """
+        batch, new = input_ids.shape
+        end = new if cache is None else cache.length + new
+        if end > self.config.max_positions:
+            raise ValueError(f"{end} positions do not fit the model's {self.config.max_positions}")
+        if cache is not None:
+            if batch != 1:
+                raise ValueError("a cache holds one sequence: batch must be 1")
+            cache.reserve(end)
+        return end
 
     def embed(self, ids: Tensor, positions: slice | Tensor) -> Tensor:
         """ids (..., T) at positions, of which there are T -> (..., T, hidden)."""

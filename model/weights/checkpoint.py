@@ -49,7 +49,12 @@ class Checkpoint:
     @classmethod
     def open(cls, folder: ModelFiles) -> Checkpoint:
         """Reads config.json and finds the weights. Raises ModelError."""
-        family = FAMILIES[folder.model_type]
+        family = FAMILIES.get(folder.model_type)
+        if family is None:
+            raise ModelError(
+                f"{folder.path}: {folder.model_type} is no native architecture. Use a model in one "
+                f"of {', '.join(FAMILIES)}."
+            )
         try:
             config = family.decoder_config(folder.config)
         except ModelError as error:  # begins with config.json

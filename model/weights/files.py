@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from model.families.hf_config import ConfigReader, max_positions
+from model.families.registry import FAMILIES
 from model.tokenizer import Tokenizer
 from model.weights.preferences import Preferences
 
@@ -37,6 +38,11 @@ class ModelFiles(ABC):
     @property
     def model_type(self) -> str:
         return str(self.config.get("model_type"))
+
+    @property
+    def is_native(self) -> bool:
+        """Whether fimls runs the architecture itself; else transformers does, slower."""
+        return self.model_type in FAMILIES
 
     @property
     def max_positions(self) -> int:

@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -200,9 +201,10 @@ def _open_folder(path: Path, *, to_run: bool) -> ModelFolder:
             f"{path}/config.json asks to run code of its own (auto_map), which fimls never does. "
             f"Use a checkpoint in one of the native architectures: {native}."
         )
-    if to_run and folder.model_type not in FAMILIES:
+    if to_run and not folder.is_native and find_spec("transformers") is None:
         raise ModelError(
             f"{path}/config.json has the model_type {folder.model_type!r}, which fimls does not "
-            f"run. It runs {native}."
+            f"run. It runs {native}; others run through transformers, slower: "
+            "pip install 'fimls[hf]'."
         )
     return folder

@@ -48,6 +48,7 @@ def test_the_bundled_model_and_the_chosen_one_are_listed(starcoder2_folder: Path
         "name": str(starcoder2_folder),
         "path": str(starcoder2_folder),
         "architecture": "starcoder2",
+        "native": True,
         "parameters": count,
         "max_positions": 256,
         "languages": [],
