@@ -27,10 +27,14 @@ def check_regular(path: Path, most: int | None = None) -> None:
         )
 
 
+def open_regular(path: Path, most: int | None = None) -> int:
+    """A descriptor that reads a file for which `check_regular` raises nothing."""
+    check_regular(path, most)
+    # Opened without waiting, since the path may have become a FIFO after the check.
+    return os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+
+
 def read_text(path: Path) -> str:
     """The text of a small file. Raises ModelError, OSError, UnicodeDecodeError."""
-    # Opened without waiting, since the path may have become a FIFO after the check.
-    check_regular(path, MAX_TEXT)
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-    with os.fdopen(descriptor, encoding="utf-8") as file:
+    with os.fdopen(open_regular(path, MAX_TEXT), encoding="utf-8") as file:
         return file.read(MAX_TEXT)

@@ -25,6 +25,7 @@ HARMLESS_KEYS = frozenset(
     transformers_version unk_token_id unsloth_fixed unsloth_version use_cache vocab_size
     """.split()
 )
+MAX_LAYERS = 1000
 ACTIVATIONS: dict[str, Activation] = {
     "gelu_pytorch_tanh": "gelu_tanh",
     "gelu_new": "gelu_tanh",
@@ -118,7 +119,7 @@ def common_fields(
         "vocab_size": reader.get("vocab_size", int, sizes.vocab),
         "hidden_size": hidden_size,
         "intermediate_size": reader.get("intermediate_size", int, sizes.inner),
-        "num_layers": reader.get("num_hidden_layers", int, sizes.layers),
+        "num_layers": _num_layers(reader, sizes.layers),
         "num_heads": num_heads,
         "num_kv_heads": num_kv_heads,
         "head_dim": head_dim,
@@ -128,6 +129,13 @@ def common_fields(
         "tie_embeddings": reader.get("tie_word_embeddings", bool, tied),
         "stop_ids": stop_ids(reader.raw),
     }
+
+
+def _num_layers(reader: ConfigReader, default: int) -> int:
+    layers: int = reader.get("num_hidden_layers", int, default)
+    if layers > MAX_LAYERS:  # lists of them would fill the memory
+        raise ModelError(f"config.json: {layers} layers are more than any model has")
+    return layers
 
 
 def _even_head_dim(hidden_size: int, num_heads: int, num_kv_heads: int) -> int:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from model.errors import ModelError
 from model.families.hf_config import ConfigReader, max_positions
 from model.families.registry import FAMILIES
 from model.tokenizer import Tokenizer
@@ -84,9 +85,14 @@ class ModelFiles(ABC):
     @property
     def identity(self) -> str:
         """Names these very files: their path, sizes and times of change. An engine serves one
-        identity. Raises ModelError, OSError."""
+        identity. Raises ModelError."""
         stamps = []
         for file in self.files:
-            status = file.stat()
+            try:
+                status = file.stat()
+            except OSError as error:
+                raise ModelError(
+                    f"{file} cannot be read ({error.strerror}). Download the model again."
+                ) from None
             stamps.append((file.name, status.st_size, status.st_mtime_ns))
         return hashlib.sha256(repr((str(self.path.resolve()), stamps)).encode()).hexdigest()[:16]

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from model.errors import ModelError
-from model.regular_files import check_regular
+from model.regular_files import check_regular, open_regular
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
@@ -147,8 +147,14 @@ def _read_header(path: Path, size: int, changed_ns: int) -> Header:
         return Header(metadata, _placed(infos, start, alignment, len(data)))
 
 
+def read_floats(path: Path, info: TensorInfo) -> tuple[float, ...]:
+    """The values of a small tensor of the type F32. Raises ModelError, OSError."""
+    with _mapped(path) as data:
+        return struct.unpack_from(f"<{info.bytes // 4}f", data, info.offset)
+
+
 def _mapped(path: Path) -> mmap.mmap:
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+    descriptor = open_regular(path)
     try:
         return mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
     finally:

@@ -15,7 +15,7 @@ from model.families.family import Family
 from model.families.registry import FAMILIES
 from model.tokenizer import Tokenizer
 from model.weights.files import ModelFiles
-from model.weights.gguf.header import Header, StringArray, TensorInfo, read_header
+from model.weights.gguf.header import Header, StringArray, TensorInfo, read_floats, read_header
 from model.weights.gguf.vocabulary import make_tokenizer
 from model.weights.preferences import Preferences, known_preferences
 
@@ -30,6 +30,8 @@ COMMON_KEYS = {
     "attention.head_count_kv": "num_key_value_heads",
     "rope.freq_base": "rope_theta",
 }
+# llama.cpp opens no file without these and the epsilon of the norms.
+NEEDED = ("embedding_length", "block_count", "feed_forward_length", "attention.head_count")
 # Keys that other functions of this module read, and those that change no result.
 OTHER_KEYS = {
     "attention.key_length",
@@ -46,6 +48,11 @@ HIDDEN_ACTS = {"silu": "silu", "gelu_tanh": "gelu_pytorch_tanh", "gelu": "gelu"}
 EMBEDDINGS = "token_embd.weight"
 HEAD = "output.weight"
 ROPE_FACTORS = "rope_freqs.weight"  # of Llama 3: what each frequency is divided by
+LLAMA3 = {
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
 STOP_KEYS = ("tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id")
 
 
@@ -71,6 +78,7 @@ class GgufModel(ModelFiles):
             )
         try:
             config = hugging_face_config(metadata, tensors)
+            config |= _llama3_scaling(parts, config)
         except ModelError as error:
             raise ModelError(f"{path}: {error}") from None
         return cls(path, config, parts)
@@ -140,7 +148,7 @@ def hugging_face_config(
     for key, value in metadata.items():
         if key.startswith(f"{architecture}."):
             own[key.removeprefix(f"{architecture}.")] = value
-    _refuse_unknown(own, family)
+    _check_keys(own, family)
     embeddings = tensors.get(EMBEDDINGS)
     if embeddings is None:
         raise ModelError(f"it lacks the tensor {EMBEDDINGS}. Download the model again.")
@@ -176,10 +184,14 @@ def _family_of(architecture: object) -> Family:
     return known[str(architecture)]
 
 
-def _refuse_unknown(own: Mapping[str, Any], family: Family) -> None:
+def _check_keys(own: Mapping[str, Any], family: Family) -> None:
     known = COMMON_KEYS.keys() | OTHER_KEYS | family.gguf.config_keys.keys()
     harmless = family.gguf.harmless_keys
     unknown = [key for key in own if key not in known and key not in harmless]
+    epsilons = [key for key in family.gguf.config_keys if key.endswith("epsilon")]
+    missing = [key for key in (*NEEDED, *epsilons) if key not in own]
+    if missing:
+        raise ModelError(f"it lacks the keys {', '.join(missing)}. Download the model again.")
     if unknown:
         raise ModelError(
             "it has keys that fimls does not know and that may change the result: "
@@ -190,6 +202,8 @@ def _refuse_unknown(own: Mapping[str, Any], family: Family) -> None:
             raise ModelError(
                 f"{key} differs by layer, which fimls does not run. Use another model."
             )
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ModelError(f"{key} is {value}. Download the model again.")
 
 
 def _head_sizes(own: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
@@ -200,11 +214,18 @@ def _head_sizes(own: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, 
         raise ModelError(f"it has {heads!r} heads and {hidden!r} dimensions. Download it again.")
     sizes: dict[str, Any] = {}
     head_dim = own.get("attention.key_length", hidden // heads)
+    rotated = own.get("rope.dimension_count", head_dim)
+    if type(head_dim) is not int or type(rotated) is not int or head_dim < 1:
+        raise ModelError(
+            f"its heads have {head_dim!r} dimensions, of which {rotated!r} are rotated. Download "
+            "the model again."
+        )
     if own.get("attention.value_length", head_dim) != head_dim:
-        raise ModelError("its keys and values differ in width, which fimls does not run.")
+        raise ModelError(
+            "its keys and values differ in width, which fimls does not run. Use another model."
+        )
     if head_dim != hidden // heads:
         sizes["head_dim"] = head_dim
-    rotated = own.get("rope.dimension_count", head_dim)
     if rotated != head_dim:
         sizes["partial_rotary_factor"] = rotated / head_dim
     return sizes
@@ -219,8 +240,49 @@ def _rope_scaling(own: Mapping[str, Any]) -> dict[str, Any]:
     if kind == "none" or factor in (0.0, 1.0):
         return {}
     if kind not in ("linear", "yarn"):
-        raise ModelError(f"the rotary embedding's scaling {kind!r} is none that fimls knows.")
+        raise ModelError(
+            f"the rotary embedding's scaling {kind!r} is none that fimls knows. Use another model."
+        )
     scaling = {"rope_type": kind, "factor": factor}
     if kind == "yarn" and "rope.scaling.original_context_length" in own:
         scaling["original_max_position_embeddings"] = own["rope.scaling.original_context_length"]
     return {"rope_scaling": scaling}
+
+
+def _llama3_scaling(parts: Mapping[Path, Header], config: Mapping[str, Any]) -> dict[str, Any]:
+    """rope_scaling of Llama 3.1 and later, of which a file holds only the divisor of each
+    frequency.
+
+    The original context and the two limits are those of all released models (model cards of
+    meta-llama/Llama-3.1-8B, Llama-3.2-1B). Raises ModelError where they give other divisors.
+    """
+    holders = [path for path, part in parts.items() if ROPE_FACTORS in part.tensors]
+    if not holders:
+        return {}
+    info = parts[holders[0]].tensors[ROPE_FACTORS]
+    pairs = config.get("head_dim", config["hidden_size"] // config["num_attention_heads"]) // 2
+    if info.kind != "F32" or info.shape != (pairs,):
+        raise ModelError(
+            f"{ROPE_FACTORS} is {info.kind} {info.shape} instead of F32 ({pairs},). Download the "
+            "model again."
+        )
+    found = read_floats(holders[0], info)
+    factor = max(found)
+    expected = _llama3_divisors(factor, pairs, config.get("rope_theta", 10000.0))
+    if not all(math.isclose(*both, rel_tol=1e-3) for both in zip(found, expected, strict=True)):
+        raise ModelError(
+            f"{ROPE_FACTORS} divides the frequencies in a way that fimls does not know. Use the "
+            "model's folder with config.json."
+        )
+    return {"rope_scaling": {"rope_type": "llama3", "factor": factor, **LLAMA3}}
+
+
+def _llama3_divisors(factor: float, pairs: int, theta: float) -> list[float]:
+    """What each frequency is divided by: see model/decoder/rope.py."""
+    low, high, positions = LLAMA3.values()
+    divisors = []
+    for pair in range(pairs):
+        turns = positions * theta ** (-pair / pairs) / (2 * math.pi)
+        smooth = min(max((turns - low) / (high - low), 0.0), 1.0)
+        divisors.append(1 / ((1 - smooth) / max(factor, 1.0) + smooth))
+    return divisors

@@ -183,6 +183,7 @@ CONFIG_FAULTS: list[tuple[dict[str, Any], list[str]]] = [
         {"hidden_size": None},
         ["(320, 32)", "asks for (320, 3072)"],
     ),  # null is absent: the family's default
+    ({"num_hidden_layers": 2**40}, ["1099511627776 layers are more than any model has"]),
     ({"num_hidden_layers": 0}, ["num_layers is 0, but must be positive"]),
     ({"num_attention_heads": -4}, ["num_heads is -4, but must be positive"]),
     (
