@@ -118,7 +118,7 @@ class SampleStream:
         """context in tokens; workers are processes that make pools ahead, 0 for none."""
         self.documents, self.recipe, self.seed = documents, recipe, seed
         self.size = context + 1
-        self.tokenizer = Tokenizer(tokenizer)
+        self.tokenizer = Tokenizer.from_file(tokenizer)
         self.sentinels = resolve(self.tokenizer, "starcoder2")
         self.end = self._id("<|endoftext|>")
         self.padding = self._id("<fim_pad>")

@@ -90,6 +90,8 @@ class ModelFiles(ABC):
         for file in self.files:
             try:
                 status = file.stat()
+            except FileNotFoundError:
+                raise ModelError(f"{file} is missing. Download the model again.") from None
             except OSError as error:
                 raise ModelError(
                     f"{file} cannot be read ({error.strerror}). Download the model again."

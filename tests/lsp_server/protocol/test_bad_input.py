@@ -197,13 +197,14 @@ async def check_reported(folder: Path, message: str, capabilities: dict[str, Any
     [
         (
             lambda folder: folder.rmdir(),
-            "There is no model folder FOLDER. Use 'bundled' or the path of a",
+            "There is no model folder FOLDER. Use 'bundled', a name that `fimls models` lists, or "
+            "the path of a",
         ),
         (lambda folder: None, "The model folder FOLDER is empty. Download the model into it."),
         (
             without_a_type,
-            "FOLDER/config.json has the model_type 'bert', which fimls does not run. It runs "
-            "llama, qwen2, stablelm, starcoder2",
+            # It might run through transformers, if it had weights.
+            "FOLDER has no *.safetensors. Download the model again.",
         ),
         (
             with_code,
