@@ -141,7 +141,6 @@ class Engine:
     def _work(self) -> None:
         while (job := self._next_job()) is not None:
             self.busy = True
-            self.served += 1  # now: a client that has its answer may ask for the count at once
             try:
                 self._run(job)
             except Exception as error:
@@ -152,6 +151,7 @@ class Engine:
                     job.emit(Failed(message))
             finally:
                 self.last_used = time.monotonic()
+                self.served += 1
                 self.busy = False
         if self._save_last:
             self._save(lambda: False)
