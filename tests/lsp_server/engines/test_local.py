@@ -105,7 +105,9 @@ async def test_two_windows_share_one_engine(shared: Home, talkative_folder: Path
         assert len(shared.engines()) == 1
         served = (await shared.status())["served"]
         assert len(await first.ask()) == len(await second.ask()) == 5
-        assert (await shared.status())["served"] == served + 2
+        while (now := (await shared.status())["served"]) == served + 1:
+            await asyncio.sleep(0.01)  # the engine counts a request just after its last event
+        assert now == served + 2
 
 
 @pytest.mark.asyncio
