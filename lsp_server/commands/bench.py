@@ -177,7 +177,7 @@ async def type_at(
     suggestions = 0
     async with EditorWindow(path.parent, {"model": settings.model}) as window:
         if not await window.wait_until_ready():
-            raise CommandError("; ".join(window.messages) or "the model did not load in time")
+            raise CommandError(window.problem)
         for line, start in cursors:
             for column in range(start, start + KEYS):
                 written = lines[line][:column]

@@ -78,7 +78,7 @@ async def print_demo(file: Path | None, model: str | None = None, seed: int = 0)
     console = Console(highlight=False, record=bool(svg), width=100 if svg else None)
     async with EditorWindow(path.parent, {"multiline": "never", "model": model}) as window:
         if not await window.wait_until_ready():
-            raise CommandError("; ".join(window.messages) or "the model did not load in time")
+            raise CommandError(window.problem)
         scenes: list[Scene] = []
         answered: list[Scene] = []
         deadline = time.monotonic() + LONGEST_S

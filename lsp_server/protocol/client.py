@@ -76,13 +76,19 @@ class EditorWindow:
         return self._client._server.pid
 
     async def wait_until_ready(self) -> bool:
-        """Waits until the model is loaded; False when it could not be (see messages)."""
+        """Waits until the model is loaded; False when it could not be (see problem)."""
         ended = asyncio.ensure_future(self._ready.wait())
         deadline = time.monotonic() + READY_TIMEOUT_S
         while not ended.done() and not self.messages and time.monotonic() < deadline:
             await asyncio.wait({ended}, timeout=0.05)
         ended.cancel()
         return self._ready.is_set() and not self.messages
+
+    @property
+    def problem(self) -> str:
+        """Why the model is not loaded, without the server's name in front."""
+        told = [message.removeprefix("fimls: ") for message in self.messages]
+        return "; ".join(told) or "the model did not load in time"
 
     def put(self, path: Path, language: str, text: str) -> None:
         """Opens a document, or replaces its whole text."""

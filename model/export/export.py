@@ -43,9 +43,8 @@ def export(folder: ModelFiles, target: Path, layout: str, dtype: str) -> None:
             write_hugging_face(checkpoint, out, DTYPES[dtype])
         else:
             write_gguf(checkpoint, out, dtype)
-        papers = folder.path if folder.path.is_dir() else folder.path.parent
-        for pattern in PAPERS:
-            for paper in papers.glob(pattern):
+        for pattern in PAPERS:  # of a folder; beside a GGUF file lie papers of anything
+            for paper in folder.path.glob(pattern):
                 if paper.is_file():
                     shutil.copyfile(paper, out / paper.name)
 

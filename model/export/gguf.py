@@ -16,10 +16,10 @@ from torch import Tensor
 from model.decoder.config import DecoderConfig
 from model.errors import ModelError
 from model.families.registry import FAMILIES
-from model.families.weight_table import WeightSlot
 from model.weights.checkpoint import Checkpoint
 from model.weights.files import ModelFiles
 from model.weights.gguf.model import GgufModel
+from model.weights.gguf.tensors import gguf_names
 
 if TYPE_CHECKING:
     import gguf
@@ -58,7 +58,7 @@ def write_gguf(checkpoint: Checkpoint, out: Path, dtype: str) -> None:
     wanted = gguf.GGMLQuantizationType[TYPES[dtype]]
     file_type = "ALL_F32" if dtype == "float32" else f"MOSTLY_{wanted.name}"
     file = out / f"{name}-{wanted.name.lower()}.gguf"
-    writer = gguf.GGUFWriter(file, _architecture(folder))
+    writer = gguf.GGUFWriter(file, FAMILIES[folder.model_type].architecture)
     try:
         writer.add_name(name)
         _add_shape(writer, folder, checkpoint.config)
@@ -77,11 +77,8 @@ def _write_tensors(
     time."""
     import gguf
 
-    folder = checkpoint.folder
-    architectures = {text: number for number, text in gguf.MODEL_ARCH_NAMES.items()}
-    names = gguf.get_tensor_name_map(
-        architectures[_architecture(folder)], checkpoint.config.num_layers
-    )
+    family = FAMILIES[checkpoint.folder.model_type]
+    names = gguf_names(family, checkpoint.table, checkpoint.config)
     kinds = {}
     for source, shape in checkpoint.shapes.items():
         # Others are a second copy of tied embeddings, or are computed from the config.
@@ -89,30 +86,22 @@ def _write_tensors(
             kind = _kind(wanted, shape)
             block, block_bytes = gguf.GGML_QUANT_SIZES[kind]
             size = math.prod(shape) // block * block_bytes
-            renamed = names.get_name(source, try_suffixes=(".weight", ".bias"))
-            assert renamed is not None, source
-            writer.add_tensor_info(renamed, shape, np.dtype(np.float32), size, raw_dtype=kind)
+            writer.add_tensor_info(names[source], shape, np.dtype(np.float32), size, raw_dtype=kind)
             kinds[source] = kind
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
-    rules = FAMILIES[folder.model_type].gguf
     expected = iter(kinds)
     for _, source, tensor in checkpoint.tensors():
         if source in kinds:
             assert source == next(expected)
             slot = checkpoint.table[source]
-            if rules.interleaved:
-                tensor = _interleave(tensor, slot, checkpoint.config)
-            if rules.added_one and slot.is_norm:
+            if family.gguf.interleaved and slot.is_rotated(checkpoint.config):
+                tensor = _interleave(tensor, checkpoint.config)
+            if family.gguf.added_one and slot.is_norm:
                 tensor = 1 + tensor.float()
             writer.write_tensor_data(gguf.quantize(tensor.float().numpy(), kinds[source]))
     assert next(expected, None) is None
-
-
-def _architecture(folder: ModelFiles) -> str:
-    """GGUF's name of the family."""
-    return FAMILIES[folder.model_type].gguf.architecture or folder.model_type
 
 
 def _kind(wanted: gguf.GGMLQuantizationType, shape: tuple[int, ...]) -> gguf.GGMLQuantizationType:
@@ -126,14 +115,9 @@ def _kind(wanted: gguf.GGMLQuantizationType, shape: tuple[int, ...]) -> gguf.GGM
     return wanted
 
 
-def _interleave(tensor: Tensor, slot: WeightSlot, config: DecoderConfig) -> Tensor:
-    """Queries' and keys' rows with the two dimensions of a rotated pair side by side.
-
-    As the converter of llama.cpp does (its function permute). Other tensors stay as they are.
-    """
-    first_value = (config.num_heads + config.num_kv_heads) * config.head_dim
-    if ".attention.qkv." not in slot.parameter or slot.first_row >= first_value:
-        return tensor
+def _interleave(tensor: Tensor, config: DecoderConfig) -> Tensor:
+    """Queries' or keys' rows with the two dimensions of a rotated pair side by side, as the
+    converter of llama.cpp does (its function permute)."""
     halves = tensor.view(-1, 2, config.head_dim // 2, *tensor.shape[1:])
     return halves.transpose(1, 2).reshape(tensor.shape)
 
@@ -160,7 +144,8 @@ def _refuse_what_differs(folder: ModelFiles, config: DecoderConfig) -> None:
 
 def _add_shape(writer: gguf.GGUFWriter, folder: ModelFiles, config: DecoderConfig) -> None:
     """Adds the sizes and switches."""
-    rules = FAMILIES[folder.model_type].gguf
+    family = FAMILIES[folder.model_type]
+    rules = family.gguf
     # llama.cpp knows no sliding window for these families; within one window nothing differs.
     window = config.sliding_window or config.max_positions
     writer.add_context_length(min(config.max_positions, window))
@@ -181,7 +166,7 @@ def _add_shape(writer: gguf.GGUFWriter, folder: ModelFiles, config: DecoderConfi
         writer.add_rope_dimension_count(config.rope.dim)
         writer.add_rope_freq_base(config.rope.theta)
     for key, value in rules.metadata(config).items():
-        name = f"{_architecture(folder)}.{key}"
+        name = f"{family.architecture}.{key}"
         if isinstance(value, bool):
             writer.add_bool(name, value)
         else:
@@ -190,7 +175,7 @@ def _add_shape(writer: gguf.GGUFWriter, folder: ModelFiles, config: DecoderConfi
 
 def _add_tokenizer(writer: gguf.GGUFWriter, folder: ModelFiles, config: DecoderConfig) -> None:
     """Adds the tokens, their kinds and their merges. Raises ModelError."""
-    tokenizer = json.loads(folder.load_tokenizer().to_json())
+    tokenizer = json.loads(folder.tokenizer_json())
     try:
         if isinstance(folder, GgufModel):
             cutting = folder.metadata["tokenizer.ggml.pre"]

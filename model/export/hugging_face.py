@@ -31,7 +31,7 @@ def write_hugging_face(checkpoint: Checkpoint, out: Path, dtype: torch.dtype) ->
     config = {key: value for key, value in folder.config.items() if key not in REPLACED}
     config["dtype"] = str(dtype).removeprefix("torch.")
     _write_json(out / "config.json", config)
-    tokenizer = folder.load_tokenizer().to_json()
+    tokenizer = folder.tokenizer_json()
     (out / "tokenizer.json").write_text(tokenizer, encoding="utf-8")
     for name in COPIED:
         if (folder.path / name).exists():

@@ -46,3 +46,8 @@ class Family:
     # The names of the checkpoint's tensors -> where each goes.
     weight_table: Callable[[DecoderConfig], dict[str, WeightSlot]]
     gguf: GgufRules
+
+    @property
+    def architecture(self) -> str:
+        """GGUF's general.architecture."""
+        return self.gguf.architecture or self.model_type

@@ -24,6 +24,11 @@ class WeightSlot:
         """Whether it is the weight of a norm on the residual stream."""
         return self.parameter.endswith("norm.weight")
 
+    def is_rotated(self, config: DecoderConfig) -> bool:
+        """Whether the rows make queries or keys, which the rotary embedding rotates."""
+        first_value = (config.num_heads + config.num_kv_heads) * config.head_dim
+        return ".attention.qkv." in self.parameter and self.first_row < first_value
+
 
 class WeightTable:
     """Builds a family's table of checkpoint names -> slots.

@@ -82,6 +82,10 @@ class ModelFiles(ABC):
     def load_tokenizer(self) -> Tokenizer:
         """Takes up to a second where the vocabulary is large. Raises ModelError."""
 
+    @abstractmethod
+    def tokenizer_json(self) -> str:
+        """The content of its tokenizer.json. Raises ModelError, OSError."""
+
     @property
     def identity(self) -> str:
         """Names these very files: their path, sizes and times of change. An engine serves one

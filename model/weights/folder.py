@@ -88,6 +88,9 @@ class ModelFolder(ModelFiles):
     def load_tokenizer(self) -> Tokenizer:
         return Tokenizer.from_file(self.path / TOKENIZER)
 
+    def tokenizer_json(self) -> str:
+        return read_text(self.path / TOKENIZER)
+
 
 def _names_in(index: Path) -> list[str]:
     """The files that an index of shards names."""

@@ -117,6 +117,9 @@ class GgufModel(ModelFiles):
         except ModelError as error:
             raise ModelError(f"{self.path}: {error}") from None
 
+    def tokenizer_json(self) -> str:
+        return self.load_tokenizer().to_json()
+
 
 def _split_files(path: Path) -> list[Path]:
     """The files of a model by any of them. Raises ModelError for one that is missing."""
@@ -175,7 +178,7 @@ def hugging_face_config(
 def _family_of(architecture: object) -> Family:
     known: dict[str, Family] = {}
     for family in FAMILIES.values():
-        known.setdefault(family.gguf.architecture or family.model_type, family)
+        known.setdefault(family.architecture, family)
     if architecture not in known:
         raise ModelError(
             f"the architecture {architecture!r} is none that fimls runs from a GGUF file. It runs "

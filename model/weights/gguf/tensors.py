@@ -16,6 +16,7 @@ from torch import Tensor
 
 from model.decoder.config import DecoderConfig
 from model.errors import ModelError
+from model.families.family import Family
 from model.families.weight_table import WeightSlot
 from model.weights.gguf.blocks import WIDENED
 from model.weights.gguf.header import TENSOR_TYPES, TensorInfo
@@ -32,50 +33,51 @@ def gguf_tensors(
 
     Raises ModelError for a tensor that has no place in the table.
     """
-    names = hugging_face_names(model, table, config)
+    names = {theirs: name for name, theirs in gguf_names(model.family, table, config).items()}
     rules = model.family.gguf
-    for file, header in model.parts.items():
-        data = np.memmap(file, np.uint8, "r")
-        for info in header.tensors.values():
-            if info.name == ROPE_FACTORS:
-                continue
-            name = names.get(info.name, info.name)
-            tensor = widened(data, info)
-            if rules.interleaved and name in table:
-                tensor = halved(tensor, table[name], config)
-            if rules.added_one and name in table and table[name].is_norm:
-                tensor = tensor.float() - 1
-            yield file, name, tensor
+    data = {file: np.memmap(file, np.uint8, "r") for file in model.parts}
+    for file, info in _stored(model):
+        name = names.get(info.name, info.name)
+        tensor = widened(data[file], info)
+        if name in table and rules.interleaved and table[name].is_rotated(config):
+            tensor = halved(tensor, config)
+        if name in table and rules.added_one and table[name].is_norm:
+            tensor = tensor.float() - 1
+        yield file, name, tensor
 
 
 def gguf_shapes(
     model: GgufModel, table: Mapping[str, WeightSlot], config: DecoderConfig
 ) -> dict[str, tuple[int, ...]]:
     """The shapes of the tensors that `gguf_tensors` yields, by name and in that order."""
-    names = hugging_face_names(model, table, config)
-    found = {}
-    for header in model.parts.values():
+    names = {theirs: name for name, theirs in gguf_names(model.family, table, config).items()}
+    return {names.get(info.name, info.name): info.shape for _, info in _stored(model)}
+
+
+def _stored(model: GgufModel) -> Iterator[tuple[Path, TensorInfo]]:
+    """The weights in the files' order, each with its file."""
+    for file, header in model.parts.items():
         for info in header.tensors.values():
-            if info.name != ROPE_FACTORS:
-                found[names.get(info.name, info.name)] = info.shape
-    return found
+            if info.name != ROPE_FACTORS:  # the config holds them
+                yield file, info
 
 
-def hugging_face_names(
-    model: GgufModel, table: Mapping[str, WeightSlot], config: DecoderConfig
+def gguf_names(
+    family: Family, table: Mapping[str, WeightSlot], config: DecoderConfig
 ) -> dict[str, str]:
-    """GGUF's names -> the table's."""
+    """The table's names -> GGUF's. Raises ModelError for a tensor that GGUF has no name for."""
     import gguf
 
     architectures = {text: number for number, text in gguf.MODEL_ARCH_NAMES.items()}
-    architecture = architectures[model.family.gguf.architecture or model.model_type]
-    names = gguf.get_tensor_name_map(architecture, config.num_layers)
+    names = gguf.get_tensor_name_map(architectures[family.architecture], config.num_layers)
     found = {}
     for name in table:
         theirs = names.get_name(name, try_suffixes=(".weight", ".bias"))
         if theirs is None:
-            raise ModelError(f"{model.path}: GGUF has no name for {name}. Report this model.")
-        found[theirs] = name
+            raise ModelError(
+                f"GGUF has no name for {name} of a {family.model_type}. Report this model."
+            )
+        found[name] = theirs
     return found
 
 
@@ -107,11 +109,8 @@ def _widened_blocks(rows: np.ndarray[Any, np.dtype[np.uint8]], kind: str) -> Ten
     return torch.from_numpy(gguf.quants.dequantize(rows, gguf.GGMLQuantizationType[kind]))
 
 
-def halved(tensor: Tensor, slot: WeightSlot, config: DecoderConfig) -> Tensor:
-    """Queries' and keys' rows in Hugging Face's order: the two dimensions of a rotated pair stand
+def halved(tensor: Tensor, config: DecoderConfig) -> Tensor:
+    """Queries' or keys' rows in Hugging Face's order: the two dimensions of a rotated pair stand
     half a head apart, and not side by side as llama.cpp's converter puts them."""
-    first_value = (config.num_heads + config.num_kv_heads) * config.head_dim
-    if ".attention.qkv." not in slot.parameter or slot.first_row >= first_value:
-        return tensor
     pairs = tensor.view(-1, config.head_dim // 2, 2, *tensor.shape[1:])
     return pairs.transpose(1, 2).reshape(tensor.shape)
