@@ -53,7 +53,8 @@ def test_an_edit_is_shown_made_and_undone_in_one_step(code: Code) -> None:
     code.save(path, FILLED)
     code.press("Control+z")
     code.save(path, TEXT)
-    assert code.notifications() == []
+    # That of the progress goes by itself, after a moment.
+    wait_for(lambda: code.notifications() == [], "the notifications to go")
 
 
 def test_a_discarded_edit_changes_nothing(code: Code) -> None:
