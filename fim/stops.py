@@ -48,7 +48,8 @@ _BROKEN = re.compile("\ufffd+(?=[^\ufffd])")
 # A small model may write `a=self.a, ` without end. Shorter units, as in `0, 0, 0, 0`, are what
 # people write too.
 _LOOP = re.compile(r"(?=(([^\n]{8,60}?)\2{3}))")
-_COPIES = 3  # of a line, one after another: a loop
+_COPIES = 3  # of a line, or of a group of _MOST_LINES at most, one after another: a loop
+_MOST_LINES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,22 +214,27 @@ def end_of_span(text: str, lines: list[Line], bounds: Bounds) -> Stop | None:
 
 
 def repeated_lines(text: str, lines: list[Line], bounds: Bounds) -> Stop | None:
-    """Ends after the first of three equal lines, with or without blank lines between them."""
-    previous = ""
-    copies = 0
-    first_end = 0
+    """Ends after the first of three equal groups of up to four lines, one after another, with or
+    without blank lines between them. A line that opens a block does not end the first group."""
+    written = []
+    codes = []
     for line in lines[:-1]:
         if not line.code:
             continue
+        written.append(line)
         # Several blocks may end one after another: in a span their indentation tells them apart.
-        code = line.text.rstrip() if bounds.extent == "span" else line.code
-        if code != previous:
-            previous = code
-            copies = 0
-            first_end = line.end
-        copies += 1
-        if copies == _COPIES:
-            return Stop(line.end + 1, first_end, "loops")
+        codes.append(line.text.rstrip() if bounds.extent == "span" else line.code)
+        for size in range(1, min(_MOST_LINES, len(codes) // _COPIES) + 1):
+            *earlier, latest = (codes[-n * size :][:size] for n in range(_COPIES, 0, -1))
+            if any(group != latest for group in earlier):
+                continue
+            if size > 1 and not any(map(str.isalpha, "".join(latest))):
+                continue  # brackets, as of nested data
+            first = written[: len(written) - (_COPIES - 1) * size]
+            if size > 1:
+                while first and opens_block(first[-1].text):
+                    first.pop()
+            return Stop(line.end + 1, first[-1].end if first else 0, "loops")
     return None
 
 

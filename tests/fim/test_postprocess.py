@@ -152,6 +152,11 @@ def test_line(text: str, answer: str, expected: str, reasons: list[str]) -> None
         # loops
         ("‸", "a\nb\nb\nb\nb\n", "a\nb", ["loops"]),
         ("‸", "a\n\na\n\na\n\na\n", "a", ["loops"]),
+        ("‸", "a\nb\nc\n" * 3, "a\nb\nc", ["loops"]),
+        ("‸", "0\n" + "a\n\nb\n" * 3, "0\na\n\nb", ["loops"]),
+        ("‸", "if a:\n    b\n" + "elif a:\n    b\n" * 3, "if a:\n    b", ["loops"]),
+        ("‸", "(\n)\n" * 3 + "a", "(\n)\n(\n)\n(\n)\na", []),
+        ("‸", "a\nb\na\nb\na\nc", "a\nb\na\nb\na\nc", []),
         # a line that loops inside
         ("f(‸", "a=self.a, " * 9, "f(", ["loops", "blank"]),
         ("‸", "x = 1\ny = f(" + "self.aa, " * 4, "x = 1", ["loops"]),
