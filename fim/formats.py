@@ -222,6 +222,17 @@ _FORMATS = (
         suffix_first=True,
         bare_suffix=True,
     ),
+    # Seed-Coder's report (arXiv 2506.03524), §2.2: suffix-prefix-middle alone.
+    FimFormat(
+        "seed-coder",
+        "<[fim-prefix]>",
+        "<[fim-suffix]>",
+        "<[fim-middle]>",
+        end=("<[end▁of▁sentence]>",),
+        layouts=("spm",),
+        begin="<[begin▁of▁sentence]>",
+        suffix_first=True,
+    ),
     FimFormat(
         "mellum",
         *_PLAIN,
@@ -236,8 +247,7 @@ _FORMATS = (
 FORMATS: Mapping[str, FimFormat] = MappingProxyType({family.name: family for family in _FORMATS})
 
 # `model_type` of a Hugging Face config -> the formats to try first, in this order. It only sets
-# the order of the candidates. Mellum and the Granite Code models of type llama share their tokens:
-# there the user names "starcoder".
+# the order of the candidates.
 MODEL_TYPES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "starcoder2": ("starcoder2",),
@@ -247,7 +257,7 @@ MODEL_TYPES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "granite": ("starcoder", "stablelm2"),
         "granitemoe": ("starcoder", "stablelm2"),
         "granitemoehybrid": ("stablelm2",),
-        "llama": ("codellama", "deepseek-coder", "mellum", "starcoder"),
+        "llama": ("codellama", "deepseek-coder", "seed-coder", "mellum", "starcoder"),
         "deepseek_v2": ("deepseek-coder",),
         "qwen2": ("qwen2.5-coder",),
         "qwen2_moe": ("qwen2.5-coder",),
@@ -257,13 +267,18 @@ MODEL_TYPES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "mistral": ("codestral",),
     }
 )
+# The same where the matrices of the MLP have biases (mlp_bias). Granite Code 3B and 8B are llamas
+# with Mellum's tokens, asked in StarCoder's order; Mellum has no biases.
+WITH_BIASES: Mapping[str, tuple[str, ...]] = MappingProxyType({"llama": ("starcoder",)})
 
 
-def resolve(encoder: Encoder, name: str = "auto", model_type: str | None = None) -> Sentinels:
+def resolve(
+    encoder: Encoder, name: str = "auto", config: Mapping[str, object] | None = None
+) -> Sentinels:
     """The ids of a format's sentinels, taken from the tokenizer by their text.
 
-    `name` is a key of FORMATS, or "auto" for the first one that the vocabulary carries;
-    `model_type` (from the model's config.json) says which to try first.
+    `name` is a key of FORMATS, or "auto" for the first one that the vocabulary carries; `config`
+    (the content of the model's config.json) says which to try first.
 
     Raises FormatError: an unknown name, or a vocabulary without the sentinels.
     """
@@ -280,7 +295,7 @@ def resolve(encoder: Encoder, name: str = "auto", model_type: str | None = None)
                 "set the format to 'auto', or use a model that was trained on this format"
             )
         return _sentinels(FORMATS[name], ids)
-    first = MODEL_TYPES.get(model_type or "", ())
+    first = _likely(config or {})
     for candidate in (*first, *FORMATS):
         ids = _known_ids(encoder, FORMATS[candidate])
         if not _missing(FORMATS[candidate], ids):
@@ -292,6 +307,14 @@ def resolve(encoder: Encoder, name: str = "auto", model_type: str | None = None)
         f"{', '.join(missing)}): use a model trained to fill in the middle, such as "
         f"bigcode/starcoder2-3b; known formats: {', '.join(FORMATS)}"
     )
+
+
+def _likely(config: Mapping[str, object]) -> tuple[str, ...]:
+    """The formats to try first."""
+    model_type = str(config.get("model_type"))
+    if config.get("mlp_bias") and model_type in WITH_BIASES:
+        return WITH_BIASES[model_type]
+    return MODEL_TYPES.get(model_type, ())
 
 
 def _known_ids(encoder: Encoder, family: FimFormat) -> dict[str, int]:

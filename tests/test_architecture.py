@@ -82,7 +82,7 @@ ONLY_IN = {
     "typer": "lsp_server/",
     "torch": "model/",
     "safetensors": "model/",
-    "tokenizers": ("model/tokenizer.py", "model/weights/gguf/vocabulary.py"),
+    "tokenizers": ("model/tokenizer.py", "model/weights/gguf/"),
     "aiohttp": ("lsp_server/", "model/engine/"),
     "filelock": ("lsp_server/", "model/engine/process.py", "model/catalogue/"),
     "gguf": ("model/export/gguf.py", "model/weights/gguf/tensors.py"),

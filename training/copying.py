@@ -51,7 +51,7 @@ def observe(model: LoadedModel, samples: list[tuple[str, Span]]) -> torch.Tensor
     """(observations, 6): the features, then the true token's probability by the votes and by the
     model."""
     preferred = model.folder.preferences
-    sentinels = resolve(model.tokenizer, model_type=model.folder.model_type)
+    sentinels = resolve(model.tokenizer, config=model.folder.config)
     end = model.tokenizer.encode("\n")
     rows = []
     for text, (start, stop) in samples:

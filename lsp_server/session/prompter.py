@@ -64,7 +64,7 @@ class Prompter:
         is_local = not settings.remote.url
         folder = find_model(settings.model, to_run=is_local)
         tokenizer = folder.load_tokenizer()
-        sentinels = resolve(tokenizer, settings.format, folder.model_type)
+        sentinels = resolve(tokenizer, settings.format, folder.config)
         encoder = PieceEncoder(tokenizer)
         limit = folder.max_positions
         preferred = folder.preferences

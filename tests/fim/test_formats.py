@@ -50,6 +50,7 @@ def test_model_types_name_known_formats(model_type: str, name: str) -> None:
         ("llama", ("▁<PRE>", "▁<SUF>", "▁<MID>", "▁<EOT>"), "codellama"),
         ("llama", FORMATS["deepseek-coder"].texts, "deepseek-coder"),
         ("llama", FORMATS["mellum"].texts, "mellum"),
+        ("llama", FORMATS["seed-coder"].texts, "seed-coder"),
         ("mistral", ("[PREFIX]", "[SUFFIX]", "</s>"), "codestral"),
         ("qwen2", FORMATS["qwen2.5-coder"].texts, "qwen2.5-coder"),
         ("gemma", FORMATS["codegemma"].texts, "codegemma"),
@@ -60,7 +61,17 @@ def test_model_types_name_known_formats(model_type: str, name: str) -> None:
     ],
 )
 def test_auto(model_type: str | None, specials: tuple[str, ...], expected: str) -> None:
-    assert resolve(CharacterEncoder(specials), model_type=model_type).format.name == expected
+    assert (
+        resolve(CharacterEncoder(specials), config={"model_type": model_type}).format.name
+        == expected
+    )
+
+
+def test_a_llama_with_biases_in_its_mlp_is_a_granite_code_and_no_mellum() -> None:
+    encoder = CharacterEncoder(FORMATS["mellum"].texts)
+    config = {"model_type": "llama", "mlp_bias": True}
+    assert resolve(encoder, config=config).format.name == "starcoder"
+    assert resolve(encoder, config=config | {"mlp_bias": False}).format.name == "mellum"
 
 
 def test_what_the_vocabulary_lacks_is_left_out_of_the_format() -> None:

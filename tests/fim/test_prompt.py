@@ -51,6 +51,7 @@ CASES: list[tuple[str, Layout | None, dict[str, object], str]] = [
         "<|file_separator|>b.py\nB<|file_separator|>a.py\n<|fim_prefix|>P<|fim_suffix|>S<|fim_middle|>",
     ),
     ("codestral", None, {"path": "a.py"}, "[SUFFIX]S[PREFIX]P"),
+    ("seed-coder", None, {"path": "a.py"}, "<[fim-suffix]>S<[fim-prefix]>P<[fim-middle]>"),
     ("mellum", None, {}, "<fim_suffix>S<fim_prefix>P<fim_middle>"),
     ("mellum", None, {"path": "a.py"}, "<filename>a.py\n<fim_suffix>S<fim_prefix>P<fim_middle>"),
 ]

@@ -67,10 +67,13 @@ FAMILY = Family(
         partly_rotated=True,
         refusals=gguf_refusals,
         metadata=gguf_metadata,
-        config_keys={
-            "attention.layer_norm_epsilon": "layer_norm_eps",
-            "use_parallel_residual": "use_parallel_residual",
+        config_keys={"attention.layer_norm_epsilon": "layer_norm_eps"},
+        # Its own converter writes true where config.json, as Stable Code's, has no such key; so
+        # llama.cpp goes by the second norm.
+        harmless_keys=("use_parallel_residual",),
+        config_of_tensors=lambda tensors: {
+            "use_qkv_bias": "blk.0.attn_q.bias" in tensors,
+            "use_parallel_residual": "blk.0.ffn_norm.weight" not in tensors,
         },
-        config_of_tensors=lambda tensors: {"use_qkv_bias": "blk.0.attn_q.bias" in tensors},
     ),
 )

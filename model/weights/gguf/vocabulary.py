@@ -1,20 +1,20 @@
 """The tokenizer of a GGUF file, made from its tokens, their merges or scores, and the name of its
-pre-tokenizer.
-
-Source of the pre-tokenizers: llama.cpp, src/llama-vocab.cpp (llm_tokenizer_bpe), by their names
-there. llama.cpp normalizes nothing, and so does this.
-"""
+pre-tokenizer. llama.cpp normalizes nothing, and so does this."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
+from tokenizers import AddedToken, decoders, models, normalizers
 from tokenizers import Tokenizer as Backend
 
 from model.errors import ModelError
 from model.tokenizer import Tokenizer
+from model.weights.gguf.cutting import DEFAULT, PRE_TOKENIZERS, WHOLE_WORDS_FIRST
+
+log = logging.getLogger(__name__)
 
 PREFIX = "tokenizer.ggml."
 # The kinds of tokens (llama.h, llama_token_type).
@@ -38,41 +38,6 @@ SPECIAL_IDS = (
     "fim_rep_token_id",
     "fim_sep_token_id",
 )
-_WORDS = r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])|[^\r\n\p{L}\p{N}]?\p{L}+"
-_SPACES = r"\s*[\r\n]+|\s+(?!\S)|\s+"
-_QWEN2 = rf"{_WORDS}|\p{{N}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|{_SPACES}"
-_LLAMA3 = rf"{_WORDS}|\p{{N}}{{1,3}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|{_SPACES}"
-_SEED_CODER = rf"{_WORDS}|\p{{N}}| ?[^\s\p{{L}}\p{{N}}\r\n]+|{_SPACES}"
-_DEEPSEEK_CODER = (r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[一-龥ࠀ-一가-퟿]+", r"\p{N}")
-
-
-def _split(*patterns: str) -> pre_tokenizers.PreTokenizer:
-    """Cuts at each pattern in turn, then only maps bytes to characters."""
-    steps = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in patterns]
-    return pre_tokenizers.Sequence(
-        [*steps, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
-    )
-
-
-def _gpt2() -> pre_tokenizers.PreTokenizer:
-    return pre_tokenizers.ByteLevel(add_prefix_space=False)
-
-
-def _digits_apart() -> pre_tokenizers.PreTokenizer:
-    return pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), _gpt2()])
-
-
-PRE_TOKENIZERS: Mapping[str, Callable[[], pre_tokenizers.PreTokenizer]] = {
-    **dict.fromkeys(("gpt-2", "phi-2", "mellum"), _gpt2),
-    **dict.fromkeys(
-        ("starcoder", "refact", "command-r", "smollm", "codeshell", "exaone"), _digits_apart
-    ),
-    **dict.fromkeys(("qwen2", "stablelm2", "deepseek-r1-qwen"), lambda: _split(_QWEN2)),
-    **dict.fromkeys(("llama-bpe", "llama3", "llama-v3"), lambda: _split(_LLAMA3)),
-    "seed-coder": lambda: _split(_SEED_CODER),
-    "deepseek-coder": lambda: _split(*_DEEPSEEK_CODER),
-}
-WHOLE_WORDS_FIRST = ("llama-bpe", "llama3", "llama-v3")  # a piece that is a token is not merged
 
 
 def make_tokenizer(metadata: Mapping[str, Any]) -> Tokenizer:
@@ -99,6 +64,12 @@ def make_tokenizer(metadata: Mapping[str, Any]) -> Tokenizer:
 def _byte_level(texts: Sequence[str], kinds: Sequence[int], metadata: Mapping[str, Any]) -> Backend:
     """Byte pairs, as GPT-2 has them: cut by the pre-tokenizer, merged in the order of a list."""
     cutting = metadata.get(f"{PREFIX}pre")
+    if cutting is None:
+        log.warning(
+            "An old GGUF file does not say how its tokenizer cuts text. It is cut as llama.cpp "
+            "does then; a file from a newer converter gives better suggestions."
+        )
+        cutting = DEFAULT
     if not isinstance(cutting, str) or cutting not in PRE_TOKENIZERS:
         raise ModelError(
             f"its pre-tokenizer is {cutting!r}, which fimls does not know; it knows "
