@@ -305,7 +305,7 @@ def resolve(
     raise FormatError(
         f"the tokenizer has the sentinels of no FIM format (for {likely.name!r} it lacks "
         f"{', '.join(missing)}): use a model trained to fill in the middle, such as "
-        f"bigcode/starcoder2-3b; known formats: {', '.join(FORMATS)}"
+        f"qwen2.5-coder-0.5b; known formats: {', '.join(FORMATS)}"
     )
 
 

@@ -96,7 +96,7 @@ def test_what_the_vocabulary_lacks_is_left_out_of_the_format() -> None:
         (
             (),
             "auto",
-            ("<fim_prefix>, <fim_suffix>, <fim_middle>", "bigcode/starcoder2-3b", *FORMATS),
+            ("<fim_prefix>, <fim_suffix>, <fim_middle>", "qwen2.5-coder-0.5b", *FORMATS),
         ),
     ],
 )

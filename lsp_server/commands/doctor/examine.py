@@ -10,13 +10,14 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from fim import FormatError
 from lsp_server.commands.doctor import installation
 from lsp_server.commands.doctor.findings import Finding, note, wrong
 from lsp_server.commands.doctor.machine import disk_bytes_per_s, measure_machine
 from lsp_server.commands.doctor.place import examine_place
 from lsp_server.commands.errors import CommandError
 from lsp_server.folders import cache_folder
-from lsp_server.session.prompter import TIME_BUDGET_MS
+from lsp_server.session.prompter import TIME_BUDGET_MS, Prompter
 from lsp_server.settings import Settings
 from model.catalogue.entries import entry_of
 from model.catalogue.recommend import (
@@ -158,15 +159,17 @@ def _load() -> list[Finding]:
 
 
 def _chosen(settings: Settings, machine: dict[str, Any]) -> Estimate | None:
+    """None also for a model that cannot fill in the middle."""
     if not machine or settings.remote.url:
         return None
     try:
+        Prompter.for_settings(settings)
         model = find_model(settings.model)
         entry = entry_of(model.path)
         if entry is not None and entry.parameters is not None:
             return estimate(entry.name, entry.parameters, machine)
         return estimate(model.name, model.parameters, machine)
-    except (ModelError, OSError):  # the model's findings tell
+    except (ModelError, FormatError, OSError):  # the model's findings tell
         return None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ from lsp_server.commands.doctor.machine import measure_machine
 from lsp_server.commands.errors import CommandError
 from lsp_server.settings import Settings, parse
 from model.engine.options import EngineOptions
+from model.weights.files import BUNDLED
 from tests.lsp_server.helpers import Home
 
 FIGURES: dict[str, Any] = {
@@ -115,6 +117,17 @@ def test_a_model_that_is_missing_or_damaged_is_told(tmp_path: Path) -> None:
     (damaged / "config.json").write_text("{")
     (line,) = told(examine(settings(model=str(damaged))))
     assert "cannot be read" in line and "Download" in line
+
+
+def test_a_model_without_fim_is_told_and_gets_no_estimate(tmp_path: Path) -> None:
+    plain = tmp_path / "plain"
+    shutil.copytree(BUNDLED, plain)
+    tokenizer = plain / "tokenizer.json"
+    tokenizer.write_text(tokenizer.read_text().replace("<fim_", "<no_"))
+    report = examine(settings(model=str(plain)))
+    (line,) = told(report)
+    assert "sentinels of no FIM format" in line and "qwen2.5-coder-0.5b" in line
+    assert report.chosen is None and "(chosen)" not in report.to_markdown()
 
 
 def test_a_model_that_does_not_fit_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
