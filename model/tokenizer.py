@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
+from tokenizers import AddedToken
 from tokenizers import Tokenizer as Backend
 from tokenizers.decoders import DecodeStream
 
@@ -13,6 +15,9 @@ from model.errors import ModelError
 from model.regular_files import read_text
 
 REPLACEMENT = "\ufffd"
+# Some tokenizer.json list sentinels as added text (Qwen2.5-Coder's <|fim_prefix|>, DeepSeek-Coder's
+# <｜fim▁hole｜>), which is found in plain text, too.
+SENTINEL = re.compile(r"<(\|.+\||｜.+｜|\[.+\])>")
 
 
 class Tokenizer:
@@ -22,6 +27,9 @@ class Tokenizer:
         self._backend = backend
         self._backend.no_padding()
         self._backend.no_truncation()
+        added = self._backend.get_added_tokens_decoder().values()
+        plain = [t.content for t in added if not t.special and SENTINEL.fullmatch(t.content)]
+        self._backend.add_special_tokens([AddedToken(t, normalized=False) for t in plain])
         self._backend.encode_special_tokens = True
 
     @classmethod

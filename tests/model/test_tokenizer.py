@@ -13,7 +13,7 @@ from tokenizers import Tokenizer as Backend
 from model import Tokenizer
 from model.errors import ModelError
 from model.generation.generate import GenerationOptions, generate
-from tests.conftest import SENTINELS
+from tests.conftest import SENTINELS, write_tokenizer
 from tests.model.toys import END, MIDDLE, Parrot
 
 CHARACTERS = ["é", "漢", "😋", "👩‍👩‍👧", "🇨🇭", "e\u0301", "\u2028", "𝔘"]
@@ -50,6 +50,25 @@ def test_a_sentinel_in_a_whole_prompt_is_one_and_only_there(tokenizer: Tokenizer
         2,
         None,
     ]
+
+
+def test_sentinels_that_a_file_lists_as_text_are_plain_text_too(tmp_path: Path) -> None:
+    """As tokenizer.json of Qwen2.5-Coder and of DeepSeek-Coder do. Other added text is text."""
+    write_tokenizer(tmp_path)
+    backend = Backend.from_file(str(tmp_path / "tokenizer.json"))
+    sentinels = ["<|fim_prefix|>", "<｜fim▁hole｜>", "<[fim-middle]>"]
+    backend.add_tokens([AddedToken(t, normalized=False) for t in [*sentinels, "<tool_call>"]])
+    backend.save(str(tmp_path / "tokenizer.json"))
+    tokenizer = Tokenizer.from_file(tmp_path / "tokenizer.json")
+    numbers = [tokenizer.token_id(text) for text in sentinels]
+    assert numbers == [263, 264, 265]
+    for text, number in zip(sentinels, numbers, strict=True):
+        assert tokenizer.decode(tokenizer.encode(f"x{text}y")) == f"x{text}y"
+        assert number not in tokenizer.encode(f"x{text}y")
+        assert number in tokenizer.encode_prompt(f"x{text}y")
+        assert number is not None and tokenizer.texts[number] is None
+    assert tokenizer.encode("<tool_call>") == [266]
+    assert tokenizer.vocab_size == 267
 
 
 @given(text=st.text())

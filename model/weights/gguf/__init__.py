@@ -4,6 +4,7 @@ In reading order:
 - header: the metadata and the table of tensors, checked against the file's size.
 - model: GgufModel, a file seen as a model folder: its config in Hugging Face's shape.
 - cutting: how tokenizers cut a text before they merge, by name.
+- special_tokens: the ends and the tokens of FIM, named by ids and checked by their texts.
 - vocabulary: the tokenizer from the file's tokens and merges.
 - blocks: the common types of quantized blocks, widened with torch.
 - tensors: the weights as floats under Hugging Face's names.

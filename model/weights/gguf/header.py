@@ -95,7 +95,12 @@ class StringArray(Sequence[str]):
         return self.length
 
     def __getitem__(self, index: Any) -> Any:
-        return self.decoded()[index]
+        if type(index) is not int or not 0 <= index < self.length:
+            return self.decoded()[index]
+        with _mapped(self.path) as data:
+            cursor = _Cursor(data, self.offset)
+            cursor.skip_texts(index)
+            return cursor.text()
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.decoded())

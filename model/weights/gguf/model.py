@@ -16,6 +16,7 @@ from model.families.registry import FAMILIES
 from model.tokenizer import Tokenizer
 from model.weights.files import ModelFiles
 from model.weights.gguf.header import Header, StringArray, TensorInfo, read_floats, read_header
+from model.weights.gguf.special_tokens import stop_ids
 from model.weights.gguf.vocabulary import make_tokenizer
 from model.weights.preferences import Preferences, known_preferences
 
@@ -53,7 +54,6 @@ LLAMA3 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 8192,
 }
-STOP_KEYS = ("tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id")
 
 
 @dataclass(frozen=True)
@@ -161,9 +161,9 @@ def hugging_face_config(
         "hidden_act": HIDDEN_ACTS[family.gguf.activation],
         "tie_word_embeddings": HEAD not in tensors,
     }
-    stop_ids = [metadata[key] for key in STOP_KEYS if key in metadata]
-    if stop_ids:
-        config["eos_token_id"] = stop_ids
+    ends = stop_ids(metadata)
+    if ends:
+        config["eos_token_id"] = ends
     if "tokenizer.ggml.bos_token_id" in metadata:
         config["bos_token_id"] = metadata["tokenizer.ggml.bos_token_id"]
     for key, name in (COMMON_KEYS | dict(family.gguf.config_keys)).items():

@@ -13,31 +13,19 @@ from tokenizers import Tokenizer as Backend
 from model.errors import ModelError
 from model.tokenizer import Tokenizer
 from model.weights.gguf.cutting import DEFAULT, PRE_TOKENIZERS, WHOLE_WORDS_FIRST
+from model.weights.gguf.special_tokens import (
+    BYTE,
+    CONTROL,
+    NORMAL,
+    PREFIX,
+    UNKNOWN,
+    USER_DEFINED,
+    checked_kinds,
+)
 
 log = logging.getLogger(__name__)
 
-PREFIX = "tokenizer.ggml."
-# The kinds of tokens (llama.h, llama_token_type).
-NORMAL = 1
-UNKNOWN = 2
-CONTROL = 3
-USER_DEFINED = 4
-BYTE = 6
 SPACE = "▁"  # SentencePiece's stand-in for a space
-SPECIAL_IDS = (
-    "bos_token_id",
-    "eos_token_id",
-    "eot_token_id",
-    "padding_token_id",
-    "unknown_token_id",
-    "seperator_token_id",  # so spelled
-    "fim_pre_token_id",
-    "fim_suf_token_id",
-    "fim_mid_token_id",
-    "fim_pad_token_id",
-    "fim_rep_token_id",
-    "fim_sep_token_id",
-)
 
 
 def make_tokenizer(metadata: Mapping[str, Any]) -> Tokenizer:
@@ -53,7 +41,7 @@ def make_tokenizer(metadata: Mapping[str, Any]) -> Tokenizer:
     kinds = metadata.get(f"{PREFIX}token_type", (NORMAL,) * len(texts))
     if not isinstance(kinds, tuple) or len(kinds) != len(texts):
         raise ModelError("its tokens and their types differ in number. Download it again.")
-    _check_special_ids(metadata, len(texts))
+    kinds = checked_kinds(metadata, texts, kinds)
     backend = MAKERS[kind](texts, kinds, metadata)
     _add_tokens(backend, texts, kinds)
     if backend.get_vocab_size(with_added_tokens=True) != len(texts):
@@ -171,12 +159,3 @@ def _add_tokens(backend: Backend, texts: Sequence[str], kinds: Sequence[int]) ->
             plain.append(AddedToken(text, special=False, normalized=False))
     backend.add_special_tokens(special)
     backend.add_tokens(plain)
-
-
-def _check_special_ids(metadata: Mapping[str, Any], count: int) -> None:
-    for name in SPECIAL_IDS:
-        number = metadata.get(PREFIX + name)
-        if number is not None and not (type(number) is int and 0 <= number < count):
-            raise ModelError(
-                f"{PREFIX}{name} is {number!r}, but it has {count} tokens. Download it again."
-            )
