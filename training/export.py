@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from model.weights.checkpoint import INT8_ROWS
+from model.weights.files import INT8_ROWS
 from training import checkpoint
 from training.network import ROPE_THETA
 

@@ -14,8 +14,9 @@ from model.errors import ModelError
 from model.export.gguf import TYPES, write_gguf
 from model.export.hugging_face import write_hugging_face
 from model.loading import DTYPES, check_vocabulary
-from model.weights.checkpoint import COMPUTED, HEAD, Checkpoint
+from model.weights.checkpoint import HEAD, Checkpoint
 from model.weights.files import ModelFiles
+from model.weights.tensors import COMPUTED
 
 # The formats, each with the types of weights that it can hold.
 LAYOUTS = {"hf": tuple(DTYPES), "gguf": tuple(TYPES)}

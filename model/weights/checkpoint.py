@@ -1,8 +1,6 @@
-"""Reads the tensors of safetensors files and fills a decoder with them.
+"""Fills a decoder with the tensors of a model's files, whatever their format.
 
-Every tensor of the checkpoint is used exactly once, or the error names it. Weights are float16,
-bfloat16 or float32. In fimls' own compact form (config.json: quantization_config.quant_method
-"fimls-int8-rows") a matrix NAME is int8 and has a float32 NAME_scale with one scale a row.
+Every tensor of the checkpoint is used exactly once, or the error names it.
 """
 
 from __future__ import annotations
@@ -14,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from model.decoder.config import DecoderConfig
@@ -23,27 +20,19 @@ from model.decoder.factory import Factory, Packed
 from model.errors import ModelError
 from model.families.registry import FAMILIES
 from model.families.weight_table import WeightSlot
-from model.regular_files import check_regular
-from model.weights.files import ModelFiles
-from model.weights.folder import SCALE, ModelFolder
-from model.weights.gguf.model import GgufModel
-from model.weights.gguf.tensors import gguf_shapes, gguf_tensors
+from model.weights.files import INT8_ROWS, ModelFiles
 
-INT8_ROWS = "fimls-int8-rows"
-# Buffers that older checkpoints carry and that are computed from the config.
-COMPUTED = (".rotary_emb.inv_freq",)
 HEAD = "lm_head.weight"  # some tools write it for tied models too, as a copy of the embeddings
 NAMED = 4  # of the tensors that are missing
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A folder's configuration, and the tensors that belong to it."""
+    """A model's configuration, and the tensors that belong to it."""
 
     folder: ModelFiles
     config: DecoderConfig
     table: Mapping[str, WeightSlot]  # by the tensors' names
-    int8_rows: bool
     files: Sequence[Path]
 
     @classmethod
@@ -58,38 +47,29 @@ class Checkpoint:
         try:
             config = family.decoder_config(folder.config)
         except ModelError as error:  # begins with config.json
-            joined = ", as " if isinstance(folder, GgufModel) else "/"
             raise ModelError(
-                f"{folder.path}{joined}{error}. Download the model again; if it stays so, use "
-                "another or report this one."
+                f"{folder.path}{folder.before_config}{error}. Download the model again; if it "
+                "stays so, use another or report this one."
             ) from None
-        table = family.weight_table(config)
-        return cls(folder, config, table, _has_int8_rows(folder), tuple(folder.weight_files))
+        if folder.quantization not in ("", INT8_ROWS):
+            raise ModelError(
+                f"{folder.path} holds weights quantized with {folder.quantization!r}, which fimls "
+                "does not read. Use the model's float16 or bfloat16 weights."
+            )
+        return cls(folder, config, family.weight_table(config), tuple(folder.weight_files))
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The shapes of the stored tensors, in the order of `tensors`. Raises ModelError."""
-        if isinstance(self.folder, GgufModel):
-            return gguf_shapes(self.folder, self.table, self.config)
-        assert isinstance(self.folder, ModelFolder)
-        return self.folder.shapes
+        return self.folder.tensor_shapes(self.table, self.config)
 
     @property
     def parameters(self) -> int:
         return sum(math.prod(slot.shape) for slot in self.table.values())
 
     def tensors(self) -> Iterator[tuple[Path, str, Tensor]]:
-        """The tensors in the order of their files and names, each with its file; int8 rows as
-        float32.
-
-        Raises ModelError.
-        """
-        if isinstance(self.folder, GgufModel):
-            yield from gguf_tensors(self.folder, self.table, self.config)
-            return
-        for file in self.files:
-            for name, tensor in _tensors(file, self.int8_rows):
-                yield file, name, tensor
+        """The tensors, each with its file; what is quantized, as floats. Raises ModelError."""
+        return self.folder.tensors(self.table, self.config)
 
     def fill(self, decoder: Decoder, factory: Factory, progress: Callable[[float], None]) -> None:
         """Writes every tensor to its place in the decoder, which the factory has made.
@@ -128,50 +108,6 @@ class Checkpoint:
                 f"{self.folder.path}: {HEAD} differs from the embeddings, to which config.json "
                 "ties it. Set tie_word_embeddings to false there, or download the model again."
             )
-
-
-def _has_int8_rows(folder: ModelFiles) -> bool:
-    """Whether the weights are in fimls' own form. Raises ModelError for anyone else's."""
-    settings = folder.config.get("quantization_config")
-    if settings is None:
-        return False
-    method = settings.get("quant_method") if isinstance(settings, dict) else settings
-    if method != INT8_ROWS:
-        raise ModelError(
-            f"{folder.path} holds weights quantized with {method!r}, which fimls does not read. "
-            "Use the model's float16 or bfloat16 weights."
-        )
-    return True
-
-
-def _tensors(file: Path, int8_rows: bool) -> Iterator[tuple[str, Tensor]]:
-    """A file's tensors one after the other; int8 rows as the floats that they stand for."""
-    try:
-        check_regular(file)
-        with safe_open(file, framework="pt") as tensors:
-            names = set(tensors.keys())
-            scaled = set()
-            if int8_rows:
-                scaled = {name for name in names if name + SCALE in names}
-            for name in sorted(names - {name + SCALE for name in scaled}):
-                if name.endswith(COMPUTED):
-                    continue
-                tensor = tensors.get_tensor(name)
-                if name in scaled:
-                    tensor = _dequantize(tensor, tensors.get_tensor(name + SCALE), name, file)
-                yield name, tensor
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"{file} cannot be read ({error}). Download it again.") from None
-
-
-def _dequantize(weight: Tensor, scale: Tensor, name: str, file: Path) -> Tensor:
-    if weight.dtype != torch.int8 or scale.shape != weight.shape[:1]:
-        raise ModelError(
-            f"{file}: {name} is {weight.dtype} {tuple(weight.shape)} with a {name}{SCALE} of "
-            f"{tuple(scale.shape)}, but only int8 rows with one scale each are known. Download the "
-            "model again."
-        )
-    return weight.float() * scale.float()[:, None]
 
 
 def _check(slot: WeightSlot, tensor: Tensor, name: str, file: Path) -> None:

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from model.decoder.config import DecoderConfig
 from model.errors import ModelError
 from model.families.hf_config import ConfigReader, max_positions
 from model.families.registry import FAMILIES
+from model.families.weight_table import WeightSlot
 from model.tokenizer import Tokenizer
 from model.weights.preferences import Preferences
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 BUNDLED = Path(__file__).parent.parent / "bundled"
+INT8_ROWS = "fimls-int8-rows"  # fimls' own quant_method: see model/weights/tensors.py
 ATTRIBUTION = "attribution.bin"  # beside the weights: see fim/attribution.py
 
 
@@ -27,6 +33,7 @@ class ModelFiles(ABC):
 
     path: Path
     config: Mapping[str, Any]
+    before_config: ClassVar[str] = "/"  # in messages, between the path and "config.json"
 
     @property
     def name(self) -> str:
@@ -44,6 +51,14 @@ class ModelFiles(ABC):
     def is_native(self) -> bool:
         """Whether fimls runs the architecture itself; else transformers does, slower."""
         return self.model_type in FAMILIES
+
+    @property
+    def quantization(self) -> Any:
+        """The quant_method of config.json; "" where the weights are plain ones."""
+        settings = self.config.get("quantization_config")
+        if settings is None:
+            return ""
+        return settings.get("quant_method") if isinstance(settings, dict) else settings
 
     @property
     def max_positions(self) -> int:
@@ -77,6 +92,19 @@ class ModelFiles(ABC):
     @abstractmethod
     def parameters(self) -> int:
         """The number of weights, from the files' headers alone. Raises ModelError."""
+
+    @abstractmethod
+    def tensor_shapes(
+        self, table: Mapping[str, WeightSlot], config: DecoderConfig
+    ) -> dict[str, tuple[int, ...]]:
+        """The shapes of what `tensors` yields, by name and in that order. Raises ModelError."""
+
+    @abstractmethod
+    def tensors(
+        self, table: Mapping[str, WeightSlot], config: DecoderConfig
+    ) -> Iterator[tuple[Path, str, Tensor]]:
+        """The weights as floats, file by file, each with its file and its name in the table, also
+        those that have no place there. Loads torch. Raises ModelError."""
 
     @abstractmethod
     def load_tokenizer(self) -> Tokenizer:

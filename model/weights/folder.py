@@ -5,25 +5,30 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from model.catalogue.entries import find_entry
 from model.catalogue.installed import is_gguf, locate
+from model.decoder.config import DecoderConfig
 from model.errors import ModelError
 from model.families.registry import FAMILIES
+from model.families.weight_table import WeightSlot
 from model.regular_files import check_regular, read_text
 from model.tokenizer import Tokenizer
-from model.weights.files import ATTRIBUTION, BUNDLED, ModelFiles
+from model.weights.files import ATTRIBUTION, BUNDLED, INT8_ROWS, ModelFiles
 from model.weights.gguf.model import GgufModel
 from model.weights.preferences import Preferences, known_preferences, read_preferences
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 TOKENIZER = "tokenizer.json"
 PREFERENCES = "fimls.json"
-SCALE = "_scale"  # ends the name of the scales of int8 rows: see model/weights/checkpoint.py
+SCALE = "_scale"  # ends the name of the scales of int8 rows
 PICKLED = {".bin", ".pt", ".pth", ".ckpt"}
 MAX_HEADER = 100 * 2**20  # bytes; safetensors' own limit
 
@@ -80,6 +85,18 @@ class ModelFolder(ModelFiles):
     @property
     def parameters(self) -> int:
         return sum(map(math.prod, self.shapes.values()))
+
+    def tensor_shapes(
+        self, table: Mapping[str, WeightSlot], config: DecoderConfig
+    ) -> dict[str, tuple[int, ...]]:
+        return self.shapes
+
+    def tensors(
+        self, table: Mapping[str, WeightSlot], config: DecoderConfig
+    ) -> Iterator[tuple[Path, str, Tensor]]:
+        from model.weights.tensors import safetensors_tensors
+
+        return safetensors_tensors(self.weight_files, self.quantization == INT8_ROWS)
 
     @property
     def files(self) -> list[Path]:

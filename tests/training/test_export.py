@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from model.weights.checkpoint import INT8_ROWS
+from model.weights.files import INT8_ROWS
 from training import checkpoint
 from training.export import main, parse
 from training.network import ROPE_THETA, Network, Shape

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from model.decoder.config import DecoderConfig
 from model.errors import ModelError
 from model.families.family import Family
 from model.families.registry import FAMILIES
+from model.families.weight_table import WeightSlot
 from model.tokenizer import Tokenizer
 from model.weights.files import ModelFiles
 from model.weights.gguf.header import Header, StringArray, TensorInfo, read_floats, read_header
 from model.weights.gguf.special_tokens import stop_ids
 from model.weights.gguf.vocabulary import make_tokenizer
 from model.weights.preferences import Preferences, known_preferences
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SPLIT = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
 # Keys after the architecture's name -> keys of config.json, in every family.
@@ -63,6 +68,7 @@ class GgufModel(ModelFiles):
     path: Path
     config: Mapping[str, Any]
     parts: Mapping[Path, Header]  # in order
+    before_config: ClassVar[str] = ", as "
 
     @classmethod
     def open(cls, path: Path) -> GgufModel:
@@ -110,6 +116,20 @@ class GgufModel(ModelFiles):
     def preferences(self) -> Preferences:
         """What the catalogue knows of the file. Raises ModelError."""
         return known_preferences(self.path)
+
+    def tensor_shapes(
+        self, table: Mapping[str, WeightSlot], config: DecoderConfig
+    ) -> dict[str, tuple[int, ...]]:
+        from model.weights.gguf.tensors import gguf_shapes
+
+        return gguf_shapes(self, table, config)
+
+    def tensors(
+        self, table: Mapping[str, WeightSlot], config: DecoderConfig
+    ) -> Iterator[tuple[Path, str, Tensor]]:
+        from model.weights.gguf.tensors import gguf_tensors
+
+        return gguf_tensors(self, table, config)
 
     def load_tokenizer(self) -> Tokenizer:
         try:

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer as Backend
 
 from model.export.export import export
 from model.export.gguf import QWEN2_SPLIT
-from model.weights.checkpoint import INT8_ROWS
+from model.weights.files import INT8_ROWS
 from model.weights.folder import ModelFolder, find_model
 from tests.conftest import (
     GEMMA,
