@@ -1,12 +1,14 @@
-"""GGUF files as models: equal to the folders that they were made from, and every fault told."""
+"""GGUF files as models: equal to the folders that they were made from, in what they say in keys and
+by their tensors, and in what they compute; split files."""
 
 from __future__ import annotations
 
-import os
+import math
 import shutil
-import struct
-from collections.abc import Callable
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
@@ -14,17 +16,22 @@ import pytest
 import torch
 
 from model.errors import ModelError
+from model.weights.checkpoint import Checkpoint
+from model.weights.files import BUNDLED
 from model.weights.folder import find_model
-from model.weights.gguf.blocks import WIDENED
-from model.weights.gguf.header import TENSOR_TYPES, read_header
-from model.weights.gguf.model import GgufModel
+from model.weights.gguf.header import TENSOR_TYPES, TensorInfo
 from model.weights.gguf.tensors import widened
 from tests.model.export.exports import MODELS, TRICKY, exported, toy
-from tests.model.folders import logits
+from tests.model.folders import configure, logits
 from tests.model.toys import load
+from tests.model.weights.gguf_files import write_copy
 
-HALVES = {"Q4_1": (0, 2), "Q5_1": (0, 2), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,)}
 WINDOWED = [name for name in MODELS if "window" in name]  # llama.cpp knows none
+
+
+def gguf_of(folder: Path) -> Path:
+    (file,) = folder.glob("*.gguf")
+    return file
 
 
 @pytest.mark.parametrize("kind", [name for name in MODELS if name not in WINDOWED])
@@ -41,166 +48,183 @@ def test_a_gguf_file_computes_what_its_folder_does(kind: str, tmp_path: Path) ->
         assert ours.tokenizer.encode_prompt(text) == theirs.tokenizer.encode_prompt(text)
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "q8_0"])
-def test_fewer_bits_are_the_numbers_that_they_stand_for(dtype: str, tmp_path: Path) -> None:
-    (file,) = exported(toy(tmp_path), tmp_path, "gguf", dtype).glob("*.gguf")
-    data = np.memmap(file, np.uint8, "r")
-    for tensor in gguf.GGUFReader(file).tensors:
-        info = read_header(file).tensors[tensor.name]
-        expected = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
-        assert np.array_equal(widened(data, info).float().numpy(), expected.reshape(info.shape))
-
-
-@pytest.mark.parametrize("kind", sorted(WIDENED))
-def test_blocks_are_widened_as_the_gguf_library_does(kind: str) -> None:
-    generator = np.random.default_rng(0)
-    size = next(size for name, _, size in TENSOR_TYPES.values() if name == kind)
-    blocks = generator.integers(0, 256, (96, size), dtype=np.uint8)
-    for first in HALVES.get(kind, (0,)):
-        halves = generator.standard_normal((96, 1)).astype(np.float16)
-        blocks[:, first : first + 2] = halves.view(np.uint8)
-    expected = gguf.quants.dequantize(blocks, gguf.GGMLQuantizationType[kind])
-    assert np.array_equal(WIDENED[kind](torch.from_numpy(blocks)).numpy(), expected)
-
-
 def test_the_types_have_the_sizes_that_the_gguf_library_knows() -> None:
     for number, (name, block, size) in TENSOR_TYPES.items():
         kind = gguf.GGMLQuantizationType(number)
         assert (kind.name, gguf.GGML_QUANT_SIZES[kind]) == (name, (block, size))
 
 
-# ---- faults ----
+def test_the_bundled_model_as_a_file(tmp_path: Path) -> None:
+    file = gguf_of(exported(find_model("bundled"), tmp_path, "gguf"))
+    found = find_model(file)
+    assert found.parameters == find_model("bundled").parameters
+    assert found.max_positions == find_model("bundled").max_positions
+    torch.testing.assert_close(logits(load(file)), logits(load(BUNDLED)), rtol=0, atol=1e-4)
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("gguf")
-    (file,) = exported(toy(folder, "qwen2"), folder, "gguf").glob("*.gguf")
-    return file
+@pytest.mark.parametrize("kind", ["F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1"])
+def test_quantized_matrices_are_what_the_library_makes_of_them(kind: str, tmp_path: Path) -> None:
+    whole = gguf_of(exported(toy(tmp_path, "starcoder2"), tmp_path, "gguf"))
+    file = write_copy(whole, tmp_path / "small.gguf", kind=kind)
+    checkpoint = Checkpoint.open(find_model(file))
+    tensors = {t.name: t for t in gguf.GGUFReader(file).tensors}
+    assert {t.tensor_type.name for t in tensors.values() if len(t.shape) == 2} == {kind}
+    found = {name: tensor for _, name, tensor in checkpoint.tensors()}
+    for theirs, ours in (
+        ("token_embd.weight", "model.embed_tokens.weight"),
+        ("blk.1.ffn_down.weight", "model.layers.1.mlp.c_proj.weight"),
+        ("blk.0.attn_k.weight", "model.layers.0.self_attn.k_proj.weight"),
+    ):
+        stored = tensors[theirs]
+        expected = torch.from_numpy(np.array(gguf.dequantize(stored.data, stored.tensor_type)))
+        assert torch.equal(found[ours].float(), expected.float())
+    assert torch.isfinite(logits(load(file))).all()
 
 
-def put(data: bytearray, at: int, form: str, value: int) -> None:
-    struct.pack_into(f"<{form}", data, at, value)
+@pytest.mark.parametrize("kind", [kind for kind, block, _ in TENSOR_TYPES.values() if block > 1])
+def test_every_type_is_widened_as_the_library_widens_it(kind: str, tmp_path: Path) -> None:
+    """Bit for bit, on any bytes: every block is a valid one."""
+    number = gguf.GGMLQuantizationType[kind]
+    block, block_bytes = gguf.GGML_QUANT_SIZES[number]
+    rows, columns = 301, 3 * block
+    raw = np.random.default_rng(0).integers(0, 256, rows * 3 * block_bytes, np.uint8)
+    file = tmp_path / "raw"
+    raw.tofile(file)
+    info = TensorInfo("t", (rows, columns), kind, 0, raw.size)
+    with np.errstate(all="ignore"):
+        found = widened(np.memmap(file, np.uint8, "r"), info)
+        expected = gguf.quants.dequantize(raw.reshape(rows, -1), number)
+    np.testing.assert_array_equal(found.numpy(), expected)
 
 
-def after(data: bytearray, text: bytes) -> int:
-    return data.index(text) + len(text)
-
-
-def rename(old: bytes, new: bytes) -> Callable[[bytearray], None]:
-    assert len(old) == len(new)
-
-    def change(data: bytearray) -> None:
-        at = data.index(old)
-        data[at : at + len(old)] = new
-
-    return change
-
-
-def tensor_row(data: bytearray) -> int:
-    """Where the numbers of the first matrix's row begin: dimensions, sizes, type, offset."""
-    return after(data, b"token_embd.weight")
-
-
-FAULTS: dict[str, tuple[Callable[[bytearray], object], str]] = {
-    "no GGUF": (lambda d: put(d, 0, "I", 7), "no whole GGUF file"),
-    "empty": (lambda d: d.clear(), "no whole GGUF file"),
-    "four bytes": (lambda d: d.__delitem__(slice(4, None)), "cut off"),
-    "version 9": (lambda d: put(d, 4, "I", 9), "version 9"),
-    "big-endian": (lambda d: put(d, 4, "I", 3 << 24), "big-endian"),
-    "2^60 tensors": (lambda d: put(d, 8, "Q", 2**60), "room for"),
-    "2^60 keys": (lambda d: put(d, 16, "Q", 2**60), "room for"),
-    "a long name": (lambda d: put(d, 24, "Q", 2**60), "room for"),
-    "half a header": (lambda d: d.__delitem__(slice(len(d) // 200, None)), "cut off|room for"),
-    "half its weights": (lambda d: d.__delitem__(slice(len(d) // 2, None)), "beyond its end"),
-    "9 dimensions": (lambda d: put(d, tensor_row(d), "I", 9), "9 dimensions"),
-    "2^60 rows": (lambda d: put(d, tensor_row(d) + 12, "Q", 2**60), "beyond its end"),
-    "an unknown type": (lambda d: put(d, tensor_row(d) + 20, "I", 99), "type 99"),
-    "an offset beyond": (lambda d: put(d, tensor_row(d) + 24, "Q", 2**50), "beyond its end"),
-    "one over another": (lambda d: put(d, tensor_row(d) + 24, "Q", 0), "over another"),
-    "an odd offset": (lambda d: put(d, tensor_row(d) + 24, "Q", 3), "no right place"),
-    "an unknown architecture": (rename(b"qwen2", b"qwenX"), "architecture 'qwenX'"),
-    "an unknown key": (rename(b"qwen2.rope.freq_base", b"qwen2.rope.freq_bass"), "freq_bass"),
-    "an unknown pre-tokenizer": (
-        lambda d: rename(b"qwen2", b"qwen9")(memory_of_pre(d)),
-        "pre-tokenizer is 'qwen9'",
-    ),
-    "a tensor renamed": (rename(b"output_norm.weight", b"output_norn.weight"), "no place"),
-    "NaN": (lambda d: d.__setitem__(slice(-64, None), b"\xff" * 64), "not finite"),
-}
-
-
-class memory_of_pre(bytearray):
-    """A view on the text after the key of the pre-tokenizer, written back when it is changed."""
-
-    def __init__(self, data: bytearray) -> None:
-        self._whole = data
-        self._from = after(data, b"tokenizer.ggml.pre")
-        super().__init__(data[self._from :])
-
-    def __setitem__(self, at: object, value: object) -> None:
-        super().__setitem__(at, value)  # type: ignore[call-overload]
-        self._whole[self._from :] = self
-
-
-@pytest.mark.parametrize("fault", FAULTS)
-def test_a_faulty_file_is_named_with_the_remedy(fault: str, whole: Path, tmp_path: Path) -> None:
-    change, message = FAULTS[fault]
-    data = bytearray(whole.read_bytes())
-    change(data)
-    file = tmp_path / "model.gguf"
-    file.write_bytes(data)
-    with pytest.raises(ModelError, match=message) as found:
-        load(file)
-    assert str(file) in str(found.value)
-    assert any(
-        word in str(found.value).lower() for word in ("again", "use ", "it runs", "check that")
-    )
+def test_a_split_model_is_opened_by_any_of_its_files(tmp_path: Path) -> None:
+    whole = gguf_of(exported(toy(tmp_path, "llama"), tmp_path, "gguf"))
+    write_copy(whole, tmp_path / "split.gguf", split_max_tensors=8)
+    files = sorted(tmp_path.glob("split-*.gguf"))
+    assert len(files) >= 3
+    expected = logits(load(whole))
+    for file in (files[0], files[-1]):
+        model = find_model(file)
+        assert model.weight_files == files
+        assert torch.equal(logits(load(file)), expected)
+    assert find_model(files[0]).identity
+    files[1].unlink()
+    with pytest.raises(ModelError, match=rf"lacks {files[1].name} .*Download"):
+        find_model(files[0])
+    shutil.copyfile(files[0], files[1])
+    with pytest.raises(ModelError, match="tensors instead of"):
+        find_model(files[0])
 
 
 @pytest.mark.parametrize("shard", [1, 2])
-def test_a_split_file_with_a_part_missing_is_named(shard: int, whole: Path, tmp_path: Path) -> None:
+def test_a_split_file_with_a_part_missing_is_named(shard: int, tmp_path: Path) -> None:
+    whole = gguf_of(exported(toy(tmp_path, "qwen2"), tmp_path, "gguf"))
     name = f"model-{shard:05}-of-00002.gguf"
     shutil.copyfile(whole, tmp_path / name)
     with pytest.raises(ModelError, match=f"model-{3 - shard:05}-of-00002.gguf of a model in 2"):
         find_model(tmp_path / name)
 
 
-def test_a_split_file_is_one_model(whole: Path, tmp_path: Path) -> None:
-    """The second part holds one tensor, and no metadata of the model."""
-    reader = gguf.GGUFReader(whole)
-    paths = [tmp_path / f"m-{n:05}-of-00002.gguf" for n in (1, 2)]
-    for path, mine in zip(paths, (lambda n: n != "output_norm.weight",) * 2, strict=True):
-        writer = gguf.GGUFWriter(path, "qwen2")
-        if path == paths[0]:
-            for field in list(reader.fields.values())[3:]:
-                if field.name != "general.architecture":
-                    inner = field.types[-1] if field.types[0] == gguf.GGUFValueType.ARRAY else None
-                    writer.add_key_value(field.name, field.contents(), field.types[0], inner)
-        for tensor in reader.tensors:
-            if mine(tensor.name) == (path == paths[0]):
-                writer.add_tensor(tensor.name, np.array(tensor.data))
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
-    model = find_model(paths[1])
-    assert isinstance(model, GgufModel)
-    assert list(model.parts) == paths
-    assert torch.equal(logits(load(paths[0])), logits(load(whole)))
+def llama3_factors(factor: float, pairs: int, theta: float) -> Any:
+    """As llama.cpp's converter writes them (conversion of Llama 3.1)."""
+    factors = []
+    for pair in range(pairs):
+        wavelength = 2 * math.pi * theta ** (pair / pairs)
+        if wavelength < 8192 / 4.0:
+            factors.append(1.0)
+        elif wavelength > 8192 / 1.0:
+            factors.append(factor)
+        else:
+            smooth = (8192 / wavelength - 1.0) / (4.0 - 1.0)
+            factors.append(1 / ((1 - smooth) / factor + smooth))
+    return np.array(factors, np.float32)
 
 
-def test_a_fifo_in_place_of_a_file_does_not_hang(tmp_path: Path) -> None:
-    fifo = tmp_path / "model.gguf"
-    os.mkfifo(fifo)
-    with pytest.raises(ModelError):
-        find_model(fifo)
-    folder = toy(tmp_path / "folder").path
-    for name in ("config.json", "tokenizer.json", "model.safetensors"):
-        kept = (folder / name).read_bytes()
-        (folder / name).unlink()
-        os.mkfifo(folder / name)
-        with pytest.raises(ModelError):
-            load(folder)
-        (folder / name).unlink()
-        (folder / name).write_bytes(kept)
+@pytest.mark.parametrize("factor", [8.0, 32.0])
+def test_the_frequencies_of_llama_3_are_known_by_their_divisors(
+    factor: float, tmp_path: Path
+) -> None:
+    source = toy(tmp_path, "llama, wide heads")
+    whole = gguf_of(exported(source, tmp_path, "gguf"))
+    factors = llama3_factors(factor, 8, 10000.0)
+    assert len({*factors.tolist()}) > 2
+    file = write_copy(whole, tmp_path / "l3.gguf", tensors={"rope_freqs.weight": factors})
+    scaling = {
+        "rope_type": "llama3",
+        "factor": factor,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+    }
+    configure(source.path, rope_scaling=scaling)
+    assert find_model(file).config["rope_scaling"] == scaling
+    torch.testing.assert_close(logits(load(file)), logits(load(source.path)), rtol=0, atol=1e-5)
+    assert not torch.allclose(logits(load(file)), logits(load(whole)), atol=1e-5)
+    bent = write_copy(
+        whole, tmp_path / "bent.gguf", tensors={"rope_freqs.weight": factors * factors}
+    )
+    with pytest.raises(ModelError, match=r"rope_freqs.*does not know.*config\.json"):
+        find_model(bent)
+
+
+@pytest.mark.parametrize(
+    ("keys", "scaling"),
+    [
+        (
+            {"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 4.0},
+            {"rope_type": "linear", "factor": 4.0},
+        ),
+        ({"llama.rope.scale_linear": 4.0}, {"rope_type": "linear", "factor": 4.0}),
+        (
+            {
+                "llama.rope.scaling.type": "yarn",
+                "llama.rope.scaling.factor": 4.0,
+                "llama.rope.scaling.original_context_length": 64,
+            },
+            {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64},
+        ),
+    ],
+)
+def test_stretched_positions(keys: dict[str, Any], scaling: dict[str, Any], tmp_path: Path) -> None:
+    source = toy(tmp_path, "llama")
+    whole = gguf_of(exported(source, tmp_path, "gguf"))
+    file = write_copy(whole, tmp_path / "stretched.gguf", keys)
+    configure(source.path, rope_scaling=scaling)
+    torch.testing.assert_close(logits(load(file)), logits(load(source.path)), rtol=0, atol=1e-5)
+    assert not torch.allclose(logits(load(file)), logits(load(whole)), atol=1e-5)
+
+
+def test_a_file_is_opened_without_torch_and_numpy(tmp_path: Path) -> None:
+    file = gguf_of(exported(toy(tmp_path, "qwen2"), tmp_path, "gguf"))
+    code = (
+        "import sys; from model.weights.folder import find_model; m = find_model(sys.argv[1]); "
+        "m.identity; m.max_positions; m.parameters; m.load_tokenizer(); "
+        "print(sorted({'torch', 'gguf', 'numpy', 'transformers'} & sys.modules.keys()))"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code, file], capture_output=True, text=True, check=True
+    )
+    assert run.stdout.strip() == "[]"
+
+
+def test_a_changed_file_is_another_model(tmp_path: Path) -> None:
+    file = gguf_of(exported(toy(tmp_path, "qwen2"), tmp_path, "gguf"))
+    before = find_model(file)
+    identity = before.identity
+    write_copy(file, tmp_path / "new.gguf", {"qwen2.context_length": 128})
+    (tmp_path / "new.gguf").rename(file)
+    after = find_model(file)
+    assert (before.max_positions, after.max_positions) == (256, 128)
+    assert identity != after.identity
+
+
+def test_a_file_becomes_a_folder_again(tmp_path: Path) -> None:
+    source = toy(tmp_path, "llama")
+    whole = gguf_of(exported(source, tmp_path, "gguf"))
+    again = tmp_path / "again.gguf"
+    whole.rename(again)
+    shutil.rmtree(tmp_path / "out")
+    rewritten = gguf_of(exported(find_model(again), tmp_path, "gguf"))
+    theirs = {t.name: np.array(t.data) for t in gguf.GGUFReader(rewritten).tensors}
+    for tensor in gguf.GGUFReader(again).tensors:
+        np.testing.assert_array_equal(theirs[tensor.name], tensor.data)

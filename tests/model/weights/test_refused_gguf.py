@@ -1,5 +1,5 @@
-"""GGUF files that are damaged or of an unknown kind, beside the faults in test_gguf.py; and what is
-no regular file in the place of any file of a model."""
+"""GGUF files that are damaged or of an unknown kind; and what is no regular file in the place of a
+file of a model."""
 
 from __future__ import annotations
 
@@ -54,15 +54,29 @@ def number(at: int, form: str, value: int) -> Callable[[Path], Any]:
 
 
 BYTES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
+    "another magic": (number(0, "<I", 7), ["no whole GGUF file"]),
+    "nothing": (cut(0), ["no whole GGUF file"]),
+    "four bytes": (cut(4), ["cut off", AGAIN]),
+    "cut in the header": (cut(2000), ["room for", AGAIN]),
     "cut in the last tensor": (cut(-1), ["beyond its end", AGAIN]),
     "version 1": (number(4, "<I", 1), ["version 1", "known are 2 and 3", AGAIN]),
+    "version 9": (number(4, "<I", 9), ["version 9", AGAIN]),
+    "big-endian": (number(4, "<I", 3 << 24), ["big-endian", "little-endian", AGAIN]),
+    "2^60 tensors": (number(8, "<Q", 2**60), ["room for", AGAIN]),
+    "2^60 keys": (number(16, "<Q", 2**60), ["room for", AGAIN]),
+    "a key of 2^60 bytes": (number(24, "<Q", 2**60), ["room for", AGAIN]),
     "one tensor more": (lambda f: patch(f, 8, "<Q", count_of(f) + 1), [AGAIN]),
     "a tensor without dimensions": (tensor(dimensions=0), ["0 dimensions", AGAIN]),
+    "a tensor of 9 dimensions": (tensor(dimensions=9), ["9 dimensions", AGAIN]),
+    "2^60 rows": (tensor(rows=2**60), [QUERIES, "beyond its end", AGAIN]),
     "2^63 columns": (tensor(columns=2**63), [QUERIES, "beyond its end", AGAIN]),
     "no rows": (tensor(rows=0), [QUERIES, "the shape (0, 32)", AGAIN]),
+    "an unknown type": (tensor(kind=99), [QUERIES, "of the type 99", AGAIN]),
     "a type without numbers": (tensor(kind=24), [QUERIES, "of the type 24", AGAIN]),
     "rows that fill no block": (tensor(kind=12), [QUERIES, "type Q4_K has the shape", AGAIN]),
     "offset of 2^64 - 32": (tensor(offset=2**64 - 32), [QUERIES, "beyond its end", AGAIN]),
+    "one over another": (tensor(offset=0), ["over another", AGAIN]),
+    "an odd offset": (tensor(offset=3), [QUERIES, "no right place", AGAIN]),
     "other columns": (tensor(columns=16), ["q_proj.weight is (32, 16)", "asks for (32, 32)"]),
 }
 
@@ -105,6 +119,11 @@ KEYS: dict[str, tuple[dict[str, Any], list[str]]] = {
     "numbers as tokens": ({"tokenizer.ggml.tokens": [1, 2]}, ["tokenizer.ggml.tokens", AGAIN]),
     "other types": ({"tokenizer.ggml.token_type": [1, 1]}, ["differ in number", AGAIN]),
     "an end beyond": ({"tokenizer.ggml.eos_token_id": 4000}, ["eos_token_id is 4000", AGAIN]),
+    "an end that is text": ({"tokenizer.ggml.eos_token_id": 300}, ["eos_token_id names", AGAIN]),
+    "a sentinel of another kind": (
+        {"tokenizer.ggml.fim_suf_token_id": 2},
+        ["fim_suf_token_id names '<fim_middle>'", AGAIN],
+    ),
     "merges of nothing": ({"tokenizer.ggml.merges": ["☃ ☃"]}, ["merges do not fit", AGAIN]),
 }
 
@@ -209,3 +228,12 @@ def test_what_is_no_file_in_a_folder_is_refused(name: str, kind: str, folder: Pa
 def test_an_attribution_that_is_no_file_is_not_the_models(kind: str, folder: Path) -> None:
     STRANGE[kind](folder / "attribution.bin")
     assert find_model(folder).attribution.parent != folder
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="FIFOs and devices")
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors"])
+def test_loading_waits_for_no_fifo(name: str, folder: Path) -> None:
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    with pytest.raises(ModelError, match=name):
+        load(folder)
