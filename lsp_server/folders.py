@@ -62,7 +62,7 @@ def runtime_folder() -> Path:
     try:
         own_private_folder(folder)
     except NotOwned:
-        raise PermissionError(
+        raise NotOwned(
             f"{folder} belongs to someone else; set FIMLS_RUNTIME_DIR to a folder of your own"
         ) from None
     return folder

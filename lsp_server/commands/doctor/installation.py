@@ -24,7 +24,12 @@ from model.catalogue.places import data_folder
 from model.catalogue.records import check_unaltered
 from model.engine.options import MIB
 from model.errors import ModelError
-from model.private_files import is_mine, make_private_folder
+from model.private_files import (
+    OTHERS_MAY_ANYTHING,
+    NotOwned,
+    is_mine,
+    make_private_folder,
+)
 from model.weights.folder import find_model
 
 REINSTALL = "Install fimls again, with its requirements."
@@ -86,28 +91,29 @@ def folders(settings: Settings) -> Iterator[Finding]:
 
 def _folder(name: str, find: Callable[[], Path]) -> Finding:
     variable = f"FIMLS_{name.upper()}_DIR"
+    others = wrong(
+        f"The {name} folder belongs to another user.", f"Set {variable} to a folder of your own."
+    )
     try:
         folder = find()
         make_private_folder(folder)
         info = folder.stat()
+        if not is_mine(info):
+            return others
         with tempfile.TemporaryFile(dir=folder):
             pass
+    except NotOwned:
+        return others
     except OSError as error:
         return wrong(
             f"The {name} folder cannot be written ({error}).",
             f"Make it writable for you, or set {variable} to another one.",
         )
-    if sys.platform != "win32":
-        if not is_mine(info):
-            return wrong(
-                f"The {name} folder {folder} belongs to another user.",
-                f"Set {variable} to a folder of your own.",
-            )
-        if stat.S_IMODE(info.st_mode) & 0o077:
-            return wrong(
-                f"The {name} folder {folder} is open to other users.",
-                f"Close it: chmod 700 '{folder}'.",
-            )
+    if sys.platform != "win32" and stat.S_IMODE(info.st_mode) & OTHERS_MAY_ANYTHING:
+        return wrong(
+            f"The {name} folder {folder} is open to other users.",
+            f"Close it: chmod 700 '{folder}'.",
+        )
     return fine(f"The {name} folder is {folder}.")
 
 

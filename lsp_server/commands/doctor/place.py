@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from fim import FormatError
@@ -18,6 +19,12 @@ from lsp_server.session.prompter import Prompter
 from lsp_server.settings import Settings
 from model.errors import ModelError
 
+MENDS = {
+    "unsure": "Lower fimls.minConfidence to see such suggestions, or choose a larger model.",
+    "attributed": "Set fimls.attribution to show to see such suggestions.",
+    "blank": "Type a few characters more, or choose a larger model.",
+}
+
 
 async def examine_place(place: str, settings: Settings) -> tuple[list[Finding], str]:
     """place: FILE or FILE:LINE:COL. The findings, and how the completion there came about, as
@@ -25,18 +32,19 @@ async def examine_place(place: str, settings: Settings) -> tuple[list[Finding], 
     path = Path(place)
     at = None
     try:
-        if not path.exists():
-            path, *at = parse_place(place) if place.count(":") > 1 else (path,)
+        if not path.exists() and re.search(r":\d*$", place):
+            path, *at = parse_place(place)
         text = read_source(path)
     except (CommandError, OSError) as error:
         return [wrong(f"{str(error)[:1].upper()}{str(error)[1:]}.")], ""
     found = _about_file(path, len(text.encode()), settings)
-    if not at:
+    if not at or any(finding.kind == "wrong" for finding in found):
         return found, ""
     try:
         verdict, page = await _ask(path, *at, settings=settings)
     except (CommandError, ModelError, FormatError, EngineUnavailable, OSError) as error:
-        return [*found, wrong(f"No suggestion could be asked for: {error}.")], ""
+        reason = str(error).rstrip(".")
+        return [*found, wrong(f"No suggestion could be asked for: {reason}.")], ""
     return [*found, *verdict], page
 
 
@@ -81,15 +89,14 @@ async def _ask(
     query = query_at(document.snapshot(line, column), path.name, prompter, settings, "cli")
     async with ready_engine(settings) as engine:
         done = await ask_engine(engine, query)
-    page = explain(done, where="on this machine", is_rest=False)
-    if not done.suggestion.hidden:
-        return [fine(f"There is a suggestion at line {line + 1}, column {column + 1}.")], page
-    reasons = ", ".join(REASONS[reason] for reason in done.suggestion.reasons)
-    text = f"No suggestion is shown at line {line + 1}, column {column + 1}: {reasons or 'no text'}"
-    mend = ""
-    if "unsure" in done.suggestion.reasons:
-        mend = (
-            f"Its confidence was {done.trace.confidence:.2f}; lower fimls.minConfidence (now "
-            f"{prompter.min_confidence:g}) to see such suggestions, or choose a larger model."
-        )
-    return [note(f"{text}.", mend)], page
+    where = f"at {settings.remote.url}" if settings.remote.url else "on this machine"
+    page = explain(done, where=where, is_rest=False)
+    at = f"line {line + 1}, column {column + 1}"
+    suggestion = done.suggestion
+    if not suggestion.hidden:
+        return [fine(f"There is a suggestion at {at}.")], page
+    told = "; ".join(REASONS[reason] for reason in suggestion.reasons)
+    if "unsure" in suggestion.reasons:
+        told += f" ({suggestion.confidence:.2f} of {prompter.min_confidence:g})"
+    mends = [MENDS[reason] for reason in suggestion.reasons if reason in MENDS]
+    return [note(f"No suggestion is shown at {at}: {told}.", " ".join(mends))], page

@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import socket
-from collections.abc import Callable
+import socketserver
+import threading
+from collections.abc import AsyncGenerator, Callable, Iterator
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from typer.testing import CliRunner
 
+from lsp_server import __version__
+from lsp_server.commands import engine as engines
 from lsp_server.commands.cli import app
 from lsp_server.commands.doctor import examine as examining
 from lsp_server.commands.doctor.examine import Report, examine
 from lsp_server.commands.doctor.machine import measure_machine
 from lsp_server.commands.errors import CommandError
+from lsp_server.engines.interface import CompletionRequest, EngineState, Piece
 from lsp_server.settings import Settings, parse
 from model.engine.options import EngineOptions
 from model.weights.files import BUNDLED
 from tests.lsp_server.helpers import Home
+from tests.lsp_server.played import Played
 
 FIGURES: dict[str, Any] = {
     "device": "cpu",
@@ -104,6 +112,91 @@ def test_a_fault_of_the_home_is_named_with_its_mend(
     assert not report.is_well and f"- {line}" in report.to_markdown()
 
 
+def test_folders_of_another_user_are_told(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks is now another one than the owner of all folders."""
+    for folder in ("cache", "state", "log", "run", "data"):
+        (home.path / folder).mkdir(mode=0o700)
+    owner = os.getuid()
+    monkeypatch.setattr(os, "getuid", lambda: owner + 1)
+    report = examine(settings())
+    monkeypatch.undo()
+    lines = [line for line in told(report) if "folder" in line]
+    for name, line in zip(("cache", "state", "log", "runtime", "data"), lines, strict=True):
+        assert line == (
+            f"The {name} folder belongs to another user. "
+            f"Set FIMLS_{name.upper()}_DIR to a folder of your own."
+        )
+
+
+class Answers(BaseHTTPRequestHandler):
+    """One engine's side of the socket."""
+
+    status: ClassVar[bytes] = b""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(self.status)))
+        self.end_headers()
+        self.wfile.write(self.status)
+
+    def address_string(self) -> str:
+        return "a socket"
+
+    def log_message(self, *args: object) -> None: ...
+
+
+@contextlib.contextmanager
+def engine_that_says(home: Home, status: object) -> Iterator[None]:
+    home.runtime.mkdir(mode=0o700)
+    answers = type("These", (Answers,), {"status": json.dumps(status).encode()})
+    with socketserver.UnixStreamServer(str(home.runtime / "0123456789ab.sock"), answers) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+READY = {
+    "model": "bundled",
+    "pid": 4711,
+    "version": __version__,
+    "state": "ready",
+    "device": "cpu",
+    "dtype": "int8",
+    "prefill_per_s": 1234.5,
+}
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "words"),
+    [
+        ({}, "fine", ["for bundled (process 4711) is ready: cpu int8; it reads 1,234 tokens/s"]),
+        ({"prefill_per_s": None}, "fine", ["is ready: cpu int8."]),
+        ({"version": "0.0.1"}, "wrong", ["is of version 0.0.1", f"{__version__}", "engine stop"]),
+        ({"version": "0 | <b>"}, "wrong", ["is of version 0b,"]),
+        ({"version": None}, "wrong", ["is of version None"]),
+        ({"state": "loading"}, "note", ["is loading."]),
+        ({"state": "failed", "message": "No room."}, "wrong", ["has failed: No room."]),
+    ],
+)
+def test_what_an_engine_says_of_itself_is_told(
+    status: dict[str, object], kind: str, words: list[str], home: Home
+) -> None:
+    with engine_that_says(home, READY | status):
+        lines = told(examine(settings()), kind)
+    assert any(all(word in line for word in words) for line in lines), lines
+
+
+def test_a_program_that_is_no_engine_is_told(home: Home) -> None:
+    with engine_that_says(home, ["no engine"]):
+        (line,) = told(examine(settings()))
+    assert "Nobody answers on the socket" in line
+
+
 def test_a_full_disk_is_told_before_the_cache_fills_it() -> None:
     (line,) = told(examine(settings(engine={"cacheDisk": 2**20})))
     assert "of the disk are free" in line and "fimls.engine.cacheDisk" in line
@@ -178,6 +271,100 @@ def test_why_no_suggestion_comes_in_a_file(tmp_path: Path) -> None:
     (tmp_path / "binary.py").write_bytes(b"\x7fELF\x00")
     (binary,) = told(examine(settings(), str(tmp_path / "binary.py")))
     assert "binary file" in binary
+
+
+@pytest.fixture
+def answered(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, float], None]:
+    """Has an engine answer with a text, whose tokens have this log-probability."""
+
+    def answer(text: str, logprob: float) -> None:
+        class Answering(Played):
+            async def complete(self, request: CompletionRequest) -> AsyncGenerator[Piece]:
+                yield Piece(text, (logprob,))
+
+        monkeypatch.setattr(engines, "make_engine", lambda settings: Answering())
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("text", "logprob", "setting", "kind", "words"),
+    [
+        ("return a + b", -0.1, {}, "fine", ["There is a suggestion at line 2, column 5."]),
+        (
+            "return a + b",
+            -3.0,
+            {"minConfidence": 0.5},
+            "note",
+            ["line 2, column 5: hidden", "(0.05 of 0.5)", "Lower fimls.minConfidence"],
+        ),
+        ("  \n", -0.1, {}, "note", ["line 2, column 5: ", "hidden: nothing but", "Type a few"]),
+    ],
+)
+def test_why_no_suggestion_comes_at_a_place(
+    text: str,
+    logprob: float,
+    setting: dict[str, object],
+    kind: str,
+    words: list[str],
+    tmp_path: Path,
+    answered: Callable[[str, float], None],
+) -> None:
+    file = tmp_path / "sum.py"
+    file.write_text("def add(a, b):\n    \n")
+    answered(text, logprob)
+    report = examine(settings(**setting), f"{file}:2:5")
+    assert report.is_well
+    assert any(all(word in line for word in words) for line in told(report, kind))
+    assert "# Why this suggestion?" in report.page and "def add(a, b):" in report.page
+    assert report.page.strip() in report.to_markdown()
+
+
+@pytest.mark.parametrize(
+    ("place", "setting", "fault"),
+    [
+        ("9:1", {}, "line 9 is beyond the end"),
+        ("2:9", {}, "column 9 is beyond the end of line 2"),
+        ("0:1", {}, "is not FILE:LINE:COL with line and column counted from 1"),
+        ("2", {}, "is not FILE:LINE:COL"),
+        ("2:5", {"enabled": False}, "Suggestions are switched off"),
+        ("2:5", {"disabledLanguages": ["python"]}, "Suggestions are off for python"),
+    ],
+)
+def test_a_place_where_nothing_can_be_asked_is_told(
+    place: str,
+    setting: dict[str, object],
+    fault: str,
+    tmp_path: Path,
+    answered: Callable[[str, float], None],
+) -> None:
+    file = tmp_path / "sum.py"
+    file.write_text("def add(a, b):\n    \n")
+    answered("return a + b", -0.1)
+    report = examine(settings(**setting), f"{file}:{place}")
+    (line,) = told(report)
+    assert fault in line and ".." not in line
+    assert report.page == "" and not any("There is a suggestion" in x for x in told(report, "fine"))
+
+
+def test_an_engine_that_does_not_come_up_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed = Played()
+    failed.state = EngineState("failed", message="The engine ended with status 1.")
+    monkeypatch.setattr(engines, "make_engine", lambda settings: failed)
+    (tmp_path / "a.py").write_text("a = \n")
+    (line,) = told(examine(settings(), f"{tmp_path / 'a.py'}:1:5"))
+    assert line == "No suggestion could be asked for: The engine ended with status 1."
+
+
+@pytest.mark.slow
+def test_the_real_engine_tells_why_at_a_place(tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text("def add(a, b):\n    \n\n\nprint(add(1, 2))\n")
+    report = examine(settings(), f"{tmp_path / 'a.py'}:2:5")
+    assert report.is_well
+    assert any("line 2, column 5" in line for line in told(report, "fine") + told(report, "note"))
+    assert "tokens written" in report.page
 
 
 def test_the_command_says_by_its_status_whether_all_is_well(tmp_path: Path) -> None:
