@@ -189,6 +189,7 @@ def hugging_face_config(
     for key, name in (COMMON_KEYS | dict(family.gguf.config_keys)).items():
         if key in own:
             config[name] = own[key]
+    config.setdefault("num_key_value_heads", config.get("num_attention_heads"))  # as llama.cpp
     config |= _head_sizes(own, config)
     config |= _rope_scaling(own)
     config |= family.gguf.config_of_tensors(tensors)

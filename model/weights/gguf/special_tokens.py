@@ -1,9 +1,10 @@
 """The special tokens of a GGUF file: its metadata names them by ids, which are checked against the
 tokens' texts here.
 
-Sources: llama.cpp, src/llama-vocab.cpp (the texts by which it finds the tokens of FIM),
-conversion/llama.py and conversion/gemma.py (ids that its converter gives to models which do not
-have those tokens, too).
+Sources: llama.cpp, src/llama-vocab.cpp (the texts by which it finds the tokens of FIM), and its
+converters. They give the ids of Code Llama (prefix, suffix, middle and eot; in early 2024 to every
+Llama and Mistral, even beyond its vocabulary) and of CodeGemma (to every Gemma) to models that do
+not have these tokens. Such ids are told and not used.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ FIM_TEXTS: Mapping[str, Sequence[str]] = {
         "[MIDDLE] <|code_middle|> <|middle|>"
     ).split(),
 }
-# Older keys of the same. A converter writes them for every Llama of 32,016 tokens and every Gemma.
+# Older keys of the same.
 OLDER = {"prefix": "fim_pre", "suffix": "fim_suf", "middle": "fim_mid"}
 OTHERS = ("bos", "padding", "unknown", "seperator", "fim_pad", "fim_rep", "fim_sep")  # so spelled
 _MARK = re.compile(r"▁?<.*[A-Za-z].*>|\[/?[A-Z_]{3,}\]")
@@ -66,33 +67,38 @@ def checked_kinds(
             _check_role(role, texts[number], own)
         for text in own:
             found[numbers[text]] = CONTROL
-    _tell_older(metadata, texts)
-    for name in ("eos", "eot"):
-        number = _id(metadata, name, len(texts))
-        if number is None:
-            continue
-        if _MARK.fullmatch(texts[number]):
-            found[number] = CONTROL
-        elif name == "eos" and found[number] not in (CONTROL, USER_DEFINED):
-            raise ModelError(
-                f"{PREFIX}eos_token_id names {texts[number]!r}, which is text and ends none. "
-                f"{_REMEDY}"
-            )
+    wrong = _wrong_older_keys(metadata, texts)
+    if wrong:
+        log.warning("no tokens of FIM in this vocabulary, and not used: %s", ", ".join(wrong))
+    end = _id(metadata, "eos", len(texts))
+    if end is not None and not _is_mark(end, texts, found):
+        raise ModelError(
+            f"{PREFIX}eos_token_id names {texts[end]!r}, which is text and ends none. {_REMEDY}"
+        )
+    for number in stop_ids(metadata):
+        found[number] = CONTROL
     return found
 
 
 def stop_ids(metadata: Mapping[str, Any]) -> list[Any]:
-    """The ids that end a text, as far as the file names them; not checked further."""
-    found = [metadata[key] for key in (f"{PREFIX}eos_token_id",) if key in metadata]
-    second = metadata.get(f"{PREFIX}eot_token_id")
+    """The ids that end a text, as far as the file names them. The first is not checked."""
+    ends = [metadata[key] for key in (f"{PREFIX}eos_token_id",) if key in metadata]
+    key = f"{PREFIX}eot_token_id"
+    if key not in metadata:
+        return ends
+    second = metadata[key]
     texts = metadata.get(f"{PREFIX}tokens", ())
-    if type(second) is int and 0 <= second < len(texts) and not _MARK.fullmatch(texts[second]):
-        log.warning(
-            "%seot_token_id names %r, which is text: it ends nothing here", PREFIX, texts[second]
-        )
-    elif second is not None:
-        found.append(second)
-    return found
+    kinds = metadata.get(f"{PREFIX}token_type", ())
+    if type(second) is int and 0 <= second < len(texts) and _is_mark(second, texts, kinds):
+        return [*ends, second]
+    log.warning("no end in this vocabulary, and not used: %s", key)
+    return ends
+
+
+def _is_mark(number: int, texts: Sequence[str], kinds: Sequence[int]) -> bool:
+    """Whether a token is no text: by its kind, or by the looks of older files' special tokens."""
+    is_special = number < len(kinds) and kinds[number] in (CONTROL, USER_DEFINED)
+    return is_special or _MARK.fullmatch(texts[number]) is not None
 
 
 def _id(metadata: Mapping[str, Any], name: str, count: int) -> int | None:
@@ -116,15 +122,12 @@ def _check_role(role: str, text: str, own: Sequence[str]) -> None:
         raise ModelError(f"{key} names {text!r}, but its token is {own[0]!r}. {_REMEDY}")
 
 
-def _tell_older(metadata: Mapping[str, Any], texts: Sequence[str]) -> None:
-    """The tokens are found by their texts; so such ids do no harm where they are wrong."""
+def _wrong_older_keys(metadata: Mapping[str, Any], texts: Sequence[str]) -> list[str]:
+    """The older keys that name other tokens. FIM's are found by their texts."""
     wrong = []
     for name, role in OLDER.items():
         number = metadata.get(f"{PREFIX}{name}_token_id")
         known = type(number) is int and 0 <= number < len(texts)
         if number is not None and not (known and texts[number] in FIM_TEXTS[role]):
             wrong.append(f"{PREFIX}{name}_token_id")
-    if wrong:
-        log.warning(
-            "%s name no tokens of FIM in this vocabulary, and are not used", ", ".join(wrong)
-        )
+    return wrong

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from model.decoder.config import RopeConfig
+
 QWEN = (
     "<|endoftext|> <|im_start|> <|im_end|> <|fim_prefix|> <|fim_middle|> <|fim_suffix|> "
     "<|fim_pad|> <|repo_name|> <|file_sep|>"
@@ -454,13 +456,16 @@ PUBLISHED: Mapping[str, Published] = {
         missing=("rope.dimension_count",),
         lost={"sliding_window": None},
     ),
-    # The converter takes the absent key for true (conversion of StableLM).
+    # Its converter takes an absent use_parallel_residual for true, and writes no base of the
+    # rotation: llama.cpp runs the model with 10,000.
     "stable-code-3b": Published(
         STABLE_CODE,
         STARCODER,
         "starcoder",
         PSM,
         keys={"use_parallel_residual": True, "rope.dimension_count": 2},
+        missing=("attention.head_count_kv", "rope.freq_base"),
+        lost={"rope": RopeConfig("default", 10000.0, 2, 256)},
     ),
     "mellum-4b": Published(
         _llama(

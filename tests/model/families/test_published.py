@@ -199,6 +199,8 @@ def test_a_published_gguf_file(name: str, tmp_path: Path) -> None:
     ours = as_stored(found.decoder.config)
     assert dataclasses.replace(ours, stop_ids=expected.stop_ids) == expected
     assert set(expected.stop_ids) <= set(ours.stop_ids)
-    ids = random_ids(16)  # within a window
-    torch.testing.assert_close(logits_of(found, ids), logits_of(theirs, ids), atol=1e-5, rtol=1e-4)
+    if "rope" not in model.lost:
+        ids = random_ids(16)  # within a window
+        expected_logits = logits_of(theirs, ids)
+        torch.testing.assert_close(logits_of(found, ids), expected_logits, atol=1e-5, rtol=1e-4)
     check_prompt(find_model(file), model)

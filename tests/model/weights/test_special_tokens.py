@@ -83,6 +83,9 @@ def test_ids_that_a_converter_gives_to_every_model_are_told_and_not_used(
         assert stop_ids(wrong) == [2]
     for key in ("prefix", "suffix", "middle", "eot"):
         assert f"tokenizer.ggml.{key}_token_id" in caplog.text
+    beyond = vocabulary(eos=2, eot=32010)
+    make_tokenizer(beyond)
+    assert stop_ids(beyond) == [2]
     caplog.clear()
     right = vocabulary(*FIM, prefix=FIRST, suffix=FIRST + 1, middle=FIRST + 2, eos=2, eot=FIRST + 3)
     make_tokenizer(right)
