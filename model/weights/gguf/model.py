@@ -48,6 +48,7 @@ OTHER_KEYS = {
     "rope.scaling.original_context_length",
     "rope.scaling.finetuned",
     "rope.scale_linear",
+    "tensor_data_layout",  # of 2023: says what the converter read
     "vocab_size",
 }
 HIDDEN_ACTS = {"silu": "silu", "gelu_tanh": "gelu_pytorch_tanh", "gelu": "gelu"}

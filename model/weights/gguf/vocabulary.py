@@ -38,6 +38,9 @@ def make_tokenizer(metadata: Mapping[str, Any]) -> Tokenizer:
             "tokenizer.json."
         )
     texts = _strings(metadata, "tokens")
+    for number, text in enumerate(texts):
+        if not text:  # as llama.cpp does
+            texts[number] = f"[EMPTY_{number}]"
     kinds = metadata.get(f"{PREFIX}token_type", (NORMAL,) * len(texts))
     if not isinstance(kinds, tuple) or len(kinds) != len(texts):
         raise ModelError("its tokens and their types differ in number. Download it again.")

@@ -534,6 +534,7 @@ PUBLISHED: Mapping[str, Published] = {
         eos="</s>",
         sentencepiece=True,
         space=True,
+        keys={"tensor_data_layout": "Meta AI original pth"},
         ids=CODE_LLAMA_IDS,
     ),
     "granite-code-3b": Published(

@@ -95,3 +95,9 @@ def test_ids_that_a_converter_gives_to_every_model_are_told_and_not_used(
 
 def test_an_unknown_sentinel_that_contradicts_nothing_is_left_alone() -> None:
     make_tokenizer(vocabulary("<before>", fim_pre=FIRST))
+
+
+def test_tokens_without_a_text_are_tokens_all_the_same() -> None:
+    tokenizer = make_tokenizer(vocabulary("", ""))
+    assert tokenizer.vocab_size == FIRST + 2
+    assert tokenizer.token_id(f"[EMPTY_{FIRST}]") == FIRST
