@@ -5,11 +5,12 @@ The folders and modules in the order of a request:
 - protocol/: the messages of the editor. The only folder that imports pygls and lsprotocol.
 - documents.py: the mirror of the open documents, and the only place that turns LSP's positions
   (UTF-16 units) into offsets; a Snapshot is the text at the cursor.
-- scheduler.py: latest wins, and background tasks.
+- scheduler.py: latest wins, and background tasks. daemon.py: threads that read files.
 - session/: the settings, prompter, engine and status of one window.
 - completion/: one suggestion, from the cursor to the text that is shown.
 - engines/: where completions come from: the engine process here, or an endpoint elsewhere.
-- settings.py: everything that a user can set. folders.py: where files are kept. logs.py: the log.
+- settings.py: everything that a user can set. user_settings.py: the file that keeps some
+  of it. folders.py: where files are kept. logs.py: the log.
 - commands/: the command line, one module for each command.
 
 Invariants:

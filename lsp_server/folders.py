@@ -1,4 +1,4 @@
-"""The folders of fimls: caches, counts, logs and sockets.
+"""The folders of fimls: settings, caches, counts, logs and sockets.
 
 Each is platformdirs' folder unless an environment variable names another. platformdirs is imported
 only where it is needed, because this module is among the first that `fimls lsp` loads.
@@ -25,8 +25,17 @@ def cache_folder() -> Path:
     return platformdirs.user_cache_path("fimls", appauthor=False)
 
 
+def config_folder() -> Path:
+    """The user's settings file; FIMLS_CONFIG_DIR."""
+    if chosen := os.environ.get("FIMLS_CONFIG_DIR"):
+        return Path(chosen)
+    import platformdirs
+
+    return platformdirs.user_config_path("fimls", appauthor=False)
+
+
 def state_folder() -> Path:
-    """The counts of sessions; FIMLS_STATE_DIR."""
+    """The counts of sessions, and what was asked once; FIMLS_STATE_DIR."""
     if chosen := os.environ.get("FIMLS_STATE_DIR"):
         return Path(chosen)
     import platformdirs

@@ -6,9 +6,10 @@ the VS Code extension (editors/vscode/package.json) describe each to the user.
 
 A bad value becomes a problem, one sentence that says what to write instead, and the base's value is
 used. null means "not set": editors send it for each setting that the user left alone. An empty
-string means None where None is possible.
+string means None where None is possible, and "not set" for the model.
 
-Sources are layered with `base`, the weakest first: the defaults, the environment, the client. Parse
+Sources are layered with `base`, the weakest first: the defaults, the user's settings file
+(user_settings.py), the environment, the client. Parse
 each answer of the client with the same base, or a setting that the user deletes would stay.
 """
 
@@ -204,7 +205,7 @@ def parse(
         if rule is None:
             unknown.append(name)
             continue
-        if value is None:
+        if value is None or (name == "model" and value == ""):
             continue
         try:
             accepted = rule.accept(value)

@@ -50,12 +50,14 @@ LSP_SERVER = {
     "documents": "",
     "folders": "",
     "logs": "folders",
+    "user_settings": "settings folders",
+    "daemon": "",
     "scheduler": "logs",
     "engines": "settings folders logs",
-    "session": "engines documents settings scheduler folders logs",
+    "session": "engines documents settings user_settings daemon scheduler folders logs",
     "completion": "session engines documents settings scheduler logs",
-    "protocol": "session completion engines documents settings scheduler folders logs",
-    "commands": "protocol session completion engines documents settings folders logs",
+    "protocol": "session completion engines documents settings user_settings daemon folders logs",
+    "commands": "protocol session completion engines documents settings user_settings folders logs",
     "__main__": "commands protocol engines logs",
 }
 LSP_SERVER_SEES = {

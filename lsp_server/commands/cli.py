@@ -1,7 +1,7 @@
 """Declares the commands of `fimls`: their arguments, options and help.
 
-Settings come from FIMLS_ variables and options. An error that a command expects is printed as one
-line that names the remedy, with exit code 2.
+Settings come from the user's settings file, FIMLS_ variables and options. An error that a command
+expects is printed as one line that names the remedy, with exit code 2.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from typing import Annotated, Any
 import typer
 from typer import Argument, Option
 
-from lsp_server.settings import Settings, from_environment, parse
+from lsp_server.settings import Settings, parse
+from lsp_server.user_settings import settings_here
 
 app = typer.Typer(
     name="fimls",
@@ -48,8 +49,8 @@ VERSUS_HELP = "Rows of their own with this setting, to compare; repeatable."
 
 
 def read_settings(model: str | None) -> tuple[Settings, tuple[str, ...]]:
-    """The settings of the environment, with --model where it was given, and what is wrong."""
-    settings, problems = parse(from_environment(os.environ))
+    """The settings of this machine, with --model where it was given, and what is wrong."""
+    settings, problems = settings_here(os.environ)
     if model is not None:
         settings, more = parse({"model": model}, base=settings)
         problems += more

@@ -7,6 +7,7 @@ import logging
 
 from lsp_server.engines.process import is_alive
 from lsp_server.protocol import completion, edits, lifecycle, status
+from lsp_server.protocol.models import commands
 from lsp_server.protocol.server import FimlsServer
 from lsp_server.protocol.transport import serve
 
@@ -19,7 +20,7 @@ def make_server() -> FimlsServer:
     for module in (lifecycle, completion, edits, status):
         for method, (handler, options) in module.FEATURES.items():
             server.feature(method, options)(handler)
-    for name, command in (edits.COMMANDS | status.COMMANDS).items():
+    for name, command in (edits.COMMANDS | commands.COMMANDS | status.COMMANDS).items():
         server.command(name)(command)
     return server
 

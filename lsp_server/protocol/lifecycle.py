@@ -8,6 +8,7 @@ from lsprotocol import types as lsp
 
 from lsp_server.logs import quietly
 from lsp_server.protocol.conversions import Handlers
+from lsp_server.protocol.models.note import offer_model
 from lsp_server.protocol.server import FimlsServer
 from lsp_server.settings import SECTION
 
@@ -18,6 +19,7 @@ async def initialized(ls: FimlsServer, params: lsp.InitializedParams) -> None:
     pulling = asyncio.ensure_future(quietly(pull_settings(ls)))
     await asyncio.wait({pulling}, timeout=SETTINGS_WAIT_S)
     ls.session.start()
+    await offer_model(ls)
 
 
 async def settings_changed(ls: FimlsServer, params: lsp.DidChangeConfigurationParams) -> None:

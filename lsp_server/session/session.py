@@ -9,20 +9,26 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from lsp_server.daemon import in_daemon
 from lsp_server.engines.process import end_spare
 from lsp_server.logs import log_error
 from lsp_server.scheduler import Scheduler
-from lsp_server.settings import Reporter, from_environment, parse
+from lsp_server.settings import Reporter, parse
+from lsp_server.user_settings import settings_here, store_model
 
 if TYPE_CHECKING:  # loaded after `initialize` is answered
     from lsp_server.engines.interface import Engine, EngineState
     from lsp_server.session.prompter import Prompter
+    from lsp_server.settings import Settings
 
 logger = logging.getLogger(__name__)
 START_POLL_S = 0.02
+STAND_IN_AFTER_S = 1.0  # of loading: by then an engine that runs already has answered
+FILES_TIMEOUT_S = 60.0  # for the files of a model
+BUNDLED = "bundled"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +51,9 @@ class ShowMessage(Protocol):
 class Session:
     """The settings of one window, and the prompter and the engine that are made from them.
 
-    New settings make a new prompter; the engine stays.
+    New settings make a new prompter; the engine stays unless another model is chosen. While the
+    chosen model loads another one may stand in for it: the one that answered before, or the bundled
+    one. `prompter` and `engine` are always of the same model.
 
     show_message is called with what the user should read, each thing once. on_progress is called
     with the share of the model that is loaded, 0 to 1, and with None at the end. on_status is
@@ -63,12 +71,17 @@ class Session:
         self.client_shows_status = False  # then nothing in the status needs a message
         self.requests = Scheduler()  # for suggestions, by document
         self.edits = Scheduler()  # fill-in edits, by document
-        self.engine: Engine | None = None
-        self.prompter: Prompter | None = None
+        self._engine: Engine | None = None  # of the model that the settings name
+        self._prompter: Prompter | None = None
+        self._stand_in: tuple[Prompter, Engine, str] | None = None  # and its model
+        self._former: list[Engine] = []
+        self._covering: asyncio.Task[None] | None = None
+        self._load_problem: str | None = None  # why the chosen model cannot be used
         self.problem: str | None = None  # why there are no suggestions
         # Problems of the environment are shown after `initialize`: nobody could see them before.
-        self.settings, self._environment_problems = parse(from_environment(os.environ))
+        self.settings, self._environment_problems = settings_here(os.environ)
         self._base = self.settings
+        self._raw: list[tuple[object, bool]] = []  # what the client has set, and whether trusted
         self._show_message = show_message
         self._on_progress = on_progress
         self._on_status = on_status
@@ -84,6 +97,7 @@ class Session:
     def configure(self, raw: object, *, trusted: bool) -> None:
         """Reads the client's settings. trusted: they are the user's own, not a workspace's."""
         before = self.settings
+        self._raw = [each for each in self._raw if each[1] != trusted] + [(raw, trusted)]
         self.settings, problems = parse(raw, base=self._base, trusted=trusted)
         if trusted:
             self._base = self.settings
@@ -108,10 +122,18 @@ class Session:
         self.problem = None
         problem: str | None = None
         try:
-            self._start_engine()  # first: it takes longest
+            await self._start_engine()  # first: it takes longest
             from lsp_server.session.prompter import Prompter
 
-            self.prompter = await asyncio.to_thread(Prompter.for_settings, self.settings)
+            settings = self.settings
+            self._prompter = await in_daemon(
+                lambda: Prompter.for_settings(settings), FILES_TIMEOUT_S
+            )
+        except TimeoutError:
+            problem = (
+                f"The files of the model {self.settings.model!r} cannot be read: the disk does not "
+                "answer. Look after it, or choose another model."
+            )
         except FileNotFoundError as error:
             problem = f"{error.filename} is missing. Download the model again."
         except (ModelError, FormatError, OSError) as error:
@@ -122,27 +144,135 @@ class Session:
                 f"The model could not be used ({type(error).__name__}). Choose another, or "
                 "'bundled'."
             )
+        self._load_problem = problem
         if problem is not None:
-            self.prompter = None
+            self._prompter = None
             self.report(problem)
-        if self.engine is None or self.settings.remote.url or not self.settings.enabled:
+        if self._engine is None or self.settings.remote.url or not self.settings.enabled:
             end_spare()
         self._prompter_pending = False
+        self._chosen_answers()
         self._update_progress()
 
-    def _start_engine(self) -> None:
-        """Makes the engine, and starts it if suggestions are on. Raises OSError, ModelError."""
-        if self.engine is None:
-            from lsp_server.engines.local import make_engine
-
-            self.engine = make_engine(self.settings, on_state=self._engine_changed)
+    async def _start_engine(self) -> None:
+        """Makes the engine, and starts it if suggestions are on. Raises OSError, ModelError,
+        TimeoutError."""
+        if self._engine is None:
+            self._engine = await self._make_engine(self.settings, self._engine_changed)
         if self.settings.enabled:
-            self.engine.start()
+            self._engine.start()
+
+    async def _make_engine(
+        self, settings: Settings, on_state: Callable[[EngineState], None]
+    ) -> Engine:
+        from lsp_server.engines import local
+
+        return await in_daemon(
+            lambda: local.make_engine(settings, on_state=on_state), FILES_TIMEOUT_S
+        )
 
     def _engine_changed(self, state: EngineState) -> None:
+        if self._engine is None or self._engine.state is not state:
+            return  # it is another model's by now
+        if state.name == "loading" and self._covering is None and self._is_large:
+            self._covering = asyncio.ensure_future(self._cover())
+        self._chosen_answers()
         self._update_progress()
         if state.name == "failed" and state.message:
             self.report(state.message)
+
+    # ---- a model that stands in for the chosen one ----
+
+    @property
+    def prompter(self) -> Prompter | None:
+        """Of the model that answers now."""
+        return self._prompter if self._stand_in is None else self._stand_in[0]
+
+    @property
+    def engine(self) -> Engine | None:
+        """Of the model that answers now."""
+        return self._engine if self._stand_in is None else self._stand_in[1]
+
+    @property
+    def _is_large(self) -> bool:
+        return self.settings.model != BUNDLED and not self.settings.remote.url
+
+    @property
+    def _chosen_is_ready(self) -> bool:
+        engine = self._engine
+        return self._prompter is not None and engine is not None and engine.state.name == "ready"
+
+    async def _cover(self) -> None:
+        """Lets the bundled model answer if the chosen one takes its time to load."""
+        from lsp_server.session.prompter import Prompter
+
+        try:
+            await asyncio.sleep(STAND_IN_AFTER_S)
+            if self._chosen_is_ready or self._stand_in is not None or self._engine is None:
+                return
+            settings = replace(self.settings, model=BUNDLED, format="auto", layout="auto")
+            prompter = await in_daemon(lambda: Prompter.for_settings(settings), FILES_TIMEOUT_S)
+            engine = await self._make_engine(settings, lambda state: None)
+            engine.start()
+            state = await engine.wait_until_settled()
+            if state.name != "ready" or self._chosen_is_ready or self._stand_in is not None:
+                await engine.close()
+                return
+            self._stand_in = (prompter, engine, BUNDLED)
+            self._on_status()
+        except Exception as error:
+            log_error(logger, error)  # then nothing answers until the model is loaded
+        finally:
+            self._covering = None
+
+    def _chosen_answers(self) -> None:
+        """Lets the chosen model answer from now on, if it can."""
+        if self._stand_in is None or self._prompter_pending or not self._chosen_is_ready:
+            return
+        # Closed with the session: an answer may be on its way. The process ends when it is idle.
+        self._former.append(self._stand_in[1])
+        self._stand_in = None
+
+    async def choose(self, name: str) -> None:
+        """Keeps the choice of a model for this user, and loads it; until it is ready the one that
+        answers now goes on. Raises ModelError, OSError, TimeoutError with the remedy."""
+        from model.errors import ModelError
+        from model.weights.folder import find_model
+
+        if variable := os.environ.get("FIMLS_MODEL"):
+            raise ModelError(f"The variable FIMLS_MODEL chooses {variable!r}. Unset it first.")
+        unset = replace(self.settings, model="?")
+        if any(
+            parse(raw, base=unset, trusted=trusted)[0].model != "?" for raw, trusted in self._raw
+        ):
+            raise ModelError(
+                "The editor's setting fimls.model names a model. Remove it there, or change it."
+            )
+        await in_daemon(lambda: find_model(name), FILES_TIMEOUT_S)
+        await in_daemon(lambda: store_model(name), FILES_TIMEOUT_S)
+        before = self.settings.model
+        self._reload_settings()
+        if self.settings.model == before:
+            return
+        if self._stand_in is None and self._chosen_is_ready:
+            assert self._prompter is not None and self._engine is not None
+            self._stand_in = (self._prompter, self._engine, before)
+        elif self._engine is not None:
+            await self._engine.close()
+        self._engine = None
+        self._prompter = None
+        self.start()
+
+    def _reload_settings(self) -> None:
+        """The file's settings have changed."""
+        self.settings, _ = settings_here(os.environ)
+        self._base = self.settings
+        for raw, trusted in sorted(self._raw, key=lambda each: not each[1]):
+            self.settings, _ = parse(raw, base=self._base, trusted=trusted)
+            if trusted:
+                self._base = self.settings
+
+    # ---- progress ----
 
     def _update_progress(self) -> None:
         self._on_progress(self._progress())
@@ -154,9 +284,9 @@ class Session:
         Loading goes on until requests are answered: an engine that other windows share may be ready
         before the prompter is.
         """
-        if self.engine is None:
+        if self._engine is None:
             return None
-        state = self.engine.state
+        state = self._engine.state
         if state.name == "loading" or (state.name == "ready" and self._prompter_pending):
             return state.progress
         return None
@@ -182,8 +312,8 @@ class Session:
             engine.start()  # it has not been started, or it failed some time ago
             if not wait or (await engine.wait_until_settled()).name != "ready":
                 return None
-        if self.prompter is None:  # bad settings came while it waited
-            return None
+        if self.prompter is None or self.engine is not engine:  # others came while it waited
+            return await self.ready(wait=wait) if self.prompter is not None else None
         return self.prompter, engine
 
     @contextmanager
@@ -230,8 +360,10 @@ class Session:
         off = self._off(language)
         if off is not None:
             return Status("off", off, name)
-        engine = self.engine.state if self.engine is not None else None
+        engine = self._engine.state if self._engine is not None else None
         share = self._progress()
+        if self._stand_in is not None:
+            return self._status_of_stand_in(self._stand_in[2], engine, share)
         if self.problem is None and (share is not None or engine is None or self._prompter_pending):
             return Status("loading", f"Loading the model {name!r}.", name, share or 0.0)
         if engine is not None and engine.name == "failed":
@@ -241,6 +373,18 @@ class Session:
         message = f"The model {name!r} {self.where}. {self._about_language(language)}".strip()
         busy = self.requests.busy or self.edits.busy
         return Status("busy" if busy else "ready", message, name)
+
+    def _status_of_stand_in(
+        self, other: str, engine: EngineState | None, share: float | None
+    ) -> Status:
+        name = self.model_name
+        problem = self._load_problem
+        if engine is not None and engine.name == "failed":
+            problem = engine.message or "The engine has stopped; see the log."
+        if problem is not None:
+            return Status("failed", f"{problem} Meanwhile {other!r} answers.", name)
+        message = f"{name!r} is loading ({share or 0:.0%}), {other!r} answers meanwhile."
+        return Status("loading", message, name, share or 0.0)
 
     def _off(self, language: str | None, *, snoozed: bool = True) -> str | None:
         """Why there are no automatic suggestions, and the remedy; None if there are."""
@@ -295,6 +439,10 @@ class Session:
         if self._tell((problem,), error=True, in_status=True) and not quoted:
             logger.error("%s", problem)
 
+    def report_once(self, problem: str) -> None:
+        """Shows the user something that does not keep suggestions from coming."""
+        self._tell((problem,))
+
     def _tell(
         self, problems: Iterable[str], *, error: bool = False, in_status: bool = False
     ) -> int:
@@ -313,10 +461,14 @@ class Session:
     async def close(self) -> None:
         if self._loading is not None:
             self._loading.cancel()
+        if self._covering is not None:
+            self._covering.cancel()
         if self._waking is not None:
             self._waking.cancel()
         await self.requests.close_all()
         await self.edits.close_all()
         end_spare()
-        if self.engine is not None:
-            await self.engine.close()
+        engines = [*self._former, self._engine, self._stand_in[1] if self._stand_in else None]
+        for engine in engines:
+            if engine is not None:
+                await engine.close()

@@ -21,6 +21,7 @@ def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     for name in [name for name in os.environ if name.startswith("FIMLS_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("FIMLS_STATE_DIR", str(tmp_path / "state"))
+    monkeypatch.setenv("FIMLS_CONFIG_DIR", str(tmp_path / "config"))
 
 
 @pytest.fixture

@@ -74,6 +74,7 @@ class Home:
             "FIMLS_RUNTIME_DIR": str(self.runtime),
             "FIMLS_LOG_DIR": str(self.logs),
             "FIMLS_STATE_DIR": str(self.path / "state"),
+            "FIMLS_CONFIG_DIR": str(self.path / "config"),
             "FIMLS_CACHE_DIR": str(self.path / "cache"),
             # each home would compile for itself: tests/model/cpu/test_code_cache.py does
             "NUMBA_DISABLE_JIT": "1",

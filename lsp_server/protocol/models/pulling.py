@@ -1,0 +1,102 @@
+"""Fetches a model for a window: asks about its licence, shows progress that can be cancelled."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import threading
+import uuid
+from pathlib import Path
+from typing import Any
+
+from lsprotocol import types as lsp
+
+from lsp_server.daemon import in_daemon
+from lsp_server.logs import quietly
+from lsp_server.protocol.server import FimlsServer
+
+POLL_S = 0.2
+ACCEPT = "Accept the licence"
+
+
+async def pull(ls: FimlsServer, name: str, *, accepted: bool) -> Path:
+    """The model on the disk. Asks about a licence with conditions. Raises ModelError."""
+    from model.catalogue.download import LicenceNotAccepted
+
+    licence = ""
+    while True:
+        try:
+            return await fetch(ls, name, licence)
+        except LicenceNotAccepted as question:
+            terms = question.licence
+            if licence or not (accepted or await is_accepted(ls, name, terms.name, terms.url)):
+                raise
+            licence = terms.name
+
+
+async def is_accepted(ls: FimlsServer, name: str, licence: str, url: str) -> bool:
+    where = f" ({url})" if url else ""
+    text = f"{name} comes under the licence {licence}{where}. Have you read it?"
+    return await ask(ls, text, ACCEPT, "Cancel") == ACCEPT
+
+
+async def ask(ls: FimlsServer, text: str, *answers: str) -> str | None:
+    """What the user chooses; None where the question is closed."""
+    actions = [lsp.MessageActionItem(title) for title in answers]
+    params = lsp.ShowMessageRequestParams(lsp.MessageType.Info, f"fimls: {text}", actions)
+    chosen = await ls.window_show_message_request_async(params)
+    return chosen.title if chosen is not None else None
+
+
+async def fetch(ls: FimlsServer, name: str, licence: str) -> Path:
+    """Raises ModelError."""
+    from model.catalogue.download import Progress, pull
+
+    stop = threading.Event()
+    newest: list[Progress] = []
+
+    def work() -> Path:
+        return pull(name, progress=newest.append, should_stop=stop.is_set, accepted=licence)
+
+    fetching = asyncio.ensure_future(in_daemon(work))
+    showing = asyncio.ensure_future(quietly(show_progress(ls, name, fetching, newest, stop)))
+    try:
+        return await asyncio.shield(fetching)
+    finally:
+        stop.set()
+        await asyncio.wait({showing})
+
+
+async def show_progress(
+    ls: FimlsServer,
+    name: str,
+    work: asyncio.Future[Any],
+    newest: list[Any],
+    stop: threading.Event,
+) -> None:
+    """A percentage until the work ends; the user's cancel sets `stop`."""
+    from model.catalogue.download import size
+
+    if not ls.can_show_progress:
+        return
+    token = f"fimls-pull-{uuid.uuid4()}"
+    progress = ls.work_done_progress
+    cancel = concurrent.futures.Future[Any]()
+    cancel.add_done_callback(lambda _: stop.set())
+    progress.tokens[token] = cancel
+    try:
+        await ls.window_work_done_progress_create_async(lsp.WorkDoneProgressCreateParams(token))
+        title = f"fimls: getting {name}"
+        begin = lsp.WorkDoneProgressBegin(title=title, cancellable=True, percentage=0)
+        progress.begin(token, begin)
+        while not (await asyncio.wait({work}, timeout=POLL_S))[0]:
+            last = newest[-1] if newest else None
+            del newest[:]
+            if last is not None and last.total:
+                share = min(100, round(100 * last.done / last.total))
+                text = f"{last.stage} {size(last.done)} of {size(last.total)}"
+                report = lsp.WorkDoneProgressReport(percentage=share, message=text)
+                progress.report(token, report)
+        progress.end(token, lsp.WorkDoneProgressEnd())
+    finally:
+        del progress.tokens[token]
