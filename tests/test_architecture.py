@@ -56,7 +56,9 @@ LSP_SERVER = {
     "engines": "settings folders logs",
     "session": "engines documents settings user_settings daemon scheduler folders logs",
     "completion": "session engines documents settings scheduler logs",
-    "protocol": "session completion engines documents settings user_settings daemon folders logs",
+    "protocol": (
+        "session completion engines documents settings user_settings daemon scheduler folders logs"
+    ),
     "commands": "protocol session completion engines documents settings user_settings folders logs",
     "__main__": "commands protocol engines logs",
 }

@@ -91,5 +91,10 @@ class Engine(Protocol):
     async def prefill(self, request: CompletionRequest) -> None:
         """Lets the engine read the prompt when it is idle; cancelling the caller ends that."""
 
+    async def release(self, client: str) -> None:
+        """Says that this client, which names a window in its requests, needs the engine no longer.
+        An engine here that no other one has asked ends when it is idle; what it is answering is
+        still answered."""
+
     async def close(self) -> None:
         """Lets go of the engine, which may live on for other windows."""

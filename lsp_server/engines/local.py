@@ -110,6 +110,13 @@ class LocalEngine:
         if self.state.name == "ready":
             await self._client.prefill(request)
 
+    async def release(self, client: str) -> None:
+        if self._starting is not None:
+            self._starting.cancel()
+        answer = await self._client.call("POST", f"/fimls/release?client={client}")
+        if answer is None and self._process is not None and self._process.poll() is None:
+            self._process.terminate()  # it has just been started, so nobody else has it
+
     async def close(self) -> None:
         if self._starting is not None:
             self._starting.cancel()

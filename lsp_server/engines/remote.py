@@ -48,6 +48,9 @@ class RemoteEngine:
     async def prefill(self, request: CompletionRequest) -> None:
         pass
 
+    async def release(self, client: str) -> None:
+        pass
+
     async def close(self) -> None:
         await self._client.close()
         await asyncio.sleep(0)  # lets aiohttp close its transports

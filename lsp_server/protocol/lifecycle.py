@@ -19,7 +19,7 @@ async def initialized(ls: FimlsServer, params: lsp.InitializedParams) -> None:
     pulling = asyncio.ensure_future(quietly(pull_settings(ls)))
     await asyncio.wait({pulling}, timeout=SETTINGS_WAIT_S)
     ls.session.start()
-    await offer_model(ls)
+    ls.background.start(offer_model(ls))
 
 
 async def settings_changed(ls: FimlsServer, params: lsp.DidChangeConfigurationParams) -> None:

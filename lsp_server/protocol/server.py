@@ -21,6 +21,7 @@ from lsp_server import __version__
 from lsp_server.documents import Documents
 from lsp_server.logs import log_error, quietly
 from lsp_server.protocol.conversions import to_change, to_encoding, to_path, value_at
+from lsp_server.scheduler import Background
 from lsp_server.session.session import Session, Status
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 STATUS_DELAY_S = 0.05
+CLOSE_S = 2.0  # until what was cancelled has ended
 
 
 class Protocol(LanguageServerProtocol):
@@ -59,6 +61,12 @@ class Protocol(LanguageServerProtocol):
     @lsp_method(lsp.SHUTDOWN)
     def lsp_shutdown(self, *params: Any) -> Generator[Any, Any, None]:
         self._server.close_suggestions()
+        for work in self._server.commands.values():
+            work.cancel()
+        # pygls loops over them, too, and fails where one is removed at once.
+        for number, future in list(self._request_futures.items()):
+            if number != self.msg_id:
+                future.cancel()
         return (yield from super().lsp_shutdown(*params))
 
     @lsp_method(lsp.TEXT_DOCUMENT_DID_OPEN)
@@ -100,6 +108,8 @@ class FimlsServer(LanguageServer):
         self.focus: str | None = None  # the document that the user looks at
         self.can_pull_settings = False
         self.can_show_progress = False
+        self.takes_offers = False  # of a larger model, as a notification instead of a question
+        self.background = Background()
         self.commands: dict[Any, asyncio.Future[Any]] = {}  # that are running, by request
         self._progress: asyncio.Task[None] | None = None
         self._progress_token: str | None = None
@@ -133,6 +143,7 @@ class FimlsServer(LanguageServer):
         if params.client_info is not None:
             name = f"{params.client_info.name} {params.client_info.version or ''}"
             self.session.client_name = name.strip()
+        self.takes_offers = value_at(params.capabilities.experimental, "fimls", "offers") is True
         shows_status = value_at(params.capabilities.experimental, "fimls", "status")
         self.session.client_shows_status = shows_status is True
         self.session.configure(params.initialization_options, trusted=True)
@@ -176,6 +187,11 @@ class FimlsServer(LanguageServer):
         self.close_suggestions()
         if self.has_suggestions:
             self.suggestions.save(closed=True)
+        work = {*self.commands.values(), *self.background.tasks}
+        for each in work:
+            each.cancel()
+        if work:
+            await asyncio.wait(work, timeout=CLOSE_S)
         await self.session.close()
 
     # ---- status ----

@@ -2,6 +2,8 @@
 
 - session.py: Session makes the engine and the prompter from the settings, says when they are ready,
   and tells the user what is wrong. Status is shown in the editor's status bar.
+- layers.py: SettingsLayers, the settings from the file, the environment and the client.
+- stand_in.py: StandIn, the model that answers while the chosen one loads or fails.
 - prompter.py: Prompter makes contexts and prompts for one model, with its tokenizer and format. It
   is here and not in completion/ because the session makes it; so completion/ imports this folder,
   and this folder does not import completion/.

@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from lsp_server.daemon import in_daemon
 from lsp_server.engines.process import end_spare
 from lsp_server.logs import log_error
 from lsp_server.scheduler import Scheduler
-from lsp_server.settings import Reporter, parse
-from lsp_server.user_settings import settings_here, store_model
+from lsp_server.session.layers import SettingsLayers
+from lsp_server.session.stand_in import (
+    BUNDLED,
+    FILES_TIMEOUT_S,
+    RunningModel,
+    StandIn,
+    make_engine,
+    make_prompter,
+)
+from lsp_server.settings import Reporter
+from lsp_server.user_settings import store_model
 
 if TYPE_CHECKING:  # loaded after `initialize` is answered
     from lsp_server.engines.interface import Engine, EngineState
@@ -26,9 +34,7 @@ if TYPE_CHECKING:  # loaded after `initialize` is answered
 
 logger = logging.getLogger(__name__)
 START_POLL_S = 0.02
-STAND_IN_AFTER_S = 1.0  # of loading: by then an engine that runs already has answered
-FILES_TIMEOUT_S = 60.0  # for the files of a model
-BUNDLED = "bundled"
+STAND_IN_AFTER_S = 3.0  # of loading; a smaller model is there before
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +58,8 @@ class Session:
     """The settings of one window, and the prompter and the engine that are made from them.
 
     New settings make a new prompter; the engine stays unless another model is chosen. While the
-    chosen model loads another one may stand in for it: the one that answered before, or the bundled
-    one. `prompter` and `engine` are always of the same model.
+    chosen model loads, or if it cannot be used, another one stands in for it: `prompter` and
+    `engine` are always of the model that answers now.
 
     show_message is called with what the user should read, each thing once. on_progress is called
     with the share of the model that is loaded, 0 to 1, and with None at the end. on_status is
@@ -71,37 +77,35 @@ class Session:
         self.client_shows_status = False  # then nothing in the status needs a message
         self.requests = Scheduler()  # for suggestions, by document
         self.edits = Scheduler()  # fill-in edits, by document
-        self._engine: Engine | None = None  # of the model that the settings name
-        self._prompter: Prompter | None = None
-        self._stand_in: tuple[Prompter, Engine, str] | None = None  # and its model
-        self._former: list[Engine] = []
-        self._covering: asyncio.Task[None] | None = None
-        self._load_problem: str | None = None  # why the chosen model cannot be used
         self.problem: str | None = None  # why there are no suggestions
-        # Problems of the environment are shown after `initialize`: nobody could see them before.
-        self.settings, self._environment_problems = settings_here(os.environ)
-        self._base = self.settings
-        self._raw: list[tuple[object, bool]] = []  # what the client has set, and whether trusted
+        self._layers = SettingsLayers()
+        # The chosen model's:
+        self._engine: Engine | None = None
+        self._prompter: Prompter | None = None
+        self._prompter_pending = False
+        self._load_problem: str | None = None  # why it cannot be used
+        self._loading: asyncio.Task[None] | None = None
+        self._stand_in = StandIn(self.client, on_status)
         self._show_message = show_message
         self._on_progress = on_progress
         self._on_status = on_status
         self._reporter = Reporter()
-        self._prompter_pending = False
         self._snoozed_until = 0.0  # by time.time()
         self._waking: asyncio.TimerHandle | None = None
         self._language_told = False
-        self._loading: asyncio.Task[None] | None = None
 
     # ---- settings, model and engine ----
+
+    @property
+    def settings(self) -> Settings:
+        return self._layers.settings
 
     def configure(self, raw: object, *, trusted: bool) -> None:
         """Reads the client's settings. trusted: they are the user's own, not a workspace's."""
         before = self.settings
-        self._raw = [each for each in self._raw if each[1] != trusted] + [(raw, trusted)]
-        self.settings, problems = parse(raw, base=self._base, trusted=trusted)
-        if trusted:
-            self._base = self.settings
-        told = self._tell((*self._environment_problems, *problems))
+        problems = self._layers.take(raw, trusted=trusted)
+        # Those of the environment are shown after `initialize`: nobody could see them before.
+        told = self._tell((*self._layers.problems, *problems))
         if told:  # the log holds no values: they may be keys or the user's text
             logger.warning("showed the user %d problems with the settings", told)
         logging.getLogger("lsp_server").setLevel(self.settings.log.level.upper())
@@ -115,162 +119,121 @@ class Session:
         self._loading = asyncio.ensure_future(self._load())
 
     async def _load(self) -> None:
-        from fim import FormatError
-        from model.errors import ModelError
-
         self._prompter_pending = True
         self.problem = None
-        problem: str | None = None
-        try:
-            await self._start_engine()  # first: it takes longest
-            from lsp_server.session.prompter import Prompter
-
-            settings = self.settings
-            self._prompter = await in_daemon(
-                lambda: Prompter.for_settings(settings), FILES_TIMEOUT_S
-            )
-        except TimeoutError:
-            problem = (
-                f"The files of the model {self.settings.model!r} cannot be read: the disk does not "
-                "answer. Look after it, or choose another model."
-            )
-        except FileNotFoundError as error:
-            problem = f"{error.filename} is missing. Download the model again."
-        except (ModelError, FormatError, OSError) as error:
-            problem = str(error)
-        except Exception as error:
-            log_error(logger, error)
-            problem = (
-                f"The model could not be used ({type(error).__name__}). Choose another, or "
-                "'bundled'."
-            )
-        self._load_problem = problem
-        if problem is not None:
+        self._load_problem = await self._make()
+        if self._load_problem is not None:
             self._prompter = None
-            self.report(problem)
+            self.report(self._load_problem)
+            self._cover()
         if self._engine is None or self.settings.remote.url or not self.settings.enabled:
             end_spare()
         self._prompter_pending = False
-        self._chosen_answers()
+        self._hand_over()
         self._update_progress()
 
-    async def _start_engine(self) -> None:
-        """Makes the engine, and starts it if suggestions are on. Raises OSError, ModelError,
-        TimeoutError."""
-        if self._engine is None:
-            self._engine = await self._make_engine(self.settings, self._engine_changed)
-        if self.settings.enabled:
-            self._engine.start()
+    async def _make(self) -> str | None:
+        """Makes the engine and the prompter of the chosen model, and starts the engine if
+        suggestions are on. Returns what is wrong."""
+        from fim import FormatError
+        from model.errors import ModelError
 
-    async def _make_engine(
-        self, settings: Settings, on_state: Callable[[EngineState], None]
-    ) -> Engine:
-        from lsp_server.engines import local
-
-        return await in_daemon(
-            lambda: local.make_engine(settings, on_state=on_state), FILES_TIMEOUT_S
-        )
+        settings = self.settings
+        try:
+            if self._engine is None:
+                self._engine = await make_engine(settings, self._engine_changed)
+            if settings.enabled:
+                self._engine.start()  # first: it takes longest
+            self._prompter = await make_prompter(settings)
+        except TimeoutError:
+            return (
+                f"The files of the model {settings.model!r} cannot be read: the disk does not "
+                "answer. Look after it, or choose another model."
+            )
+        except FileNotFoundError as error:
+            return f"{error.filename} is missing. Download the model again."
+        except (ModelError, FormatError, OSError) as error:
+            return str(error)
+        except Exception as error:
+            log_error(logger, error)
+            return (
+                f"The model could not be used ({type(error).__name__}). Choose another, or "
+                "'bundled'."
+            )
+        return None
 
     def _engine_changed(self, state: EngineState) -> None:
         if self._engine is None or self._engine.state is not state:
             return  # it is another model's by now
-        if state.name == "loading" and self._covering is None and self._is_large:
-            self._covering = asyncio.ensure_future(self._cover())
-        self._chosen_answers()
-        self._update_progress()
         if state.name == "failed" and state.message:
             self.report(state.message)
+        if state.name == "failed":
+            self._cover()
+        elif state.name == "loading":
+            self._cover(STAND_IN_AFTER_S)
+        self._hand_over()
+        self._update_progress()
 
-    # ---- a model that stands in for the chosen one ----
+    # ---- a model that stands in, and the choice of another ----
 
     @property
     def prompter(self) -> Prompter | None:
-        """Of the model that answers now."""
-        return self._prompter if self._stand_in is None else self._stand_in[0]
+        other = self._stand_in.model
+        return self._prompter if other is None else other.prompter
 
     @property
     def engine(self) -> Engine | None:
-        """Of the model that answers now."""
-        return self._engine if self._stand_in is None else self._stand_in[1]
+        other = self._stand_in.model
+        return self._engine if other is None else other.engine
 
     @property
-    def _is_large(self) -> bool:
-        return self.settings.model != BUNDLED and not self.settings.remote.url
-
-    @property
-    def _chosen_is_ready(self) -> bool:
+    def _chosen_answers(self) -> bool:
+        """Whether the chosen model can answer requests."""
         engine = self._engine
-        return self._prompter is not None and engine is not None and engine.state.name == "ready"
+        ready = engine is not None and engine.state.name == "ready"
+        return ready and self._prompter is not None and not self._prompter_pending
 
-    async def _cover(self) -> None:
-        """Lets the bundled model answer if the chosen one takes its time to load."""
-        from lsp_server.session.prompter import Prompter
+    def _cover(self, after_s: float = 0.0) -> None:
+        """Lets the bundled model stand in for the chosen one."""
+        settings = self.settings
+        if settings.enabled and settings.model != BUNDLED and not settings.remote.url:
+            self._stand_in.start(settings, after_s)
 
-        try:
-            await asyncio.sleep(STAND_IN_AFTER_S)
-            if self._chosen_is_ready or self._stand_in is not None or self._engine is None:
-                return
-            settings = replace(self.settings, model=BUNDLED, format="auto", layout="auto")
-            prompter = await in_daemon(lambda: Prompter.for_settings(settings), FILES_TIMEOUT_S)
-            engine = await self._make_engine(settings, lambda state: None)
-            engine.start()
-            state = await engine.wait_until_settled()
-            if state.name != "ready" or self._chosen_is_ready or self._stand_in is not None:
-                await engine.close()
-                return
-            self._stand_in = (prompter, engine, BUNDLED)
-            self._on_status()
-        except Exception as error:
-            log_error(logger, error)  # then nothing answers until the model is loaded
-        finally:
-            self._covering = None
-
-    def _chosen_answers(self) -> None:
-        """Lets the chosen model answer from now on, if it can."""
-        if self._stand_in is None or self._prompter_pending or not self._chosen_is_ready:
-            return
-        # Closed with the session: an answer may be on its way. The process ends when it is idle.
-        self._former.append(self._stand_in[1])
-        self._stand_in = None
+    def _hand_over(self) -> None:
+        """Lets the chosen model answer as soon as it can."""
+        if self._chosen_answers:
+            other = self._stand_in.model
+            self._stand_in.end(release=other is None or other.name != self.settings.model)
 
     async def choose(self, name: str) -> None:
-        """Keeps the choice of a model for this user, and loads it; until it is ready the one that
+        """Keeps the choice of a model for this user and loads it; until it is ready the one that
         answers now goes on. Raises ModelError, OSError, TimeoutError with the remedy."""
         from model.errors import ModelError
         from model.weights.folder import find_model
 
-        if variable := os.environ.get("FIMLS_MODEL"):
-            raise ModelError(f"The variable FIMLS_MODEL chooses {variable!r}. Unset it first.")
-        unset = replace(self.settings, model="?")
-        if any(
-            parse(raw, base=unset, trusted=trusted)[0].model != "?" for raw, trusted in self._raw
-        ):
+        if self.settings.remote.url:
             raise ModelError(
-                "The editor's setting fimls.model names a model. Remove it there, or change it."
+                f"Suggestions come from {self.settings.remote.url}. Remove the setting "
+                "fimls.remote.url to use a model on this machine."
             )
+        if (problem := self._layers.who_sets_model()) is not None:
+            raise ModelError(problem)
         await in_daemon(lambda: find_model(name), FILES_TIMEOUT_S)
         await in_daemon(lambda: store_model(name), FILES_TIMEOUT_S)
         before = self.settings.model
-        self._reload_settings()
-        if self.settings.model == before:
+        self._layers.read_again()
+        failed = self._load_problem is not None or (
+            self._engine is not None and self._engine.state.name == "failed"
+        )
+        if self.settings.model == before and not failed:
             return
-        if self._stand_in is None and self._chosen_is_ready:
-            assert self._prompter is not None and self._engine is not None
-            self._stand_in = (self._prompter, self._engine, before)
+        if self._prompter is not None and self._engine is not None and self._chosen_answers:
+            self._stand_in.keep(RunningModel(before, self._prompter, self._engine))
         elif self._engine is not None:
-            await self._engine.close()
+            self._stand_in.let_go(self._engine)
         self._engine = None
         self._prompter = None
         self.start()
-
-    def _reload_settings(self) -> None:
-        """The file's settings have changed."""
-        self.settings, _ = settings_here(os.environ)
-        self._base = self.settings
-        for raw, trusted in sorted(self._raw, key=lambda each: not each[1]):
-            self.settings, _ = parse(raw, base=self._base, trusted=trusted)
-            if trusted:
-                self._base = self.settings
 
     # ---- progress ----
 
@@ -305,16 +268,29 @@ class Session:
         """
         if wait:
             await self.settled()
-        engine = self.engine
-        if self.prompter is None or engine is None:
-            return None
-        if engine.state.name != "ready":
-            engine.start()  # it has not been started, or it failed some time ago
-            if not wait or (await engine.wait_until_settled()).name != "ready":
+        chosen = self._engine
+        if chosen is not None and chosen.state.name == "absent":
+            chosen.start()  # it has not been started, or it was lost
+        while (engine := self.engine) is not None and self.prompter is not None:
+            if engine.state.name == "ready":
+                return self.prompter, engine
+            engine.start()  # it failed some time ago
+            if not wait or not await self._wait_for(engine):
                 return None
-        if self.prompter is None or self.engine is not engine:  # others came while it waited
-            return await self.ready(wait=wait) if self.prompter is not None else None
-        return self.prompter, engine
+        return None
+
+    async def _wait_for(self, engine: Engine) -> bool:
+        """Waits until the engine is settled or another model stands in; whether one can answer."""
+        waiting: set[asyncio.Future[Any]] = {asyncio.ensure_future(engine.wait_until_settled())}
+        if self._stand_in.model is None:
+            waiting.add(asyncio.ensure_future(self._stand_in.arrived.wait()))
+        try:
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for each in waiting:
+                each.cancel()
+        answering = self.engine
+        return answering is not None and answering.state.name == "ready"
 
     @contextmanager
     def reported(self) -> Iterator[None]:
@@ -362,8 +338,8 @@ class Session:
             return Status("off", off, name)
         engine = self._engine.state if self._engine is not None else None
         share = self._progress()
-        if self._stand_in is not None:
-            return self._status_of_stand_in(self._stand_in[2], engine, share)
+        if self._stand_in.model is not None:
+            return self._status_of_stand_in(self._stand_in.model.name, share)
         if self.problem is None and (share is not None or engine is None or self._prompter_pending):
             return Status("loading", f"Loading the model {name!r}.", name, share or 0.0)
         if engine is not None and engine.name == "failed":
@@ -374,13 +350,11 @@ class Session:
         busy = self.requests.busy or self.edits.busy
         return Status("busy" if busy else "ready", message, name)
 
-    def _status_of_stand_in(
-        self, other: str, engine: EngineState | None, share: float | None
-    ) -> Status:
+    def _status_of_stand_in(self, other: str, share: float | None) -> Status:
         name = self.model_name
         problem = self._load_problem
-        if engine is not None and engine.name == "failed":
-            problem = engine.message or "The engine has stopped; see the log."
+        if self._engine is not None and self._engine.state.name == "failed":
+            problem = self._engine.state.message or "The engine has stopped; see the log."
         if problem is not None:
             return Status("failed", f"{problem} Meanwhile {other!r} answers.", name)
         message = f"{name!r} is loading ({share or 0:.0%}), {other!r} answers meanwhile."
@@ -413,10 +387,10 @@ class Session:
 
     def _about_language(self, language: str | None) -> str:
         """Says that the model was not trained on a language, and which model was; "" if it was."""
-        if self.prompter is None or not language:
-            return ""
-        known = self.prompter.languages
-        better = self.prompter.other_languages
+        if self._prompter is None or not language:
+            return ""  # nor is it said of a model that stands in
+        known = self._prompter.languages
+        better = self._prompter.other_languages
         if not known or language in known:
             return ""
         advice = f"; for {language} set fimls.model to the folder of {better}" if better else ""
@@ -461,14 +435,11 @@ class Session:
     async def close(self) -> None:
         if self._loading is not None:
             self._loading.cancel()
-        if self._covering is not None:
-            self._covering.cancel()
         if self._waking is not None:
             self._waking.cancel()
         await self.requests.close_all()
         await self.edits.close_all()
         end_spare()
-        engines = [*self._former, self._engine, self._stand_in[1] if self._stand_in else None]
-        for engine in engines:
-            if engine is not None:
-                await engine.close()
+        await self._stand_in.close()
+        if self._engine is not None:
+            await self._engine.close()

@@ -5,6 +5,8 @@ POST /v1/completions   prompt as token ids (or as text, in which sentinels count
 GET  /v1/models
 GET  /fimls/status     state of the engine, for attaching and for `fimls engine status`
 POST /fimls/prefill    fills the cache for a prompt, generates nothing
+POST /fimls/release?client=NAME   this client needs the engine no longer: if it is the only one
+                       that has asked something, the engine ends as soon as it is idle
 POST /fimls/stop
 """
 
@@ -58,6 +60,7 @@ def make_app(process: EngineProcess) -> web.Application:
     app.router.add_post("/v1/completions", completions)
     app.router.add_get("/fimls/status", status)
     app.router.add_post("/fimls/prefill", completions)
+    app.router.add_post("/fimls/release", release)
     app.router.add_post("/fimls/stop", stop)
     return app
 
@@ -147,6 +150,12 @@ async def stop(request: web.Request) -> web.Response:
     return web.json_response({"stopping": True})
 
 
+async def release(request: web.Request) -> web.Response:
+    process = request.app[PROCESS]
+    process.released_by.add(request.query.get("client", ""))
+    return web.json_response({"released": process.is_released})
+
+
 async def completions(request: web.Request) -> web.StreamResponse:
     """/v1/completions; and /fimls/prefill, which computes the prompt into the cache and answers
     without any text."""
@@ -161,6 +170,7 @@ async def completions(request: web.Request) -> web.StreamResponse:
     wanted = parse_request(body, engine.model, prefill_only=prefill_only)
     logprobs = body.get("logprobs") not in (None, False)
     answer = Answer(process.launch.model, logprobs=logprobs)
+    process.used_by(wanted.client)
     if body.get("stream"):
         return await stream(request, engine, wanted, answer)
     async for event in run(engine, wanted):

@@ -36,6 +36,8 @@ class EngineProcess:
     started: float = field(default_factory=time.monotonic)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     told_to: bool = False  # by a front, for good or for another version: nothing more is written
+    clients: set[str] = field(default_factory=set)  # that have asked something
+    released_by: set[str] = field(default_factory=set)  # those that have asked nothing since then
 
     @property
     def state(self) -> str:
@@ -44,6 +46,15 @@ class EngineProcess:
         if self.engine:
             return "ready"
         return "loading"
+
+    def used_by(self, client: str) -> None:
+        self.clients.add(client)
+        self.released_by.discard(client)
+
+    @property
+    def is_released(self) -> bool:
+        """Whether all who have asked something need the engine no longer."""
+        return bool(self.released_by) and self.clients <= self.released_by
 
     def load(self) -> None:
         """Imports torch and loads the model. Runs on a thread."""

@@ -27,6 +27,7 @@ from model.engine.options import BadOptions, parse_launch
 log = logging.getLogger(__name__)
 
 FAILED_LINGER_S = 5.0  # how long an engine that could not load tells why
+RELEASED_S = 0.5  # idle time of an engine that nobody needs
 LAST_SAVE_S = 5.0  # how long an engine that ends may take to write to disk what it has computed
 LOCK_PATIENCE_S = 10.0
 NICE = 5  # typing comes before completing
@@ -182,16 +183,19 @@ async def listen(runner: web.AppRunner, address: str) -> None:
 async def until_done(process: EngineProcess) -> None:
     """Returns when the engine is told to stop, has been idle long enough, or could not load the
     model."""
-    timeout = process.launch.options.idle_timeout
-    poll_s = min(1.0, timeout / 4)
+    idle_timeout = process.launch.options.idle_timeout
+    poll_s = min(1.0, idle_timeout / 4)
     while not await stopped_within(process, poll_s):
         if process.failure is not None:
             log.error("%s", process.failure)
             await stopped_within(process, FAILED_LINGER_S)
             return
-        engine = process.engine
-        if process.launch.ends_when_idle and engine is not None and engine.idle_s > timeout:
-            log.info("idle for %.0f s", timeout)
+        if not process.launch.ends_when_idle:
+            continue
+        timeout = min(idle_timeout, RELEASED_S) if process.is_released else idle_timeout
+        idle_s = process.engine.idle_s if process.engine is not None else 0.0
+        if idle_s > timeout or (process.is_released and process.engine is None):
+            log.info("not needed" if process.is_released else f"idle for {timeout:.0f} s")
             return
 
 

@@ -143,9 +143,10 @@ class RpcError(Exception):
 class Window:
     """One editor window, at the level of frames, so that it can also send what no library would.
 
-    shown: the server's messages to the user; progress: the kinds of its progress reports; statuses:
-    what it told of itself; edits: what it wanted applied; tokens: of its progress; answers: how
-    many came for each id.
+    shown: the server's messages to the user; progress: the kinds of its progress reports; reports:
+    those reports; statuses: what it told of itself; edits: what it wanted applied; tokens: of its
+    progress; answers: how many came for each id; questions: what it asked the user, with the
+    answers to choose from; offers: of a larger model.
     """
 
     def __init__(
@@ -154,6 +155,10 @@ class Window:
         self.process = process
         self.shown: list[str] = []
         self.progress: list[str] = []
+        self.reports: list[dict[str, Any]] = []
+        self.questions: list[tuple[str, list[str]]] = []
+        self.offers: list[dict[str, Any]] = []
+        self.choice: Any = None  # what the user answers: a beginning of it, None closes; ...: not
         self.statuses: list[dict[str, Any]] = []
         self.edits: list[dict[str, Any]] = []
         self.tokens: list[str] = []
@@ -293,6 +298,11 @@ class Window:
     def cancel(self, number: int) -> None:
         self.notify("$/cancelRequest", {"id": number})
 
+    async def command(self, name: str, *arguments: Any) -> Any:
+        """The result of a command of the server. Raises RpcError."""
+        params = {"command": name, "arguments": list(arguments)}
+        return await self.request("workspace/executeCommand", params)
+
     def notify(self, method: str, params: Any = None) -> None:
         self._write(method=method, params=params)
 
@@ -345,6 +355,15 @@ class Window:
             self.statuses.append(params)
         elif method == "$/progress":
             self.progress.append(params["value"]["kind"])
+            self.reports.append(params["value"])
+        elif method == "fimls/offerModel":
+            self.offers.append(params)
+        elif method == "window/showMessageRequest":
+            titles = [action["title"] for action in params["actions"]]
+            self.questions.append((params["message"], titles))
+            if self.choice is not ...:
+                chosen = [t for t in titles if self.choice and t.startswith(self.choice)]
+                self._write(id=message["id"], result={"title": chosen[0]} if chosen else None)
         elif method == "workspace/configuration":
             if self.configuration is not ...:  # ...: a client that does not answer
                 self._write(id=message["id"], result=[self.configuration])

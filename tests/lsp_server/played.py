@@ -64,6 +64,8 @@ class Played:
     async def prefill(self, request: CompletionRequest) -> None:
         self.prefilled.append(request)
 
+    async def release(self, client: str) -> None: ...
+
     async def close(self) -> None: ...
 
     async def stream(self, number: int) -> Stream:

@@ -179,7 +179,8 @@ def print_report(
     """The command; whether all is well."""
     report = examine(settings, place, problems)
     if as_json:
-        print(json.dumps(report.to_json(), ensure_ascii=False))
+        both = report.to_json() | {"markdown": report.to_markdown()}
+        print(json.dumps(both, ensure_ascii=False))
     else:
         print(report.to_markdown(), end="")
     return report.is_well

@@ -16,6 +16,7 @@ from lsp_server.logs import quietly
 from lsp_server.protocol.server import FimlsServer
 
 POLL_S = 0.2
+STOP_S = 2.0  # until a pull that was told to stop has stopped
 ACCEPT = "Accept the licence"
 
 
@@ -35,9 +36,16 @@ async def pull(ls: FimlsServer, name: str, *, accepted: bool) -> Path:
 
 
 async def is_accepted(ls: FimlsServer, name: str, licence: str, url: str) -> bool:
+    if not can_ask(ls):
+        return False
     where = f" ({url})" if url else ""
     text = f"{name} comes under the licence {licence}{where}. Have you read it?"
     return await ask(ls, text, ACCEPT, "Cancel") == ACCEPT
+
+
+def can_ask(ls: FimlsServer) -> bool:
+    window = ls.client_capabilities.window
+    return window is not None and window.show_message is not None
 
 
 async def ask(ls: FimlsServer, text: str, *answers: str) -> str | None:
@@ -49,7 +57,7 @@ async def ask(ls: FimlsServer, text: str, *answers: str) -> str | None:
 
 
 async def fetch(ls: FimlsServer, name: str, licence: str) -> Path:
-    """Raises ModelError."""
+    """Raises ModelError. When it is cancelled it stops the work."""
     from model.catalogue.download import Progress, pull
 
     stop = threading.Event()
@@ -61,10 +69,15 @@ async def fetch(ls: FimlsServer, name: str, licence: str) -> Path:
     fetching = asyncio.ensure_future(in_daemon(work))
     showing = asyncio.ensure_future(quietly(show_progress(ls, name, fetching, newest, stop)))
     try:
-        return await asyncio.shield(fetching)
+        await asyncio.wait({fetching})
+        return fetching.result()
     finally:
         stop.set()
-        await asyncio.wait({showing})
+        await asyncio.wait({fetching}, timeout=STOP_S)
+        if not fetching.cancel() and not fetching.cancelled():
+            fetching.exception()  # or asyncio would say that nobody took it
+        await asyncio.wait({showing}, timeout=POLL_S)
+        showing.cancel()  # it still waits for the client
 
 
 async def show_progress(
