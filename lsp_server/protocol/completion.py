@@ -116,7 +116,7 @@ def menu_item(
     word, units = document.word_before(params.position.line, params.position.character)
     text = word + edit.new_text
     start = lsp.Position(edit.range.start.line, edit.range.start.character - units)
-    detail = f"fimls ({ls.session.model_name})"
+    detail = f"fimls ({ls.session.answering_model})"
     if offer.suggestion.match is not None:
         detail += f" {offer.suggestion.match}"
     return lsp.CompletionItem(

@@ -126,7 +126,7 @@ class Session:
             self._prompter = None
             self.report(self._load_problem)
             self._cover()
-        if self._engine is None or self.settings.remote.url or not self.settings.enabled:
+        if not self._needs_engine:
             end_spare()
         self._prompter_pending = False
         self._hand_over()
@@ -192,6 +192,13 @@ class Session:
         engine = self._engine
         ready = engine is not None and engine.state.name == "ready"
         return ready and self._prompter is not None and not self._prompter_pending
+
+    @property
+    def _needs_engine(self) -> bool:
+        """Whether an engine here runs or starts, be it for the bundled model."""
+        settings = self.settings
+        here = settings.enabled and not settings.remote.url
+        return here and (self._engine is not None or settings.model != BUNDLED)
 
     def _cover(self, after_s: float = 0.0) -> None:
         """Lets the bundled model stand in for the chosen one."""
@@ -325,6 +332,12 @@ class Session:
     @property
     def model_name(self) -> str:
         return self.settings.remote.model or self.settings.model
+
+    @property
+    def answering_model(self) -> str:
+        """The name of the chosen model, or of the one that stands in for it."""
+        other = self._stand_in.model
+        return self.model_name if other is None else other.name
 
     @property
     def where(self) -> str:

@@ -15,7 +15,6 @@ from pygls.exceptions import JsonRpcException, JsonRpcInvalidParams
 from lsp_server.daemon import in_daemon
 from lsp_server.logs import log_error
 from lsp_server.protocol.conversions import Commands, to_path, value_at
-from lsp_server.protocol.models.listing import rows
 from lsp_server.protocol.models.measuring import keep, parse, run_doctor
 from lsp_server.protocol.models.pulling import pull
 from lsp_server.protocol.server import FimlsServer
@@ -26,6 +25,8 @@ FILES_TIMEOUT_S = 60.0
 
 async def list_models(ls: FimlsServer, *arguments: Any) -> list[dict[str, Any]]:
     """The bundled model, what else is on the disk, and what can be pulled."""
+    from lsp_server.protocol.models.listing import rows
+
     settings = ls.session.settings
     chosen = None if settings.remote.url else settings.model
     with failures():

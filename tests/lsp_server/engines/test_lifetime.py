@@ -105,10 +105,9 @@ async def test_an_editor_that_ends_while_the_engine_starts_leaves_no_server(home
     "settings",
     [
         {"enabled": False},
-        {"model": "/nowhere"},
         {"remote.url": "http://127.0.0.1:9", "remote.format": "starcoder2"},
     ],
-    ids=["disabled", "no model", "remote"],
+    ids=["disabled", "remote"],
 )
 async def test_a_spare_engine_that_is_not_needed_goes(home: Home, settings: dict[str, Any]) -> None:
     async with Window.spawn(home) as window:

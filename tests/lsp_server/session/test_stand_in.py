@@ -300,6 +300,17 @@ async def test_a_lost_engine_is_started_again_and_covered(
 
 
 @pytest.mark.asyncio
+async def test_without_the_chosen_model_a_real_bundled_one_answers(home: Home) -> None:
+    async with Window.spawn(home) as window:
+        await window.start({"model": "/nowhere"})
+        await shows(window, "failed", "/nowhere", "Meanwhile 'bundled' answers.")
+        window.open("def add(a, b):\n    return ")
+        assert await window.ask(1, 11, invoked=True)[1]
+        assert len(home.engines()) == 1
+    await until(lambda: not home.engines())  # nobody else needs it
+
+
+@pytest.mark.asyncio
 async def test_real_engines_take_over_from_each_other(home: Home, talkative_folder: Path) -> None:
     """The former one's process ends at the switch, long before its idle time."""
     async with window_in_process({"maxTokens": 8}) as window:
