@@ -17,7 +17,7 @@ import pytest
 from huggingface_hub import constants
 
 from lsp_server.daemon import in_daemon
-from lsp_server.protocol.models import measuring, note
+from lsp_server.protocol.models import measuring, note, pulling
 from tests.lsp_server.helpers import (
     INLINE,
     PATIENCE_S,
@@ -238,9 +238,10 @@ async def test_a_settings_file_that_is_a_fifo_stops_nothing(engine: Played, tmp_
 
 @pytest.mark.asyncio
 async def test_a_model_is_fetched_with_progress(
-    engine: Played, hub: Hub, gguf: bytes, tmp_path: Path
+    engine: Played, hub: Hub, gguf: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hub.slow_s = 0.001
+    monkeypatch.setattr(pulling, "POLL_S", 0.01)
+    hub.slow_s = 0.005
     async with window_in_process(capabilities=ASKS) as window:
         await until(lambda: not window.progress or window.progress[-1] == "end")
         window.reports.clear()
