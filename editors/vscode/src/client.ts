@@ -17,6 +17,7 @@ import {
   type StaticFeature,
 } from "vscode-languageclient/node";
 import { FILL_COMMAND, type FillParams, STATUS_CHANGED, type Status } from "./protocol";
+import { cancellable } from "./progress";
 import { collect } from "./settings";
 
 const START_MS = 30_000;
@@ -111,6 +112,7 @@ export class Client extends LanguageClient {
         middleware: middleware(listener),
       },
     );
+    this.middleware.handleWorkDoneProgress = cancellable(this);
     this.registerFeature(new StatusCapability());
     this.onNotification(STATUS_CHANGED, (status: Status) => listener.status(status));
   }

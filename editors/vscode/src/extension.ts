@@ -1,7 +1,9 @@
 // The extension's parts, put together. What to suggest and when is decided in the server.
 import { commands, type ExtensionContext, type TextEditor, window, workspace } from "vscode";
+import { doctor } from "./doctor";
 import { fill, fillHere } from "./fill";
 import { install, offerInstall } from "./install";
+import { chooseModel } from "./models";
 import { Pages, SCHEME } from "./pages";
 import { Preview } from "./preview";
 import { SNOOZE, type Status } from "./protocol";
@@ -52,6 +54,8 @@ export function activate(context: ExtensionContext): void {
   register("toggleLanguage", () => inEditor(({ document }) => toggleLanguage(document.languageId, document.uri)));
   register("snooze", (minutes?: number) => snooze(started, minutes));
   register("why", () => why(started.running, pages));
+  register("pickModel", () => chooseModel(started));
+  register("showDoctor", () => doctor(started.running, pages));
   register("showLog", () => log.show());
   register("restart", restart);
   register("install", () => install(context, restart));

@@ -1,10 +1,10 @@
 // Fill-in-the-middle edits: ask, let it be cancelled, and show the change before it is made.
-import { commands, ProgressLocation, Range, type TextEditor, window, workspace } from "vscode";
-import { LSPErrorCodes, ResponseError, TextDocumentEdit } from "vscode-languageclient/node";
+import { ProgressLocation, Range, type TextEditor, window, workspace } from "vscode";
+import { TextDocumentEdit } from "vscode-languageclient/node";
 import type { Client } from "./client";
 import type { Preview } from "./preview";
 import { FILL, type Fill, type FillKind, type FillParams } from "./protocol";
-import { notUp, unknownTo } from "./tell";
+import { notUp, tellFailure } from "./tell";
 
 const TITLES = { selection: "Filling in the selection", body: "Writing the body", docstring: "Writing the docstring" };
 
@@ -33,7 +33,7 @@ export async function fill(client: Client | undefined, preview: Preview, params:
       return token.isCancellationRequested ? undefined : answer;
     } catch (error) {
       if (!token.isCancellationRequested) {
-        tell(error);
+        tellFailure(error);
       }
       return undefined;
     }
@@ -50,17 +50,4 @@ function between(editor: TextEditor): Range {
   return editor.selections.length === 2 && first?.isEmpty && second?.isEmpty
     ? new Range(first.active, second.active) // in either order
     : editor.selection;
-}
-
-function tell(error: unknown): void {
-  if (unknownTo(error)) {
-    return;
-  }
-  if (error instanceof ResponseError && error.code === LSPErrorCodes.RequestFailed) {
-    window.showInformationMessage(`fimls: ${error.message}`);
-    return;
-  }
-  window
-    .showWarningMessage("fimls: This did not work.", "Show Log")
-    .then((choice) => choice && commands.executeCommand("fimls.showLog"));
 }

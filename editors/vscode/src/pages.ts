@@ -1,5 +1,5 @@
 // Documents that exist in the editor only, and that nobody can write in.
-import { EventEmitter, type TextDocumentContentProvider, Uri } from "vscode";
+import { commands, EventEmitter, type TextDocumentContentProvider, Uri, window } from "vscode";
 
 export const SCHEME = "fimls";
 
@@ -14,6 +14,16 @@ export class Pages implements TextDocumentContentProvider {
     this.texts.set(uri.path, text);
     this.changed.fire(uri);
     return uri;
+  }
+
+  /** As Markdown, drawn. */
+  async show(path: string, markdown: string, where: "" | "ToSide" = ""): Promise<void> {
+    const page = this.put(path, markdown);
+    try {
+      await commands.executeCommand(`markdown.showPreview${where}`, page);
+    } catch {
+      await window.showTextDocument(page, { preview: true }); // VS Code's own Markdown extension is switched off
+    }
   }
 
   drop(uri: Uri): void {

@@ -21,6 +21,24 @@ export interface Fill {
   edit: ProtocolEdit;
 }
 
+export interface Page {
+  markdown: string;
+}
+
+/** One that is on this machine, or can be fetched. What is not known is null or "". */
+export interface Model {
+  name: string;
+  here: boolean;
+  chosen: boolean;
+  bytes: number | null;
+  memoryBytes: number | null;
+  licence: string;
+  asksLicence: boolean;
+  languages: string;
+  suggestionMs: number | null;
+  verdict: string;
+}
+
 export const STATUS_CHANGED = "fimls/didChangeStatus";
 export const FOCUSED = "textDocument/didFocus";
 export const FILL = "fimls/fill";
@@ -28,3 +46,8 @@ export const SNOOZE = "fimls/snooze";
 export const WHY = "fimls/why";
 /** Commands of the server that its suggestions and code actions name. */
 export const FILL_COMMAND = "fimls.fill";
+/** Commands of the server that the extension's own are made of. */
+export const LIST_MODELS = "fimls.listModels";
+export const CHOOSE_MODEL = "fimls.chooseModel";
+export const PULL_MODEL = "fimls.pullModel";
+export const DOCTOR = "fimls.doctor";

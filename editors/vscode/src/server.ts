@@ -1,5 +1,5 @@
 // Keeps one server running: starts it, starts it again when it dies, and gives up where that does not help.
-import { commands, Disposable, languages, type LogOutputChannel, type TextEditor, window, workspace } from "vscode";
+import { commands, Disposable, EventEmitter, languages, type LogOutputChannel, type TextEditor, window, workspace } from "vscode";
 import { Client, DOCUMENTS, Late, type Listener, Words } from "./client";
 import { findServer } from "./find";
 import { FOCUSED } from "./protocol";
@@ -29,6 +29,7 @@ export class Server implements Disposable {
   /** How often a fresh start was asked for: a start that is not the last one's gives way. */
   private wishes = 0;
   private readonly subscriptions: Disposable;
+  private readonly started = new EventEmitter<Client | undefined>();
 
   constructor(
     private readonly log: LogOutputChannel,
@@ -52,6 +53,16 @@ export class Server implements Disposable {
     return this.client?.isRunning() ? this.client : undefined;
   }
 
+  /** The client of the next start; undefined where that fails. */
+  nextStart(): Promise<Client | undefined> {
+    return new Promise((resolve) => {
+      const listening = this.started.event((client) => {
+        listening.dispose();
+        resolve(client);
+      });
+    });
+  }
+
   /** A fresh start by the user's wish: what was before is forgotten. */
   restart(): void {
     this.deaths = [];
@@ -64,6 +75,7 @@ export class Server implements Disposable {
     clearTimeout(this.timer);
     clearTimeout(this.moving);
     this.subscriptions.dispose();
+    this.started.dispose();
     this.giveWay();
     this.queue = this.queue.then(() => this.stop());
     await this.queue;
@@ -99,6 +111,7 @@ export class Server implements Disposable {
     }
     if (command === undefined) {
       this.owner.missing();
+      this.started.fire(undefined);
       return;
     }
     this.owner.status({ state: "loading", message: "The server starts." });
@@ -140,6 +153,7 @@ export class Server implements Disposable {
     }
     await commands.executeCommand("setContext", "fimls.running", true);
     this.focus(window.activeTextEditor);
+    this.started.fire(client);
   }
 
   private async died(words: Words): Promise<void> {
@@ -159,6 +173,7 @@ export class Server implements Disposable {
   /** Says it in the status bar, and once in a message. */
   private fail(message: string): void {
     this.log.error(message);
+    this.started.fire(undefined);
     this.owner.status({ state: "failed", message });
     if (this.told === message) {
       return;

@@ -53,6 +53,15 @@ export async function setServerCommand(command: string[]): Promise<void> {
   await workspace.getConfiguration(SECTION).update("serverCommand", command, ConfigurationTarget.Global);
 }
 
+/** What the user has set, "" where that is nothing. */
+export function setting(name: string): string {
+  return workspace.getConfiguration(SECTION).inspect<string>(name)?.globalValue ?? "";
+}
+
+export async function removeSetting(name: string): Promise<void> {
+  await workspace.getConfiguration(SECTION).update(name, undefined, ConfigurationTarget.Global);
+}
+
 /** What to install as the server; "" where that is the one in this extension. */
 export function installSource(): string {
   return workspace.getConfiguration(SECTION).get<string>("installSource", "");

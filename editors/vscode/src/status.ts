@@ -116,6 +116,8 @@ export class StatusBar implements Disposable {
         entries.push(entry("bell-slash", "Snooze for 5 minutes", "fimls.snooze", 5));
         entries.push(entry("bell-slash", "Snooze for an hour", "fimls.snooze", 60));
       }
+      entries.push(entry("circuit-board", "Choose the model…", "fimls.pickModel"));
+      entries.push(entry("pulse", "Doctor: how fast it is here, and what is wrong", "fimls.showDoctor"));
     }
     entries.push({ label: "", kind: QuickPickItemKind.Separator });
     if (state !== "failed") {

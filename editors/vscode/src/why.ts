@@ -1,8 +1,8 @@
 // "Why this suggestion?": the server's account of its last answer.
-import { commands, window } from "vscode";
+import { window } from "vscode";
 import type { Client } from "./client";
 import { type Pages, SCHEME } from "./pages";
-import { WHY } from "./protocol";
+import { type Page, WHY } from "./protocol";
 import { notUp, unknownTo } from "./tell";
 
 export async function why(client: Client | undefined, pages: Pages): Promise<void> {
@@ -11,9 +11,9 @@ export async function why(client: Client | undefined, pages: Pages): Promise<voi
   }
   const uri = window.activeTextEditor?.document.uri;
   const params = uri && uri.scheme !== SCHEME ? { textDocument: { uri: uri.toString() } } : {};
-  let answer: { markdown: string } | null;
+  let answer: Page | null;
   try {
-    answer = await client.sendRequest<{ markdown: string } | null>(WHY, params);
+    answer = await client.sendRequest<Page | null>(WHY, params);
   } catch (error) {
     unknownTo(error);
     return;
@@ -22,10 +22,5 @@ export async function why(client: Client | undefined, pages: Pages): Promise<voi
     window.showInformationMessage("fimls: Nothing was asked here yet.");
     return;
   }
-  const page = pages.put("/Why this suggestion.md", answer.markdown);
-  try {
-    await commands.executeCommand("markdown.showPreviewToSide", page);
-  } catch {
-    await window.showTextDocument(page, { preview: true }); // VS Code's own Markdown extension is switched off
-  }
+  await pages.show("/Why this suggestion.md", answer.markdown, "ToSide");
 }
