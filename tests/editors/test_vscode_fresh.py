@@ -4,7 +4,6 @@ and the pictures."""
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -13,7 +12,7 @@ import pytest
 from playwright.sync_api import Error
 
 from tests.editors.canned_server import ANSWERS
-from tests.editors.vscode import QUIET, Code, canned, start, tidy, wait_for
+from tests.editors.vscode import QUIET, Code, canned, start, stop_engines, tidy, wait_for
 
 pytestmark = pytest.mark.editors
 TOTAL = ANSWERS["total = "][0]
@@ -111,7 +110,6 @@ def test_one_line_of_settings_is_enough(tmp_path: Path) -> None:
 def test_the_real_server() -> None:
     fimls = str(Path(sys.executable).parent / "fimls")
     with start({"fimls.serverCommand": [fimls, "lsp"]}, QUIET) as code:
-        home = code.folder.parent
         try:
             code.wait_state("ready", 90)
             code.press("Control+b")
@@ -136,11 +134,4 @@ def test_the_real_server() -> None:
             code.press("Escape")
             assert code.notifications() == []
         finally:
-            folders = {
-                "FIMLS_RUNTIME_DIR": "run",
-                "FIMLS_LOG_DIR": "log",
-                "FIMLS_STATE_DIR": "state",
-                "HOME": ".",
-            }
-            env = {name: str(home / folder) for name, folder in folders.items()}
-            subprocess.run([fimls, "engine", "stop"], env=env, check=True, capture_output=True)
+            stop_engines(code)

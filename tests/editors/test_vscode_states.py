@@ -38,6 +38,8 @@ def test_ready_and_its_menu(code: Code) -> None:
         "Suggestions off",
         "Suggestions off for python",
         "Snooze for 5 minutes",
+        "Choose the model…",
+        "Doctor: how fast it is here, and what is wrong",
     ):
         assert expected in texts
     assert "Install the server…" not in texts

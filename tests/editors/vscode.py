@@ -30,6 +30,7 @@ EDITORS = ROOT / ".editors" / "code" / "node_modules"
 EXTENSION = ROOT / "editors" / "vscode"
 CANNED = ROOT / "tests" / "editors" / "canned_server.py"
 SHOTS = ROOT / "test-output" / "editors"
+OF_THE_USER = ("FIMLS_", "VSCODE_", "XDG_", "HF_", "TRANSFORMERS_", "OLLAMA_")  # variables
 CHROMIUM = "/usr/bin/chromium"
 SIZE = {"width": 1100, "height": 640}
 # Nothing that opens by itself, and nothing that writes into the text but the keys and our
@@ -284,17 +285,14 @@ def start(
         program = [str(EDITORS / ".bin" / "code-server")]
         program += ["--extensions-dir", str(extensions), "--user-data-dir", str(data)]
         # Nothing of this machine's user is seen, and the server under test keeps to this folder.
-        env = {
-            key: value
-            for key, value in os.environ.items()
-            if not key.startswith(("FIMLS_", "VSCODE_", "XDG_"))
-        }
+        env = {key: value for key, value in os.environ.items() if not key.startswith(OF_THE_USER)}
         env |= {
             "PATH": f"{EDITORS / 'node' / 'bin'}:/usr/bin:/bin",
             "HOME": str(home),
             "FIMLS_RUNTIME_DIR": str(home / "run"),
             "FIMLS_LOG_DIR": str(home / "log"),
             "FIMLS_STATE_DIR": str(home / "state"),
+            "FIMLS_NO_NOTE": "1",
         }
         done = subprocess.run(
             [*program, "--install-extension", str(packed())],
@@ -346,6 +344,19 @@ def start(
             except subprocess.TimeoutExpired:
                 os.killpg(server.pid, signal.SIGKILL)
                 server.wait()
+
+
+def stop_engines(code: Code) -> None:
+    """Of the real server under test."""
+    home = code.folder.parent
+    folders = {"RUNTIME": "run", "LOG": "log", "STATE": "state"}
+    env = {f"FIMLS_{name}_DIR": str(home / folder) for name, folder in folders.items()}
+    subprocess.run(
+        [sys.executable, "-P", "-m", "lsp_server", "engine", "stop"],
+        env=os.environ | env | {"HOME": str(home)},
+        check=True,
+        capture_output=True,
+    )
 
 
 def _free_port() -> int:

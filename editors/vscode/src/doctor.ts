@@ -9,10 +9,12 @@ export async function doctor(client: Client | undefined, pages: Pages): Promise<
   if (client === undefined) {
     return notUp();
   }
+  const uri = window.activeTextEditor?.document.uri;
+  const place = uri?.scheme === "file" ? { textDocument: { uri: uri.toString() } } : undefined;
   const where = { location: ProgressLocation.Notification, title: "fimls: The doctor measures this machine", cancellable: true };
   const page = await window.withProgress(where, async (_progress, token) => {
     try {
-      return await run<Page>(client, DOCTOR, undefined, token);
+      return await run<Page>(client, DOCTOR, place, token);
     } catch (error) {
       if (!token.isCancellationRequested) {
         tellFailure(error);

@@ -1,5 +1,5 @@
 // "Choose Model": what is here and what can be fetched. The server keeps the choice, fetches, and asks about licences.
-import { type QuickPickItem, QuickPickItemKind, window } from "vscode";
+import { commands, type QuickPickItem, QuickPickItemKind, window } from "vscode";
 import type { Client } from "./client";
 import { CHOOSE_MODEL, LIST_MODELS, type Model, PULL_MODEL } from "./protocol";
 import type { Server } from "./server";
@@ -8,10 +8,22 @@ import { isRefusal, notUp, run, tellFailure } from "./tell";
 
 const REMOVE = "Remove the Setting";
 
+type Picked = Pick<Model, "name" | "here"> | undefined;
+
 interface Item extends QuickPickItem {
-  model?: Pick<Model, "name" | "here">;
-  other?: true;
+  take?: () => Picked | Promise<Picked>;
 }
+
+/** Until it has measured, nobody knows the times. */
+const DOCTOR: Item = {
+  label: "$(pulse) Doctor…",
+  description: "measures how fast each would be here",
+  alwaysShow: true,
+  take: async () => {
+    await commands.executeCommand("fimls.showDoctor");
+    return undefined;
+  },
+};
 
 export async function chooseModel(server: Server): Promise<void> {
   const client = server.running;
@@ -50,18 +62,18 @@ async function choose(server: Server, client: Client, name: string): Promise<voi
   }
 }
 
-async function pick(models: Model[]): Promise<Item["model"]> {
+async function pick(models: Model[]): Promise<Picked> {
   const chosen = await window.showQuickPick(items(models), {
     title: "fimls: Choose Model",
     placeHolder: "The model that writes the suggestions",
     matchOnDescription: true,
     matchOnDetail: true,
   });
-  return chosen?.other ? other() : chosen?.model;
+  return chosen?.take?.();
 }
 
 /** A model that is not in the list. */
-async function other(): Promise<Item["model"]> {
+async function other(): Promise<Picked> {
   const typed = await window.showInputBox({
     title: "fimls: Choose Model",
     prompt: "The path of a model folder or of a .gguf file, or ORG/REPO[:FILE] of the Hugging Face hub",
@@ -80,7 +92,8 @@ function items(models: Model[]): Item[] {
     ...group("on this machine", true),
     ...group("to be fetched", false),
     { label: "", kind: QuickPickItemKind.Separator },
-    { label: "$(folder) Another…", description: "a path, or a name on the Hugging Face hub", other: true },
+    { label: "$(folder) Another…", description: "a path, or a name on the Hugging Face hub", alwaysShow: true, take: other },
+    ...(models.some((model) => model.suggestionMs) ? [] : [DOCTOR]),
   ];
 }
 
@@ -97,7 +110,7 @@ function item(model: Model): Item {
     label: `$(${icon}) ${name}`,
     description: [bytes ? amount(bytes) : "", licence + (asksLicence ? ", to be accepted" : "")].filter(Boolean).join(" · "),
     detail: detail.filter(Boolean).join(" · "),
-    model,
+    take: () => model,
   };
 }
 
