@@ -28,7 +28,7 @@ LETTERS = re.compile(r"[a-z]{8,}")  # what the talkative toy writes
 def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
     folder = tmp_path_factory.mktemp("hub")
     (file,) = exported(toy(folder), folder, "gguf").glob("*.gguf")
-    with serving(Hub({FILE: file.read_bytes()}, slow_s=0.02)) as hub:
+    with serving(Hub({FILE: file.read_bytes()}, slow_s=0.2)) as hub:
         yield hub
 
 
