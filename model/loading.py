@@ -36,6 +36,7 @@ from model.generation.token_healing import Spelling, TokenHealing
 from model.gpu.bitsandbytes_linear import BITS, BitsFactory, library
 from model.gpu.cuda_graphs import add_graphs
 from model.machine import available_memory
+from model.prepared.weights import PreparedWeights
 from model.tokenizer import Tokenizer
 from model.weights.checkpoint import Checkpoint
 from model.weights.files import ModelFiles
@@ -46,11 +47,16 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model that is ready to run: its folder, tokenizer and decoder."""
+    """A model that is ready to run: its folder, tokenizer and decoder.
+
+    prepared: the file that keeps the decoder's weights for the next start; None where that brings
+    nothing.
+    """
 
     folder: ModelFiles
     tokenizer: Tokenizer
     decoder: Decoder
+    prepared: PreparedWeights | None = None
 
     @cached_property
     def spelling(self) -> Spelling:
@@ -113,6 +119,7 @@ def load_model(
     quantization: str | None = None,
     measured: Path | None = None,
     progress: Callable[[float], None] = lambda share: None,
+    prepared: Path | None = None,
 ) -> LoadedModel:
     """'bundled', a path or a name as in find_path -> LoadedModel. Raises ModelError with the
     remedy.
@@ -121,7 +128,8 @@ def load_model(
     that the device has kernels for), "float32", "float16", "bfloat16". quantization: None, "int8",
     "int4" (on a GPU only, where both are bitsandbytes' and save memory, not time), or "auto" (int8
     where it is faster: on a CPU with the dtype "auto"). measured: a folder that keeps the measured
-    speed of kernels. progress: is told the share of tensors that are loaded, 0 to 1.
+    speed of kernels. progress: is told the share of tensors that are loaded, 0 to 1. prepared: the
+    cache folder that may hold the weights as another process has prepared them.
     """
     folder = find_model(name)
     check_unaltered(folder.weight_files)
@@ -131,9 +139,11 @@ def load_model(
     if quantization == "auto" and not folder.is_native:
         quantization = None
     chosen_quantization = choose_quantization(quantization, dtype, where)
-    decoder = load_decoder(folder, where, chosen_dtype, chosen_quantization, measured, progress)
+    decoder, kept = load_decoder(
+        folder, where, chosen_dtype, chosen_quantization, measured, progress, prepared
+    )
     check_vocabulary(folder, tokenizer, decoder.config.vocab_size)
-    return LoadedModel(folder, tokenizer, decoder)
+    return LoadedModel(folder, tokenizer, decoder, kept)
 
 
 def load_decoder(
@@ -143,8 +153,10 @@ def load_decoder(
     quantization: str | None,
     measured: Path | None,
     progress: Callable[[float], None],
-) -> Decoder:
-    """Makes the decoder of a folder, fills it file by file and gives it its step.
+    prepared: Path | None = None,
+) -> tuple[Decoder, PreparedWeights | None]:
+    """Makes the decoder of a folder, fills it file by file, or from prepared weights, and gives it
+    its step.
 
     Matrices are quantized as they are read, so that no more than one file of the checkpoint is in
     memory beside them. The arguments are those of load_model, chosen. Raises ModelError.
@@ -152,7 +164,7 @@ def load_decoder(
     bits = 8 * dtype.itemsize if quantization is None else BITS[quantization]
     if not folder.is_native:
         check_memory(folder, folder.parameters, device, bits / 8)
-        return load_with_transformers(folder, device, dtype, quantization)
+        return load_with_transformers(folder, device, dtype, quantization), None
     checkpoint = Checkpoint.open(folder)
     check_memory(folder, checkpoint.parameters, device, bits / 8)
     # The decoder is not made by way of the meta device: what torch imports for that (sympy, its
@@ -166,12 +178,16 @@ def load_decoder(
             f"{folder.path} does not fit into the memory of {device} ({first_line}). Use a "
             "smaller model."
         ) from None
-    checkpoint.fill(decoder, factory, progress)
+    kept = None
+    if prepared is not None and isinstance(factory, Int8Factory):
+        kept = PreparedWeights.of(folder, factory, prepared)
+    if kept is None or not kept.restore(decoder):
+        checkpoint.fill(decoder, factory, progress)
     if isinstance(factory, Int8Factory):
         add_step(decoder, factory.plan, measured)
     elif device.type == "cuda" and quantization is None:
         add_graphs(decoder)
-    return decoder
+    return decoder, kept
 
 
 def load_with_transformers(

@@ -38,11 +38,12 @@ MODEL = {
     "gpu": "decoder errors",
     "generation": "decoder errors",
     "transformers_decoder": "weights families decoder errors",
-    "loading": "transformers_decoder catalogue weights families cpu gpu generation decoder "
-    "tokenizer errors machine",
+    "prepared": "weights cpu decoder private_files",
+    "loading": "prepared transformers_decoder catalogue weights families cpu gpu generation "
+    "decoder tokenizer errors machine",
     "probe": "cpu machine",
     "prefix_cache": "weights generation decoder errors private_files",
-    "engine": "prefix_cache loading weights cpu generation decoder errors machine",
+    "engine": "prefix_cache loading prepared weights cpu generation decoder errors machine",
     "export": "loading weights families decoder tokenizer errors",
 }
 LSP_SERVER = {
@@ -73,6 +74,7 @@ LSP_SERVER_SEES = {
     "model.weights.folder",
     "model.tokenizer",
     "model.errors",
+    "model.prepared.files",
     "model.private_files",
     "model.engine.options",
     "model.engine.rules",

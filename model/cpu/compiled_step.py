@@ -106,7 +106,7 @@ def prefill_interleaved(decoder: Decoder, plan: Plan, cache_dir: Path) -> None:
     if better.many != INTERLEAVED.name or plan.many == better.many:
         return
     for module in decoder.modules():
-        if isinstance(module, Int8Linear):
+        if isinstance(module, Int8Linear) and module.plan is not None:
             module.use_for_many(INTERLEAVED)
 
 

@@ -76,7 +76,7 @@ def make_plan(shapes: Mapping[MatrixShape, int], folder: Path | None = None) -> 
     except Busy:
         log.info("the machine is busy: kernels are chosen by rules of thumb")
         return by_thumb(small=small)
-    return choose(totals, small=small)
+    return choose(totals, small=small, mappable=[k.name for k in kernels().values() if k.mappable])
 
 
 def by_thumb(*, small: bool) -> Plan:
@@ -90,11 +90,12 @@ def by_thumb(*, small: bool) -> Plan:
     return Plan(many, few, 8, small=small)
 
 
-def choose(times: Times, *, small: bool) -> Plan:
+def choose(times: Times, *, small: bool, mappable: Sequence[str] = ()) -> Plan:
     """The plan for a model whose step takes so many microseconds with each kernel.
 
     A small model may keep its weights in two forms, and then takes the fastest kernel for one row
-    and the fastest for a prefill. A large one takes the best compromise.
+    and the fastest for a prefill. A large one takes the best compromise, and of nearly equal ones
+    one that can be mapped: its next start then takes seconds less (model/prepared).
     """
     for_any_count = [name for name in times if MANY in times[name]]
     if small:
@@ -103,7 +104,12 @@ def choose(times: Times, *, small: bool) -> Plan:
         if times[few][1] * CLEAR > times[many][1]:
             few = many
     else:
-        many = min(for_any_count, key=lambda name: sum(map(math.log, times[name].values())))
+        scores = {name: _mean_log(times[name]) for name in for_any_count}
+        many = min(scores, key=scores.__getitem__)
+        candidates = [name for name in scores if name in mappable]
+        best = min(candidates, key=scores.__getitem__, default=many)
+        if scores[best] < scores[many] + math.log(CLEAR):
+            many = best
         few = many
     few_rows = FEW[-1]
     if few != many:
@@ -113,6 +119,10 @@ def choose(times: Times, *, small: bool) -> Plan:
     if times[many][FEW[-1]] / FEW[-1] <= CLEAR * times[many][MANY] / MANY:
         chunk = 2 * FEW[-1]
     return Plan(many, few, few_rows, chunk, small)
+
+
+def _mean_log(times: Mapping[int, float]) -> float:
+    return sum(map(math.log, times.values())) / len(times)
 
 
 def product_us(shape: MatrixShape, name: str, counts: Sequence[int]) -> dict[int, float]:

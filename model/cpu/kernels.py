@@ -14,7 +14,7 @@ from __future__ import annotations
 import time
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
@@ -61,6 +61,10 @@ class Kernel(ABC):
     @abstractmethod
     def pack(self, weights: Tensor, scale: Tensor) -> Any:
         """weights (out, in) int8, scale (out,) float32."""
+
+    def packed_specs(self, out: int, width: int) -> Sequence[tuple[tuple[int, ...], torch.dtype]]:
+        """The shapes and types of the tensors that `pack` makes. If `mappable` and not `raw`."""
+        raise NotImplementedError
 
     @abstractmethod
     def product(self, inputs: Tensor, packed: Any) -> Product:

@@ -9,6 +9,7 @@ exact, so that a row's result does not depend on the rows beside it.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -28,6 +29,9 @@ LARGEST = 127
 PackedMatrix = tuple[Kernel, Any]
 """A kernel with a matrix in the form that it takes."""
 
+TensorSpec = tuple[tuple[int, ...], torch.dtype]
+"""shape, type"""
+
 
 def quantize_rows(weights: Tensor) -> tuple[Tensor, Tensor]:
     """weights (n, width) -> int8 (n, width) and float32 scales (n,), whose product they are."""
@@ -46,13 +50,14 @@ class Int8Linear(Packed):
         width: int,
         out: int,
         bias: bool,
-        plan: Plan,
+        plan: Plan | None,
         *,
         keep_rows: bool = False,
         order: tuple[Tensor, Tensor] | None = None,
     ) -> None:
-        """keep_rows: `rows` can be called, as embeddings need it. order: `finish`
-        puts the rows into this order, and multiplies each by its factor."""
+        """plan: None where nothing is multiplied. keep_rows: `rows` can be called, as embeddings
+        need it. order: `finish` puts the rows into this order, and multiplies each by its factor.
+        """
         super().__init__()
         self.width = width
         self.out = out
@@ -79,17 +84,69 @@ class Int8Linear(Packed):
             self.scale = self.scale[order] * factors
             if self.bias is not None:
                 self.bias.data = self.bias.data[order] * factors
-        packed: dict[str, PackedMatrix] = {}
-        for name in self.plan.names:
-            packed[name] = self._packed(kernel(name))
-        self.few = packed[self.plan.few]
-        self._many = packed[self.plan.many]
-        read = self.plan.small or any(k.raw for k, _ in packed.values())
-        if self._keep_rows and not self.few[0].readable:
-            read = True
-        if not read:
+        if self.plan is None:
+            return
+        self._use({name: self._packed(kernel(name)) for name in self.plan.names})
+        if not self._keeps_matrix:
             self.matrix = torch.empty(0, dtype=torch.int8)
             give_back_memory()  # packing leaves as much in the heap as half of what it packs
+
+    def _use(self, packed: Mapping[str, PackedMatrix]) -> None:
+        assert self.plan is not None
+        self.few = packed[self.plan.few]
+        self._many = packed[self.plan.many]
+
+    @property
+    def _kernels(self) -> list[Kernel]:
+        return [kernel(name) for name in sorted(self.plan.names)] if self.plan else []
+
+    @property
+    def _keeps_matrix(self) -> bool:
+        """Whether the matrix itself stays beside what is packed."""
+        if self.plan is None or self.plan.small or any(each.raw for each in self._kernels):
+            return True
+        return self._keep_rows and not kernel(self.plan.few).readable
+
+    @property
+    def specs(self) -> dict[str, TensorSpec]:
+        """The tensors of `finished`, by their names. For kernels that are mappable."""
+        found: dict[str, TensorSpec] = {"scale": ((self.out,), torch.float32)}
+        if self._keeps_matrix:
+            found["matrix"] = ((self.out, self.width), torch.int8)
+        for each in self._kernels:
+            if not each.raw:
+                for number, spec in enumerate(each.packed_specs(self.out, self.width)):
+                    found[f"{each.name}.{number}"] = spec
+        return found
+
+    @property
+    def finished(self) -> dict[str, Tensor]:
+        """What `finish` has made, apart from the bias; `restore` takes it again."""
+        found = {"scale": self.scale}
+        if self._keeps_matrix:
+            found["matrix"] = self.matrix
+        for chosen, packed in {id(each[0]): each for each in self._packed_matrices}.values():
+            if not chosen.raw:
+                found |= {f"{chosen.name}.{number}": part for number, part in enumerate(packed)}
+        return found
+
+    @property
+    def _packed_matrices(self) -> list[PackedMatrix]:
+        return [self.few, self._many] if self.plan else []
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """In place of `fill` and `finish`: takes tensors that are as `specs` says."""
+        self.scale = tensors["scale"]
+        self.matrix = tensors.get("matrix", torch.empty(0, dtype=torch.int8))
+        packed: dict[str, PackedMatrix] = {}
+        for each in self._kernels:
+            if each.raw:
+                packed[each.name] = self._packed(each)
+                continue
+            parts = range(len(each.packed_specs(self.out, self.width)))
+            packed[each.name] = each, tuple(tensors[f"{each.name}.{number}"] for number in parts)
+        if packed:
+            self._use(packed)
 
     def rows(self, ids: Tensor) -> Tensor:
         """Rows `ids` (...) of the int8 matrix, (..., width)."""
@@ -117,6 +174,7 @@ class Int8Linear(Packed):
     def forward(self, x: Tensor) -> Tensor:
         """x (..., width) float32 -> (..., out) float32."""
         flat = x.reshape(-1, self.width)
+        assert self.plan is not None
         chosen, packed = self.few if len(flat) <= self.plan.few_rows else self._many
         y, factor = chosen.product(flat.to(chosen.takes), packed)
         y = y.float()
@@ -136,8 +194,7 @@ class Int8Embedding(Embeddings, Packed):
         """plan: of the head; None where the head has a matrix of its own."""
         super().__init__()
         self.hidden = hidden
-        self.linear = Int8Linear(hidden, vocabulary, False, plan or Plan("", "", 0), keep_rows=True)
-        self._is_head = plan is not None
+        self.linear = Int8Linear(hidden, vocabulary, False, plan, keep_rows=True)
 
     def fill(self, first: int, weights: Tensor) -> None:
         self.linear.fill(first, weights)
@@ -150,8 +207,7 @@ class Int8Embedding(Embeddings, Packed):
         return torch.equal(rows, self.linear.rows(torch.arange(len(rows))))
 
     def finish(self) -> None:
-        if self._is_head:
-            self.linear.finish()
+        self.linear.finish()
 
     def forward(self, ids: Tensor) -> Tensor:
         """ids (...) -> (..., hidden) float32."""

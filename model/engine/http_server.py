@@ -39,6 +39,7 @@ NOT_LOADED = {
     "device": None,
     "dtype": None,
     "weights": None,
+    "prepared": False,
     "upgraded": False,
     "busy": False,
     "waiting": 0,
@@ -115,10 +116,12 @@ async def status(request: web.Request) -> web.Response:
 
 def engine_status(engine: Engine) -> dict[str, Any]:
     decoder = engine.model.decoder
+    prepared = engine.model.prepared
     return {
         "device": str(decoder.device),
         "dtype": str(decoder.dtype).removeprefix("torch."),
         "weights": decoder.scheme,
+        "prepared": prepared is not None and prepared.restored,
         "upgraded": engine.upgraded,
         "busy": engine.busy,
         "waiting": len(engine.queue),

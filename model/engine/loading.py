@@ -6,7 +6,10 @@ torch is imported on the thread that loads, after the socket answers.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import os
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
     from model.engine.worker import Engine
 
 log = logging.getLogger(__name__)
+QUIET_S = 1.0  # without a request; only then are weights written
+LOWEST = 19  # priority
 
 
 @dataclass(slots=True)
@@ -57,12 +62,14 @@ class EngineProcess:
         return bool(self.released_by) and self.clients <= self.released_by
 
     def load(self) -> None:
-        """Imports torch and loads the model. Runs on a thread."""
+        """Imports torch and loads the model, and keeps its weights for the next start. Runs on a
+        thread."""
         try:
             engine = load_engine(self.launch, self._report)
             engine.start()
             self.engine = engine
             log.info("ready after %.2f s", time.monotonic() - self.started)
+            keep_weights(engine)
         except ModelError as error:
             self.failure = str(error)
         except Exception as error:
@@ -97,6 +104,7 @@ def load_engine(launch: Launch, report: Callable[[float], None]) -> Engine:
         options.quantization,
         measured=cache_folder,
         progress=report,
+        prepared=cache_folder if options.cache_weights else None,
     )
     # Half a second for 150,000 tokens, which the first healed request would wait for.
     threading.Thread(target=lambda: model.spelling, name="spelling", daemon=True).start()
@@ -114,3 +122,28 @@ def load_engine(launch: Launch, report: Callable[[float], None]) -> Engine:
     if cache_folder is not None:
         steps = upgrade(decoder, cache_folder)
     return Engine(model, cache_bytes=options.cache_memory * MIB, store=store, upgrade=steps)
+
+
+def keep_weights(engine: Engine) -> None:
+    """Writes the prepared weights that were missing, while no request runs."""
+    from model.prepared.weights import Stopped
+
+    prepared = engine.model.prepared
+    if prepared is None or prepared.restored:
+        return
+
+    def let_others() -> None:
+        while not engine.queue.closed and engine.idle_s < QUIET_S:
+            time.sleep(QUIET_S / 10)
+        if engine.queue.closed:
+            raise Stopped
+
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):  # of this thread alone
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOWEST)
+    try:
+        prepared.write(engine.model.decoder, let_others)
+    except Stopped:
+        log.info("the engine ends before its weights are prepared for the next start")
+    except OSError as error:
+        log.warning("the weights are not prepared for the next start (%s)", error)

@@ -43,6 +43,9 @@ class EngineOptions:
     """MiB of computed prompts to keep in memory; 0 keeps none."""
     cache_disk: int = setting(1024, whole(0, MAX_CACHE))
     """MiB of computed prompts to keep on disk between the engine's runs; 0 keeps none."""
+    cache_weights: bool = setting(True, flag(), identity=False)
+    """Whether the weights of a large model are kept on disk as they are in memory, a byte for each,
+    so that the next start takes seconds less."""
 
     @property
     def identity(self) -> dict[str, object]:

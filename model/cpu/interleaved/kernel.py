@@ -9,7 +9,7 @@ import contextlib
 import ctypes
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,10 +64,10 @@ class Interleaved(Kernel):
         out, width = weights.shape
         if width > WIDEST:
             raise RuntimeError(f"sums of {width} products may overflow")
-        count = -(-out // OUTPUTS)
-        quads = -(-width // QUAD)
-        panels = torch.zeros(count, quads, OUTPUTS, QUAD, dtype=torch.int8)
-        sums = torch.zeros(count * OUTPUTS, dtype=torch.int32)
+        shapes = [shape for shape, _ in self.packed_specs(out, width)]
+        count, quads, *_ = shapes[0]
+        panels = torch.zeros(shapes[0], dtype=torch.int8)
+        sums = torch.zeros(shapes[2], dtype=torch.int32)
         step = max(1, piece_rows(width) // OUTPUTS)
         for panel in range(0, count, step):
             part = weights[panel * OUTPUTS : (panel + step) * OUTPUTS]
@@ -75,6 +75,14 @@ class Interleaved(Kernel):
             part = F.pad(part, (0, quads * QUAD - width, 0, -len(part) % OUTPUTS))
             panels[panel : panel + step] = part.view(-1, OUTPUTS, quads, QUAD).transpose(1, 2)
         return panels, scale.clone(), sums
+
+    def packed_specs(self, out: int, width: int) -> Sequence[tuple[tuple[int, ...], torch.dtype]]:
+        count = -(-out // OUTPUTS)
+        return (
+            ((count, -(-width // QUAD), OUTPUTS, QUAD), torch.int8),
+            ((out,), torch.float32),
+            ((count * OUTPUTS,), torch.int32),
+        )
 
     def product(self, inputs: Tensor, packed: Packed) -> Product:
         if self._multiply is None or self._pool is None:

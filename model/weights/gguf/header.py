@@ -108,8 +108,7 @@ class StringArray(Sequence[str]):
     def decoded(self) -> list[str]:
         """All strings. Bytes that are no UTF-8 become U+FFFD, as llama.cpp shows them."""
         with _mapped(self.path) as data:
-            cursor = _Cursor(data, self.offset)
-            return [cursor.text() for _ in range(self.length)]
+            return _Cursor(data, self.offset).texts(self.length)
 
 
 def read_header(path: Path) -> Header:
@@ -197,6 +196,19 @@ class _Cursor:
         if most is not None and length > most:
             raise Malformed(f"a name has {length} bytes")
         return self.bytes(length).decode("utf-8", "replace")
+
+    def texts(self, count: int) -> list[str]:
+        """As `text`, so many times, and several times as fast."""
+        unpack = struct.Struct("<Q").unpack_from
+        data = self.data
+        offset = self.offset
+        self.skip_texts(count)
+        found = []
+        for _ in range(count):
+            start = offset + 8
+            offset = start + unpack(data, offset)[0]
+            found.append(str(data[start:offset], "utf-8", "replace"))
+        return found
 
     def skip_texts(self, count: int) -> None:
         unpack = struct.Struct("<Q").unpack_from

@@ -110,6 +110,14 @@ def test_large_weights_are_kept_once() -> None:
     assert plan.few_rows == FEW[-1]
 
 
+def test_large_weights_are_mapped_where_that_costs_little() -> None:
+    measured = times(whole=(5, 5, 5, 5, 6, 40), other=(5.5, 5.5, 5.5, 5.5, 6.6, 44))
+    assert choose(measured, small=False).many == "whole"
+    assert choose(measured, small=False, mappable=["other"]).many == "other"
+    slow = times(whole=(5, 5, 5, 5, 6, 40), other=(7, 7, 7, 7, 9, 60))
+    assert choose(slow, small=False, mappable=["other"]).many == "whole"
+
+
 def test_a_prefill_goes_in_pieces_that_cost_no_more() -> None:
     bound_by_sums = times(whole=(5, 5, 6, 8, 15, 118))
     bound_by_memory = times(whole=(5, 5, 5, 5, 6, 20))
