@@ -78,9 +78,10 @@ def print_statuses(statuses: list[dict[str, Any]]) -> None:
         memory = "?"
         if status.get("memory_bytes"):
             memory = f"{status['memory_bytes'] / 1e6:.0f} MB"
+        prepared = " with prepared weights" if status.get("prepared") else ""
         print(
             f"{status['model']}: {status['state']}, {status['device']} {status['dtype']}, "
-            f"{memory}, {status['served']} requests, idle for {status['idle_s']:.0f} s, "
+            f"{memory}{prepared}, {status['served']} requests, idle for {status['idle_s']:.0f} s, "
             f"process {status['pid']}"
         )
 

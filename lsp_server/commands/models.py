@@ -9,11 +9,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from lsp_server.folders import cache_folder
 from lsp_server.settings import Settings
 from model.catalogue.download import size
 from model.catalogue.entries import Entry, entries, find_entry
 from model.catalogue.installed import Installed, find_all
 from model.errors import ModelError
+from model.prepared.files import prepared_files, prepared_folder
 from model.weights.files import ModelFiles
 from model.weights.folder import find_model
 
@@ -50,6 +52,12 @@ async def print_models(settings: Settings, *, as_json: bool) -> None:
     if others:
         print("\nAlso on this disk (the setting model takes these names):")
         print_table(("", "disk", "int8", "licence", "from"), map(cells_here, others))
+    prepared = list(prepared_files(cache_folder()))
+    if prepared:
+        print(
+            f"\nPrepared for a fast start: {', '.join(file.model.name for file in prepared)} "
+            f"({size(sum(file.bytes for file in prepared))} in {prepared_folder(cache_folder())})"
+        )
     if to_be_had:
         print("\nTo be had with `fimls pull NAME`, or any ORG/REPO[:FILE] of the hub:")
         print_table(("", "download", "int8", "licence", "measured"), map(cells, to_be_had))
@@ -67,6 +75,11 @@ def describe(name: str, model: ModelFiles) -> dict[str, Any]:
         "languages": model.preferences.languages,
         "other_languages": model.preferences.other_languages,
         "disk_bytes": disk_bytes(model),
+        "prepared_bytes": sum(
+            file.bytes
+            for file in prepared_files(cache_folder())
+            if file.model == model.path.absolute()
+        ),
         "weights_bytes": {dtype: model.parameters * each for dtype, each in WEIGHT_BYTES.items()},
     }
 

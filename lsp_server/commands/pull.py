@@ -18,9 +18,11 @@ from rich.progress import (
 from rich.progress import Progress as Bars
 
 from lsp_server.commands.errors import CommandError
+from lsp_server.folders import cache_folder
 from model.catalogue.download import LicenceNotAccepted, Progress, Stopped, pull, remove, size
 from model.catalogue.installed import locate
 from model.catalogue.records import find_record
+from model.prepared.files import remove_prepared
 
 STAGES = {
     "asking": "asking the hub",
@@ -112,7 +114,7 @@ def remove_model(name: str, *, yes: bool) -> None:
         total = size(sum(file.bytes for file in record.files))
         if not typer.confirm(f"Remove {record.name} ({total}, {record.path})?"):
             raise CommandError("Nothing was removed.")
-    freed = remove(record)
+    freed = remove(record) + remove_prepared(cache_folder(), record.model)
     if freed:
         print(f"removed {record.name}: {size(freed)} are free")
     else:

@@ -154,7 +154,8 @@ async def serve(process: EngineProcess) -> None:
     await runner.setup()
     try:
         await listen(runner, process.launch.listen)
-        threading.Thread(target=process.load, name="loader", daemon=True).start()
+        loader = threading.Thread(target=process.load, name="loader", daemon=True)
+        loader.start()
         loop = asyncio.get_running_loop()
         for name in (signal.SIGTERM, signal.SIGINT):
             with contextlib.suppress(NotImplementedError):  # Windows
@@ -167,6 +168,7 @@ async def serve(process: EngineProcess) -> None:
         await runner.cleanup()
         if engine is not None:
             await asyncio.to_thread(engine.join, LAST_SAVE_S)
+            await asyncio.to_thread(loader.join, LAST_SAVE_S)  # it may be writing weights
 
 
 async def listen(runner: web.AppRunner, address: str) -> None:

@@ -60,7 +60,7 @@ def remove_prepared(cache_dir: Path, model: Path) -> int:
     """Deletes what is prepared of a model; returns the bytes that this frees."""
     freed = 0
     for file in prepared_files(cache_dir):
-        if file.model == model.resolve():
+        if file.model == model.absolute():
             with contextlib.suppress(OSError):  # on Windows an engine may have it open
                 file.path.unlink()
                 freed += file.bytes

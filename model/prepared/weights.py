@@ -66,7 +66,7 @@ class PreparedWeights:
         plan = factory.plan
         if plan.small or not all(kernel(name).mappable for name in plan.names):
             return None
-        model = folder.path.resolve()
+        model = folder.path.absolute()
         origin = (folder.identity, program_digest(), sorted(plan.names))
         key = hashlib.sha256(repr(origin).encode()).hexdigest()[:16]
         return cls(prepared_folder(cache_dir) / file_name(model, key), cache_dir, model)

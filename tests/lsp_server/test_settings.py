@@ -112,6 +112,7 @@ ALL = {
         "startTimeout": 30.5,
         "cacheMemory": 64,
         "cacheDisk": 0,
+        "cacheWeights": False,
     },
     "remote": {
         "url": "https://example.org:8443/v1",

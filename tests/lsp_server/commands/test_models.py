@@ -54,6 +54,7 @@ def test_the_bundled_model_and_the_chosen_one_are_listed(starcoder2_folder: Path
         "languages": [],
         "other_languages": "",
         "disk_bytes": sum(file.stat().st_size for file in starcoder2_folder.iterdir()),
+        "prepared_bytes": 0,
         "weights_bytes": {
             "float32": 4 * count,
             "bfloat16": 2 * count,

@@ -3,6 +3,7 @@ line and exit code 2 for what goes wrong, and never a traceback."""
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import random
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from model.private_files import write_private_file
 from tests.model.catalogue.hub_server import Hub, serving
 
 LARGE = b"GGUF" + random.Random(0).randbytes(400_000)
@@ -36,6 +38,7 @@ def environment(hub: Hub, tmp_path: Path) -> dict[str, str]:
     env.pop("TRANSFORMERS_OFFLINE", None)
     return env | {
         "FIMLS_DATA_DIR": str(tmp_path / "data"),
+        "FIMLS_CACHE_DIR": str(tmp_path / "cache"),
         "HF_HOME": str(tmp_path / "hf"),
         "HF_ENDPOINT": hub.endpoint,
         "OLLAMA_MODELS": str(tmp_path / "ollama"),
@@ -55,6 +58,14 @@ def fimls(env: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[s
     )
 
 
+def write_prepared(cache_dir: Path, model: Path) -> Path:
+    """A file of 100 kB, as far as its listing goes."""
+    header = json.dumps({"__metadata__": {"model": str(model)}}).encode()
+    path = cache_dir / "weights" / "x.safetensors"
+    write_private_file(path, len(header).to_bytes(8, "little") + header.ljust(100_000 - 8))
+    return path
+
+
 def test_pull_list_remove(environment: dict[str, str], hub: Hub) -> None:
     done = fimls(environment, "pull", NAME)
     assert done.returncode == 0, done.stderr
@@ -67,9 +78,12 @@ def test_pull_list_remove(environment: dict[str, str], hub: Hub) -> None:
     refused = fimls(environment, "models", "remove", NAME)
     assert (refused.returncode, refused.stdout) == (2, "")
     assert "say --yes to remove" in refused.stderr and path.exists()
+    prepared = write_prepared(Path(environment["FIMLS_CACHE_DIR"]), path)
+    assert f"Prepared for a fast start: {path.name} (10" in fimls(environment, "models").stdout
     removed = fimls(environment, "models", "remove", NAME, "--yes")
     assert (removed.returncode, removed.stderr) == (0, "")
-    assert removed.stdout == f"removed {NAME}: 400 kB are free\n" and not path.exists()
+    assert removed.stdout == f"removed {NAME}: 500 kB are free\n" and not path.exists()
+    assert not prepared.exists()
     again = fimls(environment, "models", "remove", NAME, "--yes")
     assert (again.returncode, again.stderr.count("\n")) == (2, 1)
     assert "There is no model" in again.stderr

@@ -86,17 +86,19 @@ ANOTHER = {
     "start_timeout": 1.0,
     "cache_memory": 1,
     "cache_disk": 1,
+    "cache_weights": False,
 }
 
 
 @pytest.mark.parametrize("option", [each.name for each in fields(EngineOptions)])
-def test_each_option_but_the_timeouts_makes_another_engine(
+def test_each_option_that_changes_an_engine_makes_another(
     home: Home, talkative_folder: Path, option: str
 ) -> None:
     """A new option does, unless it is marked: two windows that differ in it share no engine."""
     plain = WindowSide(talkative_folder).socket
     other = WindowSide(talkative_folder, **{option: ANOTHER[option]}).socket
-    assert (other == plain) == (option in ("idle_timeout", "start_timeout"))
+    alike = ("idle_timeout", "start_timeout", "cache_weights")
+    assert (other == plain) == (option in alike)
 
 
 @pytest.mark.asyncio
