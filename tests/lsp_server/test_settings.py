@@ -141,7 +141,7 @@ ALL_PARSED = Settings(
     temperature=1.0,
     top_p=0.9,
     seed=7,
-    engine=EngineOptions("cuda:1", "bfloat16", "int8", 60.0, 4, 30.5, 64, 0),
+    engine=EngineOptions("cuda:1", "bfloat16", "int8", 60.0, 4, 30.5, 64, 0, False),
     remote=RemoteSettings(
         "https://example.org:8443/v1", "m", None, "k-1", "codellama", 3.0, "~/ca.pem", False
     ),
