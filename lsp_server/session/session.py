@@ -34,7 +34,8 @@ if TYPE_CHECKING:  # loaded after `initialize` is answered
 
 logger = logging.getLogger(__name__)
 START_POLL_S = 0.02
-STAND_IN_AFTER_S = 3.0  # of loading; a smaller model is there before
+STAND_IN_AFTER_S = 3.0  # of loading
+RETRY_S = 300.0  # from a failure of the chosen model, while another one stands in
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +86,7 @@ class Session:
         self._prompter_pending = False
         self._load_problem: str | None = None  # why it cannot be used
         self._loading: asyncio.Task[None] | None = None
+        self._retry_at = 0.0  # by time.monotonic()
         self._stand_in = StandIn(self.client, on_status)
         self._show_message = show_message
         self._on_progress = on_progress
@@ -168,6 +170,7 @@ class Session:
         if state.name == "failed" and state.message:
             self.report(state.message)
         if state.name == "failed":
+            self._retry_at = time.monotonic() + RETRY_S
             self._cover()
         elif state.name == "loading":
             self._cover(STAND_IN_AFTER_S)
@@ -275,9 +278,8 @@ class Session:
         """
         if wait:
             await self.settled()
-        chosen = self._engine
-        if chosen is not None and chosen.state.name == "absent":
-            chosen.start()  # it has not been started, or it was lost
+        if self._stand_in.model is not None:
+            self._start_chosen()
         while (engine := self.engine) is not None and self.prompter is not None:
             if engine.state.name == "ready":
                 return self.prompter, engine
@@ -285,6 +287,15 @@ class Session:
             if not wait or not await self._wait_for(engine):
                 return None
         return None
+
+    def _start_chosen(self) -> None:
+        """Starts the chosen model's engine again where it was lost, or failed some time ago."""
+        engine = self._engine
+        if engine is None:
+            return
+        name = engine.state.name
+        if name == "absent" or (name == "failed" and time.monotonic() > self._retry_at):
+            engine.start()
 
     async def _wait_for(self, engine: Engine) -> bool:
         """Waits until the engine is settled or another model stands in; whether one can answer."""

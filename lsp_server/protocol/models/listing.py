@@ -2,56 +2,86 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lsp_server.protocol.models.measuring import measured
 from model.catalogue.entries import Entry, entries, entry_of
-from model.catalogue.installed import find_all
+from model.catalogue.installed import Installed, find_all
 from model.errors import ModelError
+from model.weights.files import ModelFiles
 from model.weights.folder import find_model
 
 
 def rows(chosen: str | None) -> list[dict[str, Any]]:
     """The bundled model, what else is on the disk, what can be pulled. chosen: the setting."""
-    times = {each["name"]: each for each in (measured() or {}).get("estimates", ())}
-
-    def row(name: str, size: int | None, entry: Entry | None, *, here: bool) -> dict[str, Any]:
-        found = times.get(entry.name, {}) if entry else {}
-        return {
-            "name": name,
-            "here": here,
-            "chosen": name == chosen,
-            "bytes": size,
-            "memoryBytes": found.get("memory_bytes") or (entry.parameters if entry else None),
-            "licence": entry.licence.name if entry else "",
-            "asksLicence": bool(entry and entry.licence.ask and not here),
-            "languages": entry.languages if entry else "",
-            "suggestionMs": found.get("line_ms"),
-            "verdict": found.get("verdict", ""),
-        }
-
+    times = {each["name"]: each for each in measured().get("estimates", ())}
     known = entries()
-    found = [row("bundled", None, None, here=True)]
-    path = path_of(chosen) if chosen is not None else None
+    found = []
     there = set()
-    for installed in find_all():
-        if path_of(installed.path) is None:
+    installed_models = find_all()
+    names: dict[str, Installed | None] = {"bundled": None}
+    chosen_model = model_of(chosen) if chosen is not None else None
+    chosen_path = chosen_model.path if chosen_model is not None else None
+    if chosen and chosen_path and all(each.path != chosen_path for each in installed_models):
+        names[chosen] = None
+    for name, installed in (names | {each.name: each for each in installed_models}).items():
+        model = model_of(installed.path if installed is not None else name)
+        if model is None:
             continue  # the caches hold other programs' models, too
-        there.add(installed.entry)
-        found.append(row(installed.name, installed.bytes, known.get(installed.entry), here=True))
-        found[-1]["chosen"] |= installed.path == path
-    found += [row(e.name, e.bytes, e, here=False) for e in known.values() if e.name not in there]
-    if chosen is not None and not any(each["chosen"] for each in found):
-        entry = entry_of(path) if path is not None else known.get(chosen)
-        found.insert(1, row(chosen, None, entry, here=path is not None))
+        entry = known.get(installed.entry) if installed is not None else entry_of(model.path)
+        there.add(entry.name if entry else "")
+        size = installed.bytes if installed is not None else weight_bytes(model)
+        found.append(row(name, size, entry, times, model))
+        found[-1]["chosen"] = model.path == chosen_path
+    for entry in known.values():
+        if entry.name not in there:
+            found.append(row(entry.name, entry.bytes, entry, times))
+    if chosen is not None and chosen_path is None:  # it is not here, or damaged
+        if chosen not in known:
+            found.insert(1, row(chosen, None, None, times))
+        for each in found:
+            each["chosen"] = each["name"] == chosen
     return found
 
 
-def path_of(name: str | Path) -> Path | None:
-    """The path of a model that can be run; None without one."""
+def row(
+    name: str,
+    size: int | None,
+    entry: Entry | None,
+    times: Mapping[str, Mapping[str, Any]],
+    model: ModelFiles | None = None,
+) -> dict[str, Any]:
+    """model: what is here."""
+    parameters = entry.parameters if entry else None
+    languages = entry.languages if entry else ""
+    if model is not None:
+        parameters = model.parameters
+        languages = languages or ", ".join(model.preferences.languages)
+    found = times.get(entry.name, {}) if entry else {}
+    return {
+        "name": name,
+        "here": model is not None,
+        "chosen": False,
+        "bytes": size,
+        "memoryBytes": found.get("memory_bytes") or parameters,  # a byte for each, as int8
+        "licence": entry.licence.name if entry else "",
+        "asksLicence": bool(entry and entry.licence.ask and model is None),
+        "languages": languages,
+        "suggestionMs": found.get("line_ms"),
+        "verdict": found.get("verdict", ""),
+    }
+
+
+def model_of(name: str | Path) -> ModelFiles | None:
+    """A model that can be run; None without one."""
     try:
         model = find_model(name)
+        return model if model.is_native and model.parameters else None
     except (ModelError, OSError):
         return None
-    return model.path if model.is_native else None
+
+
+def weight_bytes(model: ModelFiles) -> int:
+    return sum(file.stat().st_size for file in model.weight_files)

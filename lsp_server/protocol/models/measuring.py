@@ -60,18 +60,18 @@ def keep(report: dict[str, Any]) -> None:
     write_private_file(_file(), json.dumps(report).encode())
 
 
-def measured() -> dict[str, Any] | None:
-    """The last report that holds measurements."""
+def measured() -> dict[str, Any]:
+    """The last report that was kept; {} without one, and where it holds no measurements."""
     try:
         if not _file().is_file() or _file().stat().st_size > MAX_BYTES:
-            return None
+            return {}
         report = json.loads(_file().read_bytes())
         for each in report["estimates"]:
             each["name"], each["memory_bytes"], each["line_ms"], each["verdict"]
         report["recommendation"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return None
-    return report if report["estimates"] else None
+        return {}
+    return report if report["estimates"] else {}
 
 
 def _file() -> Path:

@@ -44,7 +44,7 @@ async def offer_model(ls: FimlsServer) -> None:
         if ls.session.status().state != "ready":
             return
         report = await in_daemon(measured, FILES_TIMEOUT_S)
-        if report is None:
+        if not report:
             report = found = parse(await run_doctor("bundled", "--json"))
             await in_daemon(lambda: keep(found), FILES_TIMEOUT_S)
         best = report["recommendation"]

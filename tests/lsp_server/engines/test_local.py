@@ -12,7 +12,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from lsp_server.engines.interface import CompletionRequest, EngineState, EngineU
 from lsp_server.engines.local import LocalEngine
 from lsp_server.engines.process import open_log
 from model.engine.options import EngineOptions
+from model.engine.process import RELEASED_S
 from model.weights.folder import find_model
 from tests.lsp_server.helpers import Home, front_folder, until
 
@@ -48,8 +49,11 @@ class WindowSide(LocalEngine):
 
     async def ask(self) -> str | None:
         """The answer to a small request; None where there is none now."""
+        return await self.answer(REQUEST)
+
+    async def answer(self, request: CompletionRequest) -> str | None:
         try:
-            return "".join([piece.text async for piece in self.complete(REQUEST)])
+            return "".join([piece.text async for piece in self.complete(request)])
         except EngineUnavailable:
             return None
 
@@ -165,6 +169,40 @@ async def test_five_windows_that_start_at_once_make_one_engine(
     assert [window.messages for window in windows] == [[]] * 5
     for window in windows:
         await window.close()
+
+
+@pytest.mark.asyncio
+async def test_an_engine_that_all_have_released_ends_after_what_it_is_at(
+    home: Home, talkative_folder: Path
+) -> None:
+    theirs = replace(REQUEST, client="theirs")
+    async with window_on(talkative_folder) as window:
+        assert await window.answer(theirs)
+        await window.release("mine")  # which has asked nothing
+        assert await window.answer(replace(REQUEST, client="mine"))
+        await window.release("theirs")
+        assert await window.answer(theirs)  # it asks again: it needs it after all
+        await window.release("mine")
+        await asyncio.sleep(3 * RELEASED_S + 1)
+        assert home.engines(), "the others need it"
+        async with aclosing(window.complete(replace(ENDLESS, client="theirs"))) as pieces:
+            await anext(pieces)
+            await window.release("mine")
+            await window.release("theirs")
+            await asyncio.sleep(3 * RELEASED_S)
+            assert await anext(pieces)
+        await until(lambda: not home.engines())
+
+
+@pytest.mark.asyncio
+async def test_an_engine_that_is_released_while_it_starts_ends(
+    home: Home, talkative_folder: Path
+) -> None:
+    window = WindowSide(talkative_folder)
+    window.start()
+    await window.release("mine")
+    await until(lambda: not home.engines())
+    await window.close()
 
 
 # ---- what is found in its place ----

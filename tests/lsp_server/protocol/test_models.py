@@ -111,6 +111,8 @@ async def test_the_list_has_what_is_here_and_what_can_be_had(
     assert rows[BEST]["suggestionMs"] == 250.0 and rows[BEST]["verdict"] == "at a pause"
     assert rows[BEST]["memoryBytes"] == 600_000_000
     assert rows["starcoder2-3b"]["suggestionMs"] is None and rows["starcoder2-3b"]["verdict"] == ""
+    assert rows["bundled"]["languages"] == "python" and 1e6 < rows["bundled"]["bytes"] < 30e6
+    assert 1e6 < rows["bundled"]["memoryBytes"] < 30e6 and rows[NAME]["memoryBytes"] > 1000
     assert {frozenset(row) for row in rows.values()} == {frozenset(rows["bundled"])}
 
 

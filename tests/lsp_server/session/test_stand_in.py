@@ -175,7 +175,7 @@ async def test_a_stand_in_that_comes_too_late_is_released(
 
 @pytest.mark.asyncio
 async def test_a_chosen_model_that_fails_leaves_the_bundled_one_answering(
-    engines: Engines, talkative_folder: Path
+    engines: Engines, talkative_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with window_in_process({"model": str(talkative_folder)}, WATCHES) as window:
         chosen, bundled = await engines.of(str(talkative_folder)), await engines.of("bundled")
@@ -186,6 +186,13 @@ async def test_a_chosen_model_that_fails_leaves_the_bundled_one_answering(
         await suggests(typist, bundled, "a = 1\n")
         await shows(window, "failed", "There is no memory for it.")  # it still says so
         assert (bundled.released, chosen.starts) == (0, 1)
+        monkeypatch.setattr(session, "RETRY_S", 0.0)
+        chosen.becomes(EngineState("failed", message="There is no memory for it."))
+        items = typist.ask_at(typist.text + "#")
+        await until(lambda: chosen.starts == 2)
+        assert await bundled.answers(1, "b = 2\n", items) == ["b = 2"]
+        chosen.becomes(READY)
+        await shows(window, "ready", str(talkative_folder))
 
 
 @pytest.mark.asyncio
