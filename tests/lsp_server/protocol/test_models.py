@@ -336,8 +336,9 @@ async def test_what_cannot_be_fetched_is_said(engine: Played, hub: Hub) -> None:
 # ---- the doctor ----
 
 
+@pytest.mark.slow
 @pytest.mark.asyncio
-async def test_the_doctor_has_a_page_and_what_it_measured_is_in_the_list(
+async def test_the_real_doctor_has_a_page_and_what_it_measured_is_in_the_list(
     engine: Played, home: Home
 ) -> None:
     file = home.path / "notes.go"
@@ -356,6 +357,22 @@ def program(folder: Path, code: str) -> str:
     path.write_text(f"#!{PYTHON}\n{code}")
     path.chmod(0o700)
     return str(path)
+
+
+@pytest.mark.asyncio
+async def test_the_doctor_is_asked_about_the_chosen_model_and_the_file(
+    engine: Played, talkative_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = f"import json, sys; print(json.dumps({REPORT!r} | {{'markdown': ' '.join(sys.argv)}}))"
+    monkeypatch.setattr(measuring.sys, "executable", program(tmp_path, code))
+    async with window_in_process({"model": str(talkative_folder)}) as window:
+        page = (await window.command("fimls.doctor"))["markdown"]
+        assert page.endswith(f" doctor --model={talkative_folder} --json --")
+        document = {"textDocument": {"uri": "file:///a%20b.py"}}
+        page = (await window.command("fimls.doctor", document))["markdown"]
+        assert page.endswith(" --json -- /a b.py")
+        rows = {row["name"]: row for row in await window.command("fimls.listModels")}
+        assert rows[BEST]["suggestionMs"] == 250.0
 
 
 @pytest.mark.asyncio
