@@ -129,7 +129,7 @@ def test_the_real_server() -> None:
             code.save(path, CONFIG + "    with path" + ghost)
             code.status_item().click()
             code.page.locator(".quick-input-list .monaco-list-row").first.wait_for()
-            code.page.set_viewport_size({"width": 900, "height": 600})
+            code.page.set_viewport_size({"width": 900, "height": 640})
             code.shot("menu")
             code.press("Escape")
             assert code.notifications() == []
