@@ -7,6 +7,7 @@ import asyncio
 import json
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -262,6 +263,19 @@ async def test_lsp_modes_menu_inserts_the_suggestion() -> None:
     """
     told, _ = await with_answer(TEXT, f"{PREFIX}⌷{SUFFIX}", LSP_MODE + lisp)
     assert told["text"] == PREFIX + TEXT + SUFFIX
+
+
+@pytest.mark.asyncio
+async def test_eglot_chooses_a_model(talkative_folder: Path) -> None:
+    lisp = """
+    (jsonrpc-request (eglot-current-server) :workspace/executeCommand
+                     '(:command "fimls.chooseModel" :arguments [(:name FOLDER)]))
+    (say :models (jsonrpc-request (eglot-current-server) :workspace/executeCommand
+                                  '(:command "fimls.listModels")))
+    """.replace("FOLDER", json.dumps(str(talkative_folder)))
+    told, _ = await with_answer(TEXT, f"{PREFIX}⌷{SUFFIX}", EGLOT + lisp)
+    chosen = [model["name"] for model in told["models"] if model["chosen"] is True]
+    assert chosen == [str(talkative_folder)]
 
 
 @pytest.mark.asyncio

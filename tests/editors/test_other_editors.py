@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
-from tests.lsp_server.helpers import Endpoint, Home, says
+from tests.lsp_server.helpers import Endpoint, Home, says, until
 
 pytestmark = pytest.mark.editors
 
@@ -87,6 +87,20 @@ def home() -> Iterator[Home]:
     home.close()
 
 
+def helix(home: Home, text: str, url: str) -> Terminal:
+    """Helix with code.py open, and the server with an endpoint."""
+    work, config = home.path / "work", home.path / ".config/helix"
+    work.mkdir()
+    config.mkdir(parents=True)
+    (config / "config.toml").write_text("[editor]\nauto-completion = false\nauto-pairs = false\n")
+    (work / "code.py").write_text(text, encoding="utf-8")
+    values = {"python": json.dumps(sys.executable), "url": json.dumps(url)}
+    (config / "languages.toml").write_text(SERVER.format(**values))
+    terminal = Terminal(home)
+    terminal.start(work, str(HELIX), "code.py")
+    return terminal
+
+
 @pytest.mark.asyncio
 @pytest.mark.parametrize(
     ("before", "typed", "said", "after"),
@@ -100,16 +114,8 @@ def home() -> Iterator[Home]:
 async def test_helix_inserts_the_suggestion(
     home: Home, before: str, typed: str, said: str, after: str
 ) -> None:
-    work, config = home.path / "work", home.path / ".config/helix"
-    work.mkdir()
-    config.mkdir(parents=True)
-    (config / "config.toml").write_text("[editor]\nauto-completion = false\nauto-pairs = false\n")
-    (work / "code.py").write_text(f"{before}⌷{after}", encoding="utf-8")
     async with Endpoint(says(said)) as endpoint:
-        values = {"python": json.dumps(sys.executable), "url": json.dumps(endpoint.url)}
-        (config / "languages.toml").write_text(SERVER.format(**values))
-        terminal = Terminal(home)
-        terminal.start(work, str(HELIX), "code.py")
+        terminal = helix(home, f"{before}⌷{after}", endpoint.url)
         try:
             await terminal.shows("⌷")
             terminal.keys(
@@ -128,5 +134,21 @@ async def test_helix_inserts_the_suggestion(
         finally:
             terminal.close()
         prompt = endpoint.bodies[-1]["prompt"]
-    assert (work / "code.py").read_text(encoding="utf-8") == before + typed + said + after
+    assert (home.path / "work/code.py").read_text(encoding="utf-8") == before + typed + said + after
     assert f"<fim_suffix>{after}<fim_middle>{before}{typed}" in prompt
+
+
+@pytest.mark.asyncio
+async def test_helix_chooses_a_model(home: Home, talkative_folder: Path) -> None:
+    async with Endpoint(says("")) as endpoint:
+        terminal = helix(home, "x = 1\n", endpoint.url)
+        try:
+            await terminal.shows("x = 1")
+            name = json.dumps({"name": str(talkative_folder)})
+            terminal.keys("-l", f":lsp-workspace-command fimls.chooseModel {name}")
+            terminal.keys("Enter")
+            kept = home.path / "config/settings.json"
+            await until(kept.exists, PATIENCE_S)
+        finally:
+            terminal.close()
+    assert json.loads(kept.read_text()) == {"model": str(talkative_folder)}

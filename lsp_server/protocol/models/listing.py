@@ -37,13 +37,19 @@ def rows(chosen: str | None) -> list[dict[str, Any]]:
         found[-1]["chosen"] = model.path == chosen_path
     for entry in known.values():
         if entry.name not in there:
-            found.append(row(entry.name, entry.bytes, entry, times))
+            found.append(row(entry.name, download(entry), entry, times))
     if chosen is not None and chosen_path is None:  # it is not here, or damaged
         if chosen not in known:
             found.insert(1, row(chosen, None, None, times))
         for each in found:
             each["chosen"] = each["name"] == chosen
     return found
+
+
+def download(entry: Entry) -> int | None:
+    """Bytes to be fetched, as well as the catalogue knows."""
+    about = None if entry.about_gb is None else round(1e9 * entry.about_gb)
+    return entry.bytes or about
 
 
 def row(

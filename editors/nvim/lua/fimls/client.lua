@@ -98,6 +98,7 @@ local function launcher(run)
         local buffers = run.id and homes[run.id] or { [run.buf] = true }
         managed[run.id or 0], homes[run.id or 0] = nil, nil
         require('fimls.fill').lost(run.id)
+        require('fimls.models').lost(run.id)
         if vim.v.exiting ~= vim.NIL then
           return
         elseif not asked then
@@ -177,11 +178,14 @@ end
 function M.shared()
   local capabilities = vim.lsp.protocol.make_client_capabilities()
   capabilities.textDocument.inlineCompletion = { dynamicRegistration = false }
-  capabilities.experimental = { fimls = { status = true } }
+  capabilities.experimental = { fimls = { status = true, offers = true } }
   return {
     name = 'fimls',
     capabilities = capabilities,
     handlers = {
+      ['fimls/offerModel'] = function(_, result)
+        require('fimls.models').offered(result)
+      end,
       ['fimls/didChangeStatus'] = function(_, result)
         if type(result) == 'table' and type(result.state) == 'string' then
           local loaded = status.state == 'loading' and result.state == 'ready'
@@ -231,6 +235,7 @@ function M.ended(code, signal, id)
     local buffers = homes[id] or {}
     managed[id], homes[id] = nil, nil
     require('fimls.fill').lost(id)
+    require('fimls.models').lost(id)
     if vim.v.exiting == vim.NIL and (code ~= 0 or (signal ~= 0 and signal ~= 15)) and base then
       died(buffers, code)
     end

@@ -58,14 +58,7 @@ local function show_why()
     if type(answer) ~= 'table' or type(answer.markdown) ~= 'string' then
       return say('nothing was asked yet')
     end
-    local buf = vim.api.nvim_create_buf(false, true)
-    vim.api.nvim_buf_set_lines(buf, 0, -1, true, vim.split(answer.markdown, '\n', { plain = true }))
-    vim.bo[buf].bufhidden = 'wipe'
-    vim.cmd('botright split')
-    vim.api.nvim_win_set_buf(0, buf)
-    vim.bo[buf].filetype = 'markdown'
-    vim.bo[buf].modifiable = false
-    vim.keymap.set('n', 'q', '<Cmd>close<CR>', { buffer = buf, nowait = true })
+    require('fimls.page').open(answer.markdown)
   end, function(err)
     say(err and 'this server does not tell; a newer fimls does' or 'no server runs')
   end)
@@ -129,11 +122,19 @@ local actions = {
     say(require('fimls').toggle() and 'automatic suggestions on' or 'automatic suggestions off')
   end,
   snooze = snooze,
+  model = function(arguments)
+    require('fimls.models').command(arguments)
+  end,
+  doctor = function()
+    require('fimls.models').doctor()
+  end,
   fill = fill('fill'),
   body = fill('body'),
   docstring = fill('docstring'),
   cancel = function()
-    require('fimls.fill').cancel()
+    local models, edit = require('fimls.models'), require('fimls.fill')
+    local other = models.running() and not edit.running()
+    return (other and models or edit).cancel()
   end,
 }
 
@@ -150,9 +151,9 @@ function M.run(command)
 end
 
 function M.complete(lead, line)
-  -- The first word only, whatever range stands before the command.
+  -- Whatever range stands before the command.
   if line:match('Fimls%s+%S+%s') then
-    return {}
+    return line:match('Fimls%s+model%s') and require('fimls.models').complete(lead) or {}
   end
   local names = vim.tbl_filter(function(name)
     return vim.startswith(name, lead)

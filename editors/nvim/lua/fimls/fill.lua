@@ -1,5 +1,6 @@
 --- Fill-in-the-middle edits: asked for, shown as a diff, and applied only when the user says so.
 local lsp = require('fimls.lsp')
+local page = require('fimls.page')
 local preview = require('fimls.preview')
 
 local M = {}
@@ -30,7 +31,7 @@ end
 --- Ends the work that goes on. Nothing has been changed by then.
 function M.cancel()
   if not running then
-    return say('nothing is being filled in')
+    return say('there is nothing to cancel')
   end
   lsp.cancel(running.client, running.id)
   finish()
@@ -82,30 +83,6 @@ local function edits_for(edit, uri)
   return edits
 end
 
---- Calls back when the user is in the buffer and in normal mode: nobody is torn from what he types.
-local function when_back(buf, callback)
-  local function back()
-    return vim.api.nvim_get_current_buf() == buf and vim.api.nvim_get_mode().mode == 'n'
-  end
-  if back() then
-    return callback()
-  end
-  say('an edit is ready; it is shown in its buffer in normal mode')
-  vim.api.nvim_create_autocmd({ 'BufEnter', 'ModeChanged' }, {
-    group = vim.api.nvim_create_augroup('fimls.fill', {}), -- a newer one takes its place
-    callback = function()
-      vim.schedule(function()
-        if back() and callback then
-          vim.api.nvim_create_augroup('fimls.fill', {})
-          local once = callback
-          callback = nil
-          once()
-        end
-      end)
-    end,
-  })
-end
-
 local function answered(buf, uri, version, encoding, result)
   local edits = type(result) == 'table' and edits_for(result.edit or {}, uri) or {}
   if #edits == 0 then
@@ -125,7 +102,8 @@ local function answered(buf, uri, version, encoding, result)
     -- One call, one undo step.
     vim.lsp.util.apply_text_edits(edits, buf, encoding)
   end
-  when_back(buf, function()
+  local ready = 'an edit is ready; it is shown in its buffer in normal mode'
+  page.when_back('fill', buf, ready, function()
     if changed() then
       return say(stale)
     end

@@ -92,6 +92,7 @@ function M.check()
   check_client()
   check_keys()
   check_others()
+  vim.health.info('`:Fimls doctor` looks at the machine and the installation, and recommends a model')
 end
 
 return M

@@ -26,6 +26,12 @@ local function prepare()
       client.moved(event.buf)
     end,
   })
+  vim.api.nvim_create_autocmd('LspProgress', {
+    group = group,
+    callback = function(event)
+      require('fimls.models').progress(event)
+    end,
+  })
   vim.lsp.commands['fimls.fill'] = function(command, context)
     require('fimls.fill').from_action((command.arguments or {})[1], context)
   end
@@ -113,6 +119,10 @@ function M.statusline()
   end
   if require('fimls.fill').running() then
     return 'fimls fills in'
+  end
+  local fetched = require('fimls.models').fetched()
+  if fetched then
+    return ('fimls fetches %d%%'):format(fetched)
   end
   if type(status.progress) == 'number' and status.state == 'loading' then
     return ('fimls %d%%'):format(math.floor(status.progress * 100 + 0.5))

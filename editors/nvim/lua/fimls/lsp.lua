@@ -26,6 +26,17 @@ function M.request(client, method, params, callback, buf)
   return sent and id or nil
 end
 
+--- The result; nil after an error, or when it takes longer.
+function M.request_and_wait(client, method, params, milliseconds)
+  local answer
+  if methods then
+    answer = client:request_sync(method, params, milliseconds)
+  else
+    answer = client.request_sync(method, params, milliseconds, 0)
+  end
+  return answer and answer.result
+end
+
 function M.notify(client, method, params)
   if methods then
     client:notify(method, params)
