@@ -209,6 +209,7 @@ local function ask_and_pull(client, name, model)
   end, { bytes and size(bytes) or '', model and value(model, 'licence') or '' })
   local about = #facts > 0 and (' (%s)'):format(table.concat(facts, ', ')) or ''
   local prompt = ('fimls: %s%s is not on this machine.'):format(name, about)
+  vim.cmd('redraw') -- or the question would stand behind the list before it
   vim.ui.select({ 'Fetch it', 'Leave it' }, { prompt = prompt, kind = 'fimls' }, function(answer)
     if answer == 'Fetch it' then
       pull(client, name)
