@@ -89,18 +89,21 @@ class Home:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
+@pytest.fixture(scope="module", params=VERSIONS)
+def version(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def home(hub: Hub) -> Iterator[Home]:
+def home(version: str, hub: Hub) -> Iterator[Home]:
     made = Home(Path(tempfile.mkdtemp(prefix="fm-", dir="/tmp")), hub)
     yield made
     made.close()
 
 
-@pytest.fixture(scope="module", params=VERSIONS)
-def opened(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, home: Home
-) -> Iterator[Neovim]:
-    with opener(request.param, tmp_path_factory.mktemp("models")) as open_nvim:
+@pytest.fixture(scope="module")
+def opened(version: str, tmp_path_factory: pytest.TempPathFactory, home: Home) -> Iterator[Neovim]:
+    with opener(version, tmp_path_factory.mktemp("models")) as open_nvim:
         nvim = open_nvim("x = 1\n", setup=home.setup(FIMLS_NO_NOTE="1"), wait=None)
         wait_model(nvim, "bundled")
         yield nvim
@@ -230,8 +233,6 @@ def test_a_licence_is_asked_about(nvim: Neovim, hub: Hub) -> None:
 def test_a_model_is_fetched_with_progress_that_can_be_cancelled(
     nvim: Neovim, home: Home, hub: Hub
 ) -> None:
-    shutil.rmtree(home.folder / "hub", ignore_errors=True)  # another version's
-    shutil.rmtree(home.folder / "data", ignore_errors=True)
     hub.requests.clear()
     hub.slow_s = 0.05
     nvim.type(":Fimls model org/repo<CR>")
@@ -275,7 +276,9 @@ def test_doctor(nvim: Neovim) -> None:
     assert any(line.startswith("| qwen2.5-coder-0.5b |") for line in nvim.lines())
     nvim.type("q")
     until(lambda: nvim.lines()[0].startswith("x"))
-    nvim.type("u")
+    nvim.type("u:Fimls model<CR>")  # with what it has measured
+    seen = answer(nvim, "Type number", 1)
+    assert re.search(r"↓ qwen2.5-coder-0.5b +491 MB +RAM \d+ MB +[\d.]+ s +Apache-2.0", seen)
     nvim.command("checkhealth fimls")
     until(lambda: any("`:Fimls doctor` looks at" in line for line in nvim.lines()))
     nvim.command("bwipeout")
@@ -288,7 +291,6 @@ NOTIFY = """vim.notify = function(message)
 end"""
 
 
-@pytest.mark.parametrize("version", VERSIONS)
 def test_a_larger_model_is_offered_once(version: str, tmp_path: Path, hub: Hub) -> None:
     home = Home(Path(tempfile.mkdtemp(prefix="fm-", dir="/tmp")), hub)
     program = str(Path(offering_server.__file__))
