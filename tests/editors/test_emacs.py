@@ -273,7 +273,11 @@ async def test_eglot_chooses_a_model(talkative_folder: Path) -> None:
     (say :models (jsonrpc-request (eglot-current-server) :workspace/executeCommand
                                   '(:command "fimls.listModels")))
     """.replace("FOLDER", json.dumps(str(talkative_folder)))
-    told, _ = await with_answer(TEXT, f"{PREFIX}⌷{SUFFIX}", EGLOT + lisp)
+    home = Home()
+    try:
+        told = await emacs(home, f"{PREFIX}⌷{SUFFIX}", EGLOT + lisp, {})
+    finally:
+        home.close()
     chosen = [model["name"] for model in told["models"] if model["chosen"] is True]
     assert chosen == [str(talkative_folder)]
 

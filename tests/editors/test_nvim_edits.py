@@ -206,7 +206,7 @@ def test_status_and_why(shared_nvim: Shared) -> None:
     until(lambda: nvim.lines() == ["a"])
     nvim.command("Fimls nonsense")
     assert nvim.messages()[-1].startswith(
-        "fimls: no such command: nonsense. There are: body, cancel, docstring, fill"
+        "fimls: no such command: nonsense. There are: body, cancel, docstring, doctor, fill"
     )
     assert nvim.call("nvim_call_function", "getcompletion", ["Fimls s", "cmdline"]) == [
         "snooze",
