@@ -1,11 +1,12 @@
 """From process start to the first suggestion, through the real server over stdio.
 
-    python -m benchmarks.startup [--repeats 5]
+    python -m benchmarks.startup [--repeats 5] [--model NAME]
 
-It uses folders of its own; a first round, which does not count, fills their caches. Per repeat: no
+It uses folders of its own; a first round, shown by itself, fills their caches. Per repeat: no
 engine is running; a window opens; `initialize` is answered; a document is open at once and is asked
 about until a suggestion comes. "engine running" is a second window on the same engine; then single
-suggestions there with a new prefix (a jump) and a grown one (typing). Memory is RssAnon + VmSwap.
+suggestions there with a new prefix (a jump) and a grown one (typing). Private memory is RssAnon +
+VmSwap.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from benchmarks.editor import Home, own_home
-from lsp_server.protocol.client import EditorWindow
+from lsp_server.protocol.client import READY_TIMEOUT_S, EditorWindow
 from model.machine import memory_bytes
+from model.prepared.files import prepared_files
 
 TEXT = (Path(__file__).parent.parent / "model" / "decoder" / "kv_cache.py").read_text()
 LINES = TEXT.splitlines()
@@ -57,16 +60,23 @@ async def suggestions(window: EditorWindow, path: Path) -> tuple[list[float], li
     return jumped, typed
 
 
-async def one_round(home: Home, folder: Path) -> tuple[dict[str, list[float]], list[str]]:
-    """Figures by their names, and the heavy packages that the engine has loaded."""
+async def one_round(
+    home: Home, folder: Path, settings: dict[str, Any]
+) -> tuple[dict[str, list[float]], dict[str, Any]]:
+    """Figures by their names, and what the engine says of itself."""
     rows: dict[str, list[float]] = {}
     await home.stop()
-    async with EditorWindow(folder) as cold:
+    async with EditorWindow(folder, settings) as cold:
         rows["initialize"] = [cold.initialize_ms]
         rows["first suggestion, engine not running"] = [
             await first_suggestion(cold, folder / "startup.py")
         ]
-        async with EditorWindow(folder) as warm:
+        if settings:  # the bundled model may have answered meanwhile
+            await cold.wait_until_ready()
+            rows["first suggestion of the model, engine not running"] = [
+                await first_suggestion(cold, folder / "startup.py")
+            ]
+        async with EditorWindow(folder, settings) as warm:
             rows["first suggestion, engine running"] = [
                 await first_suggestion(warm, folder / "startup.py")
             ]
@@ -74,25 +84,51 @@ async def one_round(home: Home, folder: Path) -> tuple[dict[str, list[float]], l
             jumped, typed = await suggestions(warm, folder / "suggestions.py")
             rows |= {"suggestion after a jump": jumped, "suggestion after a typed key": typed}
         rows["memory of fimls lsp, MB"] = [(memory_bytes(cold.process_id) or 0) / 1e6]
-        (status,) = await home.statuses()
-        rows["memory of fimls engine, MB"] = [status["memory_bytes"] / 1e6]
-    return rows, status["packages"]
+        statuses = {status["model"]: status for status in await home.statuses()}
+        status = statuses[settings.get("model", "bundled")]
+        rows["private memory of fimls engine, MB"] = [status["memory_bytes"] / 1e6]
+        rows["its peak, with mapped files, MB"] = [peak_bytes(status["pid"]) / 1e6]
+        if settings and status["weights"].startswith("int8"):
+            await until_prepared(home)
+    return rows, status
 
 
-async def main(repeats: int) -> None:
+def peak_bytes(process: int) -> int:
+    """The most memory that a process has had at once, pages of mapped files included (VmHWM)."""
+    lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    (line,) = (line for line in lines if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024
+
+
+async def until_prepared(home: Home) -> None:
+    """Until the next start will find prepared weights (model/prepared)."""
+    async with asyncio.timeout(READY_TIMEOUT_S):
+        while not list(prepared_files(home.path / "cache")):
+            await asyncio.sleep(0.2)
+
+
+async def main(repeats: int, model: str) -> None:
     found: dict[str, list[float]] = {}
-    packages: list[str] = []
+    settings = {} if model == "bundled" else {"model": model}
     async with own_home() as home:
         with tempfile.TemporaryDirectory(prefix="fimls-") as name:
             for number in range(repeats + 1):
-                rows, packages = await one_round(home, Path(name))
-                for row, values in rows.items() if number else ():
+                rows, status = await one_round(home, Path(name), settings)
+                if not number:
+                    print_rows(rows, "first round, nothing compiled or prepared")
+                    continue
+                for row, values in rows.items():
                     found.setdefault(row, []).extend(values)
-    print(f"engine loaded: {', '.join(packages)}")
-    for row, values in found.items():
+    packages = ", ".join(status["packages"])
+    print_rows(found, f"then; loaded: {packages}; {status['weights']}; {status['prepared']=}")
+
+
+def print_rows(rows: dict[str, list[float]], title: str) -> None:
+    print(title)
+    for row, values in rows.items():
         print(
-            f"{row:40} median {statistics.median(values):7.1f}   min {min(values):7.1f}   max "
-            f"{max(values):7.1f}   "
+            f"{row:50} median {statistics.median(values):8.1f}   min {min(values):8.1f}   max "
+            f"{max(values):8.1f}   "
             f"of {len(values)}{'' if 'MB' in row else '   (ms)'}"
         )
 
@@ -100,4 +136,6 @@ async def main(repeats: int) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--repeats", type=int, default=5)
-    asyncio.run(main(parser.parse_args().repeats))
+    parser.add_argument("--model", default="bundled")
+    arguments = parser.parse_args()
+    asyncio.run(main(arguments.repeats, arguments.model))
