@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from lsp_server.protocol.models.measuring import measured
 from model.catalogue.entries import Entry, entries, entry_of
 from model.catalogue.installed import Installed, find_all
+from model.catalogue.recommend import estimate
 from model.errors import ModelError
 from model.weights.files import ModelFiles
 from model.weights.folder import find_model
 
+BUNDLED_LICENCE = "Apache-2.0"  # the project's: see its model card
+# A model's name and parameters -> "memory_bytes", "line_ms" and "verdict".
+Expected = Callable[[str, int | None], Mapping[str, Any]]
+
 
 def rows(chosen: str | None) -> list[dict[str, Any]]:
     """The bundled model, what else is on the disk, what can be pulled. chosen: the setting."""
-    times = {each["name"]: each for each in measured().get("estimates", ())}
+    expected = expectations(measured())
     known = entries()
     found = []
     there = set()
@@ -33,14 +40,14 @@ def rows(chosen: str | None) -> list[dict[str, Any]]:
         entry = known.get(installed.entry) if installed is not None else entry_of(model.path)
         there.add(entry.name if entry else "")
         size = installed.bytes if installed is not None else weight_bytes(model)
-        found.append(row(name, size, entry, times, model))
+        found.append(row(name, size, entry, expected, model))
         found[-1]["chosen"] = model.path == chosen_path
     for entry in known.values():
         if entry.name not in there:
-            found.append(row(entry.name, download(entry), entry, times))
+            found.append(row(entry.name, download(entry), entry, expected))
     if chosen is not None and chosen_path is None:  # it is not here, or damaged
         if chosen not in known:
-            found.insert(1, row(chosen, None, None, times))
+            found.insert(1, row(chosen, None, None, expected))
         for each in found:
             each["chosen"] = each["name"] == chosen
     return found
@@ -56,7 +63,7 @@ def row(
     name: str,
     size: int | None,
     entry: Entry | None,
-    times: Mapping[str, Mapping[str, Any]],
+    expected: Expected,
     model: ModelFiles | None = None,
 ) -> dict[str, Any]:
     """model: what is here."""
@@ -65,19 +72,39 @@ def row(
     if model is not None:
         parameters = model.parameters
         languages = languages or ", ".join(model.preferences.languages)
-    found = times.get(entry.name, {}) if entry else {}
+    licence = entry.licence.name if entry else ""
+    if model is not None and model.is_bundled:
+        licence = BUNDLED_LICENCE
+    found = expected(entry.name if entry else name, parameters)
     return {
         "name": name,
         "here": model is not None,
         "chosen": False,
         "bytes": size,
         "memoryBytes": found.get("memory_bytes") or parameters,  # a byte for each, as int8
-        "licence": entry.licence.name if entry else "",
+        "licence": licence,
         "asksLicence": bool(entry and entry.licence.ask and model is None),
         "languages": languages,
         "suggestionMs": found.get("line_ms"),
         "verdict": found.get("verdict", ""),
     }
+
+
+def expectations(report: Mapping[str, Any]) -> Expected:
+    """The doctor's estimates by a model's name, for others by their parameters; {} where nothing
+    was measured."""
+    times: dict[str, Mapping[str, Any]] = {}
+    for each in report.get("estimates", ()):
+        times[each["name"]] = each
+
+    def expected(name: str, parameters: int | None) -> Mapping[str, Any]:
+        if name in times or parameters is None:
+            return times.get(name, {})
+        with contextlib.suppress(KeyError, TypeError, ZeroDivisionError):
+            return asdict(estimate(name, parameters, report["machine"]))
+        return {}
+
+    return expected
 
 
 def model_of(name: str | Path) -> ModelFiles | None:

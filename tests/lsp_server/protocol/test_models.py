@@ -117,6 +117,27 @@ async def test_the_list_has_what_is_here_and_what_can_be_had(
 
 
 @pytest.mark.asyncio
+async def test_the_list_tells_the_time_of_models_that_the_catalogue_does_not_have(
+    engine: Played, caches: Path, gguf: bytes
+) -> None:
+    put_in_cache(caches, FILE, gguf)
+    machine = {
+        "bytes_a_weight": 1,
+        "precision": "int8",
+        "read_bytes_per_s": 10**9,
+        "operations_per_s": 10**11,
+        "available_memory": None,
+    }
+    measuring.keep(REPORT | {"machine": machine})
+    async with window_in_process() as window:
+        rows = {row["name"]: row for row in await window.command("fimls.listModels")}
+    assert 0 < rows[NAME]["suggestionMs"] < rows["bundled"]["suggestionMs"] < 1000
+    assert rows["bundled"]["verdict"] == "while you type"
+    assert rows["bundled"]["licence"] == "Apache-2.0" and rows[NAME]["licence"] == ""
+    assert rows[BEST]["suggestionMs"] == 250.0, "as the doctor said"
+
+
+@pytest.mark.asyncio
 @pytest.mark.parametrize("kept", [b"", b"[]", b'{"estimates": [{}]}', b"[" * 100_000])
 async def test_a_damaged_file_of_measurements_is_none(
     engine: Played, kept: bytes, tmp_path: Path
