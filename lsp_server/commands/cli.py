@@ -285,6 +285,17 @@ def models(context: typer.Context, model: Model = None, as_json: Json = False) -
         raise typer.BadParameter(f"put the options after {context.invoked_subcommand!r}")
 
 
+@models_app.command("use")
+def models_use(
+    name: Annotated[str, Argument(metavar="NAME", help="As `fimls models` lists it, or a path.")],
+) -> None:
+    """Chooses the model for this user on this machine, as "Choose Model" in an editor does."""
+    from lsp_server.commands.models import use_model
+
+    with expected_errors():
+        use_model(name)
+
+
 @models_app.command("remove")
 def models_remove(
     name: Annotated[str, Argument(metavar="NAME", help="As `fimls models` lists it.")],

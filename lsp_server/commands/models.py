@@ -1,4 +1,4 @@
-"""`fimls models`: lists the models that are here and those to be had, and exports one of them."""
+"""`fimls models`: lists the models that are here and those to be had, chooses or exports one."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 
 from lsp_server.folders import cache_folder
 from lsp_server.settings import Settings
+from lsp_server.user_settings import store_model
 from model.catalogue.download import size
 from model.catalogue.entries import Entry, entries, find_entry
 from model.catalogue.installed import Installed, find_all
@@ -61,6 +62,17 @@ async def print_models(settings: Settings, *, as_json: bool) -> None:
     if to_be_had:
         print("\nTo be had with `fimls pull NAME`, or any ORG/REPO[:FILE] of the hub:")
         print_table(("", "download", "int8", "licence", "measured"), map(cells, to_be_had))
+
+
+def use_model(name: str) -> None:
+    """Stores the choice of a model that is here. Raises ModelError, OSError."""
+    model = find_model(name)
+    if model.path == Path(name):  # no name that is found from everywhere
+        name = str(model.path.absolute())
+    store_model(name)
+    print(f"{name} is chosen. A window that is open takes it when it is restarted.")
+    if variable := os.environ.get("FIMLS_MODEL"):
+        print(f"Here FIMLS_MODEL={variable} comes before the choice; unset it.", file=sys.stderr)
 
 
 def describe(name: str, model: ModelFiles) -> dict[str, Any]:

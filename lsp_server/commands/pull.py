@@ -37,7 +37,7 @@ def pull_model(name: str, *, accepted: str, offline: bool) -> None:
     """Prints the path, the only line on standard output. Raises ModelError."""
     path = fetch(name, accepted=accepted, offline=offline)
     print(path)
-    print(f"Use it: the setting model, or FIMLS_MODEL={name}", file=sys.stderr)
+    print(f"Use it: `fimls models use {name}`, or Choose Model in the editor", file=sys.stderr)
 
 
 def fetch(name: str, *, accepted: str = "", offline: bool = False) -> Path:

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import Result
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
@@ -147,3 +148,27 @@ def test_weights_cut_in_their_header_are_named(starcoder2_folder: Path, tmp_path
     listed = CliRunner().invoke(app, ["models", "--model", str(tmp_path)])
     assert listed.exit_code == 2
     assert listed.stderr.count("\n") == 1 and "model.safetensors cannot be read" in listed.stderr
+
+
+def test_the_model_that_is_used_is_chosen_until_another_is(
+    starcoder2_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def chosen() -> list[str]:
+        listed = CliRunner().invoke(app, ["models", "--json"])
+        return [model["name"] for model in json.loads(listed.stdout) if model["chosen"]]
+
+    def use(name: str) -> Result:
+        return CliRunner().invoke(app, ["models", "use", name])
+
+    monkeypatch.chdir(starcoder2_folder.parent)
+    done = use(starcoder2_folder.name)
+    assert (done.exit_code, done.stderr) == (0, "")
+    monkeypatch.chdir("/")
+    assert chosen() == [str(starcoder2_folder)]
+    refused = use("qwen2.5-coder-0.5b")
+    assert refused.exit_code == 2 and "fimls pull qwen2.5-coder-0.5b" in refused.stderr
+    assert chosen() == [str(starcoder2_folder)]
+    monkeypatch.setenv("FIMLS_MODEL", str(starcoder2_folder))
+    assert "unset it" in use("bundled").stderr
+    monkeypatch.delenv("FIMLS_MODEL")
+    assert chosen() == ["bundled"]

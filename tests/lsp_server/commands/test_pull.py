@@ -70,7 +70,7 @@ def test_pull_list_remove(environment: dict[str, str], hub: Hub) -> None:
     done = fimls(environment, "pull", NAME)
     assert done.returncode == 0, done.stderr
     path = Path(done.stdout.strip())
-    assert path.read_bytes() == LARGE and f"FIMLS_MODEL={NAME}" in done.stderr
+    assert path.read_bytes() == LARGE and f"`fimls models use {NAME}`" in done.stderr
     assert fimls(environment, "pull", NAME, "--offline").stdout.strip() == str(path)
     listed = fimls(environment, "models")
     assert listed.returncode == 0 and NAME not in listed.stdout  # nothing that could be run
