@@ -76,6 +76,16 @@ class Background:
         task.add_done_callback(self._end)
         return task
 
+    async def close(self, patience_s: float) -> None:
+        """Waits so long for the tasks, then cancels them."""
+        if not self.tasks:
+            return
+        _, late = await asyncio.wait({*self.tasks}, timeout=patience_s)
+        for task in late:
+            task.cancel()
+        if late:
+            await asyncio.wait(late)
+
     def _end(self, task: asyncio.Task[None]) -> None:
         self.tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:

@@ -113,9 +113,11 @@ class LocalEngine:
     async def release(self, client: str) -> None:
         if self._starting is not None:
             self._starting.cancel()
-        answer = await self._client.call("POST", f"/fimls/release?client={client}")
-        if answer is None and self._process is not None and self._process.poll() is None:
-            self._process.terminate()  # it has just been started, so nobody else has it
+        if self.state.name == "loading" and self._process is not None:
+            if self._process.poll() is None:
+                self._process.terminate()  # a window that waits for it, too, starts another
+            return
+        await self._client.call("POST", f"/fimls/release?client={client}")
 
     async def close(self) -> None:
         if self._starting is not None:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 STATUS_DELAY_S = 0.05
-CLOSE_S = 2.0  # until what was cancelled has ended
+CLOSE_S = 1.0  # until what was cancelled has ended
 
 
 class Protocol(LanguageServerProtocol):

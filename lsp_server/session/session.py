@@ -464,6 +464,8 @@ class Session:
         await self.requests.close_all()
         await self.edits.close_all()
         end_spare()
+        engine = self._engine
+        self._engine = None
+        if engine is not None:
+            await engine.close()
         await self._stand_in.close()
-        if self._engine is not None:
-            await self._engine.close()

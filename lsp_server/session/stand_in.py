@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 BUNDLED = "bundled"
 FILES_TIMEOUT_S = 60.0  # for the files of a model
 LARGE_BYTES = 2**26  # of weights; a smaller model loads as fast as the bundled one
-CLOSE_S = 2.0
+CLOSE_S = 1.0  # for an engine to take notice
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,10 +113,10 @@ class StandIn:
         """Releases everything that stands in."""
         starting = self._starting
         self.end()
+        self._tried = True  # nothing starts any more
         if starting is not None:
             await asyncio.wait({starting})
-        if self._background.tasks:
-            await asyncio.wait({*self._background.tasks}, timeout=CLOSE_S)
+        await self._background.close(CLOSE_S)
         for engine in self._released:
             await engine.close()
 

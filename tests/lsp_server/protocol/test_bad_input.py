@@ -228,7 +228,7 @@ async def test_a_folder_that_is_no_model_is_reported_once(
     folder.mkdir()
     spoil(folder)
     await check_reported(folder, message)
-    await until(lambda: not home.engines())  # none was started in vain
+    await until(lambda: not home.engines())  # nor the bundled model's any more, which stood in
 
 
 def truncated(folder: Path) -> None:
