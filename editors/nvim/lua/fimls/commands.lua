@@ -58,7 +58,7 @@ local function show_why()
     if type(answer) ~= 'table' or type(answer.markdown) ~= 'string' then
       return say('nothing was asked yet')
     end
-    require('fimls.page').open(answer.markdown)
+    require('fimls.page').open('why', answer.markdown)
   end, function(err)
     say(err and 'this server does not tell; a newer fimls does' or 'no server runs')
   end)

@@ -181,7 +181,7 @@ function M.doctor()
   say('the doctor looks at this machine, for half a minute or so')
   start(client, DOCTOR, { textDocument = { uri = vim.uri_from_bufnr(0) } }, nil, function(result)
     page.when_back('doctor', nil, 'the doctor is done; its page opens in normal mode', function()
-      page.open(result.markdown)
+      page.open('doctor', result.markdown)
     end)
   end)
 end

@@ -43,10 +43,11 @@ function M.say_later(message)
 end
 
 --- Markdown in a split; `q` closes it.
-function M.open(markdown)
+function M.open(name, markdown)
   local buf = vim.api.nvim_create_buf(false, true)
   vim.api.nvim_buf_set_lines(buf, 0, -1, true, vim.split(markdown, '\n', { plain = true }))
   vim.bo[buf].bufhidden = 'wipe'
+  pcall(vim.api.nvim_buf_set_name, buf, 'fimls://' .. name) -- an older page may have it
   vim.cmd('botright split')
   vim.api.nvim_win_set_buf(0, buf)
   vim.wo.linebreak = true
