@@ -180,7 +180,7 @@ def test_a_setting_that_names_a_model_can_be_removed(
     assert chosen(code) == {"model": "bundled"}
 
 
-def test_the_doctor_has_a_page(code: Code) -> None:
+def test_the_doctor_has_a_page_and_tells_the_times(code: Code) -> None:
     code.command("Fimls: Doctor")
     toast(code, "The doctor measures this machine")
     code.page.locator(".tab", has_text="fimls doctor").first.wait_for(timeout=180_000)
@@ -195,6 +195,9 @@ def test_the_doctor_has_a_page(code: Code) -> None:
     wait_for(is_drawn, "the page's text", 20)
     code.shot("doctor")
     code.command("View: Close All Editors")
+    assert "a line after about" in rows(code)[0], "the list knows the times from now on"
+    code.shot("times")
+    code.press("Escape")
 
 
 def test_a_larger_model_is_offered_once(code: Code, hub: Hub) -> None:

@@ -100,7 +100,7 @@ function items(models: Model[]): Item[] {
 function item(model: Model): Item {
   const { name, bytes, memoryBytes, licence, asksLicence, suggestionMs, verdict, languages } = model;
   const icon = model.chosen ? "check" : model.here ? "file" : "cloud-download";
-  const time = suggestionMs ? `a line after about ${Math.round(suggestionMs)} ms` : "";
+  const time = suggestionMs ? `a line after about ${duration(suggestionMs)}` : "";
   const detail = [
     memoryBytes ? `${amount(memoryBytes)} of memory` : "",
     [time, verdict ? `(${verdict})` : ""].filter(Boolean).join(" "),
@@ -112,6 +112,10 @@ function item(model: Model): Item {
     detail: detail.filter(Boolean).join(" · "),
     take: () => model,
   };
+}
+
+function duration(ms: number): string {
+  return ms < 1000 ? `${Math.round(ms)} ms` : `${(ms / 1000).toFixed(1)} s`;
 }
 
 function amount(bytes: number): string {
