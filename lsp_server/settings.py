@@ -9,8 +9,8 @@ used. null means "not set": editors send it for each setting that the user left 
 string means None where None is possible, and "not set" for the model.
 
 Sources are layered with `base`, the weakest first: the defaults, the user's settings file
-(user_settings.py), the environment, the client. Parse
-each answer of the client with the same base, or a setting that the user deletes would stay.
+(user_settings.py), the environment, the client. Parse each answer of the client with the same base,
+or a setting that the user deletes would stay.
 """
 
 from __future__ import annotations

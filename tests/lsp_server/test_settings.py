@@ -259,6 +259,12 @@ def test_null_means_not_set(raw: object) -> None:
     assert parse(raw, base=base) == (base, ())
 
 
+def test_an_empty_model_means_not_set() -> None:
+    """So that the editor's default leaves the choice in the user's settings file alone."""
+    base = Settings(model="chosen")
+    assert parse({"model": ""}, base=base) == (base, ())
+
+
 def test_what_is_not_set_or_bad_keeps_the_base() -> None:
     base = Settings(max_tokens=9, remote=RemoteSettings(url="http://localhost:1", timeout=1.0))
     settings, problems = parse({"maxTokens": 0, "remote": {"timeout": 2, "url": ""}}, base=base)
