@@ -231,6 +231,20 @@ def test_a_licence_is_asked_about(nvim: Neovim, hub: Hub) -> None:
     assert not hub.asked("GET", FILE)
 
 
+def test_a_pull_ends_with_the_server(nvim: Neovim, hub: Hub) -> None:
+    hub.slow_s = 0.05
+    nvim.type(":Fimls model org/repo<CR>")
+    answer(nvim, "org/repo is not on this machine", 1)
+    until(lambda: windows(nvim), 30)
+    nvim.type(":Fimls model org/repo<CR>")
+    answer(nvim, "org/repo is not on this machine", 1)
+    said(nvim, "fimls: one thing at a time; `:Fimls cancel` ends what goes on")
+    nvim.type(":Fimls restart<CR>")
+    said(nvim, "fimls: the server ended; try again")
+    assert not windows(nvim)
+    wait_model(nvim, "bundled")
+
+
 def test_a_model_is_fetched_with_progress_that_can_be_cancelled(
     nvim: Neovim, home: Home, hub: Hub
 ) -> None:

@@ -202,7 +202,7 @@ def test_vim_lsp_enable(open_nvim: Opener) -> None:
     nvim.type("<Tab>")
     until(lambda: nvim.lines()[1] == f"total = {TOTAL}")
     assert [e["experimental"] for e in open_nvim.log("initialized")] == [
-        {"fimls": {"status": True}}
+        {"fimls": {"status": True, "offers": True}}
     ]
     nvim.command("Fimls restart")
     until(lambda: len(open_nvim.log("open")) == 2)

@@ -110,6 +110,7 @@ function M.lost(id)
 end
 
 --- Runs a command that can be cancelled; with(result) is called if it succeeds. name: of the model that it fetches.
+--- true: it has begun.
 local function start(client, command, argument, name, with)
   if job then
     return say('one thing at a time; `:Fimls cancel` ends what goes on')
@@ -128,8 +129,9 @@ local function start(client, command, argument, name, with)
   end)
   if not this.id then
     finish()
-    say('the server does not answer')
+    return say('the server does not answer')
   end
+  return true
 end
 
 --- In the corner of the screen, where it disturbs no text that is being written.
@@ -178,12 +180,14 @@ function M.doctor()
   if not client then
     return
   end
-  say('the doctor looks at this machine, for half a minute or so')
-  start(client, DOCTOR, { textDocument = { uri = vim.uri_from_bufnr(0) } }, nil, function(result)
+  local started = start(client, DOCTOR, { textDocument = { uri = vim.uri_from_bufnr(0) } }, nil, function(result)
     page.when_back('doctor', nil, 'the doctor is done; its page opens in normal mode', function()
       page.open('doctor', result.markdown)
     end)
   end)
+  if started then
+    say('the doctor looks at this machine, for half a minute or so')
+  end
 end
 
 --- ---- the choice ----
@@ -195,10 +199,12 @@ local function choose(client, name)
 end
 
 local function pull(client, name)
-  say(('fetching %s; `:Fimls cancel` ends it'):format(name))
-  start(client, PULL, { name = name }, name, function()
+  local started = start(client, PULL, { name = name }, name, function()
     choose(client, name)
   end)
+  if started then
+    say(('fetching %s; `:Fimls cancel` ends it'):format(name))
+  end
 end
 
 --- Fetches a model if the user says so. About a licence with conditions the server asks.
