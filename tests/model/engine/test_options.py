@@ -38,7 +38,7 @@ def test_what_is_left_out_has_its_default() -> None:
 
 def test_the_options_that_tell_engines_apart() -> None:
     others = {each.name for each in fields(EngineOptions)} - EngineOptions().identity.keys()
-    assert others == {"idle_timeout", "start_timeout"}
+    assert others == {"idle_timeout", "start_timeout", "cache_weights"}
 
 
 BAD = [
