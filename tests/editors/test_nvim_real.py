@@ -42,7 +42,9 @@ def home() -> Iterator[dict[str, str]]:
     if not FIMLS.exists():
         pytest.skip("fimls is not installed in .venv: `make test` installs it")
     folder = Path(tempfile.mkdtemp(prefix="fn-", dir="/tmp"))
-    env = {f"FIMLS_{name}_DIR": str(folder / name.lower()) for name in ("RUNTIME", "LOG", "STATE")}
+    names = ("RUNTIME", "LOG", "STATE", "CONFIG")
+    env = {f"FIMLS_{name}_DIR": str(folder / name.lower()) for name in names}
+    env["FIMLS_NO_NOTE"] = "1"
     yield env
     subprocess.run([FIMLS, "engine", "stop"], env=env, capture_output=True, timeout=60, check=False)
     shutil.rmtree(folder, ignore_errors=True)
