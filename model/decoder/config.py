@@ -8,7 +8,7 @@ from typing import Literal
 from model.errors import ModelError
 
 Activation = Literal["gelu_tanh", "gelu", "silu"]
-RopeKind = Literal["default", "linear", "llama3", "yarn"]
+RopeKind = Literal["default", "linear", "dynamic", "yarn", "longrope", "llama3"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +25,13 @@ class RopeConfig:
     beta_fast: float = 32.0
     beta_slow: float = 1.0
     attention_factor: float | None = None
+    short_factor: tuple[float, ...] = ()  # each pair's divisor within the original context
+    long_factor: tuple[float, ...] = ()  # and beyond it; longrope only
+
+    @property
+    def varies(self) -> bool:
+        """Whether the frequencies depend on the length of the sequence."""
+        return self.kind in ("dynamic", "longrope")
 
     def __post_init__(self) -> None:
         for name in ("theta", "factor", "original_max_positions", "beta_fast", "beta_slow"):
@@ -33,6 +40,29 @@ class RopeConfig:
                     f"config.json: the rotary embedding's {name} is {getattr(self, name)}, not "
                     "positive"
                 )
+        if self.kind == "dynamic" and self.dim == 2:
+            raise ModelError("config.json: the rope type dynamic needs more than one rotated pair")
+        if self.kind == "longrope":
+            if self.original_max_positions < 2:
+                raise ModelError(
+                    "config.json: original_max_position_embeddings is "
+                    f"{self.original_max_positions}, but must be at least 2 for the rope type "
+                    "longrope"
+                )
+            self._check_divisors("short_factor")
+            self._check_divisors("long_factor")
+
+    def _check_divisors(self, name: str) -> None:
+        divisors = getattr(self, name)
+        if len(divisors) != self.dim // 2:
+            raise ModelError(
+                f"config.json: the rotary embedding's {name} has {len(divisors)} numbers, but must "
+                f"have one for each of the {self.dim // 2} rotated pairs"
+            )
+        if not all(divisor > 0 for divisor in divisors):
+            raise ModelError(
+                f"config.json: the rotary embedding's {name} holds a number that is not positive"
+            )
 
 
 @dataclass(frozen=True, slots=True)

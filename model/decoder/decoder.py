@@ -123,7 +123,7 @@ class Decoder(nn.Module):
             keep = min(logits_to_keep, new) or new
             logits = self._step(input_ids[0], cache, keep, should_stop)
             return DecoderOutput(logits[None])
-        rotations = self.rotations[start:end]
+        rotations = self._rotations_of(end, cache)[start:end]
         x = self.embed(input_ids, slice(start, end))
         for i, layer in enumerate(self.layers):
             if should_stop is not None and should_stop():
@@ -166,9 +166,17 @@ class Decoder(nn.Module):
             logits = logits / self.config.logits_scaling
         return logits
 
+    def _rotations_of(self, end: int, cache: KVCache | None) -> Rotations:
+        """The rotations of the positions up to `end`; see model.decoder.rope."""
+        rope = self.config.rope
+        if cache is None and rope is not None and rope.varies:
+            return Rotations.of_first(end, rope, self.device, self.dtype)
+        return self.rotations
+
     @property
     def rotations(self) -> Rotations:
-        """The rotations of every position, shared by all layers and made at the first use."""
+        """The rotations of every position in a sequence of max_positions, shared by all layers and
+        made at the first use."""
         made = self._rotations
         if made is None or made.cos.device != self.device or made.cos.dtype != self.dtype:
             made = Rotations.of_first(

@@ -1,7 +1,18 @@
 """Rotary position embedding: frequencies, tables of cos and sin, and the rotation of heads.
 
-Sources: RoFormer (Su et al. 2021, arXiv 2104.09864), YaRN (Peng et al. 2023, arXiv 2309.00071), and
-the scaling of Llama 3.1 (its model card, and transformers' rope type llama3).
+Sources: RoFormer (Su et al. 2021, arXiv 2104.09864), YaRN (Peng et al. 2023, arXiv 2309.00071),
+LongRoPE (Ding et al. 2024, arXiv 2402.13753), the scaling of Llama 3.1 (its model card), and
+transformers' rope types of these names; dynamic is the NTK-aware scaling that YaRN describes.
+
+The frequencies of the kinds dynamic and longrope depend on the length of the sequence. A pass
+without a cache rotates for the length of its own sequence, as transformers does for a new text. A
+pass with a cache rotates for max_positions, the longest sequence that the configuration allows,
+however short the text still is. The keys in a cache are rotated already, and what the deeper layers
+hold was computed from them: frequencies that change while a text grows would mix two of them in one
+attention, as transformers' generation does, or cost the whole cache, with dynamic at every token.
+So a cache that was trimmed, forked, or filled in any chunks is what a new one would be. Who wants
+the frequencies of the original context there sets max_position_embeddings to it (longrope) or
+leaves the scaling out (dynamic).
 """
 
 from __future__ import annotations
@@ -15,17 +26,34 @@ from torch import Tensor
 from model.decoder.config import RopeConfig
 
 
-def rope_frequencies(rope: RopeConfig) -> tuple[Tensor, float]:
-    """Radians per position of each rotated pair, (dim / 2,), and the factor of cos and sin."""
+def rope_frequencies(rope: RopeConfig, length: int) -> tuple[Tensor, float]:
+    """Radians per position of each rotated pair, (dim / 2,), and the factor of cos and sin.
+
+    length: of the sequence, in positions; read by the kinds that vary with it.
+    """
     exponents = torch.arange(0, rope.dim, 2, dtype=torch.float32) / rope.dim
-    frequencies = 1.0 / rope.theta**exponents
+    frequencies = 1.0 / _theta(rope, length) ** exponents
     if rope.kind == "linear":
         return frequencies / rope.factor, 1.0
     if rope.kind == "llama3":
         return _llama3_frequencies(rope, frequencies), 1.0
     if rope.kind == "yarn":
         return _yarn_frequencies(rope, frequencies), _yarn_scale(rope)
+    if rope.kind == "longrope":
+        is_long = length > rope.original_max_positions
+        divisors = torch.tensor(rope.long_factor if is_long else rope.short_factor)
+        return frequencies / divisors, _longrope_scale(rope)
     return frequencies, 1.0
+
+
+def _theta(rope: RopeConfig, length: int) -> float:
+    """The base of the frequencies. The kind dynamic enlarges it with the length, so that the
+    slowest pair turns over the whole sequence as far as over the original context."""
+    original = rope.original_max_positions
+    if rope.kind != "dynamic" or length <= original:
+        return rope.theta
+    stretch = rope.factor * length / original - (rope.factor - 1)
+    return float(rope.theta * stretch ** (rope.dim / (rope.dim - 2)))
 
 
 def _llama3_frequencies(rope: RopeConfig, frequencies: Tensor) -> Tensor:
@@ -53,16 +81,27 @@ def _yarn_pair(rope: RopeConfig, turns: float) -> float:
 
 
 def _yarn_scale(rope: RopeConfig) -> float:
-    if rope.attention_factor:
+    if rope.attention_factor is not None:
         return rope.attention_factor
     if rope.factor > 1:
         return 0.1 * math.log(rope.factor) + 1.0
     return 1.0
 
 
-def rope_tables(rope: RopeConfig, positions: Tensor) -> tuple[Tensor, Tensor]:
-    """cos and sin, each (*positions, dim), where dimension i turns together with i + dim / 2."""
-    frequencies, scale = rope_frequencies(rope)
+def _longrope_scale(rope: RopeConfig) -> float:
+    if rope.attention_factor is not None:
+        return rope.attention_factor
+    if rope.factor > 1:
+        return math.sqrt(1 + math.log(rope.factor) / math.log(rope.original_max_positions))
+    return 1.0
+
+
+def rope_tables(rope: RopeConfig, positions: Tensor, length: int) -> tuple[Tensor, Tensor]:
+    """cos and sin, each (*positions, dim), where dimension i turns together with i + dim / 2.
+
+    length: of the sequence that the positions belong to.
+    """
+    frequencies, scale = rope_frequencies(rope, length)
     angles = positions[..., None].float() * frequencies.to(positions.device)
     angles = torch.cat((angles, angles), dim=-1)
     return angles.cos() * scale, angles.sin() * scale
@@ -83,11 +122,12 @@ class Rotations:
     def of_first(
         cls, positions: int, rope: RopeConfig | None, device: torch.device, dtype: torch.dtype
     ) -> Rotations:
-        """The rotations of positions 0, 1, ..., positions - 1; of no dimension without rope."""
+        """The rotations of a sequence of so many positions; of no dimension without rope."""
         if rope is None:
             none = torch.empty(positions, 1, 0, dtype=dtype, device=device)
             return cls(none, none, none.to(torch.complex64))
-        cos, sin = rope_tables(rope, torch.arange(positions, device=device)[:, None])
+        places = torch.arange(positions, device=device)[:, None]
+        cos, sin = rope_tables(rope, places, positions)
         half = rope.dim // 2
         pairs = torch.complex(cos[..., :half], sin[..., :half])
         return cls(cos.to(dtype), sin.to(dtype), pairs)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
-from model.decoder.config import Activation, RopeConfig, uneven
+from model.decoder.config import Activation, RopeConfig, RopeKind, uneven
 from model.errors import ModelError
 
 # Keys that do not change what the decoder computes at inference, in any family.
@@ -26,6 +26,16 @@ HARMLESS_KEYS = frozenset(
     """.split()
 )
 MAX_LAYERS = 1000
+MAX_STRETCH = 1000
+# The fields that each rope type cannot do without.
+ROPE_FIELDS: dict[RopeKind, tuple[str, ...]] = {
+    "default": (),
+    "linear": ("factor",),
+    "dynamic": ("factor",),
+    "yarn": ("factor",),
+    "longrope": ("short_factor", "long_factor"),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
+}
 ACTIVATIONS: dict[str, Activation] = {
     "gelu_pytorch_tanh": "gelu_tanh",
     "gelu_new": "gelu_tanh",
@@ -73,7 +83,26 @@ class ConfigReader:
 
 
 def max_positions(reader: ConfigReader) -> int:
-    """Prompt and completion together, in tokens."""
+    """Prompt and completion together, in tokens.
+
+    The rope type dynamic means the original context by max_position_embeddings: it goes on from
+    there, up to `factor` times as far. Raises ModelError.
+    """
+    positions = stated_positions(reader)
+    rope = ConfigReader(_rope_parameters(reader))
+    if "dynamic" in (rope.raw.get("rope_type"), rope.raw.get("type")):
+        factor = rope.get("factor", float, 1.0)
+        if not 1 <= factor <= MAX_STRETCH:
+            raise ModelError(
+                f"config.json: the rotary embedding's factor is {factor}, but must be from 1 to "
+                f"{MAX_STRETCH} for the rope type dynamic"
+            )
+        positions = int(positions * factor)
+    return positions
+
+
+def stated_positions(reader: ConfigReader) -> int:
+    """max_position_embeddings, or what older files call it. Raises ModelError."""
     older = "n_positions" in reader.raw and "max_position_embeddings" not in reader.raw
     return int(reader.get("n_positions" if older else "max_position_embeddings", int, 4096))
 
@@ -124,7 +153,7 @@ def common_fields(
         "num_kv_heads": num_kv_heads,
         "head_dim": head_dim,
         "max_positions": positions,
-        "rope": rope_config(reader, head_dim, positions, rotated) if rotary else None,
+        "rope": rope_config(reader, head_dim, rotated) if rotary else None,
         "activation": activation(reader.get("hidden_act", str, act)),
         "tie_embeddings": reader.get("tie_word_embeddings", bool, tied),
         "stop_ids": stop_ids(reader.raw),
@@ -155,37 +184,73 @@ def activation(name: str) -> Activation:
     return ACTIVATIONS[name]
 
 
-def rope_config(
-    reader: ConfigReader, head_dim: int, max_positions: int, partial_default: float
-) -> RopeConfig:
-    """Reads rope_parameters, or the older rope_theta, rope_scaling and partial_rotary_factor."""
-    parameters = dict(reader.get("rope_scaling", dict, {}))
-    parameters |= reader.get("rope_parameters", dict, {})
+def rope_config(reader: ConfigReader, head_dim: int, partial_default: float) -> RopeConfig:
+    """Reads rope_parameters, or the older rope_theta, rope_scaling and partial_rotary_factor.
+
+    Raises ModelError.
+    """
+    stated = stated_positions(reader)
     old_theta = reader.get("rope_theta", float, 10000.0)
     old_partial = reader.get("partial_rotary_factor", float, partial_default)
-    inner = ConfigReader(parameters)
-    old_kind = inner.get("type", str, "default")
-    kind = inner.get("rope_type", str) or old_kind
-    if kind not in ("default", "linear", "llama3", "yarn"):
-        raise ModelError(
-            f"config.json: rope type {kind!r} is not supported; supported are default, linear, "
-            "llama3 and yarn"
-        )
-    partial = inner.get("partial_rotary_factor", float, old_partial)
+    inner = ConfigReader(_rope_parameters(reader))
+    kind = _rope_kind(inner)
+    original = stated
+    if kind in ("yarn", "longrope", "llama3"):
+        # Phi 3 has the field beside rope_scaling, and transformers prefers it there.
+        original = inner.get("original_max_position_embeddings", int, stated)
+        original = reader.get("original_max_position_embeddings", int, original)
+    else:  # transformers ignores the field
+        inner.get("original_max_position_embeddings", int)
+    default_factor = stated / max(original, 1) if kind == "longrope" else 1.0
     rope = RopeConfig(
         kind=kind,
         theta=inner.get("rope_theta", float, old_theta),
-        dim=int(head_dim * partial),
-        factor=inner.get("factor", float, 1.0),
-        original_max_positions=inner.get("original_max_position_embeddings", int, max_positions),
+        dim=int(head_dim * inner.get("partial_rotary_factor", float, old_partial)),
+        factor=inner.get("factor", float, default_factor),
+        original_max_positions=original,
         low_freq_factor=inner.get("low_freq_factor", float, 1.0),
         high_freq_factor=inner.get("high_freq_factor", float, 4.0),
         beta_fast=inner.get("beta_fast", float, 32.0),
         beta_slow=inner.get("beta_slow", float, 1.0),
         attention_factor=inner.get("attention_factor", float),
+        short_factor=_numbers(inner, "short_factor"),
+        long_factor=_numbers(inner, "long_factor"),
     )
     inner.finish()
     return rope
+
+
+def _rope_parameters(reader: ConfigReader) -> dict[str, Any]:
+    parameters: dict[str, Any] = dict(reader.get("rope_scaling", dict, {}))
+    parameters |= reader.get("rope_parameters", dict, {})
+    return parameters
+
+
+def _rope_kind(rope: ConfigReader) -> RopeKind:
+    """The rope type of rope_parameters, which has all the fields that it needs. Raises
+    ModelError."""
+    old_kind = rope.get("type", str, "default")
+    kind: Any = rope.get("rope_type", str) or old_kind
+    if kind not in ROPE_FIELDS:
+        raise ModelError(
+            f"config.json: rope type {kind!r} is not supported; supported are "
+            f"{', '.join(ROPE_FIELDS)}"
+        )
+    missing = [field for field in ROPE_FIELDS[kind] if rope.raw.get(field) is None]
+    if missing:
+        raise ModelError(
+            f"config.json: the rope type {kind} lacks {', '.join(missing)}. Add the model's value "
+            "to rope_parameters, or to rope_scaling where the file has that"
+        )
+    return cast(RopeKind, kind)
+
+
+def _numbers(rope: ConfigReader, key: str) -> tuple[float, ...]:
+    """A list of numbers; none where the key is absent. Raises ModelError."""
+    numbers = rope.get(key, list, [])
+    if not all(type(number) in (int, float) for number in numbers):
+        raise ModelError(f"config.json: {key} must be a list of numbers")
+    return tuple(float(number) for number in numbers)
 
 
 def stop_ids(raw: Mapping[str, Any]) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from model.decoder.config import DecoderConfig
 from model.errors import ModelError
-from model.families.hf_config import ConfigReader, max_positions
+from model.families.hf_config import ConfigReader, max_positions, stated_positions
 from model.families.registry import FAMILIES
 from model.families.weight_table import WeightSlot
 from model.tokenizer import Tokenizer
@@ -63,6 +63,8 @@ class ModelFiles(ABC):
     @property
     def max_positions(self) -> int:
         """Prompt and completion together, in tokens. Raises ModelError."""
+        if not self.is_native:  # transformers' cache does not fit frequencies that change
+            return stated_positions(ConfigReader(self.config))
         return max_positions(ConfigReader(self.config))
 
     @property

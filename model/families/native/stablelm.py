@@ -7,15 +7,27 @@ from collections.abc import Mapping
 from typing import Any
 
 from model.decoder.config import DecoderConfig
+from model.errors import ModelError
 from model.families.family import Family, GgufRules
 from model.families.hf_config import ConfigReader, Sizes, common_fields
 from model.families.weight_table import WeightSlot, WeightTable
 
 SIZES = Sizes(vocab=50304, hidden=2560, inner=6912, layers=32, heads=32, kv_heads=32)
+# What the code that Stability AI published with its first models calls these keys.
+OLDER_KEYS = {
+    "num_heads": "num_attention_heads",
+    "norm_eps": "layer_norm_eps",
+    "rope_pct": "partial_rotary_factor",
+}
 
 
 def decoder_config(raw: Mapping[str, Any]) -> DecoderConfig:
-    reader = ConfigReader(raw)
+    reader = ConfigReader(_with_newer_keys(raw))
+    if reader.get("rotary_scaling_factor", float, 1.0) != 1:
+        raise ModelError(
+            f"config.json: rotary_scaling_factor is {raw['rotary_scaling_factor']}, and fimls "
+            "knows it only as 1. Remove it, and state the scaling as rope_scaling"
+        )
     config = DecoderConfig(
         **common_fields(reader, SIZES, rotated=0.25),
         norm="layer_norm",
@@ -26,6 +38,24 @@ def decoder_config(raw: Mapping[str, Any]) -> DecoderConfig:
         parallel_residual=reader.get("use_parallel_residual", bool, False),
     )
     reader.finish()
+    return config
+
+
+def _with_newer_keys(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """config.json with older keys under their newer names. Raises ModelError where both are there
+    and differ."""
+    config = dict(raw)
+    for older, newer in OLDER_KEYS.items():
+        value = config.pop(older, None)
+        if value is None:
+            continue
+        if config.get(newer) is None:
+            config[newer] = value
+        elif config[newer] != value:
+            raise ModelError(
+                f"config.json: {older} is {value!r}, but its newer name {newer} is "
+                f"{config[newer]!r}. Remove the one that is wrong"
+            )
     return config
 
 

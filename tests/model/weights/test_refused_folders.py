@@ -161,6 +161,11 @@ def test_code_in_a_folder_is_never_run(folder: Path) -> None:
 
 # Configurations that cannot be run.
 
+
+def longrope(**fields: Any) -> dict[str, Any]:
+    return {"rope_scaling": {"type": "longrope"} | fields}
+
+
 CONFIG_FAULTS: list[tuple[dict[str, Any], list[str]]] = [
     (
         {"model_type": "gpt2"},
@@ -202,11 +207,41 @@ CONFIG_FAULTS: list[tuple[dict[str, Any], list[str]]] = [
     ({"eos_token_id": "<eos>"}, ["eos_token_id is '<eos>', but must be a token id"]),
     ({"eos_token_id": [0, None]}, ["eos_token_id is [0, None], but must be a token id"]),
     (
-        {"rope_scaling": {"type": "dynamic", "factor": 2.0}},
-        ["rope type 'dynamic'", "supported are default, linear"],
+        {"rope_scaling": {"type": "spiral", "factor": 2.0}},
+        ["rope type 'spiral'", "supported are default, linear, dynamic, yarn, longrope, llama3"],
     ),
-    ({"rope_parameters": {"rope_type": "longrope"}}, ["rope type 'longrope' is not supported"]),
-    ({"rope_parameters": {"rope_type": "yarn", "mscale": 0.7}}, ["change the result: mscale"]),
+    *[
+        ({"rope_parameters": {"rope_type": kind}}, [f"rope type {kind} lacks {lacks}", "Add"])
+        for kind, lacks in {
+            "linear": "factor",
+            "dynamic": "factor",
+            "yarn": "factor",
+            "longrope": "short_factor, long_factor",
+            "llama3": "factor, low_freq_factor, high_freq_factor",
+        }.items()
+    ],
+    ({"rope_scaling": {"type": "dynamic", "factor": 0.5}}, ["factor is 0.5", "from 1 to 1000"]),
+    (
+        {"rope_scaling": {"type": "dynamic", "factor": 2.0}, "partial_rotary_factor": 0.25},
+        ["dynamic needs more than one rotated pair"],
+    ),
+    (
+        longrope(short_factor=[1.0], long_factor=[2.0] * 4),
+        ["short_factor has 1 numbers", "each of the 4 rotated pairs"],
+    ),
+    (
+        longrope(short_factor=[1.0] * 4, long_factor=[2.0, 2.0, 0.0, 2.0]),
+        ["long_factor", "not pos"],
+    ),
+    (longrope(short_factor=["1"] * 4, long_factor=[2.0] * 4), ["short_factor must be a list of"]),
+    (
+        longrope(short_factor=[1.0] * 4, long_factor=[2.0] * 4, original_max_position_embeddings=1),
+        ["original_max_position_embeddings is 1, but must be at least 2"],
+    ),
+    (
+        {"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "mscale": 0.7}},
+        ["change the result: mscale"],
+    ),
     ({"rope_parameters": {"rope_theta": 0}}, ["rotary embedding's theta is 0.0, not positive"]),
     (
         {"rope_scaling": {"type": "linear", "factor": 0}},
