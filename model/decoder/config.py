@@ -24,6 +24,9 @@ class RopeConfig:
     high_freq_factor: float = 4.0
     beta_fast: float = 32.0
     beta_slow: float = 1.0
+    truncate: bool = True  # yarn's ramp begins and ends at whole pairs
+    mscale: float = 0.0  # yarn's attention factor is made of these two, where both are given
+    mscale_all_dim: float = 0.0
     attention_factor: float | None = None
     short_factor: tuple[float, ...] = ()  # each pair's divisor within the original context
     long_factor: tuple[float, ...] = ()  # and beyond it; longrope only

@@ -67,8 +67,13 @@ def _llama3_frequencies(rope: RopeConfig, frequencies: Tensor) -> Tensor:
 
 def _yarn_frequencies(rope: RopeConfig, frequencies: Tensor) -> Tensor:
     """As llama3 does, but by a linear ramp over the pairs."""
-    low = max(math.floor(_yarn_pair(rope, rope.beta_fast)), 0)
-    high = min(math.ceil(_yarn_pair(rope, rope.beta_slow)), rope.dim - 1)
+    low = _yarn_pair(rope, rope.beta_fast)
+    high = _yarn_pair(rope, rope.beta_slow)
+    if rope.truncate:
+        low = math.floor(low)
+        high = math.ceil(high)
+    low = max(low, 0)
+    high = min(high, rope.dim - 1)
     pairs = torch.arange(rope.dim // 2, dtype=torch.float32)
     ramp = ((pairs - low) / max(high - low, 0.001)).clamp(0, 1)
     return frequencies / rope.factor * ramp + frequencies * (1 - ramp)
@@ -83,9 +88,12 @@ def _yarn_pair(rope: RopeConfig, turns: float) -> float:
 def _yarn_scale(rope: RopeConfig) -> float:
     if rope.attention_factor is not None:
         return rope.attention_factor
-    if rope.factor > 1:
-        return 0.1 * math.log(rope.factor) + 1.0
-    return 1.0
+    if rope.factor <= 1:
+        return 1.0
+    tenth = 0.1 * math.log(rope.factor)
+    if rope.mscale and rope.mscale_all_dim:
+        return (tenth * rope.mscale + 1.0) / (tenth * rope.mscale_all_dim + 1.0)
+    return tenth + 1.0
 
 
 def _longrope_scale(rope: RopeConfig) -> float:

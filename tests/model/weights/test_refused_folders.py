@@ -239,8 +239,8 @@ CONFIG_FAULTS: list[tuple[dict[str, Any], list[str]]] = [
         ["original_max_position_embeddings is 1, but must be at least 2"],
     ),
     (
-        {"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "mscale": 0.7}},
-        ["change the result: mscale"],
+        {"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "warp": 0.7}},
+        ["change the result: warp"],
     ),
     ({"rope_parameters": {"rope_theta": 0}}, ["rotary embedding's theta is 0.0, not positive"]),
     (
