@@ -147,3 +147,5 @@ def keep_weights(engine: Engine) -> None:
         log.info("the engine ends before its weights are prepared for the next start")
     except OSError as error:
         log.warning("the weights are not prepared for the next start (%s)", error)
+    except Exception:  # the engine answers without them
+        log.exception("the weights are not prepared for the next start")

@@ -6,6 +6,7 @@ a tensor begins, so the file is written here: kernels read whole lines of the CP
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -83,14 +84,16 @@ class PreparedWeights:
             tensors = self._read(specs_of(decoder))
         except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
             log.warning("%s is not used (%s); it will be written again", self.path, error)
-            self.path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                self.path.unlink()
             return False
         for name, module in decoder.named_modules():
             if isinstance(module, Int8Linear):
                 module.restore({key: tensors[f"{name}.{key}"] for key in module.specs})
         for name, parameter in decoder.named_parameters():
             parameter.data = tensors[name]
-        os.utime(self.path)
+        with contextlib.suppress(OSError):  # another process may have deleted it meanwhile
+            os.utime(self.path)
         self.restored = True
         return True
 
@@ -111,12 +114,13 @@ class PreparedWeights:
     def write(self, decoder: Decoder, let_others: Callable[[], None]) -> None:
         """Writes the file, from a decoder that is filled.
 
-        let_others is called between two pieces, and may wait, or raise to give the file up. Raises
-        OSError.
+        let_others is called before each piece of work, and may wait, or raise to give the file up.
+        Raises OSError.
         """
         tensors = tensors_of(decoder)
         size = sum(tensor.nbytes for tensor in tensors.values())
         own_private_folder(self.path.parent)
+        prune(self.cache_dir, self.path, self.model)  # first: the new file may need their place
         free = shutil.disk_usage(self.path.parent).free
         if free < size + SPARE_BYTES:
             log.info(
@@ -126,7 +130,7 @@ class PreparedWeights:
                 SPARE_BYTES / 1e9,
             )
             return
-        header = header_of(tensors, self.model)
+        header = header_of(tensors, self.model, let_others)
         # Nothing is flushed to the disk itself: after a power cut the sums tell what is missing.
         with new_private_file(self.path) as partial, partial.open("wb") as file:
             file.write(len(header).to_bytes(8, "little") + header)
@@ -135,13 +139,15 @@ class PreparedWeights:
                 for start in range(0, len(content), PIECE):
                     let_others()
                     file.write(content[start : start + PIECE])
-        prune(self.cache_dir, self.path, self.model)
 
 
-def header_of(tensors: Mapping[str, Tensor], model: Path) -> bytes:
+def header_of(tensors: Mapping[str, Tensor], model: Path, let_others: Callable[[], None]) -> bytes:
     """The header of a safetensors file: each tensor's type, shape and place, in this order without
     gaps, and as metadata the model's path and the tensors' sums."""
-    sums = {name: sum_of(tensor) for name, tensor in tensors.items()}
+    sums = {}
+    for name, tensor in tensors.items():
+        let_others()
+        sums[name] = sum_of(tensor)
     header: dict[str, object] = {"__metadata__": {MODEL: str(model), SUMS: json.dumps(sums)}}
     end = 0
     for name, tensor in tensors.items():

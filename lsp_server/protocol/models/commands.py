@@ -57,7 +57,10 @@ async def doctor(ls: FimlsServer, *arguments: Any) -> dict[str, str]:
     work = asyncio.ensure_future(run_doctor(ls.session.settings.model, "--json", "--", *places))
     with failures(), ls.cancelled_with_request(work):
         report = parse(await work)
-        await in_daemon(lambda: keep(report), FILES_TIMEOUT_S)
+        try:
+            await in_daemon(lambda: keep(report), FILES_TIMEOUT_S)
+        except OSError as error:  # the page may say why
+            log_error(logger, error)
         return {"markdown": report["markdown"]}
 
 

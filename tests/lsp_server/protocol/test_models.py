@@ -397,6 +397,17 @@ async def test_the_doctor_is_asked_about_the_chosen_model_and_the_file(
 
 
 @pytest.mark.asyncio
+async def test_the_page_comes_also_where_nothing_can_be_kept(
+    engine: Played, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = f"import json; print(json.dumps({REPORT!r} | {{'markdown': 'all'}}))"
+    monkeypatch.setattr(measuring.sys, "executable", program(tmp_path, code))
+    async with window_in_process() as window:
+        monkeypatch.setenv("FIMLS_STATE_DIR", "/dev/null")
+        assert await window.command("fimls.doctor") == {"markdown": "all"}
+
+
+@pytest.mark.asyncio
 async def test_a_doctor_without_a_report_is_told(
     engine: Played, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

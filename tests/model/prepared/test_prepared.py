@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
@@ -252,6 +251,41 @@ def test_a_use_keeps_a_file_from_being_forgotten(folder: Path, tmp_path: Path) -
     assert path.stat().st_mtime > 10**9
 
 
+def test_what_is_of_no_use_makes_place_before_a_file_is_written(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start(folder, tmp_path)
+    monkeypatch.setattr("model.prepared.weights.program_digest", lambda: "of a newer fimls")
+
+    def disk_usage(path: Path) -> SimpleNamespace:
+        return SimpleNamespace(free=0 if list(path.iterdir()) else 2**40)
+
+    monkeypatch.setattr("model.prepared.weights.shutil.disk_usage", disk_usage)
+    start(folder, tmp_path)
+    assert is_restored(folder, tmp_path)
+    assert only_file(tmp_path)
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_folder_that_cannot_be_changed_stops_no_start(
+    damaged: bool, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = logits_of(start(folder, tmp_path), IDS)
+    if damaged:
+        flip(only_file(tmp_path))
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("model.prepared.weights.os.utime", refuse)
+        patch.setattr(Path, "unlink", refuse)
+        m = load_model(folder, "cpu", quantization="int8", prepared=tmp_path)
+    assert m.prepared is not None
+    assert m.prepared.restored != damaged
+    assert torch.equal(logits_of(m, IDS), expected)
+
+
 def test_what_is_given_up_or_fails_leaves_nothing(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -259,14 +293,16 @@ def test_what_is_given_up_or_fails_leaves_nothing(
     assert m.prepared is not None
 
     def stop() -> None:
-        raise Stopped
+        if any(prepared_folder(tmp_path).iterdir()):  # it is being written
+            raise Stopped
 
-    with contextlib.suppress(Stopped):
+    with pytest.raises(Stopped):
         m.prepared.write(m.decoder, stop)
     assert list(prepared_folder(tmp_path).iterdir()) == []
 
     def full() -> None:
-        raise OSError(28, "No space left on device")
+        if any(prepared_folder(tmp_path).iterdir()):
+            raise OSError(28, "No space left on device")
 
     with pytest.raises(OSError, match="No space left"):
         m.prepared.write(m.decoder, full)
@@ -313,16 +349,22 @@ def test_an_engine_keeps_its_weights_once_no_request_runs(
     assert load_engine(off, lambda share: None).model.prepared is None
 
 
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), TypeError("a fault")])
 def test_a_full_disk_costs_an_engine_nothing_but_a_line_in_the_log(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    error: Exception,
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(loading, "QUIET_S", 0.01)
     launch = Launch(model=str(folder), cache_folder=str(tmp_path / "cache"))
     engine = load_engine(launch, lambda share: None)
 
     def full(path: Path) -> None:
-        raise OSError(28, "No space left on device")
+        raise error
 
     monkeypatch.setattr("model.prepared.weights.own_private_folder", full)
     keep_weights(engine)
-    assert [record.message for record in caplog.records if "No space left" in record.message]
+    assert "the weights are not prepared" in caplog.text
+    assert str(error) in caplog.text
