@@ -47,11 +47,18 @@ def settings_here(environment: Mapping[str, str]) -> tuple[Settings, tuple[str, 
     return settings, (*problems, *more, *others)
 
 
-def store_model(name: str) -> None:
-    """Keeps the choice of a model; the file's other settings stay. Raises OSError."""
-    path = settings_file()
+def store_model(name: str) -> str:
+    """Keeps the choice of a model that is here, by a name that is found from every folder, and
+    returns that; the file's other settings stay. Raises ModelError, OSError."""
+    from model.weights.folder import find_model
+
+    model = find_model(name)
+    if model.path == Path(name):
+        name = str(model.path.absolute())
+    path = settings_file().resolve()  # it may be a link to where the user keeps such files
     content, problems = read_user_settings()
     if problems:
         with contextlib.suppress(FileNotFoundError):
             path.replace(path.with_name("settings.bad.json"))
     write_private_file(path, json.dumps(content | {"model": name}, indent=2).encode() + b"\n")
+    return name

@@ -66,11 +66,7 @@ async def print_models(settings: Settings, *, as_json: bool) -> None:
 
 def use_model(name: str) -> None:
     """Stores the choice of a model that is here. Raises ModelError, OSError."""
-    model = find_model(name)
-    if model.path == Path(name):  # no name that is found from everywhere
-        name = str(model.path.absolute())
-    store_model(name)
-    print(f"{name} is chosen. A window that is open takes it when it is restarted.")
+    print(f"{store_model(name)} is chosen. A window that is open takes it when it is restarted.")
     if variable := os.environ.get("FIMLS_MODEL"):
         print(f"Here FIMLS_MODEL={variable} comes before the choice; unset it.", file=sys.stderr)
 

@@ -75,6 +75,7 @@ class EngineUnavailable(Exception):
 class Engine(Protocol):
     has_idle_time: bool  # it may be given work that nobody asked for
     prefill_per_s: float | None  # tokens of a prompt that it reads in a second; None: unknown
+    address: str  # two engines of one address are one process
 
     @property
     def state(self) -> EngineState: ...

@@ -62,6 +62,7 @@ class LocalEngine:
         if not folder.is_bundled:
             self._model = str(folder.path.resolve())
         self.socket = socket_path(folder, options)
+        self.address = str(self.socket)
         self._client = local_client(self.socket, self._model)
         self.state = EngineState("absent")
         self.prefill_per_s: float | None = None

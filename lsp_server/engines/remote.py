@@ -27,6 +27,7 @@ class RemoteEngine:
         key = _key(settings)
         if key:
             headers["Authorization"] = f"Bearer {key}"
+        self.address = settings.url
         self._client = HttpClient(
             settings.url.rstrip("/").removesuffix("/v1"),
             lambda: aiohttp.TCPConnector(ssl=_tls(settings)),

@@ -213,13 +213,15 @@ class Session:
         """Lets the chosen model answer as soon as it can."""
         if self._chosen_answers:
             other = self._stand_in.model
-            self._stand_in.end(release=other is None or other.name != self.settings.model)
+            assert self._engine is not None
+            self._stand_in.end(
+                release=other is None or other.engine.address != self._engine.address
+            )
 
     async def choose(self, name: str) -> None:
         """Keeps the choice of a model for this user and loads it; until it is ready the one that
         answers now goes on. Raises ModelError, OSError, TimeoutError with the remedy."""
         from model.errors import ModelError
-        from model.weights.folder import find_model
 
         if self.settings.remote.url:
             raise ModelError(
@@ -228,10 +230,9 @@ class Session:
             )
         if (problem := self._layers.who_sets_model()) is not None:
             raise ModelError(problem)
-        await in_daemon(lambda: find_model(name), FILES_TIMEOUT_S)
         await in_daemon(lambda: store_model(name), FILES_TIMEOUT_S)
         before = self.settings.model
-        self._layers.read_again()
+        await in_daemon(self._layers.read_again, FILES_TIMEOUT_S)
         failed = self._load_problem is not None or (
             self._engine is not None and self._engine.state.name == "failed"
         )

@@ -125,11 +125,15 @@ def load_engine(launch: Launch, report: Callable[[float], None]) -> Engine:
 
 
 def keep_weights(engine: Engine) -> None:
-    """Writes the prepared weights that were missing, while no request runs."""
+    """Writes the prepared weights that were missing, while no request runs, and deletes those that
+    are of no use any longer."""
     from model.prepared.weights import Stopped
 
     prepared = engine.model.prepared
-    if prepared is None or prepared.restored:
+    if prepared is None:
+        return
+    if prepared.restored:
+        prepared.prune()
         return
 
     def let_others() -> None:

@@ -97,6 +97,10 @@ class PreparedWeights:
         self.restored = True
         return True
 
+    def prune(self) -> None:
+        """Deletes what other files are of no use any longer."""
+        prune(self.cache_dir, self.path, self.model)
+
     def _read(self, specs: Mapping[str, TensorSpec]) -> dict[str, Tensor]:
         """The tensors of the file, mapped. Raises ValueError where they are not those expected."""
         with safe_open(self.path, framework="pt") as file:
@@ -120,7 +124,7 @@ class PreparedWeights:
         tensors = tensors_of(decoder)
         size = sum(tensor.nbytes for tensor in tensors.values())
         own_private_folder(self.path.parent)
-        prune(self.cache_dir, self.path, self.model)  # first: the new file may need their place
+        self.prune()  # first: the new file may need their place
         free = shutil.disk_usage(self.path.parent).free
         if free < size + SPARE_BYTES:
             log.info(

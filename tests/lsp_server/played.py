@@ -36,6 +36,7 @@ class Played:
     read."""
 
     has_idle_time = True
+    address = "played"
     prefill_per_s: float | None = None
     state = EngineState("ready")
 

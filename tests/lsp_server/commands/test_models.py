@@ -172,3 +172,18 @@ def test_the_model_that_is_used_is_chosen_until_another_is(
     assert "unset it" in use("bundled").stderr
     monkeypatch.delenv("FIMLS_MODEL")
     assert chosen() == ["bundled"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")
+def test_a_settings_file_that_is_a_link_stays_one(
+    starcoder2_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = tmp_path / "dotfiles.json"
+    kept.write_text('{"maxTokens": 9}')
+    monkeypatch.setenv("FIMLS_CONFIG_DIR", str(tmp_path / "config"))
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config" / "settings.json").symlink_to(kept)
+    done = CliRunner().invoke(app, ["models", "use", str(starcoder2_folder)])
+    assert done.exit_code == 0
+    assert (tmp_path / "config" / "settings.json").is_symlink()
+    assert json.loads(kept.read_text()) == {"maxTokens": 9, "model": str(starcoder2_folder)}

@@ -14,6 +14,7 @@ from lsp_server.engines import local
 from lsp_server.engines.interface import EngineState
 from lsp_server.session import session, stand_in
 from lsp_server.settings import Settings
+from lsp_server.user_settings import store_model
 from tests.lsp_server.helpers import INLINE, Home, Window, until, window_in_process
 from tests.lsp_server.played import Played, Typist, settle
 
@@ -64,6 +65,7 @@ class Engines:
         self, settings: Settings, *, on_state: Callable[[EngineState], None] = lambda state: None
     ) -> Loads:
         engine = Loads(on_state)
+        engine.address = str(Path(settings.model).resolve())
         self.made.append((settings.model, engine))
         return engine
 
@@ -266,6 +268,25 @@ async def test_going_back_while_the_new_choice_loads(
         await shows(window, "ready", "bundled")
         await suggests(Typist(window), again, "a = 1\n")
         assert (bundled.released, chosen.released, again.released) == (0, 1, 0)
+
+
+@pytest.mark.asyncio
+async def test_another_name_of_the_model_that_runs_leaves_its_engine(
+    engines: Engines, talkative_folder: Path, tmp_path: Path
+) -> None:
+    other_name = tmp_path / "link"
+    other_name.symlink_to(talkative_folder)
+    store_model(str(talkative_folder))
+    async with window_in_process() as window:
+        first = await engines.of(str(talkative_folder))
+        first.becomes(READY)
+        await shows(window, "ready", talkative_folder.name)
+        await window.command("fimls.chooseModel", {"name": str(other_name)})
+        again = await engines.of(str(other_name))
+        again.becomes(READY)
+        await shows(window, "ready", "link")
+        await suggests(Typist(window), again, "a = 1\n")
+        assert (first.released, again.released) == (0, 0)
 
 
 @pytest.mark.asyncio

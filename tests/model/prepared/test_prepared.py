@@ -241,6 +241,12 @@ def test_files_are_listed_removed_and_forgotten(folder: Path, tmp_path: Path, pl
     start(folder, tmp_path)
     assert [file.model for file in prepared_files(tmp_path)] == [folder]
     assert not unfinished.exists()
+    start(other, tmp_path)
+    os.utime(next(file.path for file in prepared_files(tmp_path) if file.model == folder), (0, 0))
+    m = start(other, tmp_path)
+    assert m.prepared is not None and m.prepared.restored
+    m.prepared.prune()
+    assert [file.model for file in prepared_files(tmp_path)] == [other]
 
 
 def test_a_use_keeps_a_file_from_being_forgotten(folder: Path, tmp_path: Path) -> None:
