@@ -144,11 +144,19 @@ def doctor(
     ] = None,
     model: Model = None,
     as_json: Json = False,
+    window: Annotated[
+        bool, Option("--window", hidden=True, help="The server sends what its editor has set.")
+    ] = False,
 ) -> None:
     """What this machine can run, measured; what is wrong, and how to mend it."""
     from lsp_server.commands.doctor.examine import print_report
 
     settings, problems = read_settings(model)
+    if window:
+        from lsp_server.session.layers import SettingsLayers
+
+        layers, problems = SettingsLayers.from_json(sys.stdin.read())
+        settings = layers.settings
     with expected_errors():
         if not print_report(place, settings, problems, as_json=as_json):
             raise typer.Exit(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import replace
 
@@ -39,6 +40,20 @@ class SettingsLayers:
             self._workspace = raw
             self.settings, problems = parse(raw, base=self._trusted, trusted=False)
         return problems
+
+    def to_json(self) -> str:
+        """What the editor has sent, for another process with the same file and environment."""
+        return json.dumps({"editor": self._editor, "workspace": self._workspace})
+
+    @classmethod
+    def from_json(cls, sent: str) -> tuple[SettingsLayers, tuple[str, ...]]:
+        """The layers of `to_json`, and the problems with them. Raises ValueError, KeyError,
+        TypeError for what is none."""
+        layers = cls()
+        content = json.loads(sent)
+        trusted = layers.take(content["editor"], trusted=True)
+        workspace = layers.take(content["workspace"], trusted=False)
+        return layers, (*layers.problems, *trusted, *workspace)
 
     def who_sets_model(self) -> str | None:
         """Who names the model, above the user's settings file; None if nobody does."""

@@ -246,6 +246,11 @@ class Session:
         self._prompter = None
         self.start()
 
+    @property
+    def sent_settings(self) -> str:
+        """What the editor has set, for SettingsLayers.from_json."""
+        return self._layers.to_json()
+
     # ---- progress ----
 
     def _update_progress(self) -> None:

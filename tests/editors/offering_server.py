@@ -11,7 +11,7 @@ from lsp_server.protocol.models import note
 NAME = "qwen2.5-coder-0.5b"
 
 
-async def run_doctor(model: str, *options: str) -> bytes:
+async def run_doctor(*options: str) -> bytes:
     estimate = {"name": NAME, "memory_bytes": 170_000_000, "line_ms": 120.0, "verdict": "fine"}
     return json.dumps({"estimates": [estimate], "recommendation": {"model": NAME}}).encode()
 

@@ -54,7 +54,8 @@ async def doctor(ls: FimlsServer, *arguments: Any) -> dict[str, str]:
     uri = value_at(arguments[0], "textDocument", "uri") if arguments else None
     path = to_path(uri) if isinstance(uri, str) else None
     places = [str(path)] if path is not None else []
-    work = asyncio.ensure_future(run_doctor(ls.session.settings.model, "--json", "--", *places))
+    options = ("--window", "--json", "--", *places)
+    work = asyncio.ensure_future(run_doctor(*options, window=ls.session.sent_settings))
     with failures(), ls.cancelled_with_request(work):
         report = parse(await work)
         try:

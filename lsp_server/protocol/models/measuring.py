@@ -19,17 +19,18 @@ DOCTOR_TIMEOUT_S = 180.0
 MAX_BYTES = 2**24
 
 
-async def run_doctor(model: str, *options: str) -> bytes:
-    """What `fimls doctor` prints. Raises OSError, TimeoutError."""
+async def run_doctor(*options: str, window: str = "") -> bytes:
+    """What `fimls doctor` prints. window: a window's settings (SettingsLayers.to_json), by way of
+    standard input, because there may be a key among them. Raises OSError, TimeoutError."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-P", "-m", "lsp_server", "doctor", f"--model={model}", *options),
-        stdin=asyncio.subprocess.DEVNULL,
+        *(sys.executable, "-P", "-m", "lsp_server", "doctor", *options),
+        stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,
         start_new_session=True,
     )
     try:
-        output, _ = await asyncio.wait_for(process.communicate(), DOCTOR_TIMEOUT_S)
+        output, _ = await asyncio.wait_for(process.communicate(window.encode()), DOCTOR_TIMEOUT_S)
     except (TimeoutError, asyncio.CancelledError):
         with contextlib.suppress(ProcessLookupError):
             end(process)

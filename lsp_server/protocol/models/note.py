@@ -45,7 +45,7 @@ async def offer_model(ls: FimlsServer) -> None:
             return
         report = await in_daemon(measured, FILES_TIMEOUT_S)
         if not report:
-            report = found = parse(await run_doctor("bundled", "--json"))
+            report = found = parse(await run_doctor("--model=bundled", "--json"))
             await in_daemon(lambda: keep(found), FILES_TIMEOUT_S)
         best = report["recommendation"]
         if best is not None and is_fitting(ls) and await in_daemon(claim, FILES_TIMEOUT_S):

@@ -25,6 +25,7 @@ from lsp_server.commands.doctor.examine import Report, examine
 from lsp_server.commands.doctor.machine import measure_machine
 from lsp_server.commands.errors import CommandError
 from lsp_server.engines.interface import CompletionRequest, EngineState, Piece
+from lsp_server.session.layers import SettingsLayers
 from lsp_server.settings import Settings, parse
 from model.engine.options import EngineOptions
 from model.weights.files import BUNDLED
@@ -385,3 +386,15 @@ def test_a_probe_that_fails_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
     with pytest.raises(CommandError, match=r"no torch here.*install fimls again"):
         measure_machine(EngineOptions())
+
+
+def test_the_settings_of_a_window_are_those_of_its_editor(tmp_path: Path) -> None:
+    """As the server sends them, and a workspace's own ones without what it may not set."""
+    layers = SettingsLayers()
+    layers.take({"disabledLanguages": ["go"], "engine": {"threads": 2}}, trusted=True)
+    layers.take({"maxTokens": 7, "engine": {"threads": 3}}, trusted=False)
+    again, problems = SettingsLayers.from_json(layers.to_json())
+    assert again.settings == layers.settings
+    assert again.settings.disabled_languages == ("go",)
+    assert (again.settings.max_tokens, again.settings.engine.threads) == (7, 2)
+    assert len(problems) == 1 and "threads" in problems[0]

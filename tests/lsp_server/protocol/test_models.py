@@ -381,17 +381,19 @@ def program(folder: Path, code: str) -> str:
 
 
 @pytest.mark.asyncio
-async def test_the_doctor_is_asked_about_the_chosen_model_and_the_file(
+async def test_the_doctor_is_asked_about_the_windows_settings_and_the_file(
     engine: Played, talkative_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    code = f"import json, sys; print(json.dumps({REPORT!r} | {{'markdown': ' '.join(sys.argv)}}))"
+    told = "' '.join(sys.argv) + sys.stdin.read()"
+    code = f"import json, sys; print(json.dumps({REPORT!r} | {{'markdown': {told}}}))"
     monkeypatch.setattr(measuring.sys, "executable", program(tmp_path, code))
     async with window_in_process({"model": str(talkative_folder)}) as window:
         page = (await window.command("fimls.doctor"))["markdown"]
-        assert page.endswith(f" doctor --model={talkative_folder} --json --")
+        sent = json.dumps({"editor": {"model": str(talkative_folder)}, "workspace": None})
+        assert page.endswith(" doctor --window --json --" + sent)
         document = {"textDocument": {"uri": "file:///a%20b.py"}}
         page = (await window.command("fimls.doctor", document))["markdown"]
-        assert page.endswith(" --json -- /a b.py")
+        assert page.endswith(" --json -- /a b.py" + sent)
         rows = {row["name"]: row for row in await window.command("fimls.listModels")}
         assert rows[BEST]["suggestionMs"] == 250.0
 
@@ -448,8 +450,8 @@ def offers(engine: Played, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The note comes at once; the doctor is a played one. How often it was called."""
     calls: list[str] = []
 
-    async def run_doctor(model: str, *options: str) -> bytes:
-        calls.append(model)
+    async def run_doctor(*options: str) -> bytes:
+        calls.append(options[0])
         return json.dumps(REPORT).encode()
 
     monkeypatch.setattr(note, "run_doctor", run_doctor)
@@ -478,7 +480,7 @@ async def test_the_note_comes_once_and_never_after_a_no(
         assert answers == [f"Get {BEST} (491 MB)", "Not now", "Never"]
     async with window_in_process(capabilities=ASKS) as window:
         assert await is_quiet(window)
-    assert offers == ["bundled"]  # measured once
+    assert offers == ["--model=bundled"]  # measured once
     assert stored(tmp_path) is None
     long_ago = time.time() - 31 * 24 * 3600
     os.utime(tmp_path / "state" / "asked", (long_ago, long_ago))
@@ -589,7 +591,7 @@ async def test_there_is_no_note(
     for _ in range(2):
         async with window_in_process(settings, capabilities, **more) as window:
             assert await is_quiet(window)
-    assert offers == (["bundled"] if case == "nothing better" else [])
+    assert offers == (["--model=bundled"] if case == "nothing better" else [])
 
 
 # ---- threads ----
