@@ -22,16 +22,20 @@ MAX_BYTES = 2**24
 async def run_doctor(*options: str, window: str = "") -> bytes:
     """What `fimls doctor` prints. window: a window's settings (SettingsLayers.to_json), by way of
     standard input, because there may be a key among them. Raises OSError, TimeoutError."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-P", "-m", "lsp_server", "doctor", *options),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,
-        start_new_session=True,
+    starting = asyncio.ensure_future(
+        asyncio.create_subprocess_exec(
+            *(sys.executable, "-P", "-m", "lsp_server", "doctor", *options),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+            start_new_session=True,
+        )
     )
     try:
+        process = await asyncio.shield(starting)  # one that is cancelled meanwhile would live on
         output, _ = await asyncio.wait_for(process.communicate(window.encode()), DOCTOR_TIMEOUT_S)
     except (TimeoutError, asyncio.CancelledError):
+        process = await starting
         with contextlib.suppress(ProcessLookupError):
             end(process)
         await process.wait()
