@@ -16,7 +16,7 @@ from model.catalogue.download import size
 from model.catalogue.entries import Entry, entries, find_entry
 from model.catalogue.installed import Installed, find_all
 from model.errors import ModelError
-from model.prepared.files import prepared_files, prepared_folder
+from model.prepared.files import prepared_files, prepared_folder, prepared_of
 from model.weights.files import ModelFiles
 from model.weights.folder import find_model
 
@@ -83,11 +83,7 @@ def describe(name: str, model: ModelFiles) -> dict[str, Any]:
         "languages": model.preferences.languages,
         "other_languages": model.preferences.other_languages,
         "disk_bytes": disk_bytes(model),
-        "prepared_bytes": sum(
-            file.bytes
-            for file in prepared_files(cache_folder())
-            if file.model == model.path.absolute()
-        ),
+        "prepared_bytes": sum(file.bytes for file in prepared_of(cache_folder(), model.path)),
         "weights_bytes": {dtype: model.parameters * each for dtype, each in WEIGHT_BYTES.items()},
     }
 

@@ -125,14 +125,10 @@ class Int8Linear(Packed):
         found = {"scale": self.scale}
         if self._keeps_matrix:
             found["matrix"] = self.matrix
-        for chosen, packed in {id(each[0]): each for each in self._packed_matrices}.values():
+        for chosen, packed in (self.few, self._many) if self.plan else ():
             if not chosen.raw:
                 found |= {f"{chosen.name}.{number}": part for number, part in enumerate(packed)}
         return found
-
-    @property
-    def _packed_matrices(self) -> list[PackedMatrix]:
-        return [self.few, self._many] if self.plan else []
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """In place of `fill` and `finish`: takes tensors that are as `specs` says."""

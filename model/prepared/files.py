@@ -56,14 +56,18 @@ def _metadata(path: Path) -> dict[str, str]:
     return metadata
 
 
+def prepared_of(cache_dir: Path, model: Path) -> list[PreparedFile]:
+    """Those of one model."""
+    return [file for file in prepared_files(cache_dir) if file.model == model.absolute()]
+
+
 def remove_prepared(cache_dir: Path, model: Path) -> int:
     """Deletes what is prepared of a model; returns the bytes that this frees."""
     freed = 0
-    for file in prepared_files(cache_dir):
-        if file.model == model.absolute():
-            with contextlib.suppress(OSError):  # on Windows an engine may have it open
-                file.path.unlink()
-                freed += file.bytes
+    for file in prepared_of(cache_dir, model):
+        with contextlib.suppress(OSError):  # on Windows an engine may have it open
+            file.path.unlink()
+            freed += file.bytes
     return freed
 
 
