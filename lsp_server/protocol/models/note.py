@@ -66,10 +66,10 @@ async def offer(ls: FimlsServer, name: str) -> None:
         get, text = await in_daemon(lambda: wording(name), FILES_TIMEOUT_S)
         answer = await ask(ls, text, get, LATER, "Never")
     except Exception:
-        asked_file().unlink(missing_ok=True)
+        await in_daemon(lambda: asked_file().unlink(missing_ok=True), FILES_TIMEOUT_S)
         raise
     if answer == LATER:
-        asked_file().write_text(LATER)
+        await in_daemon(lambda: asked_file().write_text(LATER), FILES_TIMEOUT_S)
     elif answer == get:
         await pull(ls, name, accepted=False)
         await ls.session.choose(name)
