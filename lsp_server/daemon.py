@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+FILES_TIMEOUT_S = 60.0  # for the files of a model, and the user's own
 
 
 async def in_daemon(work: Callable[[], T], timeout_s: float | None = None) -> T:

@@ -5,6 +5,7 @@
 - completion.py: inline completions, and the same as entries of a menu.
 - edits.py: fill-in edits, as our own request and as code actions with a command.
 - models/: which models there are, the choice of one, fetching one, the doctor's page.
+- progress.py: progress that the user can cancel.
 - status.py: our own messages: status, why, snooze, what was shown and accepted
   (editors/PROTOCOL.md).
 - server.py: FimlsServer, the state of one window, and pygls' protocol with our mirror of the texts:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import logging
-import uuid
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,6 +16,7 @@ from pygls.exceptions import JsonRpcException, JsonRpcInvalidParams
 from lsp_server.documents import NotOpenError, Snapshot
 from lsp_server.logs import log_error, quietly
 from lsp_server.protocol.conversions import Commands, Handlers, plain, to_position
+from lsp_server.protocol.progress import cancellable_progress
 from lsp_server.protocol.server import FimlsServer
 
 if TYPE_CHECKING:  # loaded after `initialize` is answered
@@ -178,20 +177,9 @@ async def show_progress(ls: FimlsServer, work: asyncio.Task[Any]) -> None:
     """Shows that the work goes on, until it ends; the user can cancel it."""
     if not ls.can_show_progress:
         return
-    token = f"fimls-fill-{uuid.uuid4()}"
-    progress = ls.work_done_progress
-    # Known before the client is: its cancel may come at once.
-    cancel = concurrent.futures.Future[Any]()
-    cancel.add_done_callback(lambda _: work.cancel())
-    progress.tokens[token] = cancel
-    try:
-        await ls.window_work_done_progress_create_async(lsp.WorkDoneProgressCreateParams(token))
-        begin = lsp.WorkDoneProgressBegin(title="fimls: filling in", cancellable=True)
-        progress.begin(token, begin)
+    begin = lsp.WorkDoneProgressBegin(title="fimls: filling in", cancellable=True)
+    async with cancellable_progress(ls, "fill", begin, work.cancel):
         await asyncio.wait({work})
-        progress.end(token, lsp.WorkDoneProgressEnd())
-    finally:
-        del progress.tokens[token]
 
 
 def tell(ls: FimlsServer, message: str) -> None:

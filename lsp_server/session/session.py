@@ -11,14 +11,13 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from lsp_server.daemon import in_daemon
+from lsp_server.daemon import FILES_TIMEOUT_S, in_daemon
 from lsp_server.engines.process import end_spare
 from lsp_server.logs import log_error
 from lsp_server.scheduler import Scheduler
 from lsp_server.session.layers import SettingsLayers
 from lsp_server.session.stand_in import (
     BUNDLED,
-    FILES_TIMEOUT_S,
     RunningModel,
     StandIn,
     make_engine,

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from lsp_server.daemon import in_daemon
+from lsp_server.daemon import FILES_TIMEOUT_S, in_daemon
 from lsp_server.logs import log_error
 from lsp_server.scheduler import Background
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:  # loaded after `initialize` is answered
 
 logger = logging.getLogger(__name__)
 BUNDLED = "bundled"
-FILES_TIMEOUT_S = 60.0  # for the files of a model
 LARGE_BYTES = 2**26  # of weights; a smaller model loads as fast as the bundled one
 CLOSE_S = 1.0  # for an engine to take notice
 

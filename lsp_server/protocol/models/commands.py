@@ -12,7 +12,7 @@ from typing import Any
 from lsprotocol import types as lsp
 from pygls.exceptions import JsonRpcException, JsonRpcInvalidParams
 
-from lsp_server.daemon import in_daemon
+from lsp_server.daemon import FILES_TIMEOUT_S, in_daemon
 from lsp_server.logs import log_error
 from lsp_server.protocol.conversions import Commands, to_path, value_at
 from lsp_server.protocol.models.measuring import keep, parse, run_doctor
@@ -20,7 +20,6 @@ from lsp_server.protocol.models.pulling import pull
 from lsp_server.protocol.server import FimlsServer
 
 logger = logging.getLogger(__name__)
-FILES_TIMEOUT_S = 60.0
 
 
 async def list_models(ls: FimlsServer, *arguments: Any) -> list[dict[str, Any]]:

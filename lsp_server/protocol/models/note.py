@@ -14,10 +14,9 @@ import os
 import time
 from pathlib import Path
 
-from lsp_server.daemon import in_daemon
+from lsp_server.daemon import FILES_TIMEOUT_S, in_daemon
 from lsp_server.folders import state_folder
 from lsp_server.logs import log_error
-from lsp_server.protocol.models.commands import FILES_TIMEOUT_S
 from lsp_server.protocol.models.measuring import keep, measured, parse, run_doctor
 from lsp_server.protocol.models.pulling import ask, can_ask, pull
 from lsp_server.protocol.server import FimlsServer

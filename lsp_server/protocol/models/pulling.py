@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import threading
-import uuid
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ from lsprotocol import types as lsp
 
 from lsp_server.daemon import in_daemon
 from lsp_server.logs import quietly
+from lsp_server.protocol.progress import cancellable_progress
 from lsp_server.protocol.server import FimlsServer
 
 POLL_S = 0.2
@@ -92,24 +91,13 @@ async def show_progress(
 
     if not ls.can_show_progress:
         return
-    token = f"fimls-pull-{uuid.uuid4()}"
-    progress = ls.work_done_progress
-    cancel = concurrent.futures.Future[Any]()
-    cancel.add_done_callback(lambda _: stop.set())
-    progress.tokens[token] = cancel
-    try:
-        await ls.window_work_done_progress_create_async(lsp.WorkDoneProgressCreateParams(token))
-        title = f"fimls: getting {name}"
-        begin = lsp.WorkDoneProgressBegin(title=title, cancellable=True, percentage=0)
-        progress.begin(token, begin)
+    title = f"fimls: getting {name}"
+    begin = lsp.WorkDoneProgressBegin(title=title, cancellable=True, percentage=0)
+    async with cancellable_progress(ls, "pull", begin, stop.set) as report:
         while not (await asyncio.wait({work}, timeout=POLL_S))[0]:
             last = newest[-1] if newest else None
             del newest[:]
             if last is not None and last.total:
                 share = min(100, round(100 * last.done / last.total))
                 text = f"{last.stage} {size(last.done)} of {size(last.total)}"
-                report = lsp.WorkDoneProgressReport(percentage=share, message=text)
-                progress.report(token, report)
-        progress.end(token, lsp.WorkDoneProgressEnd())
-    finally:
-        del progress.tokens[token]
+                report(lsp.WorkDoneProgressReport(percentage=share, message=text))
