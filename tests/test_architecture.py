@@ -41,6 +41,7 @@ MODEL = {
     "prepared": "weights cpu decoder private_files",
     "loading": "prepared transformers_decoder catalogue weights families cpu gpu generation "
     "decoder tokenizer errors machine",
+    "heads": "loading weights catalogue families decoder errors",
     "probe": "cpu machine",
     "prefix_cache": "weights generation decoder errors private_files",
     "engine": "prefix_cache loading prepared weights cpu generation decoder errors machine",

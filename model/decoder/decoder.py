@@ -150,7 +150,10 @@ class Decoder(nn.Module):
 
     def embed(self, ids: Tensor, positions: slice | Tensor) -> Tensor:
         """ids (..., T) at positions, of which there are T -> (..., T, hidden)."""
-        x: Tensor = self.embed_tokens(ids)
+        return self.place(self.embed_tokens(ids), positions)
+
+    def place(self, x: Tensor, positions: slice | Tensor) -> Tensor:
+        """What the first layer reads of token embeddings x (..., T, hidden) at positions."""
         if self.config.embedding_multiplier != 1:
             # Gemma's factor is rounded to the type; the other families' are exact in every type.
             x = x * torch.tensor(self.config.embedding_multiplier, dtype=self.dtype).item()

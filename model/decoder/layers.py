@@ -50,8 +50,7 @@ def attend(
     """
     new = q.shape[2]
     seen = k.shape[2]
-    group = q.shape[1] // k.shape[1]
-    grouped = group > 1
+    grouped = q.shape[1] > k.shape[1]
     windowed = window is not None and seen > window
     if not windowed and new in (1, seen):
         causal = new == seen
@@ -59,11 +58,25 @@ def attend(
             q, k, v, is_causal=causal, enable_gqa=grouped, scale=scale
         )
     mask = causal_mask(new, seen, window if windowed else None, q.device)
+    return attend_where(mask, q, k, v, scale)
+
+
+def attend_where(
+    mask: Tensor, q: Tensor, k: Tensor, v: Tensor, scale: float | None, dropout: float = 0.0
+) -> Tensor:
+    """Attention to the positions at which the mask, (T, S) or (B, 1, T, S), is true.
+
+    q (B, H, T, D), k and v (B, K, S, D) -> (B, H, T, D). A row without any such position gives 0.
+    """
+    group = q.shape[1] // k.shape[1]
+    grouped = group > 1
     if grouped and q.is_cuda:  # none of the fast kernels there takes both a mask and groups
         k = k.repeat_interleave(group, dim=1)
         v = v.repeat_interleave(group, dim=1)
         grouped = False
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=grouped, scale=scale)
+    return F.scaled_dot_product_attention(
+        q, k, v, attn_mask=mask, dropout_p=dropout, enable_gqa=grouped, scale=scale
+    )
 
 
 class Attention(nn.Module):
@@ -89,6 +102,18 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, rotations: Rotations, layer: int, cache: KVCache | None) -> Tensor:
         """x (B, T, hidden) -> (B, T, hidden). The cache takes the new keys and values."""
+        q, k, v = self.project(x, rotations)
+        if cache is not None:
+            k, v = cache.append(layer, k[0], v[0], self._first_seen(cache))
+        return self.join(attend(q, k, v, self.config.sliding_window, self.score_scale))
+
+    @property
+    def score_scale(self) -> float:
+        """The factor of the scores of what `project` gives."""
+        return 1.0 if self.interleaved else self.config.score_scale
+
+    def project(self, x: Tensor, rotations: Rotations) -> tuple[Tensor, Tensor, Tensor]:
+        """x (B, T, hidden) -> queries (B, H, T, D), keys and values (B, K, T, D), rotated."""
         config = self.config
         batch, new, _ = x.shape
         qkv = self.qkv(x).view(batch, new, -1, config.head_dim)  # (B, T, H + 2K, D)
@@ -102,14 +127,11 @@ class Attention(nn.Module):
         elif config.rope:
             q = rotate(q, rotations.cos, rotations.sin)
             k = rotate(k, rotations.cos, rotations.sin)
-        q = q.transpose(1, 2)  # (B, H, T, D)
-        k = k.transpose(1, 2)  # (B, K, T, D)
-        v = v.transpose(1, 2)
-        if cache is not None:
-            k, v = cache.append(layer, k[0], v[0], self._first_seen(cache))
-        scale = 1.0 if self.interleaved else config.score_scale
-        attended = attend(q, k, v, config.sliding_window, scale)
-        out: Tensor = self.out(attended.transpose(1, 2).reshape(batch, new, -1))
+        return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+
+    def join(self, attended: Tensor) -> Tensor:
+        """The output projection of all heads: (B, H, T, D) -> (B, T, hidden)."""
+        out: Tensor = self.out(attended.transpose(1, 2).flatten(2))
         return out
 
     def _first_seen(self, cache: KVCache) -> int:

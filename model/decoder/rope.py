@@ -117,9 +117,10 @@ def rope_tables(rope: RopeConfig, positions: Tensor, length: int) -> tuple[Tenso
 
 @dataclass(frozen=True, slots=True)
 class Rotations:
-    """The rotations of successive positions, once as two real tables and once as complex numbers.
+    """The rotations of positions, once as two real tables and once as complex numbers.
 
-    cos and sin are (positions, 1, dim); pairs is complex, (positions, 1, dim / 2).
+    cos and sin are (positions, 1, dim); pairs is complex, (positions, 1, dim / 2). What has
+    positions of its own for each sequence has the batch in front.
     """
 
     cos: Tensor
@@ -131,11 +132,17 @@ class Rotations:
         cls, positions: int, rope: RopeConfig | None, device: torch.device, dtype: torch.dtype
     ) -> Rotations:
         """The rotations of a sequence of so many positions; of no dimension without rope."""
+        return cls.of(torch.arange(positions, device=device), rope, positions, dtype)
+
+    @classmethod
+    def of(
+        cls, positions: Tensor, rope: RopeConfig | None, length: int, dtype: torch.dtype
+    ) -> Rotations:
+        """Rotations of positions (..., T) in a sequence of `length`: cos is (..., T, 1, dim)."""
         if rope is None:
-            none = torch.empty(positions, 1, 0, dtype=dtype, device=device)
+            none = torch.empty(*positions.shape, 1, 0, dtype=dtype, device=positions.device)
             return cls(none, none, none.to(torch.complex64))
-        places = torch.arange(positions, device=device)[:, None]
-        cos, sin = rope_tables(rope, places, positions)
+        cos, sin = rope_tables(rope, positions[..., None], length)
         half = rope.dim // 2
         pairs = torch.complex(cos[..., :half], sin[..., :half])
         return cls(cos.to(dtype), sin.to(dtype), pairs)

@@ -46,6 +46,8 @@ class Family:
     # The names of the checkpoint's tensors -> where each goes.
     weight_table: Callable[[DecoderConfig], dict[str, WeightSlot]]
     gguf: GgufRules
+    # Of a token-classification head in training, where config.json states none.
+    classifier_dropout: float = 0.1
 
     @property
     def architecture(self) -> str:

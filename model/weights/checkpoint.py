@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,23 +86,27 @@ class Checkpoint:
                 head_copies.append(tensor)
                 continue
             if name not in waiting:
-                raise _surplus(name, file, again=name in self.table)
+                raise surplus(name, file, again=name in self.table)
             slot = waiting.pop(name)
-            _check(slot, tensor, name, file)
+            check(slot, tensor, name, file)
             module = _module(slot.parameter)
             owner = decoder.get_submodule(module)
             if isinstance(owner, Packed) and slot.parameter.endswith(".weight"):
                 owner.fill(slot.first_row, tensor)
             else:
-                _write(parameters[slot.parameter], slot.first_row, tensor)
+                write(parameters[slot.parameter], slot.first_row, tensor)
             unfinished[module] -= 1
             if not unfinished[module]:
                 factory.finish(owner)
             progress(1 - len(waiting) / len(self.table))
         if waiting:
             raise ModelError(
-                f"{self.folder.path} lacks the tensors {_some(waiting)}. Download the model again."
+                f"{self.folder.path} lacks the tensors {some(waiting)}. Download the model again."
             )
+        self.check_copies(decoder, head_copies)
+
+    def check_copies(self, decoder: Decoder, head_copies: Iterable[Tensor]) -> None:
+        """Raises ModelError where a copy of the embeddings that serves as the head differs."""
         if not all(decoder.embed_tokens.holds(copy) for copy in head_copies):
             raise ModelError(
                 f"{self.folder.path}: {HEAD} differs from the embeddings, to which config.json "
@@ -110,7 +114,8 @@ class Checkpoint:
             )
 
 
-def _check(slot: WeightSlot, tensor: Tensor, name: str, file: Path) -> None:
+def check(slot: WeightSlot, tensor: Tensor, name: str, file: Path) -> None:
+    """Raises ModelError for a tensor that cannot be the slot's weights."""
     if tuple(tensor.shape) != slot.shape:
         raise ModelError(
             f"{file}: {name} is {tuple(tensor.shape)}, but config.json asks for {slot.shape}. "
@@ -128,7 +133,7 @@ def _check(slot: WeightSlot, tensor: Tensor, name: str, file: Path) -> None:
         )
 
 
-def _write(parameter: Tensor, first_row: int, tensor: Tensor) -> None:
+def write(parameter: Tensor, first_row: int, tensor: Tensor) -> None:
     """Writes a tensor to the rows from first_row on. A vector becomes one row of a matrix."""
     if parameter.dim() > tensor.dim():
         parameter[first_row] = tensor
@@ -141,7 +146,7 @@ def _module(parameter: str) -> str:
     return parameter.rpartition(".")[0]
 
 
-def _surplus(name: str, file: Path, *, again: bool) -> ModelError:
+def surplus(name: str, file: Path, *, again: bool) -> ModelError:
     """The error for a tensor that has no place, or whose place is taken."""
     if again:
         return ModelError(f"{file}: {name} comes a second time. Download the model again.")
@@ -151,8 +156,10 @@ def _surplus(name: str, file: Path, *, again: bool) -> ModelError:
     )
 
 
-def _some(names: Mapping[str, WeightSlot]) -> str:
-    first = ", ".join(list(names)[:NAMED])
+def some(names: Iterable[str]) -> str:
+    """The names, or the first of many and how many more there are."""
+    names = list(names)
+    first = ", ".join(names[:NAMED])
     if len(names) <= NAMED:
         return first
     return f"{first} and {len(names) - NAMED} more"

@@ -106,4 +106,5 @@ FAMILY = Family(
             "use_parallel_residual": "blk.0.ffn_norm.weight" not in tensors,
         },
     ),
+    classifier_dropout=0.0,
 )

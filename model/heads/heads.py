@@ -1,0 +1,212 @@
+"""The heads: the bare model, the causal language model, classifiers of sequences and of tokens.
+
+The names of inputs and outputs are transformers'.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Self, Unpack
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.decoder.decoder import Decoder
+from model.decoder.kv_cache import KVCache
+from model.families.weight_table import WeightSlot
+from model.heads.loading import HeadConfig, LoadingReport, fill, open_checkpoint, save
+from model.heads.losses import causal_loss, class_loss, sequence_loss
+from model.heads.passes import NO_DROPOUTS, Inputs, States, run
+from model.weights.files import ModelFiles
+
+
+@dataclass(frozen=True, slots=True)
+class HeadOutput:
+    """loss: None without labels. logits: of the head. The others: see States."""
+
+    loss: Tensor | None
+    logits: Tensor
+    hidden_states: tuple[Tensor, ...] | None
+    attentions: tuple[Tensor, ...] | None
+    cache: KVCache | None
+
+
+class Head(nn.Module):
+    """What all heads share. Made by `load`; in evaluation mode at first, as every module is after
+    `eval()`.
+
+    report: how the checkpoint fitted.
+    """
+
+    keeps_lm_head: ClassVar[bool] = False
+
+    def __init__(self, decoder: Decoder, config: HeadConfig, files: ModelFiles) -> None:
+        super().__init__()
+        self.decoder = decoder
+        self.config = config
+        self.files = files
+        self.report = LoadingReport()
+
+    @classmethod
+    def load(
+        cls,
+        name: str | Path,
+        *,
+        device: str = "auto",
+        dtype: str = "float32",
+        num_labels: int | None = None,
+        problem_type: str | None = None,
+    ) -> Self:
+        """A model's name as in load_model -> the head with its weights, or with new ones where the
+        checkpoint is another head's (`report` tells, and a warning in the log).
+
+        num_labels, problem_type: of a classifier, where config.json does not state them or is to be
+        overruled. Raises ModelError with the remedy.
+        """
+        checkpoint, decoder = open_checkpoint(name, device, dtype, cls.keeps_lm_head)
+        config = HeadConfig.of(checkpoint.folder, num_labels, problem_type)
+        head = cls(decoder, config, checkpoint.folder)
+        head.report = fill(head, checkpoint)
+        return head.eval()
+
+    def save(self, folder: Path) -> None:
+        """Writes config.json, weights and tokenizer, for `load` and for transformers'
+        from_pretrained. Raises ModelError, OSError."""
+        save(self, folder)
+
+    @property
+    def own_weights(self) -> Mapping[str, WeightSlot]:
+        """The head's weights by their names in a checkpoint. New ones are drawn where it has
+        none."""
+        return {}
+
+    def states(self, input_ids: Tensor | None, inputs: Inputs) -> States:
+        """The pass through the decoder; see model.heads.passes.run."""
+        dropouts = self.config.dropouts if self.training else NO_DROPOUTS
+        return run(self.decoder, input_ids, dropouts, **inputs)
+
+
+class BareModel(Head):
+    """The decoder without a head."""
+
+    def forward(self, input_ids: Tensor | None = None, **inputs: Unpack[Inputs]) -> States:
+        """See model.heads.passes.run."""
+        return self.states(input_ids, inputs)
+
+
+class CausalLM(Head):
+    """The next token's logits at every position."""
+
+    keeps_lm_head = True
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        *,
+        labels: Tensor | None = None,
+        logits_to_keep: int | Tensor = 0,
+        **inputs: Unpack[Inputs],
+    ) -> HeadOutput:
+        """logits (B, positions kept, vocabulary).
+
+        labels: (B, T), as the input_ids, with -100 where the token does not count. logits_to_keep:
+        the last so many positions, 0 for all, or the indices of some. The other inputs:
+        model.heads.passes.run. Raises ValueError.
+        """
+        states = self.states(input_ids, inputs)
+        x = states.last_hidden_state
+        x = x[:, -logits_to_keep:] if isinstance(logits_to_keep, int) else x[:, logits_to_keep]
+        logits = self.decoder.logits_of(x)
+        loss = None if labels is None else causal_loss(logits, labels)
+        return output(states, logits, loss)
+
+
+class Classifier(Head):
+    """A head with one linear layer of its own."""
+
+    with_bias: ClassVar[bool]
+
+    def __init__(self, decoder: Decoder, config: HeadConfig, files: ModelFiles) -> None:
+        super().__init__(decoder, config, files)
+        self.score = nn.Linear(
+            decoder.config.hidden_size,
+            config.num_labels,
+            self.with_bias,
+            device=decoder.device,
+            dtype=decoder.dtype,
+        )
+
+    @property
+    def own_weights(self) -> Mapping[str, WeightSlot]:
+        return {
+            f"score.{name}": WeightSlot(f"score.{name}", 0, tuple(weight.shape))
+            for name, weight in self.score.named_parameters()
+        }
+
+
+class SequenceClassifier(Classifier):
+    """Labels of a whole text, read at its last token."""
+
+    with_bias = False
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        *,
+        labels: Tensor | None = None,
+        **inputs: Unpack[Inputs],
+    ) -> HeadOutput:
+        """logits (B, labels) at the last token that is not padding, by config.json's pad_token_id;
+        without one, or with inputs_embeds, at the last position.
+
+        labels: (B,), or (B, labels) where there are several; see sequence_loss. The other inputs:
+        model.heads.passes.run. Raises ValueError.
+        """
+        states = self.states(input_ids, inputs)
+        x = states.last_hidden_state
+        batch, new = x.shape[:2]
+        pad = self.config.pad_id
+        if pad is None and batch != 1:
+            raise ValueError(
+                "config.json names no pad_token_id, so that the ends of several texts are unknown. "
+                "State it there, or give one text at a time"
+            )
+        last = torch.full((batch,), new - 1, device=x.device)
+        if pad is not None and input_ids is not None:
+            last = (torch.arange(new, device=x.device) * (input_ids != pad)).argmax(-1)
+        logits = self.score(x[torch.arange(batch, device=x.device), last])
+        loss = None
+        if labels is not None:
+            loss = sequence_loss(logits, labels, self.config.problem_type)
+        return output(states, logits, loss)
+
+
+class TokenClassifier(Classifier):
+    """One label a token."""
+
+    with_bias = True
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        *,
+        labels: Tensor | None = None,
+        **inputs: Unpack[Inputs],
+    ) -> HeadOutput:
+        """logits (B, T, labels).
+
+        labels: (B, T), -100 where the token does not count. The other inputs:
+        model.heads.passes.run. Raises ValueError.
+        """
+        states = self.states(input_ids, inputs)
+        dropped = F.dropout(states.last_hidden_state, self.config.classifier_dropout, self.training)
+        logits = self.score(dropped)
+        loss = None if labels is None else class_loss(logits.float(), labels)
+        return output(states, logits, loss)
+
+
+def output(states: States, logits: Tensor, loss: Tensor | None) -> HeadOutput:
+    return HeadOutput(loss, logits, states.hidden_states, states.attentions, states.cache)

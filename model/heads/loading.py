@@ -1,0 +1,224 @@
+"""Fills a head with a checkpoint, which may be another head's, and writes one."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from model.catalogue.records import check_unaltered
+from model.decoder.config import DecoderConfig
+from model.decoder.decoder import Decoder
+from model.decoder.factory import Embedding, Factory
+from model.errors import ModelError
+from model.families.hf_config import ConfigReader
+from model.families.registry import FAMILIES
+from model.families.weight_table import WeightSlot
+from model.heads.losses import PROBLEM_TYPES, ProblemType
+from model.heads.passes import Dropouts, read_dropout
+from model.loading import check_memory, choose_device, choose_dtype
+from model.weights.checkpoint import HEAD, Checkpoint, check, some, surplus, write
+from model.weights.files import ModelFiles
+from model.weights.folder import find_model
+
+log = logging.getLogger(__name__)
+# How the names of heads begin, as transformers writes them: of language models, classifiers, and
+# models that mark the answer to a question in a text.
+HEADS = ("lm_head.", "score.", "qa_outputs.")
+
+
+@dataclass(frozen=True, slots=True)
+class LoadingReport:
+    """missing: the head's weights that the checkpoint does not have, drawn at random. left_over:
+    the checkpoint's weights of another head. Names as in the checkpoint."""
+
+    missing: tuple[str, ...] = ()
+    left_over: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class HeadConfig:
+    """What config.json states for heads and for training."""
+
+    num_labels: int
+    problem_type: ProblemType | None
+    pad_id: int | None
+    classifier_dropout: float
+    initializer_range: float  # the standard deviation of new weights
+    dropouts: Dropouts
+
+    @classmethod
+    def of(cls, files: ModelFiles, num_labels: int | None, problem_type: str | None) -> HeadConfig:
+        """The arguments overrule config.json where they are not None. Raises ModelError."""
+        try:
+            return cls._read(files, num_labels, problem_type)
+        except ModelError as error:  # begins with config.json
+            raise ModelError(f"{files.path}{files.before_config}{error}") from None
+
+    @classmethod
+    def _read(
+        cls, files: ModelFiles, num_labels: int | None, problem_type: str | None
+    ) -> HeadConfig:
+        reader = ConfigReader(files.config)
+        names = reader.get("id2label", dict, {})
+        if num_labels is None:
+            num_labels = reader.get("num_labels", int, len(names) or 2)
+        if num_labels < 1:
+            raise ModelError(f"config.json: num_labels is {num_labels}, but must be positive")
+        problem = problem_type or reader.get("problem_type", str)
+        if problem is not None and problem not in PROBLEM_TYPES:
+            raise ModelError(
+                f"config.json: problem_type is {problem!r}, but must be one of "
+                f"{', '.join(PROBLEM_TYPES)}"
+            )
+        dropout = read_dropout(
+            files.config, "hidden_dropout", FAMILIES[files.model_type].classifier_dropout
+        )
+        return cls(
+            num_labels,
+            problem,
+            reader.get("pad_token_id", int),
+            read_dropout(files.config, "classifier_dropout", dropout),
+            reader.get("initializer_range", float, 0.02),
+            Dropouts.of(files.config),
+        )
+
+
+class _Head(Protocol):
+    """The part of model.heads.heads.Head that is needed here."""
+
+    decoder: Decoder
+    config: HeadConfig
+    files: ModelFiles
+
+    @property
+    def own_weights(self) -> Mapping[str, WeightSlot]: ...
+
+    def get_parameter(self, target: str) -> torch.nn.Parameter: ...
+
+
+def open_checkpoint(
+    name: str | Path, device: str, dtype: str, keeps_lm_head: bool
+) -> tuple[Checkpoint, Decoder]:
+    """A model's name -> its checkpoint, and a decoder without weights for it. Raises ModelError."""
+    files = find_model(name)
+    check_unaltered(files.weight_files)
+    checkpoint = Checkpoint.open(files)
+    where = choose_device(device)
+    chosen = choose_dtype(dtype, where)
+    check_memory(files, checkpoint.parameters, where, chosen.itemsize)
+    config = checkpoint.config if keeps_lm_head else without_lm_head(checkpoint.config)
+    return checkpoint, Decoder(config, Factory(where, chosen))
+
+
+def without_lm_head(config: DecoderConfig) -> DecoderConfig:
+    """A decoder with tied embeddings has no head of its own."""
+    return replace(config, tie_embeddings=True)
+
+
+@torch.no_grad()
+def fill(head: _Head, checkpoint: Checkpoint) -> LoadingReport:
+    """Writes every tensor of the checkpoint to its place in the head, and draws what only the head
+    lacks. Raises ModelError."""
+    decoder = head.decoder
+    slots = _slots(head)
+    prefix = _prefix(slots)
+    waiting = dict(slots)
+    left_over: list[str] = []
+    copies: list[Tensor] = []
+    for file, stored, tensor in checkpoint.tensors():
+        # Without its head, a model may be stored without the prefix too.
+        name = prefix + stored if prefix + stored in slots else stored
+        slot = waiting.pop(name, None)
+        if slot is not None:
+            check(slot, tensor, name, file)
+            write(head.get_parameter(slot.parameter), slot.first_row, tensor)
+        elif name in slots or not name.startswith(HEADS):
+            raise surplus(name, file, again=name in slots)
+        elif name == HEAD and checkpoint.config.tie_embeddings:
+            copies.append(tensor)
+        else:
+            left_over.append(name)
+    new = {name: slot for name, slot in waiting.items() if name.startswith(HEADS)}
+    if lost := waiting.keys() - new.keys():
+        raise ModelError(
+            f"{head.files.path} lacks the tensors {some(sorted(lost))}. Download the model again."
+        )
+    checkpoint.check_copies(decoder, copies)
+    for slot in new.values():
+        _draw(head.get_parameter(slot.parameter), head.config.initializer_range)
+    pad = head.config.pad_id
+    if pad is not None and 0 <= pad < decoder.config.vocab_size:
+        # The reference never trains the embedding of padding.
+        cast(Embedding, decoder.embed_tokens).padding_idx = pad
+    report = LoadingReport(tuple(new), tuple(left_over))
+    if new:
+        log.warning("%s has no %s: drawn at random", head.files.path, some(new))
+    if left_over:
+        log.warning("%s: %s is left over, of another head", head.files.path, some(left_over))
+    return report
+
+
+def _draw(parameter: Tensor, deviation: float) -> None:
+    """New weights as the reference draws them: matrices normal, biases 0."""
+    if parameter.dim() == 1:
+        parameter.zero_()
+    else:
+        parameter.normal_(0.0, deviation)
+
+
+def _slots(head: _Head) -> dict[str, WeightSlot]:
+    """The names of the tensors in a checkpoint -> their places among the head's parameters."""
+    table = FAMILIES[head.files.model_type].weight_table(head.decoder.config)
+    slots = {
+        name: replace(slot, parameter=f"decoder.{slot.parameter}") for name, slot in table.items()
+    }
+    return slots | dict(head.own_weights)
+
+
+def _prefix(slots: Mapping[str, WeightSlot]) -> str:
+    """How the names of all but the head's tensors begin."""
+    embeddings = next(
+        name for name, slot in slots.items() if slot.parameter == "decoder.embed_tokens.weight"
+    )
+    return f"{embeddings.split('.')[0]}."
+
+
+@torch.no_grad()
+def save(head: _Head, folder: Path) -> None:
+    """Writes config.json, model.safetensors and tokenizer.json. Raises ModelError, OSError."""
+    tokenizer = head.files.tokenizer_json()
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {}
+    for name, slot in _slots(head).items():
+        parameter = head.get_parameter(slot.parameter)
+        rows = 1 if parameter.dim() > len(slot.shape) else slot.shape[0]
+        part = parameter[slot.first_row : slot.first_row + rows]
+        weights[name] = part.reshape(slot.shape).cpu().contiguous().clone()
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    config = {key: v for key, v in head.files.config.items() if key != "quantization_config"}
+    config["dtype"] = str(head.decoder.dtype).removeprefix("torch.")
+    for stale in ("torch_dtype", "architectures"):  # the latter names a class of one head
+        config.pop(stale, None)
+    if head.own_weights:
+        config |= _labels(head.config, config.get("id2label"))
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    (folder / "tokenizer.json").write_text(tokenizer, encoding="utf-8")
+
+
+def _labels(config: HeadConfig, names: dict[str, str] | None) -> dict[str, Any]:
+    """The keys of config.json for a classifier's labels. names: those that it has so far."""
+    if names is None or len(names) != config.num_labels:
+        names = {str(i): f"LABEL_{i}" for i in range(config.num_labels)}
+    return {
+        "id2label": names,
+        "label2id": {name: int(i) for i, name in names.items()},
+        "problem_type": config.problem_type,
+    }

@@ -1,0 +1,277 @@
+"""A pass through a decoder's layers with masks, positions and embeddings of the caller's.
+
+Shapes: B batch, T new positions, S positions seen (those of the cache and the new ones), H heads,
+K key/value heads, D head dimension.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypedDict, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from model.decoder.decoder import Decoder
+from model.decoder.kv_cache import KVCache
+from model.decoder.layers import DecoderLayer, attend, attend_where, causal_mask
+from model.decoder.rope import Rotations
+from model.errors import ModelError
+from model.families.hf_config import ConfigReader
+
+
+class Inputs(TypedDict, total=False):
+    """What every head takes beside the ids; see `run`."""
+
+    attention_mask: Tensor | None
+    position_ids: Tensor | None
+    inputs_embeds: Tensor | None
+    cache: KVCache | None
+    output_hidden_states: bool
+    output_attentions: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Dropouts:
+    """The shares that are dropped in training: StarCoder2's of the embeddings and of what attention
+    and MLP add (residual), StableLM's of what the MLP adds (hidden), and both ones' of attention
+    weights."""
+
+    attention: float = 0.0
+    embedding: float = 0.0
+    residual: float = 0.0
+    hidden: float = 0.0
+
+    @classmethod
+    def of(cls, raw: Mapping[str, Any]) -> Dropouts:
+        """From the content of config.json. Raises ModelError."""
+        names = ("attention", "embedding", "residual", "hidden")
+        return cls(**{name: read_dropout(raw, f"{name}_dropout", 0.0) for name in names})
+
+
+def read_dropout(raw: Mapping[str, Any], key: str, default: float) -> float:
+    """A share from the content of config.json. Raises ModelError."""
+    share: float = ConfigReader(raw).get(key, float, default)
+    if not 0 <= share <= 1:
+        raise ModelError(f"config.json: {key} is {share}, but must be from 0 to 1")
+    return share
+
+
+NO_DROPOUTS = Dropouts()
+
+
+@dataclass(frozen=True, slots=True)
+class States:
+    """What a pass gives.
+
+    last_hidden_state (B, T, hidden), after the last norm. hidden_states: the input of each layer
+    and last_hidden_state. attentions: each layer's weights (B, H, T, S). Both None unless asked
+    for. cache: the one that was given.
+    """
+
+    last_hidden_state: Tensor
+    hidden_states: tuple[Tensor, ...] | None
+    attentions: tuple[Tensor, ...] | None
+    cache: KVCache | None
+
+
+def run(
+    decoder: Decoder,
+    input_ids: Tensor | None,
+    dropouts: Dropouts = NO_DROPOUTS,
+    *,
+    attention_mask: Tensor | None = None,
+    position_ids: Tensor | None = None,
+    inputs_embeds: Tensor | None = None,
+    cache: KVCache | None = None,
+    output_hidden_states: bool = False,
+    output_attentions: bool = False,
+) -> States:
+    """Runs input_ids (B, T), or the embeddings inputs_embeds (B, T, hidden) as decoder.embed_tokens
+    gives them.
+
+    attention_mask: (B, S), 0 at padding, left or right. position_ids: (B, T) or (1, T), else the
+    positions count from the start, padding too. Positions that do not go up by one start a new
+    sequence of a packed row, if there is neither mask nor cache (in transformers with
+    use_cache=False). cache: holds what comes before (batch 1), and takes the new keys and values;
+    for inference. output_attentions: the weights are computed one by one (eager) instead of in one
+    kernel. Raises ValueError, which names the input.
+    """
+    x = _embeddings(decoder, input_ids, inputs_embeds)
+    batch, new = x.shape[:2]
+    if cache is not None:
+        if torch.is_grad_enabled():
+            raise ValueError("a cache keeps no gradients: pass it under torch.inference_mode()")
+        decoder.make_room(x[..., 0], cache)
+    before = 0 if cache is None else cache.length
+    positions = _positions(decoder, position_ids, batch, before, new, x.device)
+    rotations = Rotations.of(
+        positions, decoder.config.rope, _length(decoder, positions, cache), decoder.dtype
+    )
+    sequences = None
+    if position_ids is not None and attention_mask is None and cache is None:
+        sequences = _packed(positions)
+    mask = None
+    if (
+        output_attentions
+        or dropouts.attention
+        or attention_mask is not None
+        or sequences is not None
+    ):
+        mask = causal_mask(new, before + new, decoder.config.sliding_window, x.device)
+        mask = _narrowed(mask, batch, attention_mask, sequences)
+    x = F.dropout(decoder.place(x, positions), dropouts.embedding)
+    layers = _Layers(rotations, mask, dropouts, cache, output_attentions)
+    states = []
+    for index, layer in enumerate(decoder.layers):
+        states.append(x)
+        x = layers.run(cast(DecoderLayer, layer), index, x)
+    if cache is not None:
+        cache.commit(new)
+    x = decoder.norm(x)
+    return States(
+        x,
+        (*states, x) if output_hidden_states else None,
+        tuple(layers.attentions) if output_attentions else None,
+        cache,
+    )
+
+
+class _Layers:
+    """Runs layers as DecoderLayer.forward does, with a mask and dropouts.
+
+    mask: (B or 1, 1, T, S), true where a position is seen; None where only causality and the window
+    decide.
+    """
+
+    def __init__(
+        self,
+        rotations: Rotations,
+        mask: Tensor | None,
+        dropouts: Dropouts,
+        cache: KVCache | None,
+        eager: bool,
+    ) -> None:
+        self.rotations = rotations
+        self.mask = mask
+        self.dropouts = dropouts
+        self.cache = cache
+        self.eager = eager
+        self.attentions: list[Tensor] = []
+
+    def run(self, layer: DecoderLayer, index: int, x: Tensor) -> Tensor:
+        """x (B, T, hidden) -> (B, T, hidden)."""
+        normed = layer.attention_norm(x)
+        attended = F.dropout(self._attention(layer, index, normed), self.dropouts.residual)
+        x = x + layer.scaled(attended)
+        added = layer.mlp(normed if layer.parallel else layer.mlp_norm(x))
+        added = F.dropout(F.dropout(added, self.dropouts.residual), self.dropouts.hidden)
+        return x + layer.scaled(added)
+
+    def _attention(self, layer: DecoderLayer, index: int, normed: Tensor) -> Tensor:
+        attention = layer.attention
+        q, k, v = attention.project(normed, self.rotations)
+        if self.cache is not None:
+            k, v = self.cache.append(index, k[0], v[0])
+        scale = attention.score_scale
+        dropout = self.dropouts.attention
+        if self.mask is None:
+            return attention.join(attend(q, k, v, attention.config.sliding_window, scale))
+        if not self.eager:
+            return attention.join(attend_where(self.mask, q, k, v, scale, dropout))
+        group = q.shape[1] // k.shape[1]
+        k = k.repeat_interleave(group, dim=1)
+        v = v.repeat_interleave(group, dim=1)
+        weights = F.dropout(_weights(q, k, self.mask, scale), dropout)
+        self.attentions.append(weights)
+        return attention.join(weights @ v)
+
+
+def _weights(q: Tensor, k: Tensor, mask: Tensor, scale: float) -> Tensor:
+    """q (B, H, T, D), k (B, H, S, D) -> (B, H, T, S); a row that sees nothing is 0, as in
+    attend_where."""
+    scores = (q @ k.transpose(-1, -2) * scale).masked_fill(~mask, torch.finfo(q.dtype).min)
+    return (scores.softmax(-1, dtype=torch.float32) * mask.any(-1, keepdim=True)).to(q.dtype)
+
+
+def _embeddings(decoder: Decoder, ids: Tensor | None, embeds: Tensor | None) -> Tensor:
+    """The tokens' embeddings (B, T, hidden), without positions. Raises ValueError."""
+    if (ids is None) == (embeds is None):
+        raise ValueError("give either input_ids or inputs_embeds")
+    config = decoder.config
+    if ids is None:
+        assert embeds is not None
+        if embeds.dim() != 3 or embeds.shape[2] != config.hidden_size or not embeds.shape[1]:
+            raise ValueError(
+                f"inputs_embeds is {tuple(embeds.shape)}, but must be (batch, positions, "
+                f"{config.hidden_size})"
+            )
+        return embeds
+    if ids.dim() != 2 or not ids.shape[1]:
+        raise ValueError(f"input_ids is {tuple(ids.shape)}, but must be (batch, positions)")
+    if ((ids < 0) | (ids >= config.vocab_size)).any():
+        raise ValueError(f"input_ids must be from 0 to {config.vocab_size - 1}")
+    embedded: Tensor = decoder.embed_tokens(ids)
+    return embedded
+
+
+def _narrowed(
+    mask: Tensor, batch: int, attention_mask: Tensor | None, sequences: Tensor | None
+) -> Tensor:
+    """mask (T, S) without padding and without other sequences, (B or 1, 1, T, S). Raises
+    ValueError."""
+    mask = mask[None, None]
+    if attention_mask is not None:
+        expected = (batch, mask.shape[-1])
+        if attention_mask.shape != expected:
+            raise ValueError(
+                f"attention_mask is {tuple(attention_mask.shape)}, but must be {expected}: the "
+                "batch, and the cached and new positions"
+            )
+        mask = mask & (attention_mask != 0)[:, None, None]
+    if sequences is not None:
+        mask = mask & (sequences[:, None, :, None] == sequences[:, None, None, :])
+    return mask
+
+
+def _positions(
+    decoder: Decoder,
+    given: Tensor | None,
+    batch: int,
+    before: int,
+    new: int,
+    device: torch.device,
+) -> Tensor:
+    """The position of each new token, (B, T) or (1, T). Raises ValueError."""
+    if given is None:
+        positions = torch.arange(before, before + new, device=device)[None]
+    elif given.shape in ((batch, new), (1, new)):
+        positions = given
+    else:
+        raise ValueError(
+            f"position_ids is {tuple(given.shape)}, but must be {(batch, new)} or {(1, new)}"
+        )
+    config = decoder.config
+    # A rotation knows no last position; a table of learned vectors has one.
+    if config.rope is None and not 0 <= int(positions.min()) <= int(positions.max()) < (
+        config.max_positions
+    ):
+        raise ValueError(f"positions must be from 0 to {config.max_positions - 1}")
+    return positions
+
+
+def _length(decoder: Decoder, positions: Tensor, cache: KVCache | None) -> int:
+    """The length of the sequence for which rotations are made; see model.decoder.rope."""
+    rope = decoder.config.rope
+    if rope is None or not rope.varies or cache is not None:
+        return decoder.config.max_positions
+    return int(positions.max()) + 1
+
+
+def _packed(positions: Tensor) -> Tensor | None:
+    """Which sequence of its row each position belongs to, (B or 1, T); None where all rows hold
+    one."""
+    starts = torch.diff(positions, prepend=positions[:, :1] - 1) != 1
+    return starts.cumsum(-1) if bool(starts.any()) else None
