@@ -72,10 +72,10 @@ class Head(nn.Module):
         head.report = fill(head, checkpoint)
         return head.eval()
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: str | Path) -> None:
         """Writes config.json, weights and tokenizer, for `load` and for transformers'
         from_pretrained. Raises ModelError, OSError."""
-        save(self, folder)
+        save(self, Path(folder))
 
     @property
     def own_weights(self) -> Mapping[str, WeightSlot]:

@@ -11,9 +11,11 @@ import torch
 import transformers
 from torch import Tensor
 
+from model import load_model
 from model.families.registry import FAMILIES
 from model.heads import BareModel, CausalLM, SequenceClassifier, TokenClassifier
 from model.heads.heads import Head
+from model.heads.passes import run
 from tests.conftest import GRANITE, LLAMA, STABLELM, STARCODER2, write_tokenizer
 from tests.model.families.test_rope import ORIGINAL, STRETCHED, newer
 
@@ -221,6 +223,40 @@ def test_the_causal_head_is_the_decoder_that_generates(tmp_path: Path) -> None:
     assert after.cache is cache
     assert cache.length == LENGTH
     close(after.logits, whole[:, 15:])
+
+
+def test_an_int8_decoder_runs_with_masks_too(tmp_path: Path) -> None:
+    make_reference(CausalLM, tmp_path, STABLELM)
+    decoder = load_model(tmp_path, device="cpu", quantization="int8").decoder
+    ids = random_ids(1)
+    with torch.inference_mode():
+        alone = decoder(ids).logits
+        left = torch.cat((torch.full((1, 4), PAD), ids), dim=1)
+        mask = torch.ones_like(left)
+        mask[:, :4] = 0
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)
+        states = run(decoder, left, attention_mask=mask, position_ids=positions)
+        close(decoder.logits_of(states.last_hidden_state[:, 4:]), alone)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@heads
+def test_half_precision_is_near(head: type[Head], dtype: str, tmp_path: Path) -> None:
+    ours, _ = both(head, tmp_path, CONFIGS["starcoder2, window, untied"])
+    half = head.load(tmp_path, device="cpu", dtype=dtype)
+    ids, mask, _ = padded("left")
+    given = {"attention_mask": mask, "output_attentions": True, "output_hidden_states": True}
+    a, b = half(ids, **given), ours(ids, **given)
+    for field in ("hidden_states", "attentions"):
+        for x, y in zip(getattr(a, field), getattr(b, field), strict=True):
+            assert x.dtype == getattr(torch, dtype)
+            assert (x.float() - y).abs().mean() < 0.02
+    if head is not BareModel:
+        labels = labels_of(head, ids, mask)
+        loss = half(ids, attention_mask=mask, labels=labels).loss
+        close(loss.float(), ours(ids, attention_mask=mask, labels=labels).loss, 0.03)
+        loss.backward()
+        assert all(torch.isfinite(p.grad).all() for p in half.parameters())
 
 
 # Sequences.
