@@ -46,8 +46,10 @@ class Family:
     # The names of the checkpoint's tensors -> where each goes.
     weight_table: Callable[[DecoderConfig], dict[str, WeightSlot]]
     gguf: GgufRules
-    # Of a token-classification head in training, where config.json states none.
+    # For heads (model/heads/), where config.json states none: what a classifier of tokens drops in
+    # training, and the standard deviation of new weights.
     classifier_dropout: float = 0.1
+    initializer_range: float = 0.02
 
     @property
     def architecture(self) -> str:

@@ -78,15 +78,14 @@ class HeadConfig:
                 f"config.json: problem_type is {problem!r}, but must be one of "
                 f"{', '.join(PROBLEM_TYPES)}"
             )
-        dropout = read_dropout(
-            files.config, "hidden_dropout", FAMILIES[files.model_type].classifier_dropout
-        )
+        family = FAMILIES[files.model_type]
+        dropout = read_dropout(files.config, "hidden_dropout", family.classifier_dropout)
         return cls(
             num_labels,
             problem,
             reader.get("pad_token_id", int),
             read_dropout(files.config, "classifier_dropout", dropout),
-            reader.get("initializer_range", float, 0.02),
+            reader.get("initializer_range", float, family.initializer_range),
             Dropouts.of(files.config),
         )
 

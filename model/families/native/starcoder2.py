@@ -60,4 +60,5 @@ FAMILY = Family(
         config_keys={"attention.layer_norm_epsilon": "norm_epsilon"},
         config_of_tensors=lambda tensors: {"use_bias": "blk.0.attn_q.bias" in tensors},
     ),
+    initializer_range=0.018042,
 )

@@ -16,7 +16,7 @@ from model import load_model
 from model.errors import ModelError
 from model.heads import BareModel, CausalLM, SequenceClassifier, TokenClassifier
 from model.heads.heads import Head
-from tests.conftest import GPT_BIGCODE, STABLELM, STARCODER2, write_model
+from tests.conftest import GPT_BIGCODE, LLAMA, STABLELM, STARCODER2, write_model
 from tests.model.folders import WEIGHTS, Weights, configure, rewrite
 from tests.model.heads.test_heads import HEADS, LABELS, close, make_reference, random_ids
 
@@ -86,6 +86,18 @@ def test_what_is_saved_is_loaded_here_and_by_transformers(
     if head is CausalLM:
         generates = load_model(tmp_path / "ours", device="cpu", dtype="float32")
         close(generates.decoder(ids).logits, ours(ids).logits)
+
+
+@pytest.mark.parametrize("config", [STARCODER2, STABLELM, LLAMA], ids=lambda c: c["model_type"])
+def test_what_the_config_does_not_state_is_as_in_the_reference(
+    config: dict[str, Any], tmp_path: Path
+) -> None:
+    ours = TokenClassifier.load(write_model(tmp_path, config)).config
+    theirs = transformers.AutoConfig.from_pretrained(tmp_path)
+    head = transformers.AutoModelForTokenClassification.from_config(theirs)
+    assert ours.classifier_dropout == head.dropout.p
+    assert ours.initializer_range == theirs.initializer_range
+    assert (ours.num_labels, ours.problem_type, ours.pad_id) == (2, None, theirs.pad_token_id)
 
 
 def test_labels_are_saved(tmp_path: Path) -> None:
