@@ -6,9 +6,9 @@ The names of inputs and outputs are transformers'.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar, Self, Unpack
+from typing import ClassVar, Self, Unpack, cast
 
 import torch
 import torch.nn.functional as F
@@ -76,6 +76,22 @@ class Head(nn.Module):
         """Writes config.json, weights and tokenizer, for `load` and for transformers'
         from_pretrained. Raises ModelError, OSError."""
         save(self, Path(folder))
+
+    def resize_embeddings(self, vocab_size: int) -> None:
+        """Makes room for new tokens, or drops the last ones. A new token's embedding, and its row
+        of the language model's head, is the mean of those before. Comes before an optimizer takes
+        the weights. Raises ValueError."""
+        if vocab_size < 1:
+            raise ValueError(f"vocab_size is {vocab_size}, but must be positive")
+        decoder = self.decoder
+        decoder.config = replace(decoder.config, vocab_size=vocab_size)
+        matrices = [cast(nn.Embedding, decoder.embed_tokens)]
+        if not decoder.config.tie_embeddings:
+            matrices.append(cast(nn.Embedding, decoder.head))
+        for matrix in matrices:
+            rows = matrix.weight.detach()[:vocab_size]
+            new = rows.float().mean(0, keepdim=True).to(rows).expand(vocab_size - len(rows), -1)
+            matrix.weight = nn.Parameter(torch.cat((rows, new)))
 
     @property
     def own_weights(self) -> Mapping[str, WeightSlot]:

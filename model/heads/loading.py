@@ -204,6 +204,7 @@ def save(head: _Head, folder: Path) -> None:
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     config = {key: v for key, v in head.files.config.items() if key != "quantization_config"}
     config["dtype"] = str(head.decoder.dtype).removeprefix("torch.")
+    config["vocab_size"] = head.decoder.config.vocab_size
     for stale in ("torch_dtype", "architectures"):  # the latter names a class of one head
         config.pop(stale, None)
     if head.own_weights:

@@ -122,6 +122,30 @@ def test_every_family_and_the_bundled_model_have_heads(tmp_path: Path) -> None:
         m(ids, position_ids=torch.arange(ids.shape[1])[None] + 250)
 
 
+@pytest.mark.parametrize("size", [331, 300])
+@pytest.mark.parametrize("config", [STARCODER2, UNTIED], ids=["tied", "untied"])
+def test_embeddings_are_resized(config: dict[str, Any], size: int, tmp_path: Path) -> None:
+    theirs = make_reference(CausalLM, tmp_path / "theirs", config)
+    ours = CausalLM.load(tmp_path / "theirs", device="cpu")
+    theirs.resize_token_embeddings(size)
+    ours.resize_embeddings(size)
+    # The reference adds noise to the mean, which shows in products and norms, not in the matrices.
+    close(ours.decoder.get_parameter("embed_tokens.weight"), theirs.get_input_embeddings().weight)
+    if not config.get("tie_word_embeddings", True):
+        close(ours.decoder.get_parameter("head.weight"), theirs.lm_head.weight)
+    old = torch.tensor([[10, 299, 20]])
+    columns = slice(min(size, config["vocab_size"]))
+    close(ours(old).logits[..., columns], theirs(old).logits[..., columns])
+    ids = torch.tensor([[10, 299, size - 1, 20]])
+    assert ours(ids).logits.shape[-1] == size
+    ours(ids, labels=ids).loss.backward()
+    assert all(p.grad is not None for p in ours.parameters())
+    ours.save(tmp_path / "ours")
+    close(CausalLM.load(tmp_path / "ours", device="cpu")(ids).logits, ours(ids).logits)
+    with pytest.raises(ValueError, match="vocab_size"):
+        ours.resize_embeddings(0)
+
+
 # Bad checkpoints.
 
 
