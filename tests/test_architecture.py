@@ -97,7 +97,8 @@ ONLY_IN = {
     "llvmlite": ("model/cpu/code_cache.py", "model/cpu/interleaved/"),
     "tree_sitter": "fim/",
     "transformers": "model/transformers_decoder.py",
-    "accelerate": (),
+    "accelerate": "model/placement/",
+    "peft": "model/heads/lora.py",
     "bitsandbytes": "model/gpu/bitsandbytes_linear.py",
 }
 
