@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from model.decoder.decoder import Decoder
 from model.decoder.kv_cache import KVCache
 from model.families.weight_table import WeightSlot
+from model.heads.layers import NO_DROPOUTS
 from model.heads.loading import HeadConfig, LoadingReport, fill, open_checkpoint, save
 from model.heads.losses import causal_loss, class_loss, sequence_loss
-from model.heads.passes import NO_DROPOUTS, Inputs, States, run
+from model.heads.passes import Inputs, States, run
 from model.weights.files import ModelFiles
 
 

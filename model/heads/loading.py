@@ -21,8 +21,8 @@ from model.errors import ModelError
 from model.families.hf_config import ConfigReader
 from model.families.registry import FAMILIES
 from model.families.weight_table import WeightSlot
+from model.heads.layers import Dropouts, read_dropout
 from model.heads.losses import PROBLEM_TYPES, ProblemType
-from model.heads.passes import Dropouts, read_dropout
 from model.loading import check_memory, choose_device, choose_dtype
 from model.weights.checkpoint import HEAD, Checkpoint, check, some, surplus, write
 from model.weights.files import ModelFiles
