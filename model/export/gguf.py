@@ -199,8 +199,9 @@ def _add_tokenizer(writer: gguf.GGUFWriter, folder: ModelFiles, config: DecoderC
     bos = folder.config.get("bos_token_id")
     if isinstance(bos, int):
         writer.add_bos_token_id(bos)
-    if config.stop_ids:
-        writer.add_eos_token_id(config.stop_ids[0])
+    ends = [token for token in config.stop_ids if token < len(texts)]
+    if ends:
+        writer.add_eos_token_id(ends[0])
     for name, text in SENTINELS.items():
         if text in texts:
             writer.add_uint32(f"tokenizer.ggml.{name}_token_id", texts.index(text))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from model.decoder.config import Activation, DecoderConfig
+from model.families.hf_config import Defaults
 from model.families.weight_table import WeightSlot
 
 
@@ -41,6 +42,7 @@ class Family:
     """A family of models by the model_type of its config.json."""
 
     model_type: str
+    defaults: Defaults
     # The content of config.json -> DecoderConfig. Raises ModelError.
     decoder_config: Callable[[Mapping[str, Any]], DecoderConfig]
     # The names of the checkpoint's tensors -> where each goes.

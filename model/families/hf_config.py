@@ -82,13 +82,13 @@ class ConfigReader:
             )
 
 
-def max_positions(reader: ConfigReader) -> int:
-    """Prompt and completion together, in tokens.
+def max_positions(reader: ConfigReader, default: int) -> int:
+    """Prompt and completion together, in tokens; default: what the family means by the absent key.
 
     The rope type dynamic means the original context by max_position_embeddings: it goes on from
     there, up to `factor` times as far. Raises ModelError.
     """
-    positions = stated_positions(reader)
+    positions = stated_positions(reader, default)
     rope = ConfigReader(_rope_parameters(reader))
     if "dynamic" in (rope.raw.get("rope_type"), rope.raw.get("type")):
         factor = rope.get("factor", float, 1.0)
@@ -101,15 +101,16 @@ def max_positions(reader: ConfigReader) -> int:
     return positions
 
 
-def stated_positions(reader: ConfigReader) -> int:
+def stated_positions(reader: ConfigReader, default: int) -> int:
     """max_position_embeddings, or what older files call it. Raises ModelError."""
     older = "n_positions" in reader.raw and "max_position_embeddings" not in reader.raw
-    return int(reader.get("n_positions" if older else "max_position_embeddings", int, 4096))
+    return int(reader.get("n_positions" if older else "max_position_embeddings", int, default))
 
 
 @dataclass(frozen=True, slots=True)
-class Sizes:
-    """The sizes that a family means where config.json does not state them."""
+class Defaults:
+    """What a family means where config.json does not state it: sizes, and the id that ends a
+    text."""
 
     vocab: int
     hidden: int
@@ -117,11 +118,13 @@ class Sizes:
     layers: int
     heads: int
     kv_heads: int | None  # None: as many as heads
+    end: int | None  # None: the family has none
+    positions: int
 
 
 def common_fields(
     reader: ConfigReader,
-    sizes: Sizes,
+    defaults: Defaults,
     *,
     act: str = "silu",
     tied: bool = False,
@@ -136,27 +139,27 @@ def common_fields(
     own_head_dim: the family has the key head_dim; head_dim: so do those, and this is what they mean
     by its absence. rotary: positions are rotations. Raises ModelError.
     """
-    hidden_size = reader.get("hidden_size", int, sizes.hidden)
-    num_heads = reader.get("num_attention_heads", int, sizes.heads)
-    num_kv_heads = reader.get("num_key_value_heads", int, sizes.kv_heads or num_heads)
+    hidden_size = reader.get("hidden_size", int, defaults.hidden)
+    num_heads = reader.get("num_attention_heads", int, defaults.heads)
+    num_kv_heads = reader.get("num_key_value_heads", int, defaults.kv_heads or num_heads)
     if own_head_dim or head_dim is not None:
         head_dim = reader.get("head_dim", int, head_dim)
     if head_dim is None:
         head_dim = _even_head_dim(hidden_size, num_heads, num_kv_heads)
-    positions = max_positions(reader)
+    positions = max_positions(reader, defaults.positions)
     return {
-        "vocab_size": reader.get("vocab_size", int, sizes.vocab),
+        "vocab_size": reader.get("vocab_size", int, defaults.vocab),
         "hidden_size": hidden_size,
-        "intermediate_size": reader.get("intermediate_size", int, sizes.inner),
-        "num_layers": _num_layers(reader, sizes.layers),
+        "intermediate_size": reader.get("intermediate_size", int, defaults.inner),
+        "num_layers": _num_layers(reader, defaults.layers),
         "num_heads": num_heads,
         "num_kv_heads": num_kv_heads,
         "head_dim": head_dim,
         "max_positions": positions,
-        "rope": rope_config(reader, head_dim, rotated) if rotary else None,
+        "rope": rope_config(reader, defaults, head_dim, rotated) if rotary else None,
         "activation": activation(reader.get("hidden_act", str, act)),
         "tie_embeddings": reader.get("tie_word_embeddings", bool, tied),
-        "stop_ids": stop_ids(reader.raw),
+        "stop_ids": stop_ids(reader.raw, defaults.end),
     }
 
 
@@ -184,12 +187,14 @@ def activation(name: str) -> Activation:
     return ACTIVATIONS[name]
 
 
-def rope_config(reader: ConfigReader, head_dim: int, partial_default: float) -> RopeConfig:
+def rope_config(
+    reader: ConfigReader, defaults: Defaults, head_dim: int, partial_default: float
+) -> RopeConfig:
     """Reads rope_parameters, or the older rope_theta, rope_scaling and partial_rotary_factor.
 
     Raises ModelError.
     """
-    stated = stated_positions(reader)
+    stated = stated_positions(reader, defaults.positions)
     old_theta = reader.get("rope_theta", float, 10000.0)
     old_partial = reader.get("partial_rotary_factor", float, partial_default)
     inner = ConfigReader(_rope_parameters(reader))
@@ -256,12 +261,12 @@ def _numbers(rope: ConfigReader, key: str) -> tuple[float, ...]:
     return tuple(float(number) for number in numbers)
 
 
-def stop_ids(raw: Mapping[str, Any]) -> tuple[int, ...]:
-    """The ids that end a text, from eos_token_id: one id, a list of them, or none.
+def stop_ids(raw: Mapping[str, Any], default: int | None = None) -> tuple[int, ...]:
+    """The ids that end a text, from eos_token_id: one id, a list of them, or null for none.
 
-    Raises ModelError.
+    default: what the absent key means. Raises ModelError.
     """
-    value = raw.get("eos_token_id")
+    value = raw.get("eos_token_id", default)
     if value is None:
         return ()
     ids = value if isinstance(value, list) else [value]

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 BUNDLED = Path(__file__).parent.parent / "bundled"
 INT8_ROWS = "fimls-int8-rows"  # fimls' own quant_method: see model/weights/tensors.py
+UNSTATED_POSITIONS = 4096  # of a model that is not native and states none
 ATTRIBUTION = "attribution.bin"  # beside the weights: see fim/attribution.py
 
 
@@ -63,9 +64,10 @@ class ModelFiles(ABC):
     @property
     def max_positions(self) -> int:
         """Prompt and completion together, in tokens. Raises ModelError."""
+        reader = ConfigReader(self.config)
         if not self.is_native:  # transformers' cache does not fit frequencies that change
-            return stated_positions(ConfigReader(self.config))
-        return max_positions(ConfigReader(self.config))
+            return stated_positions(reader, UNSTATED_POSITIONS)
+        return max_positions(reader, FAMILIES[self.model_type].defaults.positions)
 
     @property
     def attribution(self) -> Path:

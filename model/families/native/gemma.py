@@ -9,15 +9,17 @@ from typing import Any
 from model.decoder.config import DecoderConfig
 from model.errors import ModelError
 from model.families.family import Family, GgufRules
-from model.families.hf_config import ConfigReader, Sizes, activation, common_fields
+from model.families.hf_config import ConfigReader, Defaults, activation, common_fields
 from model.families.weight_table import gated_weight_table
 
-SIZES = Sizes(vocab=256000, hidden=3072, inner=24576, layers=28, heads=16, kv_heads=16)
+DEFAULTS = Defaults(
+    vocab=256000, hidden=3072, inner=24576, layers=28, heads=16, kv_heads=16, end=1, positions=8192
+)
 
 
 def decoder_config(raw: Mapping[str, Any]) -> DecoderConfig:
     reader = ConfigReader(raw)
-    fields = common_fields(reader, SIZES, act="gelu_pytorch_tanh", tied=True, head_dim=256)
+    fields = common_fields(reader, DEFAULTS, act="gelu_pytorch_tanh", tied=True, head_dim=256)
     named = [fields.pop("activation")]
     if reader.get("hidden_activation", str) is not None:
         named.append(activation(reader.get("hidden_activation", str)))
@@ -50,6 +52,7 @@ def decoder_config(raw: Mapping[str, Any]) -> DecoderConfig:
 
 FAMILY = Family(
     "gemma",
+    DEFAULTS,
     decoder_config,
     gated_weight_table,
     GgufRules(

@@ -5,12 +5,13 @@ ibm-granite/granite-20b-code-base)."""
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from model.decoder.config import DecoderConfig
 from model.errors import ModelError
 from model.families.family import Family, GgufRules
-from model.families.hf_config import ConfigReader, Sizes, common_fields
+from model.families.hf_config import ConfigReader, Defaults, common_fields
 from model.families.weight_table import WeightSlot, WeightTable
 
 # GPT-2's names of the keys -> those of the other families.
@@ -29,15 +30,17 @@ HARMLESS = """
     scale_attention_softmax_in_fp32 summary_activation summary_first_dropout summary_proj_to_labels
     summary_type summary_use_proj validate_runner_input
 """.split()
-DEFAULTS = {"max_position_embeddings": 1024, "num_key_value_heads": 1}
+DEFAULTS = Defaults(
+    vocab=50257, hidden=768, inner=3072, layers=12, heads=12, kv_heads=1, end=50256, positions=1024
+)
 
 
 def decoder_config(raw: Mapping[str, Any]) -> DecoderConfig:
     renamed = {KEYS.get(key, key): value for key, value in raw.items()}
-    reader = ConfigReader(DEFAULTS | renamed)
-    hidden = reader.get("hidden_size", int, 768)
-    sizes = Sizes(vocab=50257, hidden=768, inner=4 * hidden, layers=12, heads=12, kv_heads=1)
-    fields = common_fields(reader, sizes, act="gelu_pytorch_tanh", tied=True, rotary=False)
+    reader = ConfigReader(renamed)
+    hidden = reader.get("hidden_size", int, DEFAULTS.hidden)
+    defaults = replace(DEFAULTS, inner=4 * hidden)
+    fields = common_fields(reader, defaults, act="gelu_pytorch_tanh", tied=True, rotary=False)
     if not reader.get("multi_query", bool, True) or fields["num_kv_heads"] != 1:
         raise ModelError(
             "config.json: multi_query is false. fimls runs gpt_bigcode models whose heads share "
@@ -84,6 +87,7 @@ def weight_table(config: DecoderConfig) -> dict[str, WeightSlot]:
 
 FAMILY = Family(
     "gpt_bigcode",
+    DEFAULTS,
     decoder_config,
     weight_table,
     GgufRules(

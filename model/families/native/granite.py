@@ -9,17 +9,19 @@ from typing import Any
 
 from model.decoder.config import DecoderConfig
 from model.families.family import Family, GgufRules
-from model.families.hf_config import ConfigReader, Sizes, common_fields
+from model.families.hf_config import ConfigReader, Defaults, common_fields
 from model.families.weight_table import gated_weight_table
 
-SIZES = Sizes(vocab=32000, hidden=4096, inner=11008, layers=32, heads=32, kv_heads=None)
+DEFAULTS = Defaults(
+    vocab=32000, hidden=4096, inner=11008, layers=32, heads=32, kv_heads=None, end=2, positions=2048
+)
 
 
 def decoder_config(raw: Mapping[str, Any]) -> DecoderConfig:
     reader = ConfigReader(raw)
     bias = reader.get("attention_bias", bool, False)
     config = DecoderConfig(
-        **common_fields(reader, SIZES, own_head_dim=True),
+        **common_fields(reader, DEFAULTS, own_head_dim=True),
         norm="rms_norm",
         norm_eps=reader.get("rms_norm_eps", float, 1e-6),
         gated_mlp=True,
@@ -46,6 +48,7 @@ def gguf_metadata(config: DecoderConfig) -> dict[str, float]:
 
 FAMILY = Family(
     "granite",
+    DEFAULTS,
     decoder_config,
     gated_weight_table,
     GgufRules(

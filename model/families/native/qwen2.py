@@ -9,16 +9,25 @@ from typing import Any
 from model.decoder.config import DecoderConfig
 from model.errors import ModelError
 from model.families.family import Family, GgufRules
-from model.families.hf_config import ConfigReader, Sizes, common_fields
+from model.families.hf_config import ConfigReader, Defaults, common_fields
 from model.families.weight_table import gated_weight_table
 
 HARMLESS = ("use_mrope",)  # false in the released models, and never read by transformers
-SIZES = Sizes(vocab=151936, hidden=4096, inner=22016, layers=32, heads=32, kv_heads=32)
+DEFAULTS = Defaults(
+    vocab=151936,
+    hidden=4096,
+    inner=22016,
+    layers=32,
+    heads=32,
+    kv_heads=32,
+    end=None,
+    positions=32768,
+)
 
 
 def decoder_config(raw: Mapping[str, Any]) -> DecoderConfig:
     reader = ConfigReader(raw)
-    fields = common_fields(reader, SIZES, own_head_dim=True)
+    fields = common_fields(reader, DEFAULTS, own_head_dim=True)
     config = DecoderConfig(
         **fields,
         norm="rms_norm",
@@ -54,6 +63,7 @@ def sliding_window(reader: ConfigReader, layers: int) -> int | None:
 
 FAMILY = Family(
     "qwen2",
+    DEFAULTS,
     decoder_config,
     gated_weight_table,
     GgufRules("silu", config_keys={"attention.layer_norm_rms_epsilon": "rms_norm_eps"}),

@@ -8,16 +8,25 @@ from typing import Any
 
 from model.decoder.config import DecoderConfig
 from model.families.family import Family, GgufRules
-from model.families.hf_config import ConfigReader, Sizes, common_fields
+from model.families.hf_config import ConfigReader, Defaults, common_fields
 from model.families.native.qwen2 import sliding_window
 from model.families.weight_table import WeightSlot, WeightTable
 
-SIZES = Sizes(vocab=151936, hidden=4096, inner=22016, layers=32, heads=32, kv_heads=32)
+DEFAULTS = Defaults(
+    vocab=151936,
+    hidden=4096,
+    inner=22016,
+    layers=32,
+    heads=32,
+    kv_heads=32,
+    end=None,
+    positions=32768,
+)
 
 
 def decoder_config(raw: Mapping[str, Any]) -> DecoderConfig:
     reader = ConfigReader(raw)
-    fields = common_fields(reader, SIZES, head_dim=128)
+    fields = common_fields(reader, DEFAULTS, head_dim=128)
     bias = reader.get("attention_bias", bool, False)
     config = DecoderConfig(
         **fields,
@@ -47,6 +56,7 @@ def weight_table(config: DecoderConfig) -> dict[str, WeightSlot]:
 
 FAMILY = Family(
     "qwen3",
+    DEFAULTS,
     decoder_config,
     weight_table,
     GgufRules(

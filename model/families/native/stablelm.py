@@ -9,10 +9,12 @@ from typing import Any
 from model.decoder.config import DecoderConfig
 from model.errors import ModelError
 from model.families.family import Family, GgufRules
-from model.families.hf_config import ConfigReader, Sizes, common_fields
+from model.families.hf_config import ConfigReader, Defaults, common_fields
 from model.families.weight_table import WeightSlot, WeightTable
 
-SIZES = Sizes(vocab=50304, hidden=2560, inner=6912, layers=32, heads=32, kv_heads=32)
+DEFAULTS = Defaults(
+    vocab=50304, hidden=2560, inner=6912, layers=32, heads=32, kv_heads=32, end=0, positions=4096
+)
 # What the code that Stability AI published with its first models calls these keys.
 OLDER_KEYS = {
     "num_heads": "num_attention_heads",
@@ -29,7 +31,7 @@ def decoder_config(raw: Mapping[str, Any]) -> DecoderConfig:
             "knows it only as 1. Remove it, and state the scaling as rope_scaling"
         )
     config = DecoderConfig(
-        **common_fields(reader, SIZES, rotated=0.25),
+        **common_fields(reader, DEFAULTS, rotated=0.25),
         norm="layer_norm",
         norm_eps=reader.get("layer_norm_eps", float, 1e-5),
         gated_mlp=True,
@@ -90,6 +92,7 @@ def gguf_metadata(config: DecoderConfig) -> dict[str, bool]:
 
 FAMILY = Family(
     "stablelm",
+    DEFAULTS,
     decoder_config,
     weight_table,
     GgufRules(

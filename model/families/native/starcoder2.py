@@ -8,17 +8,26 @@ from typing import Any
 
 from model.decoder.config import DecoderConfig
 from model.families.family import Family, GgufRules
-from model.families.hf_config import ConfigReader, Sizes, common_fields
+from model.families.hf_config import ConfigReader, Defaults, common_fields
 from model.families.weight_table import WeightSlot, WeightTable
 
-SIZES = Sizes(vocab=49152, hidden=3072, inner=12288, layers=30, heads=24, kv_heads=2)
+DEFAULTS = Defaults(
+    vocab=49152,
+    hidden=3072,
+    inner=12288,
+    layers=30,
+    heads=24,
+    kv_heads=2,
+    end=50256,
+    positions=4096,
+)
 
 
 def decoder_config(raw: Mapping[str, Any]) -> DecoderConfig:
     reader = ConfigReader(raw)
     bias = reader.get("use_bias", bool, True)
     config = DecoderConfig(
-        **common_fields(reader, SIZES, act="gelu_pytorch_tanh", tied=True),
+        **common_fields(reader, DEFAULTS, act="gelu_pytorch_tanh", tied=True),
         norm="layer_norm",
         norm_eps=reader.get("norm_epsilon", float, 1e-5),
         gated_mlp=False,
@@ -52,6 +61,7 @@ def gguf_refusals(config: DecoderConfig) -> dict[str, bool]:
 
 FAMILY = Family(
     "starcoder2",
+    DEFAULTS,
     decoder_config,
     weight_table,
     GgufRules(

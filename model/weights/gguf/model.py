@@ -181,10 +181,9 @@ def hugging_face_config(
         "vocab_size": embeddings.shape[0],
         "hidden_act": HIDDEN_ACTS[family.gguf.activation],
         "tie_word_embeddings": HEAD not in tensors,
+        # null, since an absent key would mean the family's default
+        "eos_token_id": stop_ids(metadata) or None,
     }
-    ends = stop_ids(metadata)
-    if ends:
-        config["eos_token_id"] = ends
     if "tokenizer.ggml.bos_token_id" in metadata:
         config["bos_token_id"] = metadata["tokenizer.ggml.bos_token_id"]
     for key, name in (COMMON_KEYS | dict(family.gguf.config_keys)).items():
