@@ -23,6 +23,9 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
 }
 
+# A layer, x, rotations, the layer's number and the cache, as in DecoderLayer.forward -> x.
+LayerRun = Callable[["DecoderLayer", Tensor, Rotations, int, KVCache | None], Tensor]
+
 
 def normalize_heads(x: Tensor, config: DecoderConfig) -> Tensor:
     """The config's kind of norm over each head, without weights; x (..., D)."""
@@ -181,8 +184,21 @@ class DecoderLayer(nn.Module):
             self.mlp_norm = factory.norm(config)
         self.mlp = MLP(config, factory)
 
-    def forward(self, x: Tensor, rotations: Rotations, layer: int, cache: KVCache | None) -> Tensor:
-        """x (B, T, hidden) -> (B, T, hidden)."""
+    def forward(
+        self,
+        x: Tensor,
+        rotations: Rotations,
+        layer: int,
+        cache: KVCache | None,
+        run: LayerRun | None = None,
+    ) -> Tensor:
+        """x (B, T, hidden) -> (B, T, hidden).
+
+        run: computes the layer instead. A layer is only run by calling it: a decoder on several
+        devices, or partly on a disk, has its weights where they are needed no longer than that.
+        """
+        if run is not None:
+            return run(self, x, rotations, layer, cache)
         normed = self.attention_norm(x)
         attended = self.attention(normed, rotations, layer, cache)
         out: Tensor

@@ -150,6 +150,9 @@ class Rotations:
     def __getitem__(self, positions: slice) -> Rotations:
         return Rotations(self.cos[positions], self.sin[positions], self.pairs[positions])
 
+    def to(self, device: torch.device) -> Rotations:
+        return Rotations(self.cos.to(device), self.sin.to(device), self.pairs.to(device))
+
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotates the first dim dimensions of each head.

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model.decoder.kv_cache import KVCache
-from model.decoder.layers import DecoderLayer, attend, attend_where
+from model.decoder.layers import Attention, DecoderLayer, attend, attend_where
 from model.decoder.rope import Rotations
 from model.errors import ModelError
 from model.families.hf_config import ConfigReader
@@ -74,28 +74,47 @@ class Layers:
 
     def run(self, layer: DecoderLayer, index: int, x: Tensor) -> Tensor:
         """x (B, T, hidden) -> (B, T, hidden)."""
+        out: Tensor = layer(x, self.rotations, index, self.cache, self._compute)
+        return out
+
+    def _compute(
+        self,
+        layer: DecoderLayer,
+        x: Tensor,
+        rotations: Rotations,
+        index: int,
+        cache: KVCache | None,
+    ) -> Tensor:
+        """A LayerRun."""
         normed = layer.attention_norm(x)
-        attended = F.dropout(self._attention(layer, index, normed), self.dropouts.residual)
-        x = x + layer.scaled(attended)
+        attended = self._attention(layer.attention, normed, rotations, index, cache)
+        x = x + layer.scaled(F.dropout(attended, self.dropouts.residual))
         added = layer.mlp(normed if layer.parallel else layer.mlp_norm(x))
         added = F.dropout(F.dropout(added, self.dropouts.residual), self.dropouts.hidden)
         return x + layer.scaled(added)
 
-    def _attention(self, layer: DecoderLayer, index: int, normed: Tensor) -> Tensor:
-        attention = layer.attention
-        q, k, v = attention.project(normed, self.rotations)
-        if self.cache is not None:
-            k, v = self.cache.append(index, k[0], v[0])
+    def _attention(
+        self,
+        attention: Attention,
+        normed: Tensor,
+        rotations: Rotations,
+        index: int,
+        cache: KVCache | None,
+    ) -> Tensor:
+        q, k, v = attention.project(normed, rotations)
+        if cache is not None:
+            k, v = cache.append(index, k[0], v[0])
         scale = attention.score_scale
         dropout = self.dropouts.attention
         if self.mask is None:
             return attention.join(attend(q, k, v, attention.config.sliding_window, scale))
+        mask = self.mask.to(q.device)
         if not self.eager:
-            return attention.join(attend_where(self.mask, q, k, v, scale, dropout))
+            return attention.join(attend_where(mask, q, k, v, scale, dropout))
         group = q.shape[1] // k.shape[1]
         k = k.repeat_interleave(group, dim=1)
         v = v.repeat_interleave(group, dim=1)
-        weights = F.dropout(_weights(q, k, self.mask, scale), dropout)
+        weights = F.dropout(_weights(q, k, mask, scale), dropout)
         self.attentions.append(weights)
         return attention.join(weights @ v)
 
