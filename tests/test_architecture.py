@@ -99,6 +99,7 @@ ONLY_IN = {
     "transformers": "model/transformers_decoder.py",
     "accelerate": "model/placement/",
     "peft": "model/heads/lora.py",
+    "flash_attn": "model/heads/attention.py",
     "bitsandbytes": "model/gpu/bitsandbytes_linear.py",
 }
 

@@ -6,7 +6,8 @@
     m(ids, attention_mask=mask, labels=labels).loss.backward()
 
 In reading order:
-- layers: one layer with a mask, dropouts and its attention weights.
+- attention: eager, SDPA and flash-attn.
+- layers: one layer with dropouts and its attention weights.
 - passes: a pass through the decoder's layers with masks, positions and embeddings of the caller's,
   with gradients, and with what is inside: hidden states, attention weights.
 - losses: of labels, as transformers computes them.

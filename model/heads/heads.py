@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from model.decoder.decoder import Decoder
 from model.decoder.kv_cache import KVCache
 from model.families.weight_table import WeightSlot
-from model.heads.layers import NO_DROPOUTS
+from model.heads.attention import AttnImplementation, check_implementation
 from model.heads.loading import HeadConfig, LoadingReport, fill, open_checkpoint, save
 from model.heads.losses import causal_loss, class_loss, sequence_loss
-from model.heads.passes import Inputs, States, run
+from model.heads.passes import Inputs, PassOptions, States, run
 from model.weights.files import ModelFiles
 
 
@@ -50,6 +50,8 @@ class Head(nn.Module):
         self.config = config
         self.files = files
         self.report = LoadingReport()
+        self.attn_implementation: AttnImplementation = "sdpa"
+        self.gradient_checkpointing = False
 
     @classmethod
     def load(
@@ -58,18 +60,21 @@ class Head(nn.Module):
         *,
         device: str = "auto",
         dtype: str = "float32",
+        attn_implementation: str = "sdpa",
         num_labels: int | None = None,
         problem_type: str | None = None,
     ) -> Self:
         """A model's name as in load_model -> the head with its weights, or with new ones where the
         checkpoint is another head's (`report` tells, and a warning in the log).
 
-        num_labels, problem_type: of a classifier, where config.json does not state them or is to be
-        overruled. Raises ModelError with the remedy.
+        attn_implementation: see set_attn_implementation. num_labels, problem_type: of a classifier,
+        where config.json does not state them or is to be overruled. Raises ModelError with the
+        remedy.
         """
         checkpoint, decoder = open_checkpoint(name, device, dtype, cls.keeps_lm_head)
         config = HeadConfig.of(checkpoint.folder, num_labels, problem_type)
         head = cls(decoder, config, checkpoint.folder)
+        head.set_attn_implementation(attn_implementation)
         head.report = fill(head, checkpoint)
         return head.eval()
 
@@ -77,6 +82,19 @@ class Head(nn.Module):
         """Writes config.json, weights and tokenizer, for `load` and for transformers'
         from_pretrained. Raises ModelError, OSError."""
         save(self, Path(folder))
+
+    def set_attn_implementation(self, name: str) -> None:
+        """ "eager", "sdpa" or "flash_attention_2" (see model.heads.attention), from the next pass
+        on. Raises ModelError with the remedy."""
+        self.attn_implementation = check_implementation(name)
+
+    def gradient_checkpointing_enable(self) -> None:
+        """In training the backward pass computes each layer again, from its input, instead of
+        keeping all between: less memory, a third more time. Dropouts repeat what they dropped."""
+        self.gradient_checkpointing = True
+
+    def gradient_checkpointing_disable(self) -> None:
+        self.gradient_checkpointing = False
 
     def resize_embeddings(self, vocab_size: int) -> None:
         """Makes room for new tokens, or drops the last ones. A new token's embedding, and its row
@@ -102,8 +120,14 @@ class Head(nn.Module):
 
     def states(self, input_ids: Tensor | None, inputs: Inputs) -> States:
         """The pass through the decoder; see model.heads.passes.run."""
-        dropouts = self.config.dropouts if self.training else NO_DROPOUTS
-        return run(self.decoder, input_ids, dropouts, **inputs)
+        options = PassOptions(attn_implementation=self.attn_implementation)
+        if self.training:
+            options = replace(
+                options,
+                dropouts=self.config.dropouts,
+                gradient_checkpointing=self.gradient_checkpointing,
+            )
+        return run(self.decoder, input_ids, options, **inputs)
 
 
 class BareModel(Head):

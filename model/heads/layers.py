@@ -1,4 +1,4 @@
-"""One layer with a mask of the caller's, dropouts, and its attention weights.
+"""One layer with attention of the caller's, dropouts, and its attention weights.
 
 Shapes: B batch, T new positions, S positions seen (those of the cache and the new ones), H heads,
 K key/value heads, D head dimension.
@@ -10,15 +10,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from model.decoder.kv_cache import KVCache
-from model.decoder.layers import Attention, DecoderLayer, attend, attend_where
+from model.decoder.layers import Attention, DecoderLayer
 from model.decoder.rope import Rotations
 from model.errors import ModelError
 from model.families.hf_config import ConfigReader
+from model.heads.attention import Attend
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,26 +51,20 @@ NO_DROPOUTS = Dropouts()
 
 
 class Layers:
-    """Runs layers as DecoderLayer.forward does, with a mask and dropouts.
+    """Runs layers as DecoderLayer.forward does, with attention of the caller's and dropouts.
 
-    mask: (B or 1, 1, T, S), true where a position is seen; None where only causality and the window
-    decide.
+    attentions: the attention weights (B, H, T, S) by the layers' numbers, where `attend` makes
+    them.
     """
 
     def __init__(
-        self,
-        rotations: Rotations,
-        mask: Tensor | None,
-        dropouts: Dropouts,
-        cache: KVCache | None,
-        eager: bool,
+        self, rotations: Rotations, attend: Attend, dropouts: Dropouts, cache: KVCache | None
     ) -> None:
         self.rotations = rotations
-        self.mask = mask
+        self.attend = attend
         self.dropouts = dropouts
         self.cache = cache
-        self.eager = eager
-        self.attentions: list[Tensor] = []
+        self.attentions: dict[int, Tensor] = {}
 
     def run(self, layer: DecoderLayer, index: int, x: Tensor) -> Tensor:
         """x (B, T, hidden) -> (B, T, hidden)."""
@@ -104,23 +98,7 @@ class Layers:
         q, k, v = attention.project(normed, rotations)
         if cache is not None:
             k, v = cache.append(index, k[0], v[0])
-        scale = attention.score_scale
-        dropout = self.dropouts.attention
-        if self.mask is None:
-            return attention.join(attend(q, k, v, attention.config.sliding_window, scale))
-        mask = self.mask.to(q.device)
-        if not self.eager:
-            return attention.join(attend_where(mask, q, k, v, scale, dropout))
-        group = q.shape[1] // k.shape[1]
-        k = k.repeat_interleave(group, dim=1)
-        v = v.repeat_interleave(group, dim=1)
-        weights = F.dropout(_weights(q, k, mask, scale), dropout)
-        self.attentions.append(weights)
-        return attention.join(weights @ v)
-
-
-def _weights(q: Tensor, k: Tensor, mask: Tensor, scale: float) -> Tensor:
-    """q (B, H, T, D), k (B, H, S, D) -> (B, H, T, S); a row that sees nothing is 0, as in
-    attend_where."""
-    scores = (q @ k.transpose(-1, -2) * scale).masked_fill(~mask, torch.finfo(q.dtype).min)
-    return (scores.softmax(-1, dtype=torch.float32) * mask.any(-1, keepdim=True)).to(q.dtype)
+        attended, weights = self.attend(q, k, v, attention.score_scale, self.dropouts.attention)
+        if weights is not None:
+            self.attentions[index] = weights
+        return attention.join(attended)

@@ -7,16 +7,19 @@ K key/value heads.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TypedDict, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from model.decoder.decoder import Decoder
 from model.decoder.kv_cache import KVCache
-from model.decoder.layers import DecoderLayer, causal_mask
+from model.decoder.layers import DecoderLayer
 from model.decoder.rope import Rotations
+from model.heads.attention import AttnImplementation, Visible
 from model.heads.layers import NO_DROPOUTS, Dropouts, Layers
 
 
@@ -29,6 +32,22 @@ class Inputs(TypedDict, total=False):
     cache: KVCache | None
     output_hidden_states: bool
     output_attentions: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PassOptions:
+    """How a pass computes, whatever its inputs.
+
+    gradient_checkpointing: a layer keeps only its input for the backward pass, which computes the
+    layer again (Chen et al. 2016, arXiv 1604.06174).
+    """
+
+    dropouts: Dropouts = NO_DROPOUTS
+    attn_implementation: AttnImplementation = "sdpa"
+    gradient_checkpointing: bool = False
+
+
+DEFAULT_OPTIONS = PassOptions()
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +68,7 @@ class States:
 def run(
     decoder: Decoder,
     input_ids: Tensor | None,
-    dropouts: Dropouts = NO_DROPOUTS,
+    options: PassOptions = DEFAULT_OPTIONS,
     *,
     attention_mask: Tensor | None = None,
     position_ids: Tensor | None = None,
@@ -65,8 +84,8 @@ def run(
     positions count from the start, padding too. Positions that do not go up by one start a new
     sequence of a packed row, if there is neither mask nor cache (in transformers with
     use_cache=False). cache: holds what comes before (batch 1), and takes the new keys and values;
-    for inference. output_attentions: the weights are computed one by one (eager) instead of in one
-    kernel. Raises ValueError, which names the input.
+    for inference. output_attentions: this pass is eager, whatever options.attn_implementation is.
+    Raises ValueError, which names the input.
     """
     x = _embeddings(decoder, input_ids, inputs_embeds)
     batch, new = x.shape[:2]
@@ -82,28 +101,27 @@ def run(
     sequences = None
     if position_ids is not None and attention_mask is None and cache is None:
         sequences = _packed(positions)
-    mask = None
-    if (
-        output_attentions
-        or dropouts.attention
-        or attention_mask is not None
-        or sequences is not None
-    ):
-        mask = causal_mask(new, before + new, decoder.config.sliding_window, x.device)
-        mask = _narrowed(mask, batch, attention_mask, sequences)
-    x = F.dropout(decoder.place(x, positions), dropouts.embedding)
-    layers = Layers(rotations, mask, dropouts, cache, output_attentions)
+    kept = _kept(attention_mask, batch, before + new)
+    window = decoder.config.sliding_window
+    visible = Visible(batch, new, before + new, window, kept, sequences, x.device)
+    implementation = "eager" if output_attentions else options.attn_implementation
+    attend = visible.attend(implementation, options.dropouts.attention)
+    x = F.dropout(decoder.place(x, positions), options.dropouts.embedding)
+    layers = Layers(rotations, attend, options.dropouts, cache)
+    run_layer = layers.run
+    if options.gradient_checkpointing and torch.is_grad_enabled():
+        run_layer = partial(checkpoint, layers.run, use_reentrant=False)
     states = []
     for index, layer in enumerate(decoder.layers):
         states.append(x)
-        x = layers.run(cast(DecoderLayer, layer), index, x)
+        x = run_layer(cast(DecoderLayer, layer), index, x)
     if cache is not None:
         cache.commit(new)
     x = decoder.norm(x)
     return States(
         x,
         (*states, x) if output_hidden_states else None,
-        tuple(layers.attentions) if output_attentions else None,
+        tuple(layers.attentions.values()) if output_attentions else None,
         cache,
     )
 
@@ -129,23 +147,16 @@ def _embeddings(decoder: Decoder, ids: Tensor | None, embeds: Tensor | None) -> 
     return embedded
 
 
-def _narrowed(
-    mask: Tensor, batch: int, attention_mask: Tensor | None, sequences: Tensor | None
-) -> Tensor:
-    """mask (T, S) without padding and without other sequences, (B or 1, 1, T, S). Raises
-    ValueError."""
-    mask = mask[None, None]
-    if attention_mask is not None:
-        expected = (batch, mask.shape[-1])
-        if attention_mask.shape != expected:
-            raise ValueError(
-                f"attention_mask is {tuple(attention_mask.shape)}, but must be {expected}: the "
-                "batch, and the cached and new positions"
-            )
-        mask = mask & (attention_mask != 0)[:, None, None]
-    if sequences is not None:
-        mask = mask & (sequences[:, None, :, None] == sequences[:, None, None, :])
-    return mask
+def _kept(attention_mask: Tensor | None, batch: int, seen: int) -> Tensor | None:
+    """(B, S), true where there is no padding; None where there is none. Raises ValueError."""
+    if attention_mask is None:
+        return None
+    if attention_mask.shape != (batch, seen):
+        raise ValueError(
+            f"attention_mask is {tuple(attention_mask.shape)}, but must be {(batch, seen)}: the "
+            "batch, and the cached and new positions"
+        )
+    return attention_mask != 0
 
 
 def _positions(
