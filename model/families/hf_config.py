@@ -206,7 +206,7 @@ def rope_config(
         original = reader.get("original_max_position_embeddings", int, original)
     else:  # transformers ignores the field
         inner.get("original_max_position_embeddings", int)
-    default_factor = stated / max(original, 1) if kind == "longrope" else 1.0
+    default_factor = stated / max(original, 1) if kind in ("yarn", "longrope") else 1.0
     rope = RopeConfig(
         kind=kind,
         theta=inner.get("rope_theta", float, old_theta),
@@ -245,7 +245,9 @@ def _rope_kind(rope: ConfigReader) -> RopeKind:
             f"{', '.join(ROPE_FIELDS)}"
         )
     missing = [field for field in ROPE_FIELDS[kind] if rope.raw.get(field) is None]
-    if missing:
+    # yarn's factor is that of the two contexts where the original one is stated.
+    known = kind == "yarn" and rope.raw.get("original_max_position_embeddings") is not None
+    if missing and not known:
         raise ModelError(
             f"config.json: the rope type {kind} lacks {', '.join(missing)}. Add the model's value "
             "to rope_parameters, or to rope_scaling where the file has that"

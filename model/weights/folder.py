@@ -216,6 +216,12 @@ def _open_folder(path: Path, *, to_run: bool) -> ModelFolder:
         raise ModelError(f"The model folder {path} is empty. Download the model into it.")
     folder = ModelFolder(path, read_json(path / "config.json"))
     native = ", ".join(FAMILIES)
+    if folder.model_type == "stablelm_epoch":
+        raise ModelError(
+            f"{path}/config.json is of the first StableLM and Stable Code models (model_type "
+            "'stablelm_epoch'). Set its model_type to 'stablelm' and remove auto_map: the weights "
+            "are the same."
+        )
     if "auto_map" in folder.config:
         raise ModelError(
             f"{path}/config.json asks to run code of its own (auto_map), which fimls never does. "

@@ -37,6 +37,7 @@ ROPES: dict[str, dict[str, Any]] = {
     "yarn, half an mscale": {"factor": 2.0, **LONG, "mscale": 0.7},
     "yarn, no whole pairs": {"factor": 2.0, **LONG, **YARN, "truncate": False},
     "longrope": DIVISORS | LONG,
+    "yarn, factor by the contexts": LONG | {"factor": None},
     "longrope, factor": DIVISORS | LONG | {"factor": 4.0},
     "longrope, attention_factor": DIVISORS | LONG | {"factor": 4.0, "attention_factor": 0.9},
     "longrope that is never long": DIVISORS,
@@ -179,6 +180,7 @@ def test_the_older_keys_of_stable_code_are_read(tmp_path: Path) -> None:
     ("keys", "message"),
     [
         ({"num_heads": 8}, "num_heads is 8, but its newer name num_attention_heads is 4. Remove"),
+        ({"model_type": "stablelm_epoch"}, "Set its model_type to 'stablelm' and remove auto_map"),
         ({"rotary_scaling_factor": 2.0}, "rotary_scaling_factor is 2.0.* state .* as rope_scaling"),
     ],
 )
