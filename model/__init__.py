@@ -15,6 +15,7 @@ In reading order:
 - generation/: from logits to tokens: sampling, drafts, copying, token healing.
 - transformers_decoder: other architectures than the native ones, by transformers.
 - loading: load_model, which joins all of them. tokenizer: text <-> ids.
+- footprint: the memory that a model takes at each precision, from its configuration alone.
 - heads/: the model alone: its states, loss and classifiers, with gradients.
 - prefix_cache/: keeps the KV caches of earlier prompts, in memory and on disk.
 - engine/: the process that serves all windows: `python -m model.engine`.

@@ -38,6 +38,7 @@ MODEL = {
     "gpu": "decoder errors",
     "generation": "decoder errors",
     "transformers_decoder": "weights families decoder errors",
+    "footprint": "families decoder cpu",
     "prepared": "weights cpu decoder private_files",
     "loading": "prepared transformers_decoder catalogue weights families cpu gpu generation "
     "decoder tokenizer errors machine",
@@ -75,6 +76,7 @@ LSP_SERVER_SEES = {
     "model.weights.folder",
     "model.tokenizer",
     "model.errors",
+    "model.footprint",
     "model.prepared.files",
     "model.private_files",
     "model.engine.options",

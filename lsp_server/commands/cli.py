@@ -16,6 +16,7 @@ from typing import Annotated, Any
 
 import typer
 from typer import Argument, Option
+from typer.core import TyperGroup
 
 from lsp_server.settings import Settings, parse
 from lsp_server.user_settings import settings_here
@@ -33,7 +34,18 @@ engine_app = typer.Typer(
     no_args_is_help=True,
 )
 app.add_typer(engine_app, name="engine")
-models_app = typer.Typer()
+
+
+class ModelsGroup(TyperGroup):
+    """`fimls models NAME` is `fimls models show NAME`, where NAME is no command."""
+
+    # The types of both are those of a click that is private to typer.
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        known = args[0].startswith("-") or self.get_command(ctx, args[0])
+        return super().resolve_command(ctx, args if known else ["show", *args])
+
+
+models_app = typer.Typer(cls=ModelsGroup)
 app.add_typer(models_app, name="models")
 
 Model = Annotated[
@@ -289,8 +301,24 @@ def models(context: typer.Context, model: Model = None, as_json: Json = False) -
 
     if context.invoked_subcommand is None:
         run(print_models(settings_from(model), as_json=as_json))
-    elif model or as_json:
+    elif model or (as_json and context.invoked_subcommand != "show"):
         raise typer.BadParameter(f"put the options after {context.invoked_subcommand!r}")
+
+
+@models_app.command("show")
+def models_show(
+    context: typer.Context,
+    name: Annotated[str, Argument(metavar="NAME", help="As `fimls models` lists it, or a path.")],
+    as_json: Json = False,
+) -> None:
+    """The memory that one model takes at each precision. A folder with only config.json will do;
+    `show` can be left out."""
+    from lsp_server.commands.footprint import print_footprint
+
+    with expected_errors():
+        print_footprint(
+            name, as_json=as_json or bool(context.parent and context.parent.params["as_json"])
+        )
 
 
 @models_app.command("use")

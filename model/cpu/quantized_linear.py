@@ -84,6 +84,7 @@ class Int8Linear(Packed):
             self.scale = self.scale[order] * factors
             if self.bias is not None:
                 self.bias.data = self.bias.data[order] * factors
+            self._order = None
         if self.plan is None:
             return
         self._use({name: self._packed(kernel(name)) for name in self.plan.names})

@@ -18,7 +18,6 @@ from model.decoder.config import DecoderConfig
 from model.decoder.decoder import Decoder
 from model.decoder.factory import Factory, Packed
 from model.errors import ModelError
-from model.families.registry import FAMILIES
 from model.families.weight_table import WeightSlot
 from model.weights.files import INT8_ROWS, ModelFiles
 
@@ -38,25 +37,13 @@ class Checkpoint:
     @classmethod
     def open(cls, folder: ModelFiles) -> Checkpoint:
         """Reads config.json and finds the weights. Raises ModelError."""
-        family = FAMILIES.get(folder.model_type)
-        if family is None:
-            raise ModelError(
-                f"{folder.path}: {folder.model_type} is no native architecture. Use a model in one "
-                f"of {', '.join(FAMILIES)}."
-            )
-        try:
-            config = family.decoder_config(folder.config)
-        except ModelError as error:  # begins with config.json
-            raise ModelError(
-                f"{folder.path}{folder.before_config}{error}. Download the model again; if it "
-                "stays so, use another or report this one."
-            ) from None
+        config, table = folder.recipe()
         if folder.quantization not in ("", INT8_ROWS):
             raise ModelError(
                 f"{folder.path} holds weights quantized with {folder.quantization!r}, which fimls "
                 "does not read. Use the model's float16 or bfloat16 weights."
             )
-        return cls(folder, config, family.weight_table(config), tuple(folder.weight_files))
+        return cls(folder, config, table, tuple(folder.weight_files))
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:

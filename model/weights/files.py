@@ -69,6 +69,23 @@ class ModelFiles(ABC):
             return stated_positions(reader, UNSTATED_POSITIONS)
         return max_positions(reader, FAMILIES[self.model_type].defaults.positions)
 
+    def recipe(self) -> tuple[DecoderConfig, dict[str, WeightSlot]]:
+        """What decoder the configuration describes, and where the tensors go. Raises ModelError."""
+        family = FAMILIES.get(self.model_type)
+        if family is None:
+            raise ModelError(
+                f"{self.path}: {self.model_type} is no native architecture. Use a model in one "
+                f"of {', '.join(FAMILIES)}."
+            )
+        try:
+            config = family.decoder_config(self.config)
+        except ModelError as error:  # begins with config.json
+            raise ModelError(
+                f"{self.path}{self.before_config}{error}. Download the model again; if it "
+                "stays so, use another or report this one."
+            ) from None
+        return config, family.weight_table(config)
+
     @property
     def attribution(self) -> Path:
         """Its own attribution file, or the bundled model's, which holds for any model's text."""

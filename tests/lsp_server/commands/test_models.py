@@ -124,9 +124,65 @@ def test_what_is_on_the_disk_is_listed_if_fimls_runs_it(
     assert "org/repo" not in printed
 
 
+def test_the_memory_of_one_model_takes_only_its_configuration(
+    starcoder2_folder: Path, tmp_path: Path
+) -> None:
+    shutil.copy(starcoder2_folder / "config.json", tmp_path)
+    before = CliRunner().invoke(app, ["models", "--json", str(tmp_path)])
+    assert (before.exit_code, before.stderr) == (0, "")
+    behind = CliRunner().invoke(app, ["models", "show", str(tmp_path), "--json"])
+    shown = json.loads(before.stdout)
+    assert json.loads(behind.stdout) == shown
+    listed = CliRunner().invoke(app, ["models", "--json", "--model", str(starcoder2_folder)])
+    _, described, *_ = json.loads(listed.stdout)
+    for key in ("architecture", "parameters", "max_positions"):
+        assert shown[key] == described[key]
+    rotary = 256 * 8 * 3 * 4  # cos, sin and both as complex numbers
+    assert shown["footprint"]["float32"]["total"] == 4 * described["parameters"] + rotary
+    assert shown["footprint"].keys() == {
+        "float32",
+        "float16",
+        "bfloat16",
+        "8-bit",
+        "4-bit",
+        "int8",
+    }
+    printed = CliRunner().invoke(app, ["models", str(tmp_path)]).stdout.splitlines()
+    assert printed[0].startswith(f"{tmp_path}: starcoder2, ")
+    row = next(line.split() for line in printed if line.startswith("  float32 "))
+    assert row[-1] == f"{shown['footprint']['float32']['total'] / 1e6:.2f}"
+
+
+def test_the_memory_of_one_model_takes_no_torch() -> None:
+    code = (
+        "import sys; from lsp_server.commands.cli import app; "
+        "app(['models', 'bundled'], standalone_mode=False); print({*sys.modules})"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "NF4" in run.stdout and "'torch'" not in run.stdout
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"model_type": "mamba"}, "mamba is no native architecture. Use a model in one of"),
+        ({"model_type": "starcoder2", "hidden_size": 0}, "hidden_size is 0, but must be positive"),
+        ({"model_type": "starcoder2", "rope_scaling": {"type": "x"}}, "rope type 'x'"),
+    ],
+)
+def test_a_configuration_without_a_footprint_is_said(
+    config: dict[str, object], message: str, tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    shown = CliRunner().invoke(app, ["models", "--json", str(tmp_path)])
+    assert (shown.exit_code, shown.stdout) == (2, "")
+    assert message in shown.stderr and shown.stderr.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--json", "/nowhere"], "fimls: There is no model folder /nowhere. Use 'bundled'"),
         (["--model", "/nowhere"], "fimls: There is no model folder /nowhere. Use 'bundled'"),
         (
             ["--model", "/nowhere", "export", "x", "--format", "hf"],
