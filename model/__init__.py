@@ -12,6 +12,7 @@ In reading order:
 - weights/: finds a model folder and fills a decoder with its tensors.
 - cpu/, gpu/: matrices of fewer bits, and a faster step for a few rows.
 - prepared/: a large model's weights on disk as they are in memory, for the next start.
+- placement/: one decoder on several devices, or partly on the disk.
 - generation/: from logits to tokens: sampling, drafts, copying, token healing.
 - transformers_decoder: other architectures than the native ones, by transformers.
 - loading: load_model, which joins all of them. tokenizer: text <-> ids.

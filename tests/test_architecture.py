@@ -36,6 +36,7 @@ MODEL = {
     "weights": "catalogue tokenizer families decoder errors regular_files",
     "cpu": "decoder errors machine private_files",
     "gpu": "decoder errors",
+    "placement": "decoder errors machine private_files",
     "generation": "decoder errors",
     "transformers_decoder": "weights families decoder errors",
     "footprint": "families decoder cpu",
