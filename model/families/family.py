@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from model.decoder.config import Activation, DecoderConfig
 from model.families.hf_config import Defaults
 from model.families.weight_table import WeightSlot
+
+DropoutPlace = Literal["attention", "embedding", "residual", "hidden"]
 
 
 def _nothing(config: DecoderConfig) -> dict[str, bool]:
@@ -48,10 +50,20 @@ class Family:
     # The names of the checkpoint's tensors -> where each goes.
     weight_table: Callable[[DecoderConfig], dict[str, WeightSlot]]
     gguf: GgufRules
-    # For heads (model/heads/), where config.json states none: what a classifier of tokens drops in
-    # training, and the standard deviation of new weights.
+    # What follows is for heads (model/heads/).
+    # Where the family drops values in training -> the key of config.json that states the share.
+    dropouts: Mapping[DropoutPlace, str] = field(
+        default_factory=lambda: {"attention": "attention_dropout"}
+    )
+    # Where config.json states none: that share, what a classifier of tokens drops, and the standard
+    # deviation of new weights.
+    dropout: float = 0.0
     classifier_dropout: float = 0.1
     initializer_range: float = 0.02
+    # New weights of the matrices that add to the residual stream are smaller, by the root of twice
+    # the number of layers (GPT-2).
+    small_residuals: bool = False
+    trains_padding: bool = False  # the embedding of pad_token_id, too
 
     @property
     def architecture(self) -> str:

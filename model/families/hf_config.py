@@ -20,9 +20,10 @@ HARMLESS_KEYS = frozenset(
     bos_token_id chunk_size_feed_forward classifier_dropout decoder_start_token_id dtype
     embedding_dropout eos_token_id finetuning_task gradient_checkpointing hidden_dropout
     id2label initializer_range is_decoder is_encoder_decoder label2id max_window_layers
-    model_type _name_or_path output_attentions output_hidden_states pad_token_id problem_type
-    quantization_config resid_pdrop residual_dropout return_dict tie_encoder_decoder torch_dtype
-    transformers_version unk_token_id unsloth_fixed unsloth_version use_cache vocab_size
+    model_type _name_or_path num_labels output_attentions output_hidden_states pad_token_id
+    problem_type quantization_config resid_pdrop residual_dropout return_dict
+    tie_encoder_decoder torch_dtype transformers_version unk_token_id unsloth_fixed
+    unsloth_version use_cache vocab_size
     """.split()
 )
 MAX_LAYERS = 1000

@@ -12,6 +12,7 @@ In reading order:
   with gradients, and with what is inside: hidden states, attention weights.
 - losses: of labels, as transformers computes them.
 - heads: BareModel, CausalLM, SequenceClassifier, TokenClassifier.
+- initialization: new weights.
 - loading: fills a head with a checkpoint, which may be another head's; writes one.
 
 Invariants:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar, Self, Unpack, cast
+from typing import Any, ClassVar, Self, Unpack, cast
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +18,15 @@ from model.decoder.decoder import Decoder
 from model.decoder.kv_cache import KVCache
 from model.families.weight_table import WeightSlot
 from model.heads.attention import AttnImplementation, check_implementation
-from model.heads.loading import HeadConfig, LoadingReport, fill, open_checkpoint, save
+from model.heads.loading import (
+    HeadConfig,
+    LoadingReport,
+    draw_new,
+    fill,
+    open_checkpoint,
+    open_config,
+    save,
+)
 from model.heads.losses import causal_loss, class_loss, sequence_loss
 from model.heads.passes import Inputs, PassOptions, States, run
 from model.weights.files import ModelFiles
@@ -76,6 +84,29 @@ class Head(nn.Module):
         head = cls(decoder, config, checkpoint.folder)
         head.set_attn_implementation(attn_implementation)
         head.report = fill(head, checkpoint)
+        return head.eval()
+
+    @classmethod
+    def from_config(
+        cls,
+        config: str | Path | Mapping[str, Any],
+        *,
+        device: str = "auto",
+        dtype: str = "float32",
+        attn_implementation: str = "sdpa",
+        num_labels: int | None = None,
+        problem_type: str | None = None,
+    ) -> Self:
+        """A model of new weights, to train from scratch. They are drawn with config.json's
+        initializer_range from torch's generator: torch.manual_seed comes before.
+
+        config: what config.json holds, or the name of a model that has one; its tokenizer is the
+        new one's then. The other arguments: load's. Raises ModelError with the remedy.
+        """
+        files, decoder = open_config(config, device, dtype, cls.keeps_lm_head)
+        head = cls(decoder, HeadConfig.of(files, num_labels, problem_type), files)
+        head.set_attn_implementation(attn_implementation)
+        head.report = draw_new(head)
         return head.eval()
 
     def save(self, folder: str | Path) -> None:

@@ -17,15 +17,15 @@ from model.decoder.kv_cache import KVCache
 from model.decoder.layers import Attention, DecoderLayer
 from model.decoder.rope import Rotations
 from model.errors import ModelError
+from model.families.family import Family
 from model.families.hf_config import ConfigReader
 from model.heads.attention import Attend
 
 
 @dataclass(frozen=True, slots=True)
 class Dropouts:
-    """The shares that are dropped in training: StarCoder2's of the embeddings and of what attention
-    and MLP add (residual), StableLM's of what the MLP adds (hidden), and both ones' of attention
-    weights."""
+    """The shares that are dropped in training: of attention weights, of the embeddings, of what
+    attention and MLP add (residual), and of what the MLP adds (hidden)."""
 
     attention: float = 0.0
     embedding: float = 0.0
@@ -33,10 +33,14 @@ class Dropouts:
     hidden: float = 0.0
 
     @classmethod
-    def of(cls, raw: Mapping[str, Any]) -> Dropouts:
+    def of(cls, raw: Mapping[str, Any], family: Family) -> Dropouts:
         """From the content of config.json. Raises ModelError."""
-        names = ("attention", "embedding", "residual", "hidden")
-        return cls(**{name: read_dropout(raw, f"{name}_dropout", 0.0) for name in names})
+        return cls(
+            **{
+                place: read_dropout(raw, key, family.dropout)
+                for place, key in family.dropouts.items()
+            }
+        )
 
 
 def read_dropout(raw: Mapping[str, Any], key: str, default: float) -> float:

@@ -16,11 +16,12 @@ from torch import Tensor
 from model.catalogue.records import check_unaltered
 from model.decoder.config import DecoderConfig
 from model.decoder.decoder import Decoder
-from model.decoder.factory import Embedding, Factory
+from model.decoder.factory import Factory
 from model.errors import ModelError
 from model.families.hf_config import ConfigReader
 from model.families.registry import FAMILIES
 from model.families.weight_table import WeightSlot
+from model.heads.initialization import draw, draw_all, mark_padding, read_config
 from model.heads.layers import Dropouts, read_dropout
 from model.heads.losses import PROBLEM_TYPES, ProblemType
 from model.loading import check_memory, choose_device, choose_dtype
@@ -80,13 +81,16 @@ class HeadConfig:
             )
         family = FAMILIES[files.model_type]
         dropout = read_dropout(files.config, "hidden_dropout", family.classifier_dropout)
+        deviation = reader.get("initializer_range", float, family.initializer_range)
+        if deviation < 0:
+            raise ModelError(f"config.json: initializer_range is {deviation}, but must be positive")
         return cls(
             num_labels,
             problem,
             reader.get("pad_token_id", int),
             read_dropout(files.config, "classifier_dropout", dropout),
-            reader.get("initializer_range", float, family.initializer_range),
-            Dropouts.of(files.config),
+            deviation,
+            Dropouts.of(files.config, family),
         )
 
 
@@ -115,6 +119,18 @@ def open_checkpoint(
     check_memory(files, checkpoint.parameters, where, chosen.itemsize)
     config = checkpoint.config if keeps_lm_head else without_lm_head(checkpoint.config)
     return checkpoint, Decoder(config, Factory(where, chosen))
+
+
+def open_config(
+    config: str | Path | Mapping[str, Any], device: str, dtype: str, keeps_lm_head: bool
+) -> tuple[ModelFiles, Decoder]:
+    """A model's name, or what its config.json holds -> the model's files, and a decoder without
+    weights for it. Raises ModelError."""
+    files, wanted = read_config(config)
+    where = choose_device(device)
+    if not keeps_lm_head:
+        wanted = without_lm_head(wanted)
+    return files, Decoder(wanted, Factory(where, choose_dtype(dtype, where)))
 
 
 def without_lm_head(config: DecoderConfig) -> DecoderConfig:
@@ -152,11 +168,8 @@ def fill(head: _Head, checkpoint: Checkpoint) -> LoadingReport:
         )
     checkpoint.check_copies(decoder, copies)
     for slot in new.values():
-        _draw(head.get_parameter(slot.parameter), head.config.initializer_range)
-    pad = head.config.pad_id
-    if pad is not None and 0 <= pad < decoder.config.vocab_size:
-        # The reference never trains the embedding of padding.
-        cast(Embedding, decoder.embed_tokens).padding_idx = pad
+        draw(head.get_parameter(slot.parameter), head.config.initializer_range)
+    mark_padding(decoder, FAMILIES[head.files.model_type], head.config.pad_id)
     report = LoadingReport(tuple(new), tuple(left_over))
     if new:
         log.warning("%s has no %s: drawn at random", head.files.path, some(new))
@@ -165,12 +178,13 @@ def fill(head: _Head, checkpoint: Checkpoint) -> LoadingReport:
     return report
 
 
-def _draw(parameter: Tensor, deviation: float) -> None:
-    """New weights as the reference draws them: matrices normal, biases 0."""
-    if parameter.dim() == 1:
-        parameter.zero_()
-    else:
-        parameter.normal_(0.0, deviation)
+def draw_new(head: torch.nn.Module) -> LoadingReport:
+    """Draws every weight of a head, as for a training from scratch."""
+    new = cast(_Head, head)
+    family = FAMILIES[new.files.model_type]
+    mark_padding(new.decoder, family, new.config.pad_id)
+    draw_all(head, new.decoder, family, new.config.initializer_range)
+    return LoadingReport(missing=tuple(_slots(new)))
 
 
 def _slots(head: _Head) -> dict[str, WeightSlot]:
@@ -210,7 +224,8 @@ def save(head: _Head, folder: Path) -> None:
     if head.own_weights:
         config |= _labels(head.config, config.get("id2label"))
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    (folder / "tokenizer.json").write_text(tokenizer, encoding="utf-8")
+    if tokenizer:
+        (folder / "tokenizer.json").write_text(tokenizer, encoding="utf-8")
 
 
 def _labels(config: HeadConfig, names: dict[str, str] | None) -> dict[str, Any]:

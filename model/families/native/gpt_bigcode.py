@@ -96,4 +96,8 @@ FAMILY = Family(
         config_keys={"attention.layer_norm_epsilon": "layer_norm_epsilon"},
         refusals=lambda config: {"unscaled scores": config.attention_multiplier is not None},
     ),
+    dropouts={"attention": "attn_pdrop", "embedding": "embd_pdrop", "residual": "resid_pdrop"},
+    dropout=0.1,
+    small_residuals=True,
+    trains_padding=True,
 )

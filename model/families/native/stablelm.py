@@ -109,5 +109,6 @@ FAMILY = Family(
             "use_parallel_residual": "blk.0.ffn_norm.weight" not in tensors,
         },
     ),
+    dropouts={"attention": "attention_dropout", "hidden": "hidden_dropout"},
     classifier_dropout=0.0,
 )

@@ -70,5 +70,10 @@ FAMILY = Family(
         config_keys={"attention.layer_norm_epsilon": "norm_epsilon"},
         config_of_tensors=lambda tensors: {"use_bias": "blk.0.attn_q.bias" in tensors},
     ),
+    dropouts={
+        "attention": "attention_dropout",
+        "embedding": "embedding_dropout",
+        "residual": "residual_dropout",
+    },
     initializer_range=0.018042,
 )
