@@ -47,8 +47,8 @@ from benchmarks.gpu_models import (
 from model.decoder.decoder import Decoder
 from model.errors import ModelError
 from model.generation.generate import GenerationOptions, generate, prefill
-from model.gpu.bitsandbytes_linear import library
 from model.gpu.cuda_graphs import SIZES, Graphs
+from model.precision.bitsandbytes_linear import library
 from model.prefix_cache.memory import PrefixCache
 
 ROOT = Path(__file__).parent.parent

@@ -16,8 +16,8 @@ from model.decoder.decoder import Decoder
 from model.decoder.factory import Factory
 from model.decoder.kv_cache import KVCache
 from model.families.native.starcoder2 import decoder_config
-from model.gpu.bitsandbytes_linear import BitsFactory, BitsLinear
 from model.gpu.cuda_graphs import CudaRecorder, Graphs, add_graphs
+from model.precision.bitsandbytes_linear import BitsFactory, BitsLinear
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # As the released checkpoints' config.json have them.
@@ -41,6 +41,7 @@ SHAPES: dict[str, dict[str, Any]] = {
         "rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0},
     },
 }
+KIND = {8: "llm.int8", 4: "nf4-double"}  # of bitsandbytes' matrices, by their bits
 SPREAD = 0.02  # of the weights, as they are initialized
 
 
@@ -86,12 +87,12 @@ def make_decoder(
     """The same weights at every precision. bits: of bitsandbytes, 8 or 4; 0 leaves floats. No
     graphs yet."""
     with torch.inference_mode(False):
-        factory = BitsFactory(device, dtype, bits) if bits else Factory(device, dtype)
+        factory = BitsFactory(device, dtype, KIND[bits]) if bits else Factory(device, dtype)
         decoder = Decoder(decoder_config(shape), factory).eval().requires_grad_(False)
     for number, (name, module) in enumerate(decoder.named_modules()):
         chance = torch.Generator(device).manual_seed(number)
         if isinstance(module, BitsLinear):
-            out, width = module.shape
+            out, width = module.out_features, module.in_features
             module.fill(
                 0,
                 torch.empty(out, width, device=device, dtype=dtype).normal_(

@@ -10,7 +10,8 @@ In reading order:
 - families/: one file for each model family; hf_config reads config.json.
 - decoder/: the configuration, the forward pass in PyTorch and the KV cache.
 - weights/: finds a model folder and fills a decoder with its tensors.
-- cpu/, gpu/: matrices of fewer bits, and a faster step for a few rows.
+- precision/: devices, the types of weights, and which of them fit; matrices by bitsandbytes.
+- cpu/, gpu/: int8 matrices for CPUs, and a faster step for a few rows.
 - prepared/: a large model's weights on disk as they are in memory, for the next start.
 - placement/: one decoder on several devices, or partly on the disk.
 - generation/: from logits to tokens: sampling, drafts, copying, token healing.

@@ -32,22 +32,23 @@ from model.cpu.interleaved.layout import OUTPUTS, QUAD
 from model.decoder.config import DecoderConfig
 from model.families.weight_table import WeightSlot
 
-Scheme = Literal["floats", "llm_int8", "nf4", "int8"]
-"""How the matrices of linear layers are kept: as floats; by bitsandbytes in 8 bits or in 4 with
-double quantization; or as int8 rows on a CPU, where the embeddings are so, too."""
+Scheme = Literal["floats", "llm.int8", "nf4", "nf4-double", "int8"]
+"""How the matrices of the layers are kept: as floats; by bitsandbytes (model.precision); or as int8
+rows on a CPU, where the embeddings and the head are so, too."""
 
 NF4_BLOCK = 64  # weights to a scale of 8 bits
 NF4_SCALES = 256  # of these to a float32 scale
-# Float32 numbers beside them: the mean of the scales, and what 4 and 8 bits stand for.
-NF4_EXTRA = 1 + 16 + 256
+# Float32 numbers beside them: what 4 bits stand for; the mean of the scales, and what 8 bits do.
+NF4_EXTRA = 16
+DOUBLE_EXTRA = 1 + 256
 FLOAT32 = 4  # bytes
 # (name, scheme, bytes of a float) of the precisions that are listed.
 PRECISIONS: tuple[tuple[str, Scheme, int], ...] = (
     ("float32", "floats", 4),
     ("float16", "floats", 2),
     ("bfloat16", "floats", 2),
-    ("8-bit", "llm_int8", 2),
-    ("4-bit", "nf4", 2),
+    ("8-bit", "llm.int8", 2),
+    ("4-bit", "nf4-double", 2),
     ("int8", "int8", 4),
 )
 
@@ -103,10 +104,10 @@ def footprints(config: DecoderConfig, table: Mapping[str, WeightSlot]) -> dict[s
 
 
 def _is_quantized(slot: WeightSlot, scheme: Scheme) -> bool:
-    """Whether the slot is of a linear layer's matrix; embeddings count with the scheme int8."""
+    """Whether the slot is of a layer's matrix; embeddings and head count with the scheme int8."""
     if not slot.parameter.endswith(".weight") or len(slot.shape) != 2:
         return False
-    return scheme == "int8" or slot.parameter != "embed_tokens.weight"
+    return scheme == "int8" or slot.parameter.startswith("layers.")
 
 
 def _matrix_bytes(
@@ -119,11 +120,13 @@ def _matrix_bytes(
     """
     if scheme == "floats":
         return out * width * float_bytes, 0
-    if scheme == "nf4":
+    if scheme in ("nf4", "nf4-double"):
         scales = _ceil(out * width, NF4_BLOCK)
-        floats = _ceil(scales, NF4_SCALES) + NF4_EXTRA
-        return _ceil(out * width, 2), scales + floats * FLOAT32
-    if scheme == "llm_int8" or not packed:
+        size = scales * FLOAT32
+        if scheme == "nf4-double":
+            size = scales + (_ceil(scales, NF4_SCALES) + DOUBLE_EXTRA) * FLOAT32
+        return _ceil(out * width, 2), size + NF4_EXTRA * FLOAT32
+    if scheme == "llm.int8" or not packed:
         return out * width, out * FLOAT32
     padded = _ceil(out, OUTPUTS) * OUTPUTS
     return padded * _ceil(width, QUAD) * QUAD, (2 * out + padded) * FLOAT32

@@ -6,6 +6,7 @@ step where there is one.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,6 +22,7 @@ from model.decoder.decoder import Decoder
 from model.decoder.factory import Factory
 from model.decoder.kv_cache import KVCache
 from model.errors import ModelError
+from model.footprint import Scheme, footprint
 from model.generation.copying import Copying, CopyWeights
 from model.generation.drafting import Drafter, DraftHistory
 from model.generation.generate import (
@@ -33,16 +35,17 @@ from model.generation.generate import (
 )
 from model.generation.sampling import Sampling
 from model.generation.token_healing import Spelling, TokenHealing
-from model.gpu.bitsandbytes_linear import BITS, BitsFactory, library
 from model.gpu.cuda_graphs import add_graphs
-from model.machine import available_memory
+from model.precision.bitsandbytes_linear import KINDS, BitsFactory
+from model.precision.devices import choose_device, choose_dtype, free_memory
+from model.precision.quantization import Needs, choose_quantization
 from model.prepared.weights import PreparedWeights
 from model.tokenizer import Tokenizer
 from model.weights.checkpoint import Checkpoint
 from model.weights.files import ModelFiles
 from model.weights.folder import find_model
 
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -50,13 +53,14 @@ class LoadedModel:
     """A model that is ready to run: its folder, tokenizer and decoder.
 
     prepared: the file that keeps the decoder's weights for the next start; None where that brings
-    nothing.
+    nothing. precision: which kind of weights it has, and why.
     """
 
     folder: ModelFiles
     tokenizer: Tokenizer
     decoder: Decoder
     prepared: PreparedWeights | None = None
+    precision: str = ""
 
     @cached_property
     def spelling(self) -> Spelling:
@@ -124,30 +128,60 @@ def load_model(
     """'bundled', a path or a name as in find_path -> LoadedModel. Raises ModelError with the
     remedy.
 
-    device: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1". dtype: "auto" (the fastest
-    that the device has kernels for), "float32", "float16", "bfloat16". quantization: None, "int8",
-    "int4" (on a GPU only, where both are bitsandbytes' and save memory, not time), or "auto" (int8
-    where it is faster: on a CPU with the dtype "auto"). measured: a folder that keeps the measured
-    speed of kernels. progress: is told the share of tensors that are loaded, 0 to 1. prepared: the
-    cache folder that may hold the weights as another process has prepared them.
+    device: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1", "mps". dtype: "auto" (the
+    fastest that the device has kernels for), "float32", "float16", "bfloat16". quantization: None
+    (floats), "int8" (on a CPU fimls' own, the fastest there; on a GPU "llm.int8"), "int4"
+    ("nf4-double"), by bitsandbytes "llm.int8", "nf4", "nf4-double", which save memory, not time; or
+    "auto" (int8 on a CPU with the dtype "auto", else floats; fewer bits where the memory that is
+    free asks for them). measured: a folder that keeps the measured speed of kernels. progress: is
+    told the share of tensors that are loaded, 0 to 1. prepared: the cache folder that may hold the
+    weights as another process has prepared them.
     """
     folder = find_model(name)
     check_unaltered(folder.weight_files)
     tokenizer = folder.load_tokenizer()
     where = choose_device(device)
     chosen_dtype = choose_dtype(dtype, where)
-    if quantization == "auto" and not folder.is_native:
-        quantization = None
-    chosen_quantization = choose_quantization(quantization, dtype, where)
-    decoder, kept = load_decoder(
-        folder, where, chosen_dtype, chosen_quantization, measured, progress, prepared
+    checkpoint = Checkpoint.open(folder) if folder.is_native else None
+    choice = choose_quantization(
+        quantization,
+        dtype,
+        chosen_dtype,
+        where,
+        needs_of(folder, checkpoint, chosen_dtype),
+        free_memory(where),
     )
+    log.info("%s: %s", folder.path, choice.reason)
+    if checkpoint is None:
+        decoder = load_with_transformers(folder, where, chosen_dtype, choice.kind)
+        kept = None
+    else:
+        decoder, kept = load_decoder(
+            checkpoint, where, chosen_dtype, choice.kind, measured, progress, prepared
+        )
     check_vocabulary(folder, tokenizer, decoder.config.vocab_size)
-    return LoadedModel(folder, tokenizer, decoder, kept)
+    return LoadedModel(folder, tokenizer, decoder, kept, choice.reason)
+
+
+def needs_of(folder: ModelFiles, checkpoint: Checkpoint | None, dtype: torch.dtype) -> Needs:
+    """The memory that each kind of weights takes; without a checkpoint floats alone."""
+    name = str(folder.path)
+    if checkpoint is None:
+        return Needs(name, {None: folder.parameters * dtype.itemsize})
+    schemes: dict[str | None, Scheme] = {None: "floats", "int8": "int8"}
+    schemes |= {kind: kind for kind in KINDS}
+    config, table = checkpoint.config, checkpoint.table
+    return Needs(
+        name,
+        {
+            kind: footprint(config, table, scheme, dtype.itemsize).total
+            for kind, scheme in schemes.items()
+        },
+    )
 
 
 def load_decoder(
-    folder: ModelFiles,
+    checkpoint: Checkpoint,
     device: torch.device,
     dtype: torch.dtype,
     quantization: str | None,
@@ -155,18 +189,13 @@ def load_decoder(
     progress: Callable[[float], None],
     prepared: Path | None = None,
 ) -> tuple[Decoder, PreparedWeights | None]:
-    """Makes the decoder of a folder, fills it file by file, or from prepared weights, and gives it
-    its step.
+    """Makes the decoder of a checkpoint, fills it file by file, or from prepared weights, and gives
+    it its step.
 
     Matrices are quantized as they are read, so that no more than one file of the checkpoint is in
     memory beside them. The arguments are those of load_model, chosen. Raises ModelError.
     """
-    bits = 8 * dtype.itemsize if quantization is None else BITS[quantization]
-    if not folder.is_native:
-        check_memory(folder, folder.parameters, device, bits / 8)
-        return load_with_transformers(folder, device, dtype, quantization), None
-    checkpoint = Checkpoint.open(folder)
-    check_memory(folder, checkpoint.parameters, device, bits / 8)
+    folder = checkpoint.folder
     # The decoder is not made by way of the meta device: what torch imports for that (sympy, its
     # compiler) takes longer than loading.
     try:
@@ -211,37 +240,12 @@ def choose_factory(
     quantization: str | None,
     measured: Path | None,
 ) -> Factory:
-    """The maker of matrices for the precision: floats, int8 on a CPU, fewer bits on a GPU."""
+    """The maker of matrices for the kind of weights: floats, fimls' own int8, bitsandbytes'."""
     if quantization is None:
         return Factory(device, dtype)
-    if device.type == "cpu":
+    if quantization == "int8":
         return Int8Factory.for_cpu(config, measured)
-    return BitsFactory(device, dtype, BITS[quantization])
-
-
-def check_memory(
-    folder: ModelFiles, parameters: int, device: torch.device, itemsize: float
-) -> None:
-    """Raises ModelError where the weights, of itemsize bytes each, do not fit into what is free."""
-    free = free_memory(device)
-    needed = parameters * itemsize
-    if free is None or needed <= free:
-        return
-    smaller = "a smaller model"
-    if itemsize > 1:
-        smaller = 'fimls.engine.quantization "int8" or a smaller model'
-    raise ModelError(
-        f"{folder.path} needs {needed / 1e9:.1f} GB for its weights, but "
-        f"{free / 1e9:.1f} GB of the memory of {device} are free. Use {smaller}, or close what "
-        "else uses the memory."
-    )
-
-
-def free_memory(device: torch.device) -> int | None:
-    """Bytes; None where the system does not tell."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    return available_memory()
+    return BitsFactory(device, dtype, quantization)
 
 
 def check_vocabulary(folder: ModelFiles, tokenizer: Tokenizer, vocab_size: int) -> None:
@@ -251,62 +255,3 @@ def check_vocabulary(folder: ModelFiles, tokenizer: Tokenizer, vocab_size: int) 
             f"{folder.path}: the tokenizer has {tokenizer.vocab_size} entries, the model "
             f"{vocab_size}. Check that tokenizer.json and config.json belong together."
         )
-
-
-def choose_device(name: str) -> torch.device:
-    """The device of that name; "auto" is a GPU where there is one. Raises ModelError."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        first_line = str(error).splitlines()[0]
-        raise ModelError(
-            f"The device {name!r} cannot be used ({first_line}). Set the device to 'auto'."
-        ) from None
-    return device
-
-
-def choose_quantization(quantization: str | None, dtype: str, device: torch.device) -> str | None:
-    """None for the weights as they are, or "int8" or "int4". Raises ModelError with the remedy."""
-    if quantization not in (None, "none", "auto", *BITS):
-        raise ModelError(
-            f"The quantization {quantization!r} is unknown. Use 'auto', 'int8', 'int4' or 'none'."
-        )
-    on_cpu = device.type == "cpu"
-    if quantization == "auto":
-        return "int8" if on_cpu and dtype == "auto" else None
-    if quantization in (None, "none"):
-        return None
-    if quantization == "int4" and on_cpu:
-        raise ModelError(
-            "int4 weights run on a CUDA device, not on a CPU. Set the quantization to 'int8'."
-        )
-    if on_cpu and dtype not in ("auto", "float32"):
-        raise ModelError(
-            f"int8 weights go with float32, not with {dtype}. Set the dtype to 'auto'."
-        )
-    if device.type not in ("cpu", "cuda"):
-        raise ModelError(
-            f"{quantization} weights do not run on {device}. Set the quantization to 'none'."
-        )
-    if not on_cpu:
-        library()
-    return quantization
-
-
-def choose_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The type of that name; "auto" is the fastest on the device. Raises ModelError."""
-    if name in DTYPES:
-        return DTYPES[name]
-    if name != "auto":
-        raise ModelError(
-            f"The dtype {name!r} is unknown. Use 'auto', {', '.join(map(repr, DTYPES))}."
-        )
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    # On a CPU without bfloat16 kernels its matmuls are hundreds of times slower than float32's.
-    if device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        return torch.bfloat16
-    return torch.float32

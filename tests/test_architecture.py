@@ -37,17 +37,18 @@ MODEL = {
     "cpu": "decoder errors machine private_files",
     "gpu": "decoder errors",
     "placement": "decoder errors machine private_files",
+    "precision": "decoder errors machine",
     "generation": "decoder errors",
     "transformers_decoder": "weights families decoder errors",
     "footprint": "families decoder cpu",
     "prepared": "weights cpu decoder private_files",
-    "loading": "prepared transformers_decoder catalogue weights families cpu gpu generation "
-    "decoder tokenizer errors machine",
-    "heads": "loading weights catalogue families decoder errors",
+    "loading": "prepared transformers_decoder catalogue weights families cpu gpu precision "
+    "footprint generation decoder tokenizer errors",
+    "heads": "loading precision weights catalogue families decoder errors",
     "probe": "cpu machine",
     "prefix_cache": "weights generation decoder errors private_files",
     "engine": "prefix_cache loading prepared weights cpu generation decoder errors machine",
-    "export": "loading weights families decoder tokenizer errors",
+    "export": "loading precision weights families decoder tokenizer errors",
 }
 LSP_SERVER = {
     "settings": "",
@@ -103,7 +104,7 @@ ONLY_IN = {
     "accelerate": "model/placement/",
     "peft": "model/heads/lora.py",
     "flash_attn": "model/heads/attention.py",
-    "bitsandbytes": "model/gpu/bitsandbytes_linear.py",
+    "bitsandbytes": "model/precision/bitsandbytes_linear.py",
 }
 
 

@@ -65,7 +65,7 @@ class Decoder(nn.Module):
         self.layers = nn.ModuleList(DecoderLayer(config, factory) for _ in range(config.num_layers))
         self.norm = factory.norm(config)
         if not config.tie_embeddings:
-            self.head = factory.linear(config.hidden_size, config.vocab_size, False)
+            self.head = factory.head(config)
         self._step: FewRowsStep | None = None
         self._row_costs: Mapping[int, float] | None = None
         self._rotations: Rotations | None = None

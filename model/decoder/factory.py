@@ -88,7 +88,7 @@ class Packed(nn.Module, ABC):
 class Factory:
     """Makes modules whose weights are floats.
 
-    model.cpu.quantized_linear and model.gpu.bitsandbytes_linear make modules of fewer bits.
+    model.cpu.quantized_linear and model.precision.bitsandbytes_linear make modules of fewer bits.
     """
 
     device: torch.device
@@ -111,6 +111,10 @@ class Factory:
     def qkv(self, config: DecoderConfig) -> nn.Module:
         """The fused projection for queries, keys and values: hidden -> (H + 2K) D."""
         return self.linear(config.hidden_size, config.qkv_size, config.qkv_bias)
+
+    def head(self, config: DecoderConfig) -> nn.Module:
+        """The causal language-model head where it is not tied: hidden -> vocabulary."""
+        return self.linear(config.hidden_size, config.vocab_size, False)
 
     def embedding(self, vocabulary: int, hidden: int) -> Embeddings:
         return Embedding(vocabulary, hidden, device=self.device, dtype=self.dtype)

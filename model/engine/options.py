@@ -29,10 +29,13 @@ class EngineOptions:
     """
 
     device: str = setting(
-        "auto", text("auto, cpu, cuda, or cuda: and a number", r"auto|cpu|cuda(:[0-9]{1,2})?")
+        "auto",
+        text("auto, cpu, mps, cuda, or cuda: and a number", r"auto|cpu|mps|cuda(:[0-9]{1,2})?"),
     )
     dtype: str = setting("auto", choice("auto", "float32", "float16", "bfloat16"))
-    quantization: str = setting("auto", choice("auto", "none", "int8", "int4"))
+    quantization: str = setting(
+        "auto", choice("auto", "none", "int8", "int4", "llm.int8", "nf4", "nf4-double")
+    )
     idle_timeout: float = setting(900.0, SECONDS, identity=False)
     """Seconds without a request after which the engine ends and its memory is free again."""
     threads: int | None = setting(None, whole(1, 1024))

@@ -13,7 +13,8 @@ from safetensors import SafetensorError
 from model.errors import ModelError
 from model.export.gguf import TYPES, write_gguf
 from model.export.hugging_face import write_hugging_face
-from model.loading import DTYPES, check_vocabulary
+from model.loading import check_vocabulary
+from model.precision.devices import DTYPES
 from model.weights.checkpoint import HEAD, Checkpoint
 from model.weights.files import ModelFiles
 from model.weights.tensors import COMPUTED

@@ -24,7 +24,9 @@ from model.families.weight_table import WeightSlot
 from model.heads.initialization import draw, draw_all, mark_padding, read_config
 from model.heads.layers import Dropouts, read_dropout
 from model.heads.losses import PROBLEM_TYPES, ProblemType
-from model.loading import check_memory, choose_device, choose_dtype
+from model.loading import needs_of
+from model.precision.devices import choose_device, choose_dtype, free_memory
+from model.precision.quantization import choose_quantization
 from model.weights.checkpoint import HEAD, Checkpoint, check, some, surplus, write
 from model.weights.files import ModelFiles
 from model.weights.folder import find_model
@@ -116,7 +118,8 @@ def open_checkpoint(
     checkpoint = Checkpoint.open(files)
     where = choose_device(device)
     chosen = choose_dtype(dtype, where)
-    check_memory(files, checkpoint.parameters, where, chosen.itemsize)
+    needs = replace(needs_of(files, checkpoint, chosen), trainable=True)
+    choose_quantization(None, dtype, chosen, where, needs, free_memory(where))
     config = checkpoint.config if keeps_lm_head else without_lm_head(checkpoint.config)
     return checkpoint, Decoder(config, Factory(where, chosen))
 

@@ -73,10 +73,7 @@ def test_what_would_begin_too_late_or_cannot_run_is_left_out(
     assert "Left out: prefill at toy, for it would begin after 0.00 minutes." in text
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     text = gpu.run(bench, ["bits", "prefill"], 5, tmp_path, "a toy")
-    assert (
-        "Left out: bits at toy: int8 and int4 weights on a GPU need the package bitsandbytes"
-        in text
-    )
+    assert "Left out: bits at toy: Weights of 8 or 4 bits need the package bitsandbytes" in text
     assert "## prefill" in text
 
 

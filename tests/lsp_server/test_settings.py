@@ -212,7 +212,7 @@ def test_dotted_names(raw: object) -> None:
         ),
         (
             {"engine.device": "tpu"},
-            'fimls.engine.device is "tpu", expected auto, cpu, cuda, or cuda: and a number; '
+            'fimls.engine.device is "tpu", expected auto, cpu, mps, cuda, or cuda: and a number; '
             '"auto" is used instead',
         ),
         (

@@ -17,7 +17,7 @@ from model.decoder.decoder import Decoder
 from model.decoder.factory import Factory
 from model.families.registry import FAMILIES
 from model.footprint import Footprint, Scheme, footprint, footprints
-from model.gpu.bitsandbytes_linear import BitsFactory
+from model.precision.bitsandbytes_linear import BitsFactory
 from model.weights.checkpoint import Checkpoint
 from model.weights.folder import find_model
 from tests.conftest import STARCODER2, write_model
@@ -88,7 +88,7 @@ def factory_of(scheme: Scheme, dtype: torch.dtype, checkpoint: Checkpoint) -> Fa
         plan = Plan("interleaved", "interleaved", 16)
         return Int8Factory(CPU, torch.float32, plan, checkpoint.config)
     pytest.importorskip("bitsandbytes")
-    return BitsFactory(CPU, dtype, 8 if scheme == "llm_int8" else 4)
+    return BitsFactory(CPU, dtype, scheme)
 
 
 @pytest.fixture(scope="module", params=MODELS)
@@ -101,9 +101,10 @@ def toy(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     [
         ("floats", torch.float32),
         ("floats", torch.bfloat16),
-        ("llm_int8", torch.bfloat16),
+        ("llm.int8", torch.bfloat16),
         ("nf4", torch.bfloat16),
-        ("nf4", torch.float32),
+        ("nf4-double", torch.bfloat16),
+        ("nf4-double", torch.float32),
         ("int8", torch.float32),
     ],
 )

@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 import torch
 
-from model import LoadedModel, load_model, loading
+from model import LoadedModel, load_model
 from model.cpu import kernels, measurements
 from model.cpu.kernel_choice import Plan
 from model.cpu.quantized_linear import Int8Embedding, Int8Linear, quantize_rows, step_shapes
 from model.cpu.torch_step import BY_THUMB, TorchStep
 from model.errors import ModelError
+from model.precision import devices
 from tests.conftest import (
     GEMMA,
     GPT_BIGCODE,
@@ -213,7 +214,7 @@ def test_quantization_is_left_to_us_or_asked_for(tmp_path: Path) -> None:
     assert load_model(folder, "cpu", quantization="none").decoder.step is None
     assert load_model(folder, "cpu").decoder.step is None
     assert load_model(folder, "cpu", "float32", quantization="auto").decoder.step is None
-    with pytest.raises(ModelError, match=r"unknown\. Use 'auto'"):
+    with pytest.raises(ModelError, match=r"unknown\. Use one of 'auto'"):
         load_model(folder, "cpu", quantization="int3")
     with pytest.raises(ModelError, match="Set the dtype to 'auto'"):
         load_model(folder, "cpu", "bfloat16", quantization="int8")
@@ -235,16 +236,19 @@ def test_a_tied_head_written_out_again_is_the_same_or_an_error(tmp_path: Path) -
 
 @pytest.mark.parametrize(
     ("quantization", "remedy"),
-    [("none", '"int8" or a smaller model'), ("int8", "Use a smaller model")],
+    [
+        ("none", "Set the quantization to 'int8', use a smaller model"),
+        ("int8", "Use a smaller model"),
+    ],
 )
 def test_a_model_larger_than_memory_is_refused_with_figures(
     quantization: str, remedy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = write_model(tmp_path, STARCODER2)
-    monkeypatch.setattr(loading, "available_memory", lambda: 10_000)
+    monkeypatch.setattr(devices, "available_memory", lambda: 10_000)
     with pytest.raises(ModelError) as error:
         load_model(folder, "cpu", "auto", quantization=quantization)
     assert "needs 0.0 GB" in str(error.value)
     assert remedy in str(error.value)
-    monkeypatch.setattr(loading, "available_memory", lambda: None)  # the system does not tell
+    monkeypatch.setattr(devices, "available_memory", lambda: None)  # the system does not tell
     load_model(folder, "cpu", "auto", quantization=quantization)

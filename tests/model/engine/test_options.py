@@ -81,5 +81,6 @@ def test_a_process_says_what_is_wrong_and_ends(tmp_path: Path, through_stdin: bo
     )
     assert ended.returncode == 2
     assert ended.stderr == (
-        "fimls engine: options.device is 'tpu', expected auto, cpu, cuda, or cuda: and a number\n"
+        "fimls engine: options.device is 'tpu', expected auto, cpu, mps, cuda, or cuda: and a "
+        "number\n"
     )
