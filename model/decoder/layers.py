@@ -67,7 +67,8 @@ def attend(
 def attend_where(
     mask: Tensor, q: Tensor, k: Tensor, v: Tensor, scale: float | None, dropout: float = 0.0
 ) -> Tensor:
-    """Attention to the positions at which the mask, (T, S) or (B, 1, T, S), is true.
+    """Attention to the positions at which the mask, (T, S) or (B or 1, H or 1, T, S), is true, or
+    with a mask of numbers added to the scores.
 
     q (B, H, T, D), k and v (B, K, S, D) -> (B, H, T, D). A row without any such position gives 0.
     """

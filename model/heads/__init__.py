@@ -7,6 +7,7 @@
 
 In reading order:
 - attention: eager, SDPA and flash-attn.
+- cache: the keys and values of a batch, for the pass over what follows.
 - layers: one layer with dropouts and its attention weights.
 - passes: a pass through the decoder's layers with masks, positions and embeddings of the caller's,
   with gradients, and with what is inside: hidden states, attention weights.

@@ -50,7 +50,8 @@ class Visible:
 
     window: the decoder's. kept: (B, S), true where there is no padding; None where there is none.
     sequences: (B or 1, T), which text of its row each position belongs to, without a cache; None
-    where each row is one.
+    where each row is one. scored: what each new position sees, or adds to its scores, in place of
+    all these, (B or 1, H or 1, T, S); None where these say it.
     """
 
     batch: int
@@ -59,6 +60,7 @@ class Visible:
     window: int | None
     kept: Tensor | None
     sequences: Tensor | None
+    scored: Tensor | None
     device: torch.device
 
     def attend(self, implementation: AttnImplementation, dropout: float) -> Attend:
@@ -67,11 +69,14 @@ class Visible:
             return Flash.of(self)
         if implementation == "eager":
             return Eager(self.mask())
-        whole = self.kept is None and self.sequences is None and not dropout
+        masks = (self.kept, self.sequences, self.scored)
+        whole = not dropout and all(mask is None for mask in masks)
         return Sdpa(None if whole else self.mask(), self.window)
 
     def mask(self) -> Tensor:
-        """(B or 1, 1, T, S), true where a position is seen."""
+        """(B or 1, H or 1, T, S), true where a position is seen, or what is added to the scores."""
+        if self.scored is not None:
+            return self.scored
         mask = causal_mask(self.new, self.seen, self.window, self.device)[None, None]
         if self.kept is not None:
             mask = mask & self.kept[:, None, None]
@@ -84,7 +89,7 @@ class Visible:
 class Eager:
     """Product, softmax, product.
 
-    mask: (B or 1, 1, T, S), true where a position is seen.
+    mask: (B or 1, H or 1, T, S), true where a position is seen, or added to the scores.
     """
 
     mask: Tensor
@@ -96,11 +101,15 @@ class Eager:
         k = k.repeat_interleave(group, dim=1)
         v = v.repeat_interleave(group, dim=1)
         mask = self.mask.to(q.device)
-        scores = (q @ k.transpose(-1, -2) * scale).masked_fill(~mask, torch.finfo(q.dtype).min)
-        weights = scores.softmax(-1, dtype=torch.float32)
-        # A row that sees nothing is 0, as in attend_where.
-        weights = (weights * mask.any(-1, keepdim=True)).to(q.dtype)
-        weights = F.dropout(weights, dropout)
+        scores = q @ k.transpose(-1, -2) * scale
+        if mask.dtype == torch.bool:
+            scores = scores.masked_fill(~mask, torch.finfo(q.dtype).min)
+            weights = scores.softmax(-1, dtype=torch.float32)
+            # A row that sees nothing is 0, as in attend_where.
+            weights = weights * mask.any(-1, keepdim=True)
+        else:
+            weights = (scores + mask.to(q.dtype)).softmax(-1, dtype=torch.float32)
+        weights = F.dropout(weights.to(q.dtype), dropout)
         return weights @ v, weights
 
 
@@ -120,7 +129,8 @@ class Sdpa:
     ) -> tuple[Tensor, Tensor | None]:
         if self.mask is None:
             return attend(q, k, v, self.window, scale), None
-        return attend_where(self.mask.to(q.device), q, k, v, scale, dropout), None
+        mask = self.mask.to(q.device, None if self.mask.dtype == torch.bool else q.dtype)
+        return attend_where(mask, q, k, v, scale, dropout), None
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +171,11 @@ class Flash:
     @classmethod
     def of(cls, visible: Visible) -> Flash:
         """Raises ValueError."""
+        if visible.scored is not None:
+            raise ValueError(
+                "flash_attention_2 takes no attention_mask of four dimensions: use "
+                "attn_implementation='sdpa'"
+            )
         kept = visible.kept
         if kept is None:
             shape = (visible.batch, visible.seen)

@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.decoder.decoder import Decoder
-from model.decoder.kv_cache import KVCache
 from model.families.weight_table import WeightSlot
 from model.heads.attention import AttnImplementation, check_implementation
+from model.heads.cache import BatchCache
 from model.heads.loading import (
     HeadConfig,
     LoadingReport,
@@ -40,7 +40,12 @@ class HeadOutput:
     logits: Tensor
     hidden_states: tuple[Tensor, ...] | None
     attentions: tuple[Tensor, ...] | None
-    cache: KVCache | None
+    cache: BatchCache | None
+
+    @property
+    def past_key_values(self) -> BatchCache | None:
+        """transformers' older name of `cache`."""
+        return self.cache
 
 
 class Head(nn.Module):
@@ -165,7 +170,7 @@ class BareModel(Head):
     """The decoder without a head."""
 
     def forward(self, input_ids: Tensor | None = None, **inputs: Unpack[Inputs]) -> States:
-        """See model.heads.passes.run."""
+        """inputs: see model.heads.passes.Inputs. Raises ValueError."""
         return self.states(input_ids, inputs)
 
 
@@ -186,7 +191,7 @@ class CausalLM(Head):
 
         labels: (B, T), as the input_ids, with -100 where the token does not count. logits_to_keep:
         the last so many positions, 0 for all, or the indices of some. The other inputs:
-        model.heads.passes.run. Raises ValueError.
+        model.heads.passes.Inputs. Raises ValueError.
         """
         states = self.states(input_ids, inputs)
         x = states.last_hidden_state
@@ -235,7 +240,7 @@ class SequenceClassifier(Classifier):
         without one, or with inputs_embeds, at the last position.
 
         labels: (B,), or (B, labels) where there are several; see sequence_loss. The other inputs:
-        model.heads.passes.run. Raises ValueError.
+        model.heads.passes.Inputs. Raises ValueError.
         """
         states = self.states(input_ids, inputs)
         x = states.last_hidden_state
@@ -271,7 +276,7 @@ class TokenClassifier(Classifier):
         """logits (B, T, labels).
 
         labels: (B, T), -100 where the token does not count. The other inputs:
-        model.heads.passes.run. Raises ValueError.
+        model.heads.passes.Inputs. Raises ValueError.
         """
         states = self.states(input_ids, inputs)
         dropped = F.dropout(states.last_hidden_state, self.config.classifier_dropout, self.training)

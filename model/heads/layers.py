@@ -20,6 +20,7 @@ from model.errors import ModelError
 from model.families.family import Family
 from model.families.hf_config import ConfigReader
 from model.heads.attention import Attend
+from model.heads.cache import BatchCache
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,50 +59,48 @@ class Layers:
     """Runs layers as DecoderLayer.forward does, with attention of the caller's and dropouts.
 
     attentions: the attention weights (B, H, T, S) by the layers' numbers, where `attend` makes
-    them.
+    them. kept: the keys and values for the next cache by the layers' numbers, where `caching`.
     """
 
     def __init__(
-        self, rotations: Rotations, attend: Attend, dropouts: Dropouts, cache: KVCache | None
+        self,
+        rotations: Rotations,
+        attend: Attend,
+        dropouts: Dropouts,
+        cache: BatchCache,
+        caching: bool,
     ) -> None:
         self.rotations = rotations
         self.attend = attend
         self.dropouts = dropouts
         self.cache = cache
+        self.caching = caching
         self.attentions: dict[int, Tensor] = {}
+        self.kept: dict[int, tuple[Tensor, Tensor]] = {}
 
     def run(self, layer: DecoderLayer, index: int, x: Tensor) -> Tensor:
         """x (B, T, hidden) -> (B, T, hidden)."""
-        out: Tensor = layer(x, self.rotations, index, self.cache, self._compute)
+        out: Tensor = layer(x, self.rotations, index, None, self._compute)
         return out
 
     def _compute(
-        self,
-        layer: DecoderLayer,
-        x: Tensor,
-        rotations: Rotations,
-        index: int,
-        cache: KVCache | None,
+        self, layer: DecoderLayer, x: Tensor, rotations: Rotations, index: int, _: KVCache | None
     ) -> Tensor:
         """A LayerRun."""
         normed = layer.attention_norm(x)
-        attended = self._attention(layer.attention, normed, rotations, index, cache)
+        attended = self._attention(layer.attention, normed, rotations, index)
         x = x + layer.scaled(F.dropout(attended, self.dropouts.residual))
         added = layer.mlp(normed if layer.parallel else layer.mlp_norm(x))
         added = F.dropout(F.dropout(added, self.dropouts.residual), self.dropouts.hidden)
         return x + layer.scaled(added)
 
     def _attention(
-        self,
-        attention: Attention,
-        normed: Tensor,
-        rotations: Rotations,
-        index: int,
-        cache: KVCache | None,
+        self, attention: Attention, normed: Tensor, rotations: Rotations, index: int
     ) -> Tensor:
         q, k, v = attention.project(normed, rotations)
-        if cache is not None:
-            k, v = cache.append(index, k[0], v[0])
+        k, v = self.cache.seen(index, k, v)
+        if self.caching:
+            self.kept[index] = (self.cache.keep(k), self.cache.keep(v))
         attended, weights = self.attend(q, k, v, attention.score_scale, self.dropouts.attention)
         if weights is not None:
             self.attentions[index] = weights

@@ -16,20 +16,38 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from model.decoder.decoder import Decoder
-from model.decoder.kv_cache import KVCache
 from model.decoder.layers import DecoderLayer
 from model.decoder.rope import Rotations
 from model.heads.attention import AttnImplementation, Visible
+from model.heads.cache import BatchCache
 from model.heads.layers import NO_DROPOUTS, Dropouts, Layers
 
 
 class Inputs(TypedDict, total=False):
-    """What every head takes beside the ids; see `run`."""
+    """What every head takes beside the ids.
+
+    attention_mask: (B, positions), those behind the cache too, 0 at padding, left or right. Or, in
+    place of causality and the window, what each new position sees: (B or 1, H or 1, T, S), true
+    where it does, or numbers that are added to the scores.
+    position_ids: (B, T) or (1, T), else the positions count from the start, padding too. Positions
+    that do not go up by one start a new sequence of a packed row, if there is neither mask nor
+    cache (in transformers with use_cache=False).
+    inputs_embeds: (B, T, hidden), in place of ids, as decoder.embed_tokens gives them.
+    cache: what the pass before returned; ids and embeddings are those that follow.
+    past_key_values: its older name in transformers.
+    use_cache: whether a cache is returned; where it is not said, if one is given.
+    cache_position: (T,), where the new positions stand behind those of the cache. There is one such
+    place only, so it is checked and changes nothing.
+    output_attentions: such a pass is eager, whatever the implementation is.
+    """
 
     attention_mask: Tensor | None
     position_ids: Tensor | None
     inputs_embeds: Tensor | None
-    cache: KVCache | None
+    cache: BatchCache | None
+    past_key_values: BatchCache | None
+    use_cache: bool | None
+    cache_position: Tensor | None
     output_hidden_states: bool
     output_attentions: bool
 
@@ -56,13 +74,18 @@ class States:
 
     last_hidden_state (B, T, hidden), after the last norm. hidden_states: the input of each layer
     and last_hidden_state. attentions: each layer's weights (B, H, T, S). Both None unless asked
-    for. cache: the one that was given.
+    for. cache: for the pass over what follows; None where there is to be none.
     """
 
     last_hidden_state: Tensor
     hidden_states: tuple[Tensor, ...] | None
     attentions: tuple[Tensor, ...] | None
-    cache: KVCache | None
+    cache: BatchCache | None
+
+    @property
+    def past_key_values(self) -> BatchCache | None:
+        """transformers' older name of `cache`."""
+        return self.cache
 
 
 def run(
@@ -73,57 +96,74 @@ def run(
     attention_mask: Tensor | None = None,
     position_ids: Tensor | None = None,
     inputs_embeds: Tensor | None = None,
-    cache: KVCache | None = None,
+    cache: BatchCache | None = None,
+    past_key_values: BatchCache | None = None,
+    use_cache: bool | None = None,
+    cache_position: Tensor | None = None,
     output_hidden_states: bool = False,
     output_attentions: bool = False,
 ) -> States:
-    """Runs input_ids (B, T), or the embeddings inputs_embeds (B, T, hidden) as decoder.embed_tokens
-    gives them.
+    """Runs input_ids (B, T); see Inputs for the others.
 
-    attention_mask: (B, S), 0 at padding, left or right. position_ids: (B, T) or (1, T), else the
-    positions count from the start, padding too. Positions that do not go up by one start a new
-    sequence of a packed row, if there is neither mask nor cache (in transformers with
-    use_cache=False). cache: holds what comes before (batch 1), and takes the new keys and values;
-    for inference. output_attentions: this pass is eager, whatever options.attn_implementation is.
-    Raises ValueError, which names the input.
+    Frequencies of rotations that depend on the length of the sequence are those for the highest
+    position of this pass, as in transformers; the keys in a cache stay as they are. Raises
+    ValueError, which names the input.
     """
     x = _embeddings(decoder, input_ids, inputs_embeds)
-    batch, new = x.shape[:2]
-    if cache is not None:
-        if torch.is_grad_enabled():
-            raise ValueError("a cache keeps no gradients: pass it under torch.inference_mode()")
-        decoder.make_room(x[..., 0], cache)
-    before = 0 if cache is None else cache.length
-    positions = _positions(decoder, position_ids, batch, before, new, x.device)
+    given = _one(cache, past_key_values)
+    caching = given is not None if use_cache is None else use_cache
+    before = given or BatchCache(decoder.config.sliding_window)
+    before.check(decoder.config, len(x))
+    _check_cache_position(cache_position, before.length, x.shape[1])
+    positions = _positions(decoder, position_ids, before.length, x)
     rotations = Rotations.of(
-        positions, decoder.config.rope, _length(decoder, positions, cache), decoder.dtype
+        positions, decoder.config.rope, _length(decoder, positions), decoder.dtype
     )
     sequences = None
-    if position_ids is not None and attention_mask is None and cache is None:
+    if position_ids is not None and attention_mask is None and given is None and not caching:
         sequences = _packed(positions)
-    kept = _kept(attention_mask, batch, before + new)
-    window = decoder.config.sliding_window
-    visible = Visible(batch, new, before + new, window, kept, sequences, x.device)
+    visible = _visible(decoder, attention_mask, sequences, before, x)
     implementation = "eager" if output_attentions else options.attn_implementation
     attend = visible.attend(implementation, options.dropouts.attention)
-    x = F.dropout(decoder.place(x, positions), options.dropouts.embedding)
-    layers = Layers(rotations, attend, options.dropouts, cache)
+    layers = Layers(rotations, attend, options.dropouts, before, caching)
     run_layer = layers.run
     if options.gradient_checkpointing and torch.is_grad_enabled():
         run_layer = partial(checkpoint, layers.run, use_reentrant=False)
+    new = x.shape[1]
+    x = F.dropout(decoder.place(x, positions), options.dropouts.embedding)
     states = []
     for index, layer in enumerate(decoder.layers):
         states.append(x)
         x = run_layer(cast(DecoderLayer, layer), index, x)
-    if cache is not None:
-        cache.commit(new)
     x = decoder.norm(x)
     return States(
         x,
         (*states, x) if output_hidden_states else None,
         tuple(layers.attentions.values()) if output_attentions else None,
-        cache,
+        before.after(new, layers.kept) if caching else None,
     )
+
+
+def _one(cache: BatchCache | None, past_key_values: BatchCache | None) -> BatchCache | None:
+    """The cache under whichever name it was given. Raises ValueError."""
+    if cache is not None and past_key_values is not None:
+        raise ValueError("past_key_values is the older name of cache: give one of them")
+    given = past_key_values if cache is None else cache
+    if given is not None and not isinstance(given, BatchCache):
+        raise ValueError(
+            f"cache is a {type(given).__name__}, but must be what a pass with use_cache=True "
+            "returned"
+        )
+    return given
+
+
+def _check_cache_position(given: Tensor | None, start: int, new: int) -> None:
+    """Raises ValueError unless the new positions stand right behind the cached ones."""
+    if given is not None and given.tolist() != list(range(start, start + new)):
+        raise ValueError(
+            f"cache_position is {given.tolist()}, but must be the numbers from {start} to "
+            f"{start + new - 1}: the cache holds {start} positions, and {new} are new"
+        )
 
 
 def _embeddings(decoder: Decoder, ids: Tensor | None, embeds: Tensor | None) -> Tensor:
@@ -147,29 +187,50 @@ def _embeddings(decoder: Decoder, ids: Tensor | None, embeds: Tensor | None) -> 
     return embedded
 
 
-def _kept(attention_mask: Tensor | None, batch: int, seen: int) -> Tensor | None:
-    """(B, S), true where there is no padding; None where there is none. Raises ValueError."""
-    if attention_mask is None:
-        return None
-    if attention_mask.shape != (batch, seen):
-        raise ValueError(
-            f"attention_mask is {tuple(attention_mask.shape)}, but must be {(batch, seen)}: the "
-            "batch, and the cached and new positions"
-        )
-    return attention_mask != 0
+def _visible(
+    decoder: Decoder, mask: Tensor | None, sequences: Tensor | None, before: BatchCache, x: Tensor
+) -> Visible:
+    """What the positions of x (B, T, hidden) may see. Raises ValueError."""
+    config = decoder.config
+    batch, new = x.shape[:2]
+    seen = before.kept + new
+    kept = None
+    scored = None
+    if mask is not None and mask.dim() == 4:
+        scored = mask
+        if not (
+            mask.shape[0] in (1, batch)
+            and mask.shape[1] in (1, config.num_heads)
+            and mask.shape[2:] == (new, seen)
+        ):
+            raise ValueError(
+                f"attention_mask is {tuple(mask.shape)}, but must be {(batch, 1, new, seen)} or "
+                f"{(batch, config.num_heads, new, seen)}: {new} new positions see {before.kept} "
+                "cached and the new ones"
+            )
+        if mask.dtype != torch.bool and not mask.is_floating_point():
+            raise ValueError(
+                f"attention_mask of four dimensions is {mask.dtype}, but must be torch.bool, true "
+                "at what is seen, or of floating-point numbers, which are added to the scores"
+            )
+    elif mask is not None:
+        if mask.shape != (batch, before.length + new):
+            raise ValueError(
+                f"attention_mask is {tuple(mask.shape)}, but must be "
+                f"{(batch, before.length + new)}: the batch, and {before.length} positions of the "
+                f"cache and {new} new ones"
+            )
+        kept = mask[:, -seen:] != 0
+        if bool(kept.all()):
+            kept = None
+    return Visible(batch, new, seen, config.sliding_window, kept, sequences, scored, x.device)
 
 
-def _positions(
-    decoder: Decoder,
-    given: Tensor | None,
-    batch: int,
-    before: int,
-    new: int,
-    device: torch.device,
-) -> Tensor:
-    """The position of each new token, (B, T) or (1, T). Raises ValueError."""
+def _positions(decoder: Decoder, given: Tensor | None, start: int, x: Tensor) -> Tensor:
+    """The positions of x (B, T, hidden), (B, T) or (1, T). Raises ValueError."""
+    batch, new = x.shape[:2]
     if given is None:
-        positions = torch.arange(before, before + new, device=device)[None]
+        positions = torch.arange(start, start + new, device=x.device)[None]
     elif given.shape in ((batch, new), (1, new)):
         positions = given
     else:
@@ -185,10 +246,10 @@ def _positions(
     return positions
 
 
-def _length(decoder: Decoder, positions: Tensor, cache: KVCache | None) -> int:
+def _length(decoder: Decoder, positions: Tensor) -> int:
     """The length of the sequence for which rotations are made; see model.decoder.rope."""
     rope = decoder.config.rope
-    if rope is None or not rope.varies or cache is not None:
+    if rope is None or not rope.varies:
         return decoder.config.max_positions
     return int(positions.max()) + 1
 

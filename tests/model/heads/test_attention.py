@@ -154,12 +154,13 @@ def test_all_implementations_run_after_a_cache(
     whole = ours(ids, attention_mask=mask).logits
     for name in attention.IMPLEMENTATIONS:
         ours.set_attn_implementation(name)
-        with torch.inference_mode():
-            cache = ours.decoder.new_cache()
-            parts = []
-            for start, end in ((0, 15), (15, 20), (20, 21), (21, LENGTH)):
-                given = {"attention_mask": mask[:, :end]} if side == "left" else {}
-                parts.append(ours(ids[:, start:end], cache=cache, **given).logits)
+        cache = None
+        parts = []
+        for start, end in ((0, 15), (15, 20), (20, 21), (21, LENGTH)):
+            given = {"attention_mask": mask[:, :end]} if side == "left" else {}
+            output = ours(ids[:, start:end], cache=cache, use_cache=True, **given)
+            cache = output.cache
+            parts.append(output.logits)
         close(torch.cat(parts, dim=1)[mask == 1], whole[mask == 1])
 
 

@@ -219,18 +219,10 @@ def test_bad_inputs_are_named(given: dict[str, Any], words: str, starcoder2_fold
         m(**given)
 
 
-def test_labels_and_caches_that_do_not_fit_are_named(starcoder2_folder: Path) -> None:
+def test_labels_of_sequences_that_do_not_fit_are_named(starcoder2_folder: Path) -> None:
     m = SequenceClassifier.load(starcoder2_folder, device="cpu", num_labels=LABELS)
     ids = random_ids(1)
     with pytest.raises(ValueError, match="labels must be from 0 to 2"):
         m(ids, labels=torch.tensor([3]))
     with pytest.raises(ValueError, match="multi_label_classification"):
         m(ids, labels=torch.ones(1, 2))
-    cache = m.decoder.new_cache()
-    with pytest.raises(ValueError, match="inference_mode"):
-        m(ids, cache=cache)
-    with torch.inference_mode():
-        m(ids, cache=cache)
-        with pytest.raises(ValueError, match="attention_mask"):
-            m(ids, cache=cache, attention_mask=torch.ones_like(ids))
-    assert cache.length == ids.shape[1]
