@@ -84,6 +84,12 @@ class Packed(nn.Module, ABC):
         """Packs the matrix. Called once all of its rows are there."""
 
 
+def pack(module: nn.Module) -> None:
+    """Called when all weights of a module are there."""
+    if isinstance(module, Packed):
+        module.finish()
+
+
 @dataclass(frozen=True)
 class Factory:
     """Makes modules whose weights are floats.
@@ -137,5 +143,4 @@ class Factory:
 
     def finish(self, module: nn.Module) -> None:
         """Called when all weights of a module are there."""
-        if isinstance(module, Packed):
-            module.finish()
+        pack(module)

@@ -73,6 +73,7 @@ class Head(nn.Module):
         *,
         device: str = "auto",
         dtype: str = "float32",
+        quantization: str | None = None,
         attn_implementation: str = "sdpa",
         num_labels: int | None = None,
         problem_type: str | None = None,
@@ -80,11 +81,13 @@ class Head(nn.Module):
         """A model's name as in load_model -> the head with its weights, or with new ones where the
         checkpoint is another head's (`report` tells, and a warning in the log).
 
-        attn_implementation: see set_attn_implementation. num_labels, problem_type: of a classifier,
-        where config.json does not state them or is to be overruled. Raises ModelError with the
-        remedy.
+        quantization: None, "llm.int8", "nf4", "nf4-double", or "auto" (the first of them that fits
+        into the free memory); the decoder is frozen then, and a classifier's own weights and LoRA's
+        can be trained. attn_implementation: see set_attn_implementation. num_labels, problem_type:
+        of a classifier, where config.json does not state them or is to be overruled. Raises
+        ModelError with the remedy.
         """
-        checkpoint, decoder = open_checkpoint(name, device, dtype, cls.keeps_lm_head)
+        checkpoint, decoder = open_checkpoint(name, device, dtype, quantization, cls.keeps_lm_head)
         config = HeadConfig.of(checkpoint.folder, num_labels, problem_type)
         head = cls(decoder, config, checkpoint.folder)
         head.set_attn_implementation(attn_implementation)
@@ -146,7 +149,7 @@ class Head(nn.Module):
         for matrix in matrices:
             rows = matrix.weight.detach()[:vocab_size]
             new = rows.float().mean(0, keepdim=True).to(rows).expand(vocab_size - len(rows), -1)
-            matrix.weight = nn.Parameter(torch.cat((rows, new)))
+            matrix.weight = nn.Parameter(torch.cat((rows, new)), matrix.weight.requires_grad)
 
     @property
     def own_weights(self) -> Mapping[str, WeightSlot]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from model.catalogue.records import check_unaltered
 from model.decoder.config import DecoderConfig
 from model.decoder.decoder import Decoder
-from model.decoder.factory import Factory
+from model.decoder.factory import Factory, Packed, pack
 from model.errors import ModelError
 from model.families.hf_config import ConfigReader
 from model.families.registry import FAMILIES
@@ -25,9 +25,10 @@ from model.heads.initialization import draw, draw_all, mark_padding, read_config
 from model.heads.layers import Dropouts, read_dropout
 from model.heads.losses import PROBLEM_TYPES, ProblemType
 from model.loading import needs_of
+from model.precision.bitsandbytes_linear import BitsFactory
 from model.precision.devices import choose_device, choose_dtype, free_memory
 from model.precision.quantization import choose_quantization
-from model.weights.checkpoint import HEAD, Checkpoint, check, some, surplus, write
+from model.weights.checkpoint import HEAD, Checkpoint, Places, check, some, surplus
 from model.weights.files import ModelFiles
 from model.weights.folder import find_model
 
@@ -110,18 +111,23 @@ class _Head(Protocol):
 
 
 def open_checkpoint(
-    name: str | Path, device: str, dtype: str, keeps_lm_head: bool
+    name: str | Path, device: str, dtype: str, quantization: str | None, keeps_lm_head: bool
 ) -> tuple[Checkpoint, Decoder]:
-    """A model's name -> its checkpoint, and a decoder without weights for it. Raises ModelError."""
+    """A model's name -> its checkpoint, and a decoder without weights for it, frozen where its
+    matrices are quantized. Raises ModelError."""
     files = find_model(name)
     check_unaltered(files.weight_files)
     checkpoint = Checkpoint.open(files)
     where = choose_device(device)
     chosen = choose_dtype(dtype, where)
     needs = replace(needs_of(files, checkpoint, chosen), trainable=True)
-    choose_quantization(None, dtype, chosen, where, needs, free_memory(where))
+    choice = choose_quantization(quantization, dtype, chosen, where, needs, free_memory(where))
+    log.info("%s: %s", files.path, choice.reason)
     config = checkpoint.config if keeps_lm_head else without_lm_head(checkpoint.config)
-    return checkpoint, Decoder(config, Factory(where, chosen))
+    if choice.kind is None:
+        return checkpoint, Decoder(config, Factory(where, chosen))
+    factory = BitsFactory(where, chosen, choice.kind)
+    return checkpoint, Decoder(config, factory).requires_grad_(False)
 
 
 def open_config(
@@ -148,6 +154,7 @@ def fill(head: _Head, checkpoint: Checkpoint) -> LoadingReport:
     decoder = head.decoder
     slots = _slots(head)
     prefix = _prefix(slots)
+    places = Places(cast(torch.nn.Module, head), slots.values(), pack)
     waiting = dict(slots)
     left_over: list[str] = []
     copies: list[Tensor] = []
@@ -157,7 +164,7 @@ def fill(head: _Head, checkpoint: Checkpoint) -> LoadingReport:
         slot = waiting.pop(name, None)
         if slot is not None:
             check(slot, tensor, name, file)
-            write(head.get_parameter(slot.parameter), slot.first_row, tensor)
+            places.write(slot, tensor)
         elif name in slots or not name.startswith(HEADS):
             raise surplus(name, file, again=name in slots)
         elif name == HEAD and checkpoint.config.tie_embeddings:
@@ -210,6 +217,12 @@ def _prefix(slots: Mapping[str, WeightSlot]) -> str:
 @torch.no_grad()
 def save(head: _Head, folder: Path) -> None:
     """Writes config.json, model.safetensors and tokenizer.json. Raises ModelError, OSError."""
+    if any(isinstance(module, Packed) for module in head.decoder.modules()):
+        raise ModelError(
+            f"The decoder's weights are {head.decoder.scheme}, in which fimls writes no model. "
+            "Load the head without a quantization to save it; a classifier's own weights are in "
+            "head.score.state_dict()."
+        )
     tokenizer = head.files.tokenizer_json()
     folder.mkdir(parents=True, exist_ok=True)
     weights = {}

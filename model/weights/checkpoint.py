@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from model.decoder.config import DecoderConfig
 from model.decoder.decoder import Decoder
@@ -64,10 +64,9 @@ class Checkpoint:
         No more than one file is in memory beside the decoder. progress is told the share of tensors
         written, 0 to 1. Raises ModelError.
         """
-        parameters = dict(decoder.named_parameters())
+        places = Places(decoder, self.table.values(), factory.finish)
         waiting = dict(self.table)
         head_copies = []
-        unfinished = Counter(_module(slot.parameter) for slot in self.table.values())
         for file, name, tensor in self.tensors():
             if name == HEAD and self.config.tie_embeddings:
                 head_copies.append(tensor)
@@ -76,15 +75,7 @@ class Checkpoint:
                 raise surplus(name, file, again=name in self.table)
             slot = waiting.pop(name)
             check(slot, tensor, name, file)
-            module = _module(slot.parameter)
-            owner = decoder.get_submodule(module)
-            if isinstance(owner, Packed) and slot.parameter.endswith(".weight"):
-                owner.fill(slot.first_row, tensor)
-            else:
-                write(parameters[slot.parameter], slot.first_row, tensor)
-            unfinished[module] -= 1
-            if not unfinished[module]:
-                factory.finish(owner)
+            places.write(slot, tensor)
             progress(1 - len(waiting) / len(self.table))
         if waiting:
             raise ModelError(
@@ -120,17 +111,31 @@ def check(slot: WeightSlot, tensor: Tensor, name: str, file: Path) -> None:
         )
 
 
-def write(parameter: Tensor, first_row: int, tensor: Tensor) -> None:
-    """Writes a tensor to the rows from first_row on. A vector becomes one row of a matrix."""
-    if parameter.dim() > tensor.dim():
-        parameter[first_row] = tensor
-    else:
-        parameter[first_row : first_row + tensor.shape[0]] = tensor
+class Places:
+    """The places of a checkpoint's tensors in a module. `finish` is called with each submodule that
+    has all of its tensors."""
 
+    def __init__(
+        self, root: nn.Module, slots: Iterable[WeightSlot], finish: Callable[[nn.Module], None]
+    ) -> None:
+        self._root = root
+        self._finish = finish
+        self._unfinished = Counter(slot.parameter.rpartition(".")[0] for slot in slots)
 
-def _module(parameter: str) -> str:
-    """The path of the module that a parameter belongs to."""
-    return parameter.rpartition(".")[0]
+    def write(self, slot: WeightSlot, tensor: Tensor) -> None:
+        """Writes a tensor to its rows. A vector becomes one row of a matrix."""
+        module, _, name = slot.parameter.rpartition(".")
+        owner = self._root.get_submodule(module)
+        first = slot.first_row
+        if isinstance(owner, Packed) and name == "weight":
+            owner.fill(first, tensor)
+        else:
+            parameter = owner.get_parameter(name)
+            row = tensor[None] if parameter.dim() > tensor.dim() else tensor
+            parameter[first : first + len(row)] = row
+        self._unfinished[module] -= 1
+        if not self._unfinished[module]:
+            self._finish(owner)
 
 
 def surplus(name: str, file: Path, *, again: bool) -> ModelError:
