@@ -15,6 +15,7 @@ In reading order:
 - heads: BareModel, CausalLM, SequenceClassifier, TokenClassifier.
 - initialization: new weights.
 - loading: fills a head with a checkpoint, which may be another head's; writes one.
+- lora: adapters of few weights, by peft.
 
 Invariants:
 - Inputs, outputs and losses are those of transformers' classes of these heads, in float32 to 1e-4.

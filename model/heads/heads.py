@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.decoder.decoder import Decoder
+from model.errors import ModelError
 from model.families.weight_table import WeightSlot
 from model.heads.attention import AttnImplementation, check_implementation
 from model.heads.cache import BatchCache
@@ -52,7 +53,7 @@ class Head(nn.Module):
     """What all heads share. Made by `load`; in evaluation mode at first, as every module is after
     `eval()`.
 
-    report: how the checkpoint fitted.
+    report: how the checkpoint fitted. adapted: whether it has LoRA weights (model.heads.lora).
     """
 
     keeps_lm_head: ClassVar[bool] = False
@@ -65,6 +66,7 @@ class Head(nn.Module):
         self.report = LoadingReport()
         self.attn_implementation: AttnImplementation = "sdpa"
         self.gradient_checkpointing = False
+        self.adapted = False
 
     @classmethod
     def load(
@@ -120,6 +122,11 @@ class Head(nn.Module):
     def save(self, folder: str | Path) -> None:
         """Writes config.json, weights and tokenizer, for `load` and for transformers'
         from_pretrained. Raises ModelError, OSError."""
+        if self.adapted:
+            raise ModelError(
+                "The head has LoRA weights beside its own. merge_lora(head) comes before save; "
+                "save_lora(head, folder) saves them alone."
+            )
         save(self, Path(folder))
 
     def set_attn_implementation(self, name: str) -> None:
@@ -141,6 +148,8 @@ class Head(nn.Module):
         the weights. Raises ValueError."""
         if vocab_size < 1:
             raise ValueError(f"vocab_size is {vocab_size}, but must be positive")
+        if self.adapted:
+            raise ValueError("the head has LoRA weights: merge_lora(head) comes first")
         decoder = self.decoder
         decoder.config = replace(decoder.config, vocab_size=vocab_size)
         matrices = [cast(nn.Embedding, decoder.embed_tokens)]
@@ -156,6 +165,11 @@ class Head(nn.Module):
         """The head's weights by their names in a checkpoint. New ones are drawn where it has
         none."""
         return {}
+
+    @property
+    def is_bare(self) -> bool:
+        """Whether there is no head on the decoder."""
+        return not self.keeps_lm_head and not self.own_weights
 
     def states(self, input_ids: Tensor | None, inputs: Inputs) -> States:
         """The pass through the decoder; see model.heads.passes.run."""
