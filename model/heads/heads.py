@@ -5,7 +5,7 @@ The names of inputs and outputs are transformers'.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self, Unpack, cast
@@ -17,8 +17,10 @@ from torch import Tensor, nn
 from model.decoder.decoder import Decoder
 from model.errors import ModelError
 from model.families.weight_table import WeightSlot
+from model.generation.sampling import Sampling
 from model.heads.attention import AttnImplementation, check_implementation
 from model.heads.cache import BatchCache
+from model.heads.generation import BatchOptions, continue_batch
 from model.heads.loading import (
     HeadConfig,
     LoadingReport,
@@ -216,6 +218,42 @@ class CausalLM(Head):
         logits = self.decoder.logits_of(x)
         loss = None if labels is None else causal_loss(logits, labels)
         return output(states, logits, loss)
+
+    def generate(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        *,
+        max_new_tokens: int,
+        do_sample: bool = False,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        min_p: float = 0.0,
+        seed: int = 0,
+        eos_token_id: int | Sequence[int] | None = None,
+        pad_token_id: int | None = None,
+    ) -> Tensor:
+        """Continues input_ids (B, T) -> those and the new ids, (B, at most T + max_new_tokens).
+
+        attention_mask: (B, T), 0 at padding, which is at the left; None where there is none.
+        do_sample: draws each token; else it is the likeliest, and what follows has no effect.
+        temperature, top_k, top_p, min_p: see model.generation.sampling. seed: the same one draws
+        the same ids; every row has draws of its own. eos_token_id: what ends a text, else as
+        config.json has it, () for nothing. pad_token_id: what stands behind the end, else
+        config.json's. Raises ValueError, which names the input and the remedy.
+        """
+        sampling = Sampling()
+        if do_sample:
+            sampling = Sampling(temperature, top_p, seed, top_k, min_p)
+            if not temperature:
+                raise ValueError("temperature is 0: leave do_sample out for the likeliest tokens")
+        if eos_token_id is None:
+            eos_token_id = self.decoder.config.stop_ids
+        ends = (eos_token_id,) if isinstance(eos_token_id, int) else tuple(eos_token_id)
+        pad = self.config.pad_id if pad_token_id is None else pad_token_id
+        options = BatchOptions(max_new_tokens, sampling, ends, pad)
+        return continue_batch(self, input_ids, attention_mask, options)
 
 
 class Classifier(Head):
