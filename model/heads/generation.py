@@ -6,18 +6,15 @@ and with caches of earlier prompts.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from model.decoder.config import DecoderConfig
 from model.generation.sampling import Sampler, Sampling
-
-if TYPE_CHECKING:
-    from model.heads.heads import CausalLM
+from model.heads.passes import HeadOutput
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,24 +56,31 @@ class BatchOptions:
 
 @torch.no_grad()
 def continue_batch(
-    model: CausalLM, ids: Tensor, attention_mask: Tensor | None, options: BatchOptions
+    head: Callable[..., HeadOutput],
+    config: DecoderConfig,
+    ids: Tensor,
+    attention_mask: Tensor | None,
+    options: BatchOptions,
 ) -> Tensor:
-    """ids (B, T) -> those and the new ones, (B, at most T + max_new_tokens).
+    """ids (B, T) -> those and the new ones, (B, at most T + max_new_tokens). Raises ValueError.
 
-    attention_mask: (B, T), 0 at padding, which is at the left; None where there is none. Raises
-    ValueError.
+    head: a causal language model. attention_mask: see CausalLM.generate.
     """
     if ids.dim() != 2 or not ids.numel():
         raise ValueError(f"input_ids is {tuple(ids.shape)}, but must be (batch, positions)")
-    mask = torch.ones_like(ids) if attention_mask is None else (attention_mask != 0).to(ids)
-    options.check(model.decoder.config, ids, mask)
+    if attention_mask is None:
+        attention_mask = torch.ones_like(ids)
+        if options.pad_id is not None and options.pad_id not in options.stop_ids:
+            attention_mask = ids != options.pad_id
+    mask = (attention_mask != 0).to(ids)
+    options.check(config, ids, mask)
     samplers = [Sampler(options.sampling, row) for row in range(len(ids))]
     ends = torch.tensor(options.stop_ids, dtype=ids.dtype, device=ids.device)
     ended = torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
     new, cache = ids, None
     for _ in range(options.max_new_tokens):
         positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -new.shape[1] :]
-        output = model(
+        output = head(
             new,
             attention_mask=mask,
             position_ids=positions,

@@ -6,7 +6,7 @@ The names of inputs and outputs are transformers'.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Self, Unpack, cast
 
@@ -19,7 +19,6 @@ from model.errors import ModelError
 from model.families.weight_table import WeightSlot
 from model.generation.sampling import Sampling
 from model.heads.attention import AttnImplementation, check_implementation
-from model.heads.cache import BatchCache
 from model.heads.generation import BatchOptions, continue_batch
 from model.heads.loading import (
     HeadConfig,
@@ -31,24 +30,8 @@ from model.heads.loading import (
     save,
 )
 from model.heads.losses import causal_loss, class_loss, sequence_loss
-from model.heads.passes import Inputs, PassOptions, States, run
+from model.heads.passes import HeadOutput, Inputs, PassOptions, States, run
 from model.weights.files import ModelFiles
-
-
-@dataclass(frozen=True, slots=True)
-class HeadOutput:
-    """loss: None without labels. logits: of the head. The others: see States."""
-
-    loss: Tensor | None
-    logits: Tensor
-    hidden_states: tuple[Tensor, ...] | None
-    attentions: tuple[Tensor, ...] | None
-    cache: BatchCache | None
-
-    @property
-    def past_key_values(self) -> BatchCache | None:
-        """transformers' older name of `cache`."""
-        return self.cache
 
 
 class Head(nn.Module):
@@ -236,8 +219,8 @@ class CausalLM(Head):
     ) -> Tensor:
         """Continues input_ids (B, T) -> those and the new ids, (B, at most T + max_new_tokens).
 
-        attention_mask: (B, T), 0 at padding, which is at the left; None where there is none.
-        do_sample: draws each token; else it is the likeliest, and what follows has no effect.
+        attention_mask: (B, T), 0 at padding, which is at the left; else all but pad_token_id are
+        seen, or all if that ends a text. do_sample: draws each token, else it is the likeliest.
         temperature, top_k, top_p, min_p: see model.generation.sampling. seed: the same one draws
         the same ids; every row has draws of its own. eos_token_id: what ends a text, else as
         config.json has it, () for nothing. pad_token_id: what stands behind the end, else
@@ -253,7 +236,7 @@ class CausalLM(Head):
         ends = (eos_token_id,) if isinstance(eos_token_id, int) else tuple(eos_token_id)
         pad = self.config.pad_id if pad_token_id is None else pad_token_id
         options = BatchOptions(max_new_tokens, sampling, ends, pad)
-        return continue_batch(self, input_ids, attention_mask, options)
+        return continue_batch(self, self.decoder.config, input_ids, attention_mask, options)
 
 
 class Classifier(Head):
