@@ -13,7 +13,7 @@ In reading order:
 - precision/: devices, the types of weights, and which of them fit; matrices by bitsandbytes.
 - cpu/, gpu/: int8 matrices for CPUs, and a faster step for a few rows.
 - prepared/: a large model's weights on disk as they are in memory, for the next start.
-- placement/: one decoder on several devices, or partly on the disk.
+- placement/: one decoder on several devices, partly on the disk, or shared by processes.
 - generation/: from logits to tokens: sampling, drafts, copying, token healing.
 - transformers_decoder: other architectures than the native ones, by transformers.
 - loading: load_model, which joins all of them. tokenizer: text <-> ids.

@@ -152,15 +152,13 @@ def fill(head: _Head, checkpoint: Checkpoint) -> LoadingReport:
     """Writes every tensor of the checkpoint to its place in the head, and draws what only the head
     lacks. Raises ModelError."""
     decoder = head.decoder
-    slots = slots_of(head)
-    prefix = prefix_of(slots)
+    slots = _slots(head)
     places = Places(cast(torch.nn.Module, head), slots.values(), pack)
     waiting = dict(slots)
     left_over: list[str] = []
     copies: list[Tensor] = []
     for file, stored, tensor in checkpoint.tensors():
-        # Without its head, a model may be stored without the prefix too.
-        name = prefix + stored if prefix + stored in slots else stored
+        name = checkpoint.full_name(stored)
         slot = waiting.pop(name, None)
         if slot is not None:
             check(slot, tensor, name, file)
@@ -194,24 +192,16 @@ def draw_new(head: torch.nn.Module) -> LoadingReport:
     family = FAMILIES[new.files.model_type]
     mark_padding(new.decoder, family, new.config.pad_id)
     draw_all(head, new.decoder, family, new.config.initializer_range)
-    return LoadingReport(missing=tuple(slots_of(new)))
+    return LoadingReport(missing=tuple(_slots(new)))
 
 
-def slots_of(head: _Head) -> dict[str, WeightSlot]:
+def _slots(head: _Head) -> dict[str, WeightSlot]:
     """The names of the tensors in a checkpoint -> their places among the head's parameters."""
     table = FAMILIES[head.files.model_type].weight_table(head.decoder.config)
     slots = {
         name: replace(slot, parameter=f"decoder.{slot.parameter}") for name, slot in table.items()
     }
     return slots | dict(head.own_weights)
-
-
-def prefix_of(slots: Mapping[str, WeightSlot]) -> str:
-    """How the names of all but the head's tensors begin."""
-    embeddings = next(
-        name for name, slot in slots.items() if slot.parameter == "decoder.embed_tokens.weight"
-    )
-    return f"{embeddings.split('.')[0]}."
 
 
 @torch.no_grad()
@@ -226,7 +216,7 @@ def save(head: _Head, folder: Path) -> None:
     tokenizer = head.files.tokenizer_json()
     folder.mkdir(parents=True, exist_ok=True)
     weights = {}
-    for name, slot in slots_of(head).items():
+    for name, slot in _slots(head).items():
         parameter = head.get_parameter(slot.parameter)
         rows = 1 if parameter.dim() > len(slot.shape) else slot.shape[0]
         part = parameter[slot.first_row : slot.first_row + rows]

@@ -54,6 +54,13 @@ class Checkpoint:
     def parameters(self) -> int:
         return sum(math.prod(slot.shape) for slot in self.table.values())
 
+    def full_name(self, stored: str) -> str:
+        """A tensor's name in the table. Without its head, a model may be stored without the names'
+        first part too."""
+        embeddings = next(n for n, s in self.table.items() if s.parameter == "embed_tokens.weight")
+        longer = f"{embeddings.split('.')[0]}.{stored}"
+        return longer if longer in self.table else stored
+
     def tensors(self) -> Iterator[tuple[Path, str, Tensor]]:
         """The tensors, each with its file; what is quantized, as floats. Raises ModelError."""
         return self.folder.tensors(self.table, self.config)

@@ -63,6 +63,7 @@ def decoder_config(raw: Mapping[str, Any]) -> DecoderConfig:
 
 def weight_table(config: DecoderConfig) -> dict[str, WeightSlot]:
     hidden = config.hidden_size
+    width = config.num_heads * config.head_dim
     inner = config.intermediate_size
     table = WeightTable(config, plain=False)
     table.linear("transformer.wte", "embed_tokens", config.vocab_size, hidden)
@@ -75,7 +76,7 @@ def weight_table(config: DecoderConfig) -> dict[str, WeightSlot]:
         table.linear(
             f"{theirs}.attn.c_attn", f"{ours}.attention.qkv", config.qkv_size, hidden, True
         )
-        table.linear(f"{theirs}.attn.c_proj", f"{ours}.attention.out", hidden, hidden, True)
+        table.linear(f"{theirs}.attn.c_proj", f"{ours}.attention.out", hidden, width, True)
         table.norm(f"{theirs}.ln_2", f"{ours}.mlp_norm")
         table.linear(f"{theirs}.mlp.c_fc", f"{ours}.mlp.up", inner, hidden, True)
         table.linear(f"{theirs}.mlp.c_proj", f"{ours}.mlp.down", hidden, inner, True)
