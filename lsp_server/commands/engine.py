@@ -84,6 +84,8 @@ def print_statuses(statuses: list[dict[str, Any]]) -> None:
             f"{memory}{prepared}, {status['served']} requests, idle for {status['idle_s']:.0f} s, "
             f"process {status['pid']}"
         )
+        if status.get("precision"):
+            print(f"  weights: {status['precision']}")
 
 
 async def call_engines(method: str, path: str) -> list[dict[str, Any]]:

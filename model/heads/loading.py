@@ -161,7 +161,7 @@ def fill(head: _Head, checkpoint: Checkpoint) -> LoadingReport:
         name = checkpoint.full_name(stored)
         slot = waiting.pop(name, None)
         if slot is not None:
-            check(slot, tensor, name, file)
+            check(slot, tensor, name, file, decoder.dtype)
             places.write(slot, tensor)
         elif name in slots or not name.startswith(HEADS):
             raise surplus(name, file, again=name in slots)

@@ -81,7 +81,7 @@ class Checkpoint:
             if name not in waiting:
                 raise surplus(name, file, again=name in self.table)
             slot = waiting.pop(name)
-            check(slot, tensor, name, file)
+            check(slot, tensor, name, file, decoder.dtype)
             places.write(slot, tensor)
             progress(1 - len(waiting) / len(self.table))
         if waiting:
@@ -99,8 +99,10 @@ class Checkpoint:
             )
 
 
-def check(slot: WeightSlot, tensor: Tensor, name: str, file: Path) -> None:
-    """Raises ModelError for a tensor that cannot be the slot's weights."""
+def check(
+    slot: WeightSlot, tensor: Tensor, name: str, file: Path, dtype: torch.dtype | None = None
+) -> None:
+    """Raises ModelError for a tensor that cannot be the slot's weights. dtype: of the decoder."""
     if tuple(tensor.shape) != slot.shape:
         raise ModelError(
             f"{file}: {name} is {tuple(tensor.shape)}, but config.json asks for {slot.shape}. "
@@ -116,6 +118,13 @@ def check(slot: WeightSlot, tensor: Tensor, name: str, file: Path) -> None:
         raise ModelError(
             f"{file}: {name} holds numbers that are not finite. Download the model again."
         )
+    if dtype == torch.float16 != tensor.dtype:
+        largest = float(tensor.abs().max())
+        if largest > torch.finfo(dtype).max:
+            raise ModelError(
+                f"{file}: {name} holds {largest:.3g}, which float16 has no room for. Set the dtype "
+                "to 'bfloat16' or 'float32'."
+            )
 
 
 class Places:

@@ -175,7 +175,8 @@ def test_engine_start_status_stop(talkative_folder: Path, environment: dict[str,
     found = json.loads(fimls(environment, "engine", "status", "--json").stdout)
     assert [s["state"] for s in found if s["model"] == str(talkative_folder)] == ["ready"]
     assert found[0]["packages"] == ["torch"]  # and never transformers, accelerate or bitsandbytes
-    assert "ready" in fimls(environment, "engine", "status").stdout
+    shown = fimls(environment, "engine", "status").stdout
+    assert "ready" in shown and "  weights: int8, which need 0.0 GB of the " in shown
     assert fimls(environment, "engine", "stop").stdout.startswith("stopped")
 
 

@@ -38,6 +38,7 @@ def load(
 
 
 def distance(found: Tensor, expected: Tensor) -> float:
+    expected = expected.detach()
     return float((found.detach().float() - expected).norm() / expected.norm())
 
 
@@ -128,7 +129,7 @@ def test_a_classifiers_own_weights_learn_on_a_frozen_decoder(
         loss = head(ids, labels=labels).loss
         loss.backward()
         optimizer.step()
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
     assert losses[-1] < 0.8 * losses[0]
     changed = {n for n, p in head.named_parameters() if not torch.equal(p, before[n])}
     assert changed == trained.keys()
