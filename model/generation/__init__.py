@@ -2,7 +2,7 @@
 
 - generate.py: prefill, then decode steps; the options of a generation, and the protocol of the
   score processors, which change the model's log-probabilities before a token is chosen.
-- sampling.py: chooses a token from log-probabilities: greedy, or temperature and nucleus sampling.
+- sampling.py: chooses a token from log-probabilities: greedy, or from the likeliest ones.
 - token_healing.py: a score processor for an answer that must begin with a given text.
 - copying.py: a score processor that raises what followed the same tokens earlier in the prompt.
 - drafting.py: speculative decoding with prompt look-up: which tokens one pass verifies.

@@ -12,13 +12,15 @@ In reading order:
 - passes: a pass through the decoder's layers with masks, positions and embeddings of the caller's,
   with gradients, and with what is inside: hidden states, attention weights.
 - losses: of labels, as transformers computes them.
+- generation: continues a batch of texts, greedy or sampled.
 - heads: BareModel, CausalLM, SequenceClassifier, TokenClassifier.
 - initialization: new weights.
 - loading: fills a head with a checkpoint, which may be another head's; writes one.
+- lora: adapters of few weights, by peft.
 
 Invariants:
 - Inputs, outputs and losses are those of transformers' classes of these heads, in float32 to 1e-4.
-- Generation never comes through here: it has Decoder.forward, which shares the layers.
+- Completions never come through here: they have Decoder.forward, which shares the layers.
 - The weights are the caller's to change, unlike those of a decoder that serves completions.
 """
 

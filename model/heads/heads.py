@@ -5,8 +5,8 @@ The names of inputs and outputs are transformers'.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Self, Unpack, cast
 
@@ -15,9 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.decoder.decoder import Decoder
+from model.errors import ModelError
 from model.families.weight_table import WeightSlot
+from model.generation.sampling import Sampling
 from model.heads.attention import AttnImplementation, check_implementation
-from model.heads.cache import BatchCache
+from model.heads.generation import BatchOptions, continue_batch
 from model.heads.loading import (
     HeadConfig,
     LoadingReport,
@@ -28,31 +30,15 @@ from model.heads.loading import (
     save,
 )
 from model.heads.losses import causal_loss, class_loss, sequence_loss
-from model.heads.passes import Inputs, PassOptions, States, run
+from model.heads.passes import HeadOutput, Inputs, PassOptions, States, run
 from model.weights.files import ModelFiles
-
-
-@dataclass(frozen=True, slots=True)
-class HeadOutput:
-    """loss: None without labels. logits: of the head. The others: see States."""
-
-    loss: Tensor | None
-    logits: Tensor
-    hidden_states: tuple[Tensor, ...] | None
-    attentions: tuple[Tensor, ...] | None
-    cache: BatchCache | None
-
-    @property
-    def past_key_values(self) -> BatchCache | None:
-        """transformers' older name of `cache`."""
-        return self.cache
 
 
 class Head(nn.Module):
     """What all heads share. Made by `load`; in evaluation mode at first, as every module is after
     `eval()`.
 
-    report: how the checkpoint fitted.
+    report: how the checkpoint fitted. adapted: whether it has LoRA weights (model.heads.lora).
     """
 
     keeps_lm_head: ClassVar[bool] = False
@@ -65,6 +51,7 @@ class Head(nn.Module):
         self.report = LoadingReport()
         self.attn_implementation: AttnImplementation = "sdpa"
         self.gradient_checkpointing = False
+        self.adapted = False
 
     @classmethod
     def load(
@@ -120,6 +107,11 @@ class Head(nn.Module):
     def save(self, folder: str | Path) -> None:
         """Writes config.json, weights and tokenizer, for `load` and for transformers'
         from_pretrained. Raises ModelError, OSError."""
+        if self.adapted:
+            raise ModelError(
+                "The head has LoRA weights beside its own. merge_lora(head) comes before save; "
+                "save_lora(head, folder) saves them alone."
+            )
         save(self, Path(folder))
 
     def set_attn_implementation(self, name: str) -> None:
@@ -141,6 +133,8 @@ class Head(nn.Module):
         the weights. Raises ValueError."""
         if vocab_size < 1:
             raise ValueError(f"vocab_size is {vocab_size}, but must be positive")
+        if self.adapted:
+            raise ValueError("the head has LoRA weights: merge_lora(head) comes first")
         decoder = self.decoder
         decoder.config = replace(decoder.config, vocab_size=vocab_size)
         matrices = [cast(nn.Embedding, decoder.embed_tokens)]
@@ -156,6 +150,11 @@ class Head(nn.Module):
         """The head's weights by their names in a checkpoint. New ones are drawn where it has
         none."""
         return {}
+
+    @property
+    def is_bare(self) -> bool:
+        """Whether there is no head on the decoder."""
+        return not self.keeps_lm_head and not self.own_weights
 
     def states(self, input_ids: Tensor | None, inputs: Inputs) -> States:
         """The pass through the decoder; see model.heads.passes.run."""
@@ -202,6 +201,42 @@ class CausalLM(Head):
         logits = self.decoder.logits_of(x)
         loss = None if labels is None else causal_loss(logits, labels)
         return output(states, logits, loss)
+
+    def generate(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        *,
+        max_new_tokens: int,
+        do_sample: bool = False,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        min_p: float = 0.0,
+        seed: int = 0,
+        eos_token_id: int | Sequence[int] | None = None,
+        pad_token_id: int | None = None,
+    ) -> Tensor:
+        """Continues input_ids (B, T) -> those and the new ids, (B, at most T + max_new_tokens).
+
+        attention_mask: (B, T), 0 at padding, which is at the left; else all but pad_token_id are
+        seen, or all if that ends a text. do_sample: draws each token, else it is the likeliest.
+        temperature, top_k, top_p, min_p: see model.generation.sampling. seed: the same one draws
+        the same ids; every row has draws of its own. eos_token_id: what ends a text, else as
+        config.json has it, () for nothing. pad_token_id: what stands behind the end, else
+        config.json's. Raises ValueError, which names the input and the remedy.
+        """
+        sampling = Sampling()
+        if do_sample:
+            sampling = Sampling(temperature, top_p, seed, top_k, min_p)
+            if not temperature:
+                raise ValueError("temperature is 0: leave do_sample out for the likeliest tokens")
+        if eos_token_id is None:
+            eos_token_id = self.decoder.config.stop_ids
+        ends = (eos_token_id,) if isinstance(eos_token_id, int) else tuple(eos_token_id)
+        pad = self.config.pad_id if pad_token_id is None else pad_token_id
+        options = BatchOptions(max_new_tokens, sampling, ends, pad)
+        return continue_batch(self, self.decoder.config, input_ids, attention_mask, options)
 
 
 class Classifier(Head):

@@ -152,7 +152,7 @@ def fill(head: _Head, checkpoint: Checkpoint) -> LoadingReport:
     """Writes every tensor of the checkpoint to its place in the head, and draws what only the head
     lacks. Raises ModelError."""
     decoder = head.decoder
-    slots = _slots(head)
+    slots = slots_of(head)
     places = Places(cast(torch.nn.Module, head), slots.values(), pack)
     waiting = dict(slots)
     left_over: list[str] = []
@@ -192,10 +192,10 @@ def draw_new(head: torch.nn.Module) -> LoadingReport:
     family = FAMILIES[new.files.model_type]
     mark_padding(new.decoder, family, new.config.pad_id)
     draw_all(head, new.decoder, family, new.config.initializer_range)
-    return LoadingReport(missing=tuple(_slots(new)))
+    return LoadingReport(missing=tuple(slots_of(new)))
 
 
-def _slots(head: _Head) -> dict[str, WeightSlot]:
+def slots_of(head: _Head) -> dict[str, WeightSlot]:
     """The names of the tensors in a checkpoint -> their places among the head's parameters."""
     table = FAMILIES[head.files.model_type].weight_table(head.decoder.config)
     slots = {
@@ -216,7 +216,7 @@ def save(head: _Head, folder: Path) -> None:
     tokenizer = head.files.tokenizer_json()
     folder.mkdir(parents=True, exist_ok=True)
     weights = {}
-    for name, slot in _slots(head).items():
+    for name, slot in slots_of(head).items():
         parameter = head.get_parameter(slot.parameter)
         rows = 1 if parameter.dim() > len(slot.shape) else slot.shape[0]
         part = parameter[slot.first_row : slot.first_row + rows]

@@ -88,6 +88,22 @@ class States:
         return self.cache
 
 
+@dataclass(frozen=True, slots=True)
+class HeadOutput:
+    """loss: None without labels. logits: of the head. The others: see States."""
+
+    loss: Tensor | None
+    logits: Tensor
+    hidden_states: tuple[Tensor, ...] | None
+    attentions: tuple[Tensor, ...] | None
+    cache: BatchCache | None
+
+    @property
+    def past_key_values(self) -> BatchCache | None:
+        """transformers' older name of `cache`."""
+        return self.cache
+
+
 def run(
     decoder: Decoder,
     input_ids: Tensor | None,

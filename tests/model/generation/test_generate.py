@@ -13,7 +13,7 @@ import torch
 
 from model import LoadedModel, Tokenizer
 from model.generation.generate import GenerationOptions, Token, generate, prefill
-from model.generation.sampling import Sampler, Sampling, nucleus
+from model.generation.sampling import Sampler, Sampling, candidates
 from tests.model.toys import END, MIDDLE, Parrot, read_ids, toy_config
 
 PROMPT = [80, 90, 100, 110, 120]
@@ -46,7 +46,7 @@ def ids_of(tokens: list[Token]) -> list[int]:
 )
 def test_the_nucleus_is_the_fewest_tokens_that_reach_top_p(top_p: float, kept: list[float]) -> None:
     found = np.zeros(len(P))
-    tokens, probabilities = nucleus(np.log(P), 1.0, top_p)
+    tokens, probabilities = candidates(np.log(P), Sampling(1.0, top_p))
     found[tokens] = probabilities
     assert found.tolist() == pytest.approx(kept)
 
