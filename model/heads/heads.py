@@ -186,20 +186,25 @@ class CausalLM(Head):
         input_ids: Tensor | None = None,
         *,
         labels: Tensor | None = None,
+        shift_labels: Tensor | None = None,
+        num_items_in_batch: int | Tensor | None = None,
         logits_to_keep: int | Tensor = 0,
         **inputs: Unpack[Inputs],
     ) -> HeadOutput:
         """logits (B, positions kept, vocabulary).
 
-        labels: (B, T), as the input_ids, with -100 where the token does not count. logits_to_keep:
-        the last so many positions, 0 for all, or the indices of some. The other inputs:
-        model.heads.passes.Inputs. Raises ValueError.
+        labels: (B, T), as the input_ids, with -100 where the token does not count. shift_labels,
+        num_items_in_batch: see model.heads.losses.causal_loss. logits_to_keep: the last so many
+        positions, 0 for all, or the indices of some. The other inputs: model.heads.passes.Inputs.
+        Raises ValueError.
         """
         states = self.states(input_ids, inputs)
         x = states.last_hidden_state
         x = x[:, -logits_to_keep:] if isinstance(logits_to_keep, int) else x[:, logits_to_keep]
         logits = self.decoder.logits_of(x)
-        loss = None if labels is None else causal_loss(logits, labels)
+        loss = None
+        if labels is not None or shift_labels is not None:
+            loss = causal_loss(logits, labels, shift_labels, num_items_in_batch)
         return output(states, logits, loss)
 
     def generate(

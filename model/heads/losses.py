@@ -13,32 +13,60 @@ ProblemType = Literal["regression", "single_label_classification", "multi_label_
 PROBLEM_TYPES: tuple[ProblemType, ...] = get_args(ProblemType)
 
 
-def causal_loss(logits: Tensor, labels: Tensor) -> Tensor:
+def causal_loss(
+    logits: Tensor,
+    labels: Tensor | None,
+    shift_labels: Tensor | None = None,
+    num_items_in_batch: int | Tensor | None = None,
+) -> Tensor:
     """The mean cross-entropy in nats of labels (B, T) under logits (B, T, vocabulary), of each
-    label under the logits of the position before it. Raises ValueError."""
+    label under the logits of the position before it.
+
+    shift_labels: those that have moved to that position already, in place of labels.
+    num_items_in_batch: what the sum is divided by, else the number of labels that count. Raises
+    ValueError.
+    """
+    if shift_labels is not None:
+        return class_loss(logits.float(), shift_labels, num_items_in_batch, "shift_labels")
+    assert labels is not None
     if labels.shape != logits.shape[:2]:
         raise ValueError(
             f"labels is {tuple(labels.shape)}, but there are logits of {tuple(logits.shape[:2])}. "
             "Labels are as long as the input, and need logits_to_keep to be 0"
         )
     shifted = F.pad(labels, (0, 1), value=IGNORED)[:, 1:]
-    return class_loss(logits.float(), shifted)
+    return class_loss(logits.float(), shifted, num_items_in_batch)
 
 
-def class_loss(logits: Tensor, labels: Tensor) -> Tensor:
+def class_loss(
+    logits: Tensor, labels: Tensor, items: int | Tensor | None = None, name: str = "labels"
+) -> Tensor:
     """The mean cross-entropy of labels (...) under logits (..., classes), without the labels
-    IGNORED. Raises ValueError."""
+    IGNORED.
+
+    items: what the sum is divided by, else their number. name: of the labels, for errors. Raises
+    ValueError.
+    """
     if labels.shape != logits.shape[:-1]:
         raise ValueError(
-            f"labels is {tuple(labels.shape)}, but must be {tuple(logits.shape[:-1])}: one class "
+            f"{name} is {tuple(labels.shape)}, but must be {tuple(logits.shape[:-1])}: one class "
             "each"
         )
     classes = logits.shape[-1]
     # Checked here, because such a label ends a CUDA process.
-    if ((labels != IGNORED) & ((labels < 0) | (labels >= classes))).any():
-        raise ValueError(f"labels must be from 0 to {classes - 1}, or {IGNORED} to be ignored")
+    if labels.is_floating_point() or bool(
+        ((labels != IGNORED) & ((labels < 0) | (labels >= classes))).any()
+    ):
+        raise ValueError(
+            f"{name} must be whole numbers from 0 to {classes - 1}, or {IGNORED} to be ignored"
+        )
     flat = labels.reshape(-1).to(logits.device, torch.long)
-    return F.cross_entropy(logits.reshape(-1, classes), flat, ignore_index=IGNORED)
+    rows = logits.reshape(-1, classes)
+    if items is None:
+        return F.cross_entropy(rows, flat, ignore_index=IGNORED)
+    if isinstance(items, Tensor):
+        items = items.to(logits.device)
+    return F.cross_entropy(rows, flat, ignore_index=IGNORED, reduction="sum") / items
 
 
 def sequence_loss(logits: Tensor, labels: Tensor, problem: ProblemType | None) -> Tensor:

@@ -9,10 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from model import load_model
 from model.heads import BareModel, CausalLM, SequenceClassifier, TokenClassifier
 from model.heads.heads import Head
-from tests.conftest import GPT_BIGCODE, STABLELM, STARCODER2
-from tests.model.families.test_rope import ORIGINAL, ROPES, STRETCHED, newer
+from model.heads.passes import run
+from tests.conftest import GPT_BIGCODE
+from tests.model.cpu.test_quantized_linear import distance
+from tests.model.families.test_rope import FAMILIES, ORIGINAL, ROPES, STRETCHED, newer
 from tests.model.heads.test_heads import (
     BATCH,
     CONFIGS,
@@ -21,6 +24,7 @@ from tests.model.heads.test_heads import (
     WINDOW,
     both,
     close,
+    make_reference,
     padded,
     random_ids,
 )
@@ -108,12 +112,13 @@ def test_classifiers_continue_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in ROPES if "," not in name])
-@pytest.mark.parametrize("config", [STARCODER2, STABLELM], ids=["starcoder2", "stablelm"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_rope_types_on_both_sides_of_the_original_length(
-    config: dict[str, Any], name: str, tmp_path: Path
+    family: str, name: str, tmp_path: Path
 ) -> None:
     """Also where the frequencies change between two pieces."""
-    ours, theirs = both(BareModel, tmp_path, config | newer(name, 1.0))
+    config, partial = FAMILIES[family]
+    ours, theirs = both(BareModel, tmp_path, config | newer(name, partial))
     ids = random_ids(length=STRETCHED - 1)
     pieces = (ORIGINAL - 1, 1, 1, 20, STRETCHED - 62)
     a, b = in_pieces(ours, ids, pieces), in_pieces(theirs, ids, pieces)
@@ -122,6 +127,23 @@ def test_rope_types_on_both_sides_of_the_original_length(
     whole = ours(ids).last_hidden_state
     if not ours.decoder.config.rope.varies:
         close(torch.cat([x.last_hidden_state for x in a], dim=1), whole)
+
+
+def test_an_int8_decoder_continues_too(tmp_path: Path) -> None:
+    """Its keys are rotated in place."""
+    make_reference(CausalLM, tmp_path, CONFIGS["starcoder2, window, untied"])
+    decoder = load_model(tmp_path, device="cpu", quantization="int8").decoder
+
+    def m(ids: Tensor, **given: Any) -> Any:
+        return run(decoder, ids, **given)
+
+    ids, mask, places = padded("left")
+    given = {"attention_mask": mask, "position_ids": places}
+    with torch.inference_mode():
+        pieces = in_pieces(m, ids, **given)
+        parts = torch.cat([output.last_hidden_state for output in pieces], dim=1)
+        whole = m(ids, **given).last_hidden_state
+        assert distance(parts[mask == 1], whole[mask == 1]) < 0.03  # of rounding
 
 
 def test_learned_positions_continue(tmp_path: Path) -> None:

@@ -251,6 +251,22 @@ def test_half_precision_is_near(head: type[Head], dtype: str, tmp_path: Path) ->
         assert all(torch.isfinite(p.grad).all() for p in half.parameters())
 
 
+@pytest.mark.parametrize("items", [None, 7, torch.tensor(7)], ids=repr)
+@pytest.mark.parametrize("shifted", [False, True], ids=["labels", "shift_labels"])
+def test_losses_of_gradient_accumulation(items: Any, shifted: bool, tmp_path: Path) -> None:
+    ours, theirs = both(CausalLM, tmp_path, CONFIGS["stablelm"])
+    ids, mask, _ = padded("right")
+    labels = labels_of(CausalLM, ids, mask)
+    given: dict[str, Any] = {"labels": labels, "num_items_in_batch": items}
+    if shifted:
+        given["shift_labels"] = labels.roll(3, dims=1)
+    expected = theirs(ids, **given).loss
+    close(ours(ids, **given).loss, expected, 1e-5)
+    if shifted:
+        del given["labels"]
+        close(ours(ids, **given).loss, expected, 1e-5)
+
+
 # Sequences.
 
 

@@ -206,7 +206,10 @@ def test_a_copy_of_the_tied_embeddings_is_no_left_over(tmp_path: Path) -> None:
         ({"inputs_embeds": torch.ones(1, 4, 31)}, "inputs_embeds is"),
         ({"attention_mask": torch.ones(1, 3)}, "attention_mask is .* but must be"),
         ({"position_ids": torch.zeros(2, 4, dtype=torch.long)}, "position_ids is"),
-        ({"labels": torch.full((1, 4), 320)}, "labels must be from 0 to 319"),
+        ({"labels": torch.full((1, 4), 320)}, "labels must be whole numbers from 0 to 319"),
+        ({"labels": torch.ones(1, 4)}, "labels must be whole numbers"),
+        ({"shift_labels": torch.full((1, 4), -1)}, "shift_labels must be .* or -100 to be ignored"),
+        ({"shift_labels": torch.ones(1, 3).long()}, r"shift_labels is \(1, 3\), but must be"),
         ({"labels": torch.ones(1, 3, dtype=torch.long)}, "labels is"),
         ({"labels": torch.ones(1, 4, dtype=torch.long), "logits_to_keep": 1}, "logits_to_keep"),
     ],
@@ -222,7 +225,7 @@ def test_bad_inputs_are_named(given: dict[str, Any], words: str, starcoder2_fold
 def test_labels_of_sequences_that_do_not_fit_are_named(starcoder2_folder: Path) -> None:
     m = SequenceClassifier.load(starcoder2_folder, device="cpu", num_labels=LABELS)
     ids = random_ids(1)
-    with pytest.raises(ValueError, match="labels must be from 0 to 2"):
+    with pytest.raises(ValueError, match="labels must be whole numbers from 0 to 2"):
         m(ids, labels=torch.tensor([3]))
     with pytest.raises(ValueError, match="multi_label_classification"):
         m(ids, labels=torch.ones(1, 2))
