@@ -14,6 +14,7 @@ it gets all their ranks.
 from __future__ import annotations
 
 import importlib
+import warnings
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -257,17 +258,16 @@ def _inject(head: Head, ranks: Mapping[str, int], rank: int, alpha: float, dropo
         target_modules=list(ranks),
         rank_pattern={name: own for name, own in ranks.items() if own != rank},
     )
-    if any(isinstance(head.get_submodule(name), Packed) for name in ranks):
-        # peft does not know these modules. Its class for floats asks nothing else of them.
-        linear = importlib.import_module("peft.tuners.lora").Linear
-        config._register_custom_module({Packed: linear})
-    peft.inject_adapter_in_model(config, head, ADAPTER)
+    with warnings.catch_warnings():
+        if any(isinstance(head.get_submodule(name), Packed) for name in ranks):
+            # peft does not know these modules. Its class for floats does for them.
+            linear = importlib.import_module("peft.tuners.lora").Linear
+            config._register_custom_module({Packed: linear})
+            warnings.filterwarnings("ignore", "Unsupported layer type")
+        peft.inject_adapter_in_model(config, head, ADAPTER)
     head.adapted = True
     for slot in head.own_weights.values():
         head.get_parameter(slot.parameter).requires_grad_(True)
-    for name in ranks:
-        for matrices in ("lora_A", "lora_B"):
-            getattr(head.get_submodule(name), matrices).to(head.decoder.device)
 
 
 def _check_config(config: Mapping[str, Any], path: Path) -> None:

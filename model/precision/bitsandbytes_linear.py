@@ -115,6 +115,11 @@ class BitsLinear(Packed):
         return y.view(*x.shape[:-1], self.out_features)
 
     @property
+    def qweight(self) -> Tensor:
+        """The matrix as it is kept, under a name by which peft finds its device."""
+        return self.packed
+
+    @property
     def nbytes(self) -> int:
         """The memory of the matrix with its scales."""
         state = self._state

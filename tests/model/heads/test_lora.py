@@ -19,7 +19,8 @@ from model.errors import ModelError
 from model.heads import BareModel, CausalLM, SequenceClassifier
 from model.heads.heads import Head
 from model.heads.lora import CONFIG, WEIGHTS, add_lora, load_lora, merge_lora, save_lora
-from tests.conftest import GPT_BIGCODE
+from model.precision.bitsandbytes_linear import KINDS
+from tests.conftest import GPT_BIGCODE, STABLELM, write_model
 from tests.model.heads.test_heads import (
     BATCH,
     CONFIGS,
@@ -177,6 +178,31 @@ def adapter_gradients(m: Head, **given: Any) -> tuple[Tensor, ...]:
     found = tuple(p.grad for p in m.parameters() if p.grad is not None)
     assert len(found) == 2 * 4 * 2
     return found
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_adapter_on_quantized_weights(kind: str, tmp_path: Path) -> None:
+    """QLoRA (Dettmers et al. 2023): trained there, merged into the floats."""
+    wide = STABLELM | {"hidden_size": 128, "intermediate_size": 256}
+    write_model(tmp_path / "base", wide, scale=0.08)
+    m = CausalLM.load(tmp_path / "base", device="cpu", quantization=kind)
+    ids = random_ids()
+    base = first(m, ids)
+    close(first(add_lora(m, 4), ids), base, 0.0)
+    m.gradient_checkpointing_enable()
+    train(m, 2)
+    trained = first(m, ids)
+    assert (trained - base).abs().max() > 0.1
+    with pytest.raises(ModelError, match=r"into quantized weights.* load the head in floats"):
+        merge_lora(m)
+    save_lora(m, tmp_path / "adapter")
+    floats = CausalLM.load(tmp_path / "base", device="cpu")
+    base_of_floats = first(floats, ids)
+    adapted = first(load_lora(floats, tmp_path / "adapter"), ids)
+    close(first(merge_lora(floats), ids), adapted, 1e-5)
+    # What the adapter adds is the same but for what the rounding of the weights makes of it.
+    a, b = trained - base, adapted - base_of_floats
+    assert torch.nn.functional.cosine_similarity(a.flatten(), b.flatten(), dim=0) > 0.9
 
 
 # What is refused.
