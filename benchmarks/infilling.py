@@ -12,8 +12,7 @@ The settings are the defaults, but the server waits for the whole answer, so tha
 quality and not of the machine's speed; --timed leaves the time budget as it is. "passed": the
 program passes its test after the suggestion, or its first line alone, was accepted (editors can
 accept either). "passed, whole": after all of the suggestion. "exact": the first line is the
-author's. Nothing shown is not passed. Each program runs in a process of its own with limits of
-time, memory and file size, but not cut off from the machine: name no file that you would not run.
+author's. Nothing shown is not passed. Each program runs in the sandbox of `fimls eval --execute`.
 """
 
 from __future__ import annotations
@@ -22,11 +21,7 @@ import argparse
 import ast
 import asyncio
 import json
-import os
 import random
-import resource
-import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -39,11 +34,12 @@ from benchmarks.editor import Editor, EditorError, Home, position, window
 from benchmarks.figures import machine
 from benchmarks.targets import parse_trace
 from fim.evaluation.scoring import Share
+from lsp_server.commands.errors import CommandError
+from lsp_server.commands.evaluation.programs import read_problems
+from lsp_server.commands.evaluation.sandbox import execute
 
 OWN = Path(__file__).with_name("infilling_tasks.py")
 CHECK = "check_"  # a function of that name tests another one in OWN
-RUN_S = 10  # seconds, of the clock and of CPU, for a program
-RUN_BYTES = 2**31
 ANSWER_S = 120.0
 UNHURRIED = {"timeBudget": 1000 * ANSWER_S, "patience": ANSWER_S}
 
@@ -87,11 +83,12 @@ class Answer:
 
 
 def read_tasks(path: Path) -> list[Task]:
-    """The rows of a file in HumanEval's form. Raises OSError, ValueError, KeyError."""
+    """The rows of a file in HumanEval's form. Raises OSError, CommandError."""
     tasks = []
-    for row in map(json.loads, path.read_text(encoding="utf-8").splitlines()):
-        test = f"{row['test']}\ncheck({row['entry_point']})\n"
-        tasks.append(Task(row["entry_point"], row["prompt"], row["canonical_solution"], test))
+    for problem in read_problems(path):
+        name = problem.entry_point
+        test = f"{problem.test}\ncheck({name})\n"
+        tasks.append(Task(name, problem.prompt, problem.solution, test))
     return tasks
 
 
@@ -141,44 +138,6 @@ def draw(found: Sequence[Gap], count: int, seed: int) -> list[Gap]:
     return random.Random(seed).sample(found, min(count, len(found)))
 
 
-def passes(program: str) -> bool:
-    """Whether a program ends with status 0, within the limits."""
-
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_CPU, (RUN_S, RUN_S))
-        resource.setrlimit(resource.RLIMIT_AS, (RUN_BYTES, RUN_BYTES))
-        resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20))
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-
-    with tempfile.TemporaryDirectory(prefix="fimls-") as folder:
-        process = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", program],
-            cwd=folder,
-            env={"PATH": os.defpath},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-            preexec_fn=limit,
-        )
-        try:
-            return process.wait(RUN_S) == 0
-        except subprocess.TimeoutExpired:
-            return False
-        finally:
-            with_children_ended(process)
-
-
-def with_children_ended(process: subprocess.Popen[bytes]) -> None:
-    """Ends a process and all that it started in its session."""
-    try:
-        os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return
-    finally:
-        process.wait()
-
-
 def accepted(gap: Gap, text: str, start: int, end: int) -> str:
     """The program with a text in place of what stands between two offsets of prefix + suffix."""
     document = gap.prefix + gap.suffix
@@ -205,10 +164,10 @@ async def ask(editor: Editor, home: Home, gap: Gap, path: Path) -> Answer:
     text = item["insertText"]
     first = text.partition("\n")[0]
     run = asyncio.to_thread
-    whole_passes = await run(passes, accepted(gap, text, start, end))
+    whole_passes = (await run(execute, accepted(gap, text, start, end))).passed
     first_passes = whole_passes
     if first != text:
-        first_passes = await run(passes, accepted(gap, first, start, end))
+        first_passes = (await run(execute, accepted(gap, first, start, end))).passed
     exact = accepted(gap, first.rstrip(), start, end) == accepted(
         gap, gap.line, len(gap.prefix), len(gap.prefix)
     )
@@ -291,7 +250,7 @@ def main() -> None:
         tasks = read_tasks(options.file) if options.file else own_tasks()
         chosen = draw(gaps(tasks), options.tasks, options.seed)
         answers = asyncio.run(run(chosen, settings, say=options.verbose))
-    except (EditorError, OSError, ValueError, KeyError) as error:
+    except (EditorError, CommandError, OSError, ValueError) as error:
         raise SystemExit(f"infilling: {type(error).__name__}: {error}") from None
     found = summary(answers)
     if options.json:

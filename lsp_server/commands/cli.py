@@ -57,6 +57,9 @@ SourceFile = Annotated[
 ]
 
 BARE_HELP = "The model alone: no healing, copying or post-processing; nothing hidden."
+EXECUTE_HELP = (
+    "Instead: tasks with tests, as HumanEval.jsonl; runs what the model writes, in a sandbox."
+)
 VERSUS_HELP = "Rows of their own with this setting, to compare; repeatable."
 
 
@@ -208,6 +211,7 @@ def evaluate(
     baseline: Annotated[bool, Option(help="Also score copies from the text around.")] = True,
     seed: Annotated[int, Option(help="For the choice of places.")] = 0,
     split: Annotated[str, Option(help="Which held-out packages: test or validation.")] = "test",
+    execute: Annotated[Path | None, Option(metavar="FILE", help=EXECUTE_HELP)] = None,
     verbose: Annotated[
         bool, Option("--verbose", help="Also what each minConfidence would show.")
     ] = False,
@@ -216,8 +220,22 @@ def evaluate(
     """How often the model writes what the author wrote, where spans were taken out of real
     files."""
     from lsp_server.commands.evaluation.contestants import Plan
-    from lsp_server.commands.evaluation.evaluate import print_evaluation
+    from lsp_server.commands.evaluation.evaluate import print_evaluation, print_programs
 
+    if execute is not None:
+        if where is not None:
+            raise typer.BadParameter("--execute has its own file; leave the other path out")
+        command = print_programs(
+            execute,
+            settings_from(model),
+            Plan(bare=bare),
+            layouts=layouts,
+            set_pairs=pairs or [],
+            versus=versus or [],
+            as_json=as_json,
+        )
+        run(command)
+        return
     command = print_evaluation(
         where,
         settings_from(model),

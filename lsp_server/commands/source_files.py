@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import json
 import os
+import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePath
 
@@ -99,17 +101,29 @@ def held_out_file(split: str) -> Path:
 
 def _read_rows(path: Path) -> Packages:
     packages: Packages = {}
-    try:
-        with path.open(encoding="utf-8", newline="\n") as lines:
-            for number, line in enumerate(lines, 1):
-                if line.strip():
-                    package, name, text = _parse_row(line, f"line {number} of {path}")
-                    packages.setdefault(package, []).append((name, text.replace("\r\n", "\n")))
-    except UnicodeDecodeError:
-        raise CommandError(f"{path} is not UTF-8; convert it first") from None
+    for where, line in lines_of(path):
+        package, name, text = _parse_row(line, where)
+        packages.setdefault(package, []).append((name, text.replace("\r\n", "\n")))
     if not packages:
         raise CommandError(f"{path} is empty; name a file with rows, or a folder with source files")
     return packages
+
+
+def lines_of(path: Path) -> Iterator[tuple[str, str]]:
+    """The lines of a .jsonl file that are not blank, each after the words for its place; also of
+    a .jsonl.gz. Raises CommandError, OSError."""
+    try:
+        compressed = path.suffix == ".gz"
+        with (gzip.open if compressed else open)(
+            path, "rt", encoding="utf-8", newline="\n"
+        ) as lines:
+            for number, line in enumerate(lines, 1):
+                if line.strip():
+                    yield f"line {number} of {path}", line
+    except UnicodeDecodeError:
+        raise CommandError(f"{path} is not UTF-8; convert it first") from None
+    except (gzip.BadGzipFile, EOFError, zlib.error):
+        raise CommandError(f"{path} is no whole gzip file; fetch it again") from None
 
 
 def _parse_row(line: str, where: str) -> tuple[str, str, str]:

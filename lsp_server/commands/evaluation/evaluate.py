@@ -19,6 +19,7 @@ rounding, and what is cached depends on timing.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import time
@@ -47,11 +48,20 @@ from lsp_server.commands.evaluation.contestants import (
     in_order,
     line_up,
 )
+from lsp_server.commands.evaluation.programs import (
+    BARE_TOKENS,
+    heading,
+    read_problems,
+    run_problems,
+)
 from lsp_server.commands.evaluation.rows import Row, Table, score
+from lsp_server.commands.evaluation.sandbox import execute
 from lsp_server.commands.source_files import Packages, read_packages
 from lsp_server.settings import Settings, from_environment, parse, variable
 
 Name = TypeVar("Name", bound=str)
+Result = TypeVar("Result")
+Step = Callable[[str], None]  # is told what has been answered
 
 
 async def print_evaluation(
@@ -90,7 +100,9 @@ async def print_evaluation(
         f"{len(packages)} packages, seed {plan.seed}\n\n{table.heading()}"
     )
     rows = []
-    async with aclosing(rows_with_progress(packages, contestants, plan)) as results:
+    total = len(plan.tasks) * len(contestants) * plan.samples
+    make = partial(evaluate, packages, contestants, plan)
+    async with aclosing(with_progress(make, total)) as results:
         async for row in results:
             rows.append(row)
             say(table.line(row))
@@ -109,6 +121,59 @@ async def print_evaluation(
             "rows": [row.to_json() for row in rows],
         }
         print(json.dumps(answer, ensure_ascii=False))
+
+
+async def print_programs(
+    file: Path,
+    settings: Settings,
+    plan: Plan,
+    *,
+    layouts: str | None,
+    set_pairs: Sequence[str],
+    versus: Sequence[str],
+    as_json: bool,
+) -> None:
+    """`--execute`: the tasks of a file, judged by their tests. Prints each row as soon as it is
+    known, or JSON at the end. Raises CommandError, ModelError, FormatError, EngineUnavailable,
+    OSError."""
+    problems = read_problems(file)
+    if layouts:
+        plan = replace(plan, layouts=choose(layouts, LAYOUTS, "layout"))
+    if plan.bare:
+        settings = replace(settings, max_tokens=BARE_TOKENS)
+    contestants = line_up(variants_of(settings, set_pairs, versus), plan)
+    if plan.bare and not any(problem.suffix for problem in problems):
+        contestants = in_one_layout(contestants)
+    way = "the bare model" if plan.bare else "the whole product"
+    lacks = (await asyncio.to_thread(execute, "")).lacks
+    width = max(len(contestant.name) for contestant in contestants)
+    if not as_json:
+        without = f", without {'; '.join(lacks)}" if lacks else ""
+        print(
+            f"{contestants[0].model}: {way}; {len(problems)} tasks of {file.name}; the programs "
+            f"run in a sandbox{without}\n\n{heading(width)}",
+            flush=True,
+        )
+    rows = []
+    make = partial(run_problems, problems, contestants, plan.bare)
+    async with aclosing(with_progress(make, len(problems) * len(contestants))) as results:
+        async for row in results:
+            rows.append(row.to_json())
+            if not as_json:
+                print(row.line(width), flush=True)
+    if as_json:
+        answer = {"way": way, "set": list(set_pairs), "file": str(file), "sandbox_lacks": lacks}
+        print(json.dumps({**answer, "rows": rows}, ensure_ascii=False))
+
+
+def in_one_layout(contestants: Sequence[Contestant]) -> list[Contestant]:
+    """The first contestant of each variant, for tasks in which no layout plays a part; named by
+    the variant alone."""
+    first: dict[str, Contestant] = {}
+    for contestant in contestants:
+        variant = contestant.name.removeprefix(contestant.layout).strip()
+        first.setdefault(variant, replace(contestant, name=variant or "left to right"))
+    return list(first.values())
 
 
 def variants_of(
@@ -149,19 +214,19 @@ def with_setting(base: Settings, pair: str) -> Settings:
     return settings
 
 
-async def rows_with_progress(
-    packages: Packages, contestants: Sequence[Contestant], plan: Plan
-) -> AsyncGenerator[Row]:
-    """The rows of `evaluate`; shows a progress bar between them if stderr is a terminal."""
+async def with_progress(
+    make: Callable[[Step], AsyncGenerator[Result]], total: int
+) -> AsyncGenerator[Result]:
+    """The rows that are made, in `total` steps; shows a progress bar between them if stderr is a
+    terminal."""
     console = Console(stderr=True)
     with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
-        total = len(plan.tasks) * len(contestants) * plan.samples
         bar = progress.add_task("starting", total=total)
 
         def step(description: str) -> None:
             progress.update(bar, advance=1, description=description)
 
-        async with aclosing(evaluate(packages, contestants, plan, step)) as rows:
+        async with aclosing(make(step)) as rows:
             async for row in rows:
                 progress.stop()  # else the bar would be drawn over the table
                 yield row
@@ -172,7 +237,7 @@ async def evaluate(
     packages: Packages,
     contestants: Sequence[Contestant],
     plan: Plan,
-    step: Callable[[str], None] = lambda description: None,
+    step: Step = lambda description: None,
 ) -> AsyncGenerator[Row]:
     """Yields a row for each task and contestant; calls `step` after each answer. Raises
     CommandError, EngineUnavailable, OSError."""

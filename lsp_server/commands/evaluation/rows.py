@@ -42,17 +42,17 @@ class Row:
             "model": self.model,
             "layout": self.layout,
             "samples": self.exact.count,
-            "exact_match": _share_to_json(self.exact),
+            "exact_match": share_to_json(self.exact),
             "edit_similarity": self.similarity,
-            "parses": _share_to_json(self.parses),
+            "parses": share_to_json(self.parses),
             "min_confidence": self.min_confidence,
-            "shown": _share_to_json(self.shown),
-            "exact_match_of_shown": _share_to_json(self.exact_of_shown),
+            "shown": share_to_json(self.shown),
+            "exact_match_of_shown": share_to_json(self.exact_of_shown),
             "by_confidence": [
                 {
                     "min_confidence": threshold,
-                    "shown": _share_to_json(shown),
-                    "exact_match_of_shown": _share_to_json(exact),
+                    "shown": share_to_json(shown),
+                    "exact_match_of_shown": share_to_json(exact),
                 }
                 for threshold, shown, exact in self.by_confidence
             ],
@@ -123,7 +123,7 @@ def _share(hits: Sequence[bool]) -> Share:
     return Share(sum(hits), len(hits))
 
 
-def _share_to_json(share: Share | None) -> dict[str, Any] | None:
+def share_to_json(share: Share | None) -> dict[str, Any] | None:
     if share is None:
         return None
     return {"share": share.value, "interval": share.interval, "hits": share.hits, "of": share.count}
@@ -145,9 +145,9 @@ class Table:
 
     def line(self, row: Row) -> str:
         line = (
-            f"{self._start(row.task, row.name)}{_with_interval(row.exact):>20}"
-            f"{row.similarity:12.3f}{_percent(row.parses):>8}"
-            f"{_percent(row.shown):>8}{_with_interval(row.exact_of_shown):>20}"
+            f"{self._start(row.task, row.name)}{with_interval(row.exact):>20}"
+            f"{row.similarity:12.3f}{percent(row.parses):>8}"
+            f"{percent(row.shown):>8}{with_interval(row.exact_of_shown):>20}"
         )
         return line.rstrip()
 
@@ -157,7 +157,7 @@ class Table:
         for threshold, shown, exact in row.by_confidence:
             lines.append(
                 f"{self._start(row.task, row.name)}  minConfidence {threshold:.1f}: "
-                f"{_percent(shown):>6} shown, {_percent(exact):>6} of them exact"
+                f"{percent(shown):>6} shown, {percent(exact):>6} of them exact"
             )
         return lines
 
@@ -166,7 +166,7 @@ class Table:
         return f"{task:13}{name:{self._name_width}}"
 
 
-def _percent(share: Share | None) -> str:
+def percent(share: Share | None) -> str:
     if share is None:
         return ""
     if share.value is None:
@@ -174,8 +174,8 @@ def _percent(share: Share | None) -> str:
     return f"{100 * share.value:.1f}%"
 
 
-def _with_interval(share: Share | None) -> str:
+def with_interval(share: Share | None) -> str:
     if share is None or share.interval is None:
-        return _percent(share)
+        return percent(share)
     low, high = share.interval
-    return f"{_percent(share)} [{100 * low:4.1f}, {100 * high:4.1f}]"
+    return f"{percent(share)} [{100 * low:4.1f}, {100 * high:4.1f}]"
