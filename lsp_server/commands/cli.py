@@ -220,26 +220,12 @@ def evaluate(
     """How often the model writes what the author wrote, where spans were taken out of real
     files."""
     from lsp_server.commands.evaluation.contestants import Plan
-    from lsp_server.commands.evaluation.evaluate import print_evaluation, print_programs
+    from lsp_server.commands.evaluation.evaluate import print_evaluation
 
-    if execute is not None:
-        if where is not None:
-            raise typer.BadParameter("--execute has its own file; leave the other path out")
-        command = print_programs(
-            execute,
-            settings_from(model),
-            Plan(bare=bare),
-            layouts=layouts,
-            set_pairs=pairs or [],
-            versus=versus or [],
-            as_json=as_json,
-        )
-        run(command)
-        return
     command = print_evaluation(
         where,
         settings_from(model),
-        Plan(samples=samples, bare=bare, baseline=baseline, seed=seed),
+        Plan(samples=samples, bare=bare, baseline=baseline, seed=seed, file=execute),
         tasks=tasks,
         layouts=layouts,
         split=split,

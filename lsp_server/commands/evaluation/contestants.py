@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from random import Random
 from typing import Any
 
@@ -37,6 +37,7 @@ class Plan:
     bare: bool = False  # the model alone, without the rest of the product
     baseline: bool = True
     seed: int = 0
+    file: Path | None = None  # of tasks with tests (programs.py), in place of samples
 
 
 @dataclass(frozen=True, slots=True)

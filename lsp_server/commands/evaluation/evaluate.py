@@ -23,7 +23,7 @@ import asyncio
 import json
 import re
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import replace
 from functools import partial
@@ -84,9 +84,30 @@ async def print_evaluation(
     """
     if layouts:
         plan = replace(plan, layouts=choose(layouts, LAYOUTS, "layout"))
+    if plan.file is not None:
+        if where is not None:
+            raise CommandError(f"--execute has its own file; leave {where} out")
+        if plan.bare:
+            settings = replace(settings, max_tokens=BARE_TOKENS)
+        variants = variants_of(settings, set_pairs, versus)
+        await print_programs(plan.file, variants, plan, set_pairs, as_json=as_json)
+        return
     plan = replace(plan, tasks=choose(tasks, TASKS, "task"))
     contestants = line_up(variants_of(settings, set_pairs, versus), plan)
     packages = read_packages(where, split)
+    await print_samples(packages, contestants, plan, set_pairs, verbose=verbose, as_json=as_json)
+
+
+async def print_samples(
+    packages: Packages,
+    contestants: Sequence[Contestant],
+    plan: Plan,
+    set_pairs: Sequence[str],
+    *,
+    verbose: bool,
+    as_json: bool,
+) -> None:
+    """Spans taken out of files. Raises CommandError, EngineUnavailable, OSError."""
     way = "the bare model" if plan.bare else "the whole product"
     count = sum(map(len, packages.values()))
     table = Table(contestants)
@@ -125,23 +146,16 @@ async def print_evaluation(
 
 async def print_programs(
     file: Path,
-    settings: Settings,
+    variants: Mapping[str, Settings],
     plan: Plan,
-    *,
-    layouts: str | None,
     set_pairs: Sequence[str],
-    versus: Sequence[str],
+    *,
     as_json: bool,
 ) -> None:
-    """`--execute`: the tasks of a file, judged by their tests. Prints each row as soon as it is
-    known, or JSON at the end. Raises CommandError, ModelError, FormatError, EngineUnavailable,
-    OSError."""
+    """The tasks of a file, judged by their tests. Raises CommandError, ModelError, FormatError,
+    EngineUnavailable, OSError."""
     problems = read_problems(file)
-    if layouts:
-        plan = replace(plan, layouts=choose(layouts, LAYOUTS, "layout"))
-    if plan.bare:
-        settings = replace(settings, max_tokens=BARE_TOKENS)
-    contestants = line_up(variants_of(settings, set_pairs, versus), plan)
+    contestants = line_up(variants, plan)
     if plan.bare and not any(problem.suffix for problem in problems):
         contestants = in_one_layout(contestants)
     way = "the bare model" if plan.bare else "the whole product"

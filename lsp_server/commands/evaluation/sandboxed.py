@@ -27,8 +27,10 @@ NEW_MOUNTS, NEW_IPC, NEW_USER, NEW_PIDS, NEW_NET = 0x20000, 0x8000000, 2**28, 2*
 BIND, RECURSIVE, PRIVATE = 0x1000, 0x4000, 0x40000  # of mount(2)
 MOUNT_SETATTR, HERE, AT_RECURSIVE, READ_ONLY = 442, -100, 0x8000, 1
 SET_DEATH_SIGNAL, NO_NEW_PRIVILEGES, CAPABILITY_VERSION = 1, 38, 0x20080522
-NO_NETWORK, OWN_PROCESSES, READ_ONLY_FILES = "no network", "own processes", "read-only files"
-ISOLATION = (NO_NETWORK, OWN_PROCESSES, READ_ONLY_FILES)
+OWN_NETWORK = "a network of their own"
+OWN_PROCESSES = "processes of their own"
+READ_ONLY_FILES = "read-only files"
+ISOLATION = (OWN_NETWORK, OWN_PROCESSES, READ_ONLY_FILES)
 FROM_SIGNAL = 128  # an exit status beyond it stands for a signal
 MOST_PROCESSES = 32  # also threads
 MOST_REASON = 200  # characters
@@ -187,7 +189,7 @@ def refusing(lacks: Sequence[str]) -> Callable[[str, tuple[Any, ...]], None]:
     outside of the working folder."""
     here = os.path.realpath(Path.cwd())
     banned = STARTS
-    if NO_NETWORK in lacks:
+    if OWN_NETWORK in lacks:
         banned += ("socket.",)
     if OWN_PROCESSES in lacks:
         banned += SIGNALS
