@@ -115,7 +115,7 @@ class Head(nn.Module):
         save(self, Path(folder))
 
     def set_attn_implementation(self, name: str) -> None:
-        """ "eager", "sdpa" or "flash_attention_2" (see model.heads.attention), from the next pass
+        """By "eager", "sdpa" or "flash_attention_2" (see model.heads.attention), from the next pass
         on. Raises ModelError with the remedy."""
         self.attn_implementation = check_implementation(name)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,7 +28,7 @@ from model.heads.losses import PROBLEM_TYPES, ProblemType
 from model.loading import needs_of
 from model.precision.bitsandbytes_linear import BitsFactory
 from model.precision.devices import choose_device, choose_dtype, free_memory
-from model.precision.quantization import choose_quantization
+from model.precision.quantization import Needs, choose_quantization
 from model.weights.checkpoint import HEAD, Checkpoint, Places, check, some, surplus
 from model.weights.files import ModelFiles
 from model.weights.folder import find_model
@@ -137,9 +138,14 @@ def open_config(
     weights for it. Raises ModelError."""
     files, wanted = read_config(config)
     where = choose_device(device)
+    chosen = choose_dtype(dtype, where)
     if not keeps_lm_head:
         wanted = without_lm_head(wanted)
-    return files, Decoder(wanted, Factory(where, choose_dtype(dtype, where)))
+    table = FAMILIES[files.model_type].weight_table(wanted)
+    weights = sum(math.prod(slot.shape) for slot in table.values())
+    needs = Needs(str(files.path), {None: weights * chosen.itemsize}, trainable=True)
+    choose_quantization(None, dtype, chosen, where, needs, free_memory(where))
+    return files, Decoder(wanted, Factory(where, chosen))
 
 
 def without_lm_head(config: DecoderConfig) -> DecoderConfig:

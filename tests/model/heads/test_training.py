@@ -201,5 +201,7 @@ def test_configurations_of_new_models_that_are_refused() -> None:
         CausalLM.from_config({"hidden_size": 32})
     with pytest.raises(ModelError, match=r"from_config: config.json: .*hidden_size"):
         CausalLM.from_config(STARCODER2 | {"hidden_size": "wide"})
+    with pytest.raises(ModelError, match=r"from_config needs .* GB .* are free. Use a smaller"):
+        CausalLM.from_config(STARCODER2 | {"vocab_size": 10**11}, device="cpu")
     with pytest.raises(ModelError, match="initializer_range is -1"):
         CausalLM.from_config(STARCODER2 | {"initializer_range": -1.0})
