@@ -158,10 +158,13 @@ class Head(nn.Module):
 
     def states(self, input_ids: Tensor | None, inputs: Inputs) -> States:
         """The pass through the decoder; see model.heads.passes.run."""
-        options = PassOptions(attn_implementation=self.attn_implementation)
+        options = PassOptions(
+            attn_implementation=self.attn_implementation, use_cache=self.config.use_cache
+        )
         if self.training:
             options = replace(
                 options,
+                use_cache=False,
                 dropouts=self.config.dropouts,
                 gradient_checkpointing=self.gradient_checkpointing,
             )

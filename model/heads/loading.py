@@ -55,6 +55,7 @@ class HeadConfig:
     num_labels: int
     problem_type: ProblemType | None
     pad_id: int | None
+    use_cache: bool  # whether a pass returns one where nobody says it
     classifier_dropout: float
     initializer_range: float  # the standard deviation of new weights
     dropouts: Dropouts
@@ -92,6 +93,7 @@ class HeadConfig:
             num_labels,
             problem,
             reader.get("pad_token_id", int),
+            reader.get("use_cache", bool, True),
             read_dropout(files.config, "classifier_dropout", dropout),
             deviation,
             Dropouts.of(files.config, family),

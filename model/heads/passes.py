@@ -31,11 +31,12 @@ class Inputs(TypedDict, total=False):
     where it does, or numbers that are added to the scores.
     position_ids: (B, T) or (1, T), else the positions count from the start, padding too. Positions
     that do not go up by one start a new sequence of a packed row, if there is neither mask nor
-    cache (in transformers with use_cache=False).
+    cache, nor use_cache (in transformers with use_cache=False).
     inputs_embeds: (B, T, hidden), in place of ids, as decoder.embed_tokens gives them.
     cache: what the pass before returned; ids and embeddings are those that follow.
     past_key_values: its older name in transformers.
-    use_cache: whether a cache is returned; where it is not said, if one is given.
+    use_cache: whether a cache is returned. If it is not said: where one is given, and in evaluation
+    mode where config.json's use_cache is true or missing, but not of packed rows.
     cache_position: (T,), where the new positions stand behind those of the cache. There is one such
     place only, so it is checked and changes nothing.
     output_attentions: such a pass is eager, whatever the implementation is.
@@ -56,6 +57,7 @@ class Inputs(TypedDict, total=False):
 class PassOptions:
     """How a pass computes, whatever its inputs.
 
+    use_cache: whether it returns a cache where the inputs do not say it, and no row is packed.
     gradient_checkpointing: a layer keeps only its input for the backward pass, which computes the
     layer again (Chen et al. 2016, arXiv 1604.06174).
     """
@@ -63,6 +65,7 @@ class PassOptions:
     dropouts: Dropouts = NO_DROPOUTS
     attn_implementation: AttnImplementation = "sdpa"
     gradient_checkpointing: bool = False
+    use_cache: bool = False
 
 
 DEFAULT_OPTIONS = PassOptions()
@@ -127,7 +130,6 @@ def run(
     """
     x = _embeddings(decoder, input_ids, inputs_embeds)
     given = _one(cache, past_key_values)
-    caching = given is not None if use_cache is None else use_cache
     before = given or BatchCache(decoder.config.sliding_window)
     before.check(decoder.config, len(x))
     _check_cache_position(cache_position, before.length, x.shape[1])
@@ -136,12 +138,14 @@ def run(
         positions, decoder.config.rope, _length(decoder, positions), decoder.dtype
     )
     sequences = None
-    if position_ids is not None and attention_mask is None and given is None and not caching:
+    if position_ids is not None and attention_mask is None and given is None and not use_cache:
         sequences = _packed(positions)
+    if use_cache is None:
+        use_cache = given is not None or (options.use_cache and sequences is None)
     visible = _visible(decoder, attention_mask, sequences, before, x)
     implementation = "eager" if output_attentions else options.attn_implementation
     attend = visible.attend(implementation, options.dropouts.attention)
-    layers = Layers(rotations, attend, options.dropouts, before, caching)
+    layers = Layers(rotations, attend, options.dropouts, before, use_cache)
     run_layer = layers.run
     if options.gradient_checkpointing and torch.is_grad_enabled():
         run_layer = partial(checkpoint, layers.run, use_reentrant=False)
@@ -156,7 +160,7 @@ def run(
         x,
         (*states, x) if output_hidden_states else None,
         tuple(layers.attentions.values()) if output_attentions else None,
-        before.after(new, layers.kept) if caching else None,
+        before.after(new, layers.kept) if use_cache else None,
     )
 
 

@@ -103,8 +103,6 @@ def test_classifiers_continue_too(tmp_path: Path) -> None:
     ids[0, -3:] = PAD
     a, b = in_pieces(ours, ids), in_pieces(theirs, ids)
     close(a[-1].logits, b[-1].logits)
-    assert ours(ids).cache is None
-    assert ours(ids, cache=a[0].cache, use_cache=False).cache is None
     assert ours(ids, past_key_values=a[0].cache).cache.length == PIECES[0] + LENGTH
     tokens, _ = both(TokenClassifier, tmp_path, CONFIGS["stablelm"])  # theirs returns no cache
     parts = torch.cat([output.logits for output in in_pieces(tokens, ids)], dim=1)
@@ -168,6 +166,29 @@ def test_gradients_reach_what_is_cached(config: dict[str, Any], tmp_path: Path) 
             found.append(tuple(p.grad.clone() for p in ours.parameters()))
     for other in found[1:]:
         close(other, found[0])
+
+
+@pytest.mark.parametrize("stated", [True, False])
+def test_config_json_says_whether_there_is_a_cache(stated: bool, tmp_path: Path) -> None:
+    ours, theirs = both(CausalLM, tmp_path, CONFIGS["starcoder2"], use_cache=stated)
+    ids = random_ids()
+    for m in (ours, theirs):
+        assert (m(ids).cache is not None) == stated
+        assert (m(ids, use_cache=not stated).cache is not None) != stated
+    cache = ours(ids, use_cache=True).cache
+    assert cache.length == LENGTH
+    assert ours(ids, cache=cache).cache.length == 2 * LENGTH
+    assert ours(ids, cache=cache, use_cache=False).cache is None
+    # Packed rows have none, unless it is asked for: then they are not taken for packed.
+    positions = torch.cat((torch.arange(10), torch.arange(LENGTH - 10)))[None]
+    packed = ours(ids, position_ids=positions)
+    assert packed.cache is None
+    close(packed.logits, theirs(ids, position_ids=positions, use_cache=False).logits)
+    single = ours(ids, position_ids=positions, use_cache=True).logits
+    close(single, theirs(ids, position_ids=positions, use_cache=True).logits)
+    assert (single - packed.logits).abs().max() > 0.01
+    ours.train()
+    assert ours(ids).cache is None
 
 
 def test_a_cache_is_continued_in_several_ways(tmp_path: Path) -> None:

@@ -98,6 +98,7 @@ def test_what_the_config_does_not_state_is_as_in_the_reference(
     assert ours.classifier_dropout == head.dropout.p
     assert ours.initializer_range == theirs.initializer_range
     assert (ours.num_labels, ours.problem_type, ours.pad_id) == (2, None, theirs.pad_token_id)
+    assert ours.use_cache == theirs.use_cache
 
 
 def test_labels_are_saved(tmp_path: Path) -> None:
