@@ -208,3 +208,5 @@ def test_implementations_that_do_not_run_name_the_remedy(
     mask[0, WINDOW] = 0
     with pytest.raises(ValueError, match=r"attention_mask is 0 between.*'sdpa'"):
         ours(random_ids(), attention_mask=mask)
+    with pytest.raises(ValueError, match=r"takes no attention_mask of four dimensions.*'sdpa'"):
+        ours(random_ids(), attention_mask=torch.ones(3, 1, LENGTH, LENGTH).bool())

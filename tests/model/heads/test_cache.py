@@ -104,6 +104,9 @@ def test_classifiers_continue_too(tmp_path: Path) -> None:
     a, b = in_pieces(ours, ids), in_pieces(theirs, ids)
     close(a[-1].logits, b[-1].logits)
     assert ours(ids, past_key_values=a[0].cache).cache.length == PIECES[0] + LENGTH
+    bare, _ = both(BareModel, tmp_path, CONFIGS["stablelm"])
+    states = bare(ids)
+    assert states.past_key_values is states.cache
     tokens, _ = both(TokenClassifier, tmp_path, CONFIGS["stablelm"])  # theirs returns no cache
     parts = torch.cat([output.logits for output in in_pieces(tokens, ids)], dim=1)
     close(parts, tokens(ids).logits)
