@@ -15,8 +15,10 @@ import torch
 
 from model import load_model
 from model.errors import ModelError
+from model.families.weight_table import WeightSlot
 from model.heads import BareModel, CausalLM, SequenceClassifier
 from model.prepared.files import prepared_folder
+from model.weights.checkpoint import check as check_tensor
 from tests.conftest import STARCODER2, write_model
 from tests.model.export.exports import exported, toy
 from tests.model.folders import WEIGHTS, Weights, rewrite
@@ -113,6 +115,21 @@ def test_a_head_is_refused_in_every_precision(folder: Path, fault: str) -> None:
             lambda: head.load(folder, device="cpu", quantization=quantization),  # noqa: B023
             [str(folder), *words],
         )
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e5m2]
+)
+def test_one_number_that_is_not_finite_is_found_wherever_it_is(dtype: torch.dtype) -> None:
+    shape = (37, 113)
+    slot = WeightSlot("", 0, shape)
+    for number in (math.nan, math.inf, -math.inf):
+        for at in (0, 1, 1000, 37 * 113 - 1):
+            tensor = torch.randn(shape, generator=torch.Generator().manual_seed(at))
+            check_tensor(slot, tensor.to(dtype), "w", Path("f"))
+            tensor.view(-1)[at] = number
+            with pytest.raises(ModelError, match="f: w holds numbers that are not finite"):
+                check_tensor(slot, tensor.to(dtype), "w", Path("f"))
 
 
 def test_a_weight_beyond_float16_is_refused_there_alone(folder: Path) -> None:
