@@ -18,8 +18,8 @@ test: $(STAMP)
 test-slow: $(STAMP)
 	$(PYTEST) -m "slow and not gpu and not real and not editors"
 
-# With a real model: FIMLS_REAL_MODEL names the GGUF file of Qwen2.5-Coder-0.5B-Instruct, and
-# FIMLS_PEERS_PYTHON an interpreter with llama-cpp-python. What is not there is skipped.
+# With real models: FIMLS_REAL_MODEL names the GGUF file of Qwen2.5-Coder-0.5B-Instruct, FIMLS_STARCODER2 a folder of
+# StarCoder2, and FIMLS_PEERS_PYTHON an interpreter with llama-cpp-python. What is not there is skipped.
 test-real: $(STAMP)
 	$(PYTEST) -m "real and not gpu" -rs
 

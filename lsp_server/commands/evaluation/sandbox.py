@@ -55,9 +55,9 @@ def execute(
     ):
         orders.write(json.dumps(order).encode())
         orders.seek(0)
-        environment: dict[str, str] = {}
+        environment = {"OPENBLAS_NUM_THREADS": "1"}  # numpy's threads would take the memory
         if sys.platform == "win32":  # Python does not start without
-            environment = {"SYSTEMROOT": os.environ["SYSTEMROOT"]}
+            environment["SYSTEMROOT"] = os.environ["SYSTEMROOT"]
         process = subprocess.Popen(
             [sys.executable, "-I", "-B", str(CHILD)],
             cwd=folder,

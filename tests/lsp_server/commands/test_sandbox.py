@@ -39,6 +39,7 @@ GOOD = {
     "output": "import sys\nfor _ in range(10**5): print('x' * 99); sys.stderr.write('x' * 99)",
     "no input": "import sys; assert sys.stdin.read() == ''",
     "no environment": "import os; assert not {'HOME', 'PATH', 'FIMLS_MODEL'} & set(os.environ)",
+    "numpy": "import numpy; assert (numpy.ones((9, 9)) @ numpy.ones(9)).sum() == 81",
     "thread": "import threading; t = threading.Thread(target=print); t.start(); t.join()",
 }
 BAD = {
