@@ -64,6 +64,7 @@ class Family:
     # the number of layers (GPT-2).
     small_residuals: bool = False
     trains_padding: bool = False  # the embedding of pad_token_id, too
+    token_classifier: str = "score"  # the name of its layer in a checkpoint
 
     @property
     def architecture(self) -> str:

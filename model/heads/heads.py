@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from model.decoder.decoder import Decoder
 from model.errors import ModelError
+from model.families.registry import FAMILIES
 from model.families.weight_table import WeightSlot
 from model.generation.sampling import Sampling
 from model.heads.attention import AttnImplementation, check_implementation
@@ -265,9 +266,14 @@ class Classifier(Head):
     @property
     def own_weights(self) -> Mapping[str, WeightSlot]:
         return {
-            f"score.{name}": WeightSlot(f"score.{name}", 0, tuple(weight.shape))
+            f"{self.stored_name}.{name}": WeightSlot(f"score.{name}", 0, tuple(weight.shape))
             for name, weight in self.score.named_parameters()
         }
+
+    @property
+    def stored_name(self) -> str:
+        """The layer's name in a checkpoint."""
+        return "score"
 
 
 class SequenceClassifier(Classifier):
@@ -311,6 +317,10 @@ class TokenClassifier(Classifier):
     """One label a token."""
 
     with_bias = True
+
+    @property
+    def stored_name(self) -> str:
+        return FAMILIES[self.files.model_type].token_classifier
 
     def forward(
         self,

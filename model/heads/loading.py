@@ -36,7 +36,7 @@ from model.weights.folder import find_model
 log = logging.getLogger(__name__)
 # How the names of heads begin, as transformers writes them: of language models, classifiers, and
 # models that mark the answer to a question in a text.
-HEADS = ("lm_head.", "score.", "qa_outputs.")
+HEADS = ("lm_head.", "score.", "classifier.", "qa_outputs.")
 
 
 @dataclass(frozen=True, slots=True)

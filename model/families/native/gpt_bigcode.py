@@ -101,4 +101,5 @@ FAMILY = Family(
     dropout=0.1,
     small_residuals=True,
     trains_padding=True,
+    token_classifier="classifier",
 )

@@ -325,9 +325,7 @@ def test_without_a_padding_id_the_last_token_is_read(tmp_path: Path) -> None:
 def test_in_training_the_same_seed_drops_the_same(
     config: dict[str, Any], keys: tuple[str, ...], tmp_path: Path
 ) -> None:
-    # Of gpt_bigcode the reference names the token classifier's weights otherwise.
-    head = CausalLM if config is GPT_BIGCODE else TokenClassifier
-    ours, theirs = both(head, tmp_path, config | dict.fromkeys(keys, 0.3))
+    ours, theirs = both(TokenClassifier, tmp_path, config | dict.fromkeys(keys, 0.3))
     theirs.set_attn_implementation("eager")
     results = []
     ids = random_ids()

@@ -76,10 +76,6 @@ def train(m: Head, steps: int = 3) -> None:
 def test_an_adapter_is_without_effect_then_trained_then_merged(
     head: type[Head], config: dict[str, Any], tmp_path: Path
 ) -> None:
-    if config["model_type"] == "gpt_bigcode" and HEADS[head].__name__.endswith(
-        "TokenClassification"
-    ):
-        pytest.skip("the reference names this head's weights otherwise")
     ours, _ = both(head, tmp_path / "base", config)
     ids = random_ids()
     base = first(ours, ids)
@@ -109,7 +105,7 @@ def test_an_adapter_is_without_effect_then_trained_then_merged(
 
 
 @configs
-@pytest.mark.parametrize("head", [BareModel, CausalLM, SequenceClassifier])
+@heads
 def test_an_adapter_is_saved_and_loaded_here_and_by_peft(
     head: type[Head], config: dict[str, Any], tmp_path: Path
 ) -> None:
