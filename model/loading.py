@@ -7,12 +7,14 @@ step where there is one.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import torch
+from torch.distributed import ProcessGroup
 
 from model.catalogue.records import check_unaltered
 from model.cpu.quantized_linear import Int8Factory
@@ -36,6 +38,8 @@ from model.generation.generate import (
 from model.generation.sampling import Sampling
 from model.generation.token_healing import Spelling, TokenHealing
 from model.gpu.cuda_graphs import add_graphs
+from model.placement.device_map import GivenMap
+from model.placement.spread import Spread, connect
 from model.precision.bitsandbytes_linear import KINDS, BitsFactory
 from model.precision.devices import choose_device, choose_dtype, free_memory
 from model.precision.quantization import Needs, choose_quantization
@@ -124,6 +128,10 @@ def load_model(
     measured: Path | None = None,
     progress: Callable[[float], None] = lambda share: None,
     prepared: Path | None = None,
+    device_map: Literal["auto"] | GivenMap | None = None,
+    max_memory: Mapping[int | str, int | str] | None = None,
+    offload_folder: str | Path | None = None,
+    tensor_parallel: ProcessGroup | None = None,
 ) -> LoadedModel:
     """'bundled', a path or a name as in find_path -> LoadedModel. Raises ModelError with the
     remedy.
@@ -135,14 +143,23 @@ def load_model(
     "auto" (int8 on a CPU with the dtype "auto", else floats; fewer bits where the memory that is
     free asks for them). measured: a folder that keeps the measured speed of kernels. progress: is
     told the share of tensors that are loaded, 0 to 1. prepared: the cache folder that may hold the
-    weights as another process has prepared them.
+    weights as another process has prepared them. device_map, max_memory, offload_folder,
+    tensor_parallel: see model.placement.spread; they go with floats, and without a faster step for
+    few rows.
     """
+    spread = Spread(device_map, max_memory, offload_folder, tensor_parallel)
     folder = find_model(name)
     check_unaltered(folder.weight_files)
     tokenizer = folder.load_tokenizer()
-    where = choose_device(device)
-    chosen_dtype = choose_dtype(dtype, where)
     checkpoint = Checkpoint.open(folder) if folder.is_native else None
+    config = None if checkpoint is None else checkpoint.config
+    opened = spread.open(checkpoint, config, device, dtype, quantization)
+    if not isinstance(opened, str):
+        decoder = load_spread(*opened, progress)
+        check_vocabulary(folder, tokenizer, decoder.config.vocab_size)
+        return LoadedModel(folder, tokenizer, decoder, precision=decoder.scheme)
+    where = choose_device(opened)
+    chosen_dtype = choose_dtype(dtype, where)
     choice = choose_quantization(
         quantization,
         dtype,
@@ -217,6 +234,16 @@ def load_decoder(
     elif device.type == "cuda" and quantization is None:
         add_graphs(decoder)
     return decoder, kept
+
+
+def load_spread(
+    checkpoint: Checkpoint, decoder: Decoder, progress: Callable[[float], None]
+) -> Decoder:
+    """Fills what Spread.open has opened. Raises ModelError."""
+    decoder.eval().requires_grad_(False)
+    checkpoint.fill(decoder, Factory(decoder.device, decoder.dtype), progress)
+    connect(decoder)
+    return decoder
 
 
 def load_with_transformers(

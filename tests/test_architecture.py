@@ -43,8 +43,8 @@ MODEL = {
     "footprint": "families decoder cpu",
     "prepared": "weights cpu decoder private_files",
     "loading": "prepared transformers_decoder catalogue weights families cpu gpu precision "
-    "footprint generation decoder tokenizer errors",
-    "heads": "loading generation precision weights catalogue families decoder errors",
+    "placement footprint generation decoder tokenizer errors",
+    "heads": "loading placement generation precision weights catalogue families decoder errors",
     "probe": "cpu machine",
     "prefix_cache": "weights generation decoder errors private_files",
     "engine": "prefix_cache loading prepared weights cpu generation decoder errors machine",

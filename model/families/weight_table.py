@@ -7,8 +7,12 @@ checkpoint goes to some rows of a parameter.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from model.decoder.config import DecoderConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +27,11 @@ class WeightSlot:
     def is_norm(self) -> bool:
         """Whether it is the weight of a norm on the residual stream."""
         return self.parameter.endswith("norm.weight")
+
+    def read(self, parameter: Tensor) -> Tensor:
+        """Its part of the parameter, or of what has the parameter's shape."""
+        rows = 1 if parameter.dim() > len(self.shape) else self.shape[0]
+        return parameter[self.first_row : self.first_row + rows].reshape(self.shape)
 
     def is_rotated(self, config: DecoderConfig) -> bool:
         """Whether the rows make queries or keys, which the rotary embedding rotates."""

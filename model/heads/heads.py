@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, Self, Unpack, cast
+from typing import Any, ClassVar, Literal, Self, Unpack, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.distributed import ProcessGroup
 
 from model.decoder.decoder import Decoder
 from model.errors import ModelError
@@ -32,6 +33,8 @@ from model.heads.loading import (
 )
 from model.heads.losses import causal_loss, class_loss, sequence_loss
 from model.heads.passes import HeadOutput, Inputs, PassOptions, States, run
+from model.placement.device_map import GivenMap
+from model.placement.spread import Spread, check_changeable
 from model.weights.files import ModelFiles
 
 
@@ -65,6 +68,10 @@ class Head(nn.Module):
         attn_implementation: str = "sdpa",
         num_labels: int | None = None,
         problem_type: str | None = None,
+        device_map: Literal["auto"] | GivenMap | None = None,
+        max_memory: Mapping[int | str, int | str] | None = None,
+        offload_folder: str | Path | None = None,
+        tensor_parallel: ProcessGroup | None = None,
     ) -> Self:
         """A model's name as in load_model -> the head with its weights, or with new ones where the
         checkpoint is another head's (`report` tells, and a warning in the log).
@@ -72,10 +79,14 @@ class Head(nn.Module):
         quantization: None, "llm.int8", "nf4", "nf4-double", or "auto" (the first of them that fits
         into the free memory); the decoder is frozen then, and a classifier's own weights and LoRA's
         can be trained. attn_implementation: see set_attn_implementation. num_labels, problem_type:
-        of a classifier, where config.json does not state them or is to be overruled. Raises
-        ModelError with the remedy.
+        of a classifier, where config.json does not state them or is to be overruled. device_map,
+        max_memory, offload_folder, tensor_parallel: see model.placement.spread. Raises ModelError
+        with the remedy.
         """
-        checkpoint, decoder = open_checkpoint(name, device, dtype, quantization, cls.keeps_lm_head)
+        spread = Spread(device_map, max_memory, offload_folder, tensor_parallel)
+        checkpoint, decoder = open_checkpoint(
+            name, device, dtype, quantization, cls.keeps_lm_head, spread
+        )
         config = HeadConfig.of(checkpoint.folder, num_labels, problem_type)
         head = cls(decoder, config, checkpoint.folder)
         head.set_attn_implementation(attn_implementation)
@@ -131,12 +142,13 @@ class Head(nn.Module):
     def resize_embeddings(self, vocab_size: int) -> None:
         """Makes room for new tokens, or drops the last ones. A new token's embedding, and its row
         of the language model's head, is the mean of those before. Comes before an optimizer takes
-        the weights. Raises ValueError."""
+        the weights. Raises ValueError, ModelError."""
         if vocab_size < 1:
             raise ValueError(f"vocab_size is {vocab_size}, but must be positive")
         if self.adapted:
             raise ValueError("the head has LoRA weights: merge_lora(head) comes first")
         decoder = self.decoder
+        check_changeable(decoder)
         decoder.config = replace(decoder.config, vocab_size=vocab_size)
         matrices = [cast(nn.Embedding, decoder.embed_tokens)]
         if not decoder.config.tie_embeddings:

@@ -26,6 +26,7 @@ from model.heads.initialization import draw, draw_all, mark_padding, read_config
 from model.heads.layers import Dropouts, read_dropout
 from model.heads.losses import PROBLEM_TYPES, ProblemType
 from model.loading import needs_of
+from model.placement.spread import Spread, connect, is_first, weights_of, whole_config
 from model.precision.bitsandbytes_linear import BitsFactory
 from model.precision.devices import choose_device, choose_dtype, free_memory
 from model.precision.quantization import Needs, choose_quantization
@@ -34,6 +35,7 @@ from model.weights.files import ModelFiles
 from model.weights.folder import find_model
 
 log = logging.getLogger(__name__)
+DECODER = "decoder."  # begins the names of its parameters in a head
 # How the names of heads begin, as transformers writes them: of language models, classifiers, and
 # models that mark the answer to a question in a text.
 HEADS = ("lm_head.", "score.", "classifier.", "qa_outputs.")
@@ -114,19 +116,27 @@ class _Head(Protocol):
 
 
 def open_checkpoint(
-    name: str | Path, device: str, dtype: str, quantization: str | None, keeps_lm_head: bool
+    name: str | Path,
+    device: str,
+    dtype: str,
+    quantization: str | None,
+    keeps_lm_head: bool,
+    spread: Spread,
 ) -> tuple[Checkpoint, Decoder]:
     """A model's name -> its checkpoint, and a decoder without weights for it, frozen where its
     matrices are quantized. Raises ModelError."""
     files = find_model(name)
     check_unaltered(files.weight_files)
     checkpoint = Checkpoint.open(files)
-    where = choose_device(device)
+    config = checkpoint.config if keeps_lm_head else without_lm_head(checkpoint.config)
+    opened = spread.open(checkpoint, config, device, dtype, quantization)
+    if not isinstance(opened, str):
+        return opened
+    where = choose_device(opened)
     chosen = choose_dtype(dtype, where)
     needs = replace(needs_of(files, checkpoint, chosen), trainable=True)
     choice = choose_quantization(quantization, dtype, chosen, where, needs, free_memory(where))
     log.info("%s: %s", files.path, choice.reason)
-    config = checkpoint.config if keeps_lm_head else without_lm_head(checkpoint.config)
     if choice.kind is None:
         return checkpoint, Decoder(config, Factory(where, chosen))
     factory = BitsFactory(where, chosen, choice.kind)
@@ -186,6 +196,7 @@ def fill(head: _Head, checkpoint: Checkpoint) -> LoadingReport:
     for slot in new.values():
         draw(head.get_parameter(slot.parameter), head.config.initializer_range)
     mark_padding(decoder, FAMILIES[head.files.model_type], head.config.pad_id)
+    connect(decoder, [head.get_parameter(slot.parameter) for slot in new.values()])
     report = LoadingReport(tuple(new), tuple(left_over))
     if new:
         log.warning("%s has no %s: drawn at random", head.files.path, some(new))
@@ -203,18 +214,22 @@ def draw_new(head: torch.nn.Module) -> LoadingReport:
     return LoadingReport(missing=tuple(slots_of(new)))
 
 
-def slots_of(head: _Head) -> dict[str, WeightSlot]:
-    """The names of the tensors in a checkpoint -> their places among the head's parameters."""
-    table = FAMILIES[head.files.model_type].weight_table(head.decoder.config)
+def slots_of(head: _Head, config: DecoderConfig | None = None) -> dict[str, WeightSlot]:
+    """The names of the tensors in a checkpoint -> their places among the head's parameters.
+
+    config: of the whole decoder where the head's has a share of it alone.
+    """
+    table = FAMILIES[head.files.model_type].weight_table(config or head.decoder.config)
     slots = {
-        name: replace(slot, parameter=f"decoder.{slot.parameter}") for name, slot in table.items()
+        name: replace(slot, parameter=DECODER + slot.parameter) for name, slot in table.items()
     }
     return slots | dict(head.own_weights)
 
 
 @torch.no_grad()
 def save(head: _Head, folder: Path) -> None:
-    """Writes config.json, model.safetensors and tokenizer.json. Raises ModelError, OSError."""
+    """Writes config.json, model.safetensors and tokenizer.json. All processes that share a decoder
+    call it, and the first one writes. Raises ModelError, OSError."""
     if any(isinstance(module, Packed) for module in head.decoder.modules()):
         raise ModelError(
             f"The decoder's weights are {head.decoder.scheme}, in which fimls writes no model. "
@@ -222,13 +237,13 @@ def save(head: _Head, folder: Path) -> None:
             "head.score.state_dict()."
         )
     tokenizer = head.files.tokenizer_json()
+    weights = {
+        name: _stored(head, slot).cpu().contiguous().clone()
+        for name, slot in slots_of(head, whole_config(head.decoder)).items()
+    }
+    if not is_first(head.decoder):
+        return
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {}
-    for name, slot in slots_of(head).items():
-        parameter = head.get_parameter(slot.parameter)
-        rows = 1 if parameter.dim() > len(slot.shape) else slot.shape[0]
-        part = parameter[slot.first_row : slot.first_row + rows]
-        weights[name] = part.reshape(slot.shape).cpu().contiguous().clone()
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     config = {key: v for key, v in head.files.config.items() if key != "quantization_config"}
     config["dtype"] = str(head.decoder.dtype).removeprefix("torch.")
@@ -240,6 +255,13 @@ def save(head: _Head, folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     if tokenizer:
         (folder / "tokenizer.json").write_text(tokenizer, encoding="utf-8")
+
+
+def _stored(head: _Head, slot: WeightSlot) -> Tensor:
+    if not slot.parameter.startswith(DECODER):
+        return head.get_parameter(slot.parameter)
+    own = replace(slot, parameter=slot.parameter.removeprefix(DECODER))
+    return weights_of(head.decoder, own)
 
 
 def _labels(config: HeadConfig, names: dict[str, str] | None) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from model.errors import ModelError
 from model.families.weight_table import WeightSlot
 from model.heads.heads import Head
 from model.heads.loading import slots_of
+from model.placement.spread import check_changeable
 from model.weights.checkpoint import some
 from model.weights.folder import read_json
 
@@ -71,6 +72,7 @@ def add_lora(
     dropout: the share of A's inputs that is dropped in training. lm_head: adapts the language
     model's head too, which then must not be tied to the embeddings. Raises ModelError, ValueError.
     """
+    check_changeable(head.decoder)
     names = [
         f"decoder.layers.{name}"
         for name, _ in head.decoder.layers.named_modules()

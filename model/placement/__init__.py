@@ -7,6 +7,7 @@ In reading order:
 - split_cache: a KV cache whose layers are on different devices.
 - shares: what one process of a group has of a decoder, and a checkpoint that is cut to that.
 - tensor_parallel: the decoder of such a process.
+- spread: opens a checkpoint in either way, for load_model and the heads.
 
 Invariants:
 - A placed decoder gives what one on a single device gives. It has no faster step for few rows.

@@ -77,6 +77,7 @@ class PlacedDecoder(Decoder):
         self._offload_folder = placement.offload_folder
         self._dtype = dtype
         self._main = main_device(self.places.values())
+        self._offloaded: dict[str, Tensor] = {}
 
     @property
     def only_device(self) -> torch.device | None:
@@ -164,11 +165,12 @@ class PlacedDecoder(Decoder):
             weights = None
             if self._is_offloaded(place):
                 weights = {name: p.data for name, p in module.named_parameters()}
+                self._offloaded |= {f"{part}.{name}": held for name, held in weights.items()}
             hook = library.hooks.AlignDevicesHook(
                 execution_device=self._device_of(part),
                 offload=weights is not None,
                 weights_map=weights,
-                place_submodules=True,
+                place_submodules=weights is not None,
             )
             library.hooks.add_hook_to_module(module, hook)
             if not part.startswith("layers."):
@@ -176,6 +178,11 @@ class PlacedDecoder(Decoder):
 
     def _bring_back(self, module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
         return output.to(self._main)
+
+    def stored(self, parameter: str) -> Tensor:
+        """The content of a parameter, wherever it is kept."""
+        held = self._offloaded.get(parameter)
+        return self.get_parameter(parameter) if held is None else held
 
     def new_cache(self, capacity: int = 0) -> KVCache:
         devices = [self._device_of(f"layers.{i}") for i in range(self.config.num_layers)]

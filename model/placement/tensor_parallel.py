@@ -11,7 +11,9 @@ KV cache of a process holds its own heads, and its configuration counts them alo
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -23,6 +25,7 @@ from torch import Tensor, nn
 from model.decoder.decoder import Decoder
 from model.decoder.factory import Factory, Linear
 from model.decoder.layers import Attention, DecoderLayer
+from model.families.weight_table import WeightSlot
 from model.placement.shares import Share
 
 
@@ -118,6 +121,24 @@ class ParallelDecoder(Decoder):
                 _on_gradient(weights, partial(self._sum_copies, first=first_key))
             if config.qk_norm and not config.qk_norm_shared:
                 _on_gradient(attention.k_norm, partial(self._sum_copies, first=0))
+
+    def gather(self, slot: WeightSlot) -> Tensor:
+        """What a slot of the whole decoder holds, in every process. All of them call it."""
+        parameter = self.get_parameter(slot.parameter).detach()
+        whole = parameter.new_full(slot.shape, -math.inf)
+        places = torch.arange(whole.numel(), device=parameter.device).view(slot.shape)
+        found = self.share.cut(slot, places)
+        if found is not None:
+            first, own = found
+            held = replace(slot, first_row=first, shape=tuple(own.shape)).read(parameter)
+            whole.view(-1)[own.flatten()] = held.flatten()
+        dist.all_reduce(whole, dist.ReduceOp.MAX, self.group)
+        return whole
+
+    def agree(self, weights: Iterable[Tensor]) -> None:
+        """Gives all processes the first one's weights, where they are drawn at random."""
+        for drawn in weights:
+            dist.broadcast(drawn.data, dist.get_global_rank(self.group, 0), self.group)
 
     def _sum_copies(self, gradient: Tensor, first: int) -> Tensor:
         """Sums the rows from `first` on, of this process's one key/value head, over the processes

@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import sys
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -18,12 +19,12 @@ import torch.distributed as dist
 
 from model import LoadedModel, load_model
 from model.decoder.decoder import Decoder
-from model.decoder.factory import Factory
-from model.placement.shares import Share, SharedCheckpoint
+from model.families.registry import FAMILIES
+from model.families.weight_table import WeightSlot
+from model.heads import CausalLM, TokenClassifier
 from model.placement.tensor_parallel import ParallelDecoder
-from model.weights.checkpoint import Checkpoint
 
-CPU = torch.device("cpu")
+FLOAT32 = {"device": "cpu", "dtype": "float32"}
 
 
 def run(folder: Path, rank: int) -> None:
@@ -49,33 +50,54 @@ def measure(folder: Path) -> dict[str, object]:
     """The largest differences between a whole and a shared decoder, and what this process has."""
     group = dist.group.WORLD
     assert group is not None
-    whole = load_model(folder, device="cpu", dtype="float32")
-    checkpoint = Checkpoint.open(whole.folder)
-    factory = Factory(CPU, torch.float32)
-    share = Share.of(checkpoint.config, group)
-    decoder = ParallelDecoder(share, factory, group)
-    with torch.no_grad():
-        SharedCheckpoint.of(checkpoint, share).fill(decoder, factory, lambda share: None)
-    shared = LoadedModel(whole.folder, whole.tokenizer, decoder)
+    whole = load_model(folder, **FLOAT32)
+    shared = load_model(folder, **FLOAT32, tensor_parallel=group)
     ids = torch.arange(10, 60)[None]
-    # First, since what is made for inference once is of no use for gradients.
-    gradients = gradients_apart(whole.decoder, decoder, checkpoint, ids)
     answers = [answer(model, ids[0, :12].tolist()) for model in (whole, shared)]
-    cache = decoder.new_cache()
+    cache = shared.decoder.new_cache()
     with torch.inference_mode():
         expected = whole.decoder(ids).logits
-        pieces = [decoder(piece, cache=cache).logits for piece in ids.split((30, 19, 1), dim=1)]
+        pieces = ids.split((30, 19, 1), dim=1)
+        cached = [shared.decoder(piece, cache=cache).logits for piece in pieces]
         apart = {
-            "logits": distance(decoder(ids).logits, expected),
-            "cached": distance(torch.cat(pieces, dim=1), expected),
-            "gradients": gradients,
+            "logits": distance(shared.decoder(ids).logits, expected),
+            "cached": distance(torch.cat(cached, dim=1), expected),
         }
+    apart |= heads_apart(folder, group)
     return {
         "apart": apart,
         "answers": answers,
         "kv_heads": cache.keys.shape[1],
-        "layer": sum(p.numel() for p in decoder.layers[0].parameters()),
+        "layer": sum(p.numel() for p in shared.decoder.layers[0].parameters()),
         "whole layer": sum(p.numel() for p in whole.decoder.layers[0].parameters()),
+    }
+
+
+def heads_apart(folder: Path, group: dist.ProcessGroup) -> dict[str, float]:
+    """The largest differences between heads, whole and shared, and between what was read and what
+    is saved after that."""
+    whole = CausalLM.load(folder, device="cpu")
+    shared = CausalLM.load(folder, device="cpu", tensor_parallel=group)
+    ids = torch.arange(10, 60).view(2, 25)
+    mask = torch.ones_like(ids)
+    mask[0, :4] = 0
+    results = [m(ids, attention_mask=mask, labels=ids) for m in (whole, shared)]
+    for result in results:
+        result.loss.backward()
+    shared.save(folder.with_suffix(".saved"))
+    dist.barrier()  # the first process has written it
+    again = CausalLM.load(folder.with_suffix(".saved"), device="cpu")
+    stored = zip(again.parameters(), whole.parameters(), strict=True)
+    torch.manual_seed(dist.get_rank())  # the new weights are the first process's all the same
+    classifier = TokenClassifier.load(folder, device="cpu", tensor_parallel=group)
+    new = [torch.empty_like(classifier.score.weight) for _ in range(2)]
+    dist.all_gather(new, classifier.score.weight.detach())
+    return {
+        "batch": distance(results[1].logits[mask == 1], results[0].logits[mask == 1]),
+        "loss": distance(results[1].loss, results[0].loss),
+        "gradients": gradients_apart(whole, shared),
+        "saved": max(distance(a, b) for a, b in stored),
+        "new weights": distance(*new),
     }
 
 
@@ -88,37 +110,31 @@ def distance(a: torch.Tensor, b: torch.Tensor) -> float:
     return float((a - b).abs().max())
 
 
-def gradients_apart(
-    whole: Decoder, decoder: ParallelDecoder, checkpoint: Checkpoint, ids: torch.Tensor
-) -> float:
+def gradients_apart(whole: CausalLM, shared: CausalLM) -> float:
     """The largest difference of any weight's gradients, beside the largest of that weight."""
-    seed = torch.Generator().manual_seed(0)
-    weights = torch.randn(1, ids.shape[1], checkpoint.config.vocab_size, generator=seed)
-    for model in (whole, decoder):
-        model.requires_grad_(True)
-        (model(ids).logits * weights).mean().backward()
+    decoder = shared.decoder
+    assert isinstance(decoder, ParallelDecoder)
+    family = FAMILIES[whole.files.model_type]
     worst = 0.0
-    shared = SharedCheckpoint.of(checkpoint, decoder.share)
     compared = 0
-    for slot in checkpoint.table.values():
-        gradient = part_of(whole, slot.parameter, slot.first_row, slot.shape)
+    for slot in family.weight_table(whole.decoder.config).values():
+        gradient = slot.read(gradient_of(whole.decoder, slot))
         found = decoder.share.cut(slot, gradient)
         if found is None:
             continue
         first, expected = found
-        own = part_of(decoder, slot.parameter, first, tuple(expected.shape))
-        worst = max(worst, distance(own, expected) / float(gradient.abs().max()))
+        own = replace(slot, first_row=first, shape=tuple(expected.shape))
+        difference = distance(own.read(gradient_of(decoder, own)), expected)
+        worst = max(worst, difference / float(gradient.abs().max()))
         compared += 1
-    assert compared == len(shared.table)
+    assert compared == len(family.weight_table(decoder.config))
     return worst
 
 
-def part_of(decoder: Decoder, parameter: str, first: int, shape: tuple[int, ...]) -> torch.Tensor:
-    """The gradient of some rows of a parameter."""
-    gradient = decoder.get_parameter(parameter).grad
+def gradient_of(decoder: Decoder, slot: WeightSlot) -> torch.Tensor:
+    gradient = decoder.get_parameter(slot.parameter).grad
     assert gradient is not None
-    rows = 1 if gradient.dim() > len(shape) else shape[0]
-    return gradient[first : first + rows].reshape(shape)
+    return gradient
 
 
 if __name__ == "__main__":
