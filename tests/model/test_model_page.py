@@ -56,8 +56,8 @@ def check_page(folder: Path) -> dict[str, str]:
         found[code] = printed
         m = names.get("m")
         if isinstance(m, CausalLM):
-            asked = '"bfloat16"' if "bfloat16" in code else "float32"
-            assert str(m.decoder.dtype).removeprefix("torch.") == asked.strip('"')
+            asked = torch.bfloat16 if '"bfloat16"' in code else torch.float32
+            assert m.decoder.dtype == asked
             for kind in ("llm.int8", "nf4-double"):
                 assert (kind in m.decoder.scheme) == (f'"{kind}"' in code)
             if "<fim_prefix>" not in code:

@@ -159,7 +159,10 @@ async def print_programs(
     if plan.bare and not any(problem.suffix for problem in problems):
         contestants = in_one_layout(contestants)
     way = "the bare model" if plan.bare else "the whole product"
-    lacks = (await asyncio.to_thread(execute, "")).lacks
+    nothing = await asyncio.to_thread(execute, "")
+    if not nothing.passed:
+        raise CommandError(f"no program can be run here in a sandbox ({nothing.reason})")
+    lacks = nothing.lacks
     width = max(len(contestant.name) for contestant in contestants)
     if not as_json:
         without = f", without {'; '.join(lacks)}" if lacks else ""

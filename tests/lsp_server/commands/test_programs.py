@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from fim.evaluation.scoring import Share
 from lsp_server.commands.cli import app
 from lsp_server.commands.errors import CommandError
+from lsp_server.commands.evaluation import sandbox
 from lsp_server.commands.evaluation.contestants import Guess, Plan, line_up
 from lsp_server.commands.evaluation.evaluate import with_setting
 from lsp_server.commands.evaluation.programs import (
@@ -198,6 +199,17 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         read_problems(path)
     with pytest.raises(OSError, match="none"):
         read_problems(tmp_path / "none.jsonl")
+
+
+def test_a_sandbox_that_runs_nothing_is_an_error(
+    tmp_path: Path, home: Home, model: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not a score of 0."""
+    monkeypatch.setattr(sandbox, "CHILD", tmp_path / "none.py")
+    command = ["eval", "--execute", str(written(tmp_path, LINE)), "--model", model.model]
+    done = CliRunner().invoke(app, command, env=home.environment)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "no program can be run here in a sandbox (ended the process" in done.stderr
 
 
 def test_through_the_command_and_the_engine(

@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import socket
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 
 from lsp_server.commands.evaluation import sandbox
 from lsp_server.commands.evaluation.sandbox import OUT_OF_TIME, execute
-from lsp_server.commands.evaluation.sandboxed import ISOLATION
+from lsp_server.commands.evaluation.sandboxed import ISOLATION, READ_ONLY_FILES
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="it has no such limits")
 
@@ -146,6 +147,28 @@ def test_what_is_not_there_is_said() -> None:
     lacks = execute("").lacks
     assert any("processes" in each for each in lacks) == (os.getuid() == 0)
     assert execute("assert False").lacks == lacks
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has namespaces")
+@pytest.mark.parametrize("refused", ["unshare", "mount"])
+def test_what_the_kernel_refuses_is_gone_without(refused: str, tmp_path: Path) -> None:
+    if refused == "mount" and not HAS_NAMESPACES:
+        pytest.skip("the kernel gives no namespaces")
+    code = f"""
+import ctypes, sys
+real = ctypes.CDLL(None)
+class Refusing:
+    def __getattr__(self, name):
+        return (lambda *arguments: -1) if name == {refused!r} else getattr(real, name)
+ctypes.CDLL = lambda *arguments, **options: Refusing()
+sys.path.insert(0, {str(sandbox.CHILD.parent)!r})
+import sandboxed
+print(sandboxed.isolate(), flush=True)
+"""
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    lacks = list(ISOLATION) if refused == "unshare" else [READ_ONLY_FILES]
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{lacks}\n", "")
 
 
 def test_nothing_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
