@@ -32,6 +32,7 @@ from model.families.weight_table import WeightSlot
 from model.heads.heads import Head
 from model.heads.loading import slots_of
 from model.placement.spread import check_changeable
+from model.precision.bitsandbytes_linear import keep_quiet
 from model.weights.checkpoint import some
 from model.weights.folder import read_json
 
@@ -54,6 +55,7 @@ KNOWN_KEYS = frozenset(
 
 def library() -> Any:
     """peft. Raises ModelError with the remedy."""
+    keep_quiet()  # peft imports bitsandbytes where it is installed
     try:
         return importlib.import_module("peft")
     except ImportError as error:

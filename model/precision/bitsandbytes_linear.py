@@ -27,14 +27,19 @@ BLOCK = 64  # weights to a scale of NF4
 OUTLIER = 6.0  # LLM.int8(): inputs beyond it are multiplied as floats
 
 
-def library() -> Any:
-    """bitsandbytes. Raises ModelError with the remedy."""
+def keep_quiet() -> None:
+    """Comes before bitsandbytes is imported, by whomever."""
     # Some versions look on the hub for kernels.
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     # It warns where it finds no such kernels, and at every product that it rounds to float16.
     logger = logging.getLogger("bitsandbytes")
     if logger.level == logging.NOTSET:
         logger.setLevel(logging.ERROR)
+
+
+def library() -> Any:
+    """bitsandbytes. Raises ModelError with the remedy."""
+    keep_quiet()
     try:
         # Imported by name: its types differ from version to version.
         return importlib.import_module("bitsandbytes")

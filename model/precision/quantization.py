@@ -63,7 +63,7 @@ def choose_quantization(
             f"{needs.name} needs {_gb(needed)} for its weights, but {_gb(free)} of the memory of "
             f"{device} are free. {remedy} a smaller model, or close what else uses the memory."
         )
-    return Choice(kind, f"{_word(kind, dtype)} as asked for")
+    return Choice(kind, f"{_word(kind, dtype)} as asked for{_speed(kind, device)}")
 
 
 def named(
@@ -137,7 +137,7 @@ def _first_that_fits(
                 reason += f" of the {_gb(free)} of memory that {device} has free"
             if too_large:
                 reason += f"; {', '.join(too_large)} would not fit"
-            return Choice(kind, reason)
+            return Choice(kind, reason + _speed(kind, device))
         too_large.append(f"{_word(kind, dtype)} ({_gb(needed[kind])})")
     assert free is not None
     sizes = ", ".join(f"{_gb(needed[kind])} as {_word(kind, dtype)}" for kind in candidates)
@@ -152,6 +152,13 @@ def _first_that_fits(
 
 def _word(kind: str | None, dtype: torch.dtype) -> str:
     return kind or str(dtype).removeprefix("torch.")
+
+
+def _speed(kind: str | None, device: torch.device) -> str:
+    """What is said of kinds that are slow on the device."""
+    if kind in KINDS and device.type == "cpu":
+        return ". On a CPU these are slow: a smaller model in int8 is faster"
+    return ""
 
 
 def _gb(size: float) -> str:

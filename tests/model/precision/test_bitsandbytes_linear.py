@@ -158,6 +158,9 @@ def test_users_see_nothing_of_the_library(starcoder2_folder: Path) -> None:
     """In a process of its own: the library speaks when it is imported first."""
     program = f"""
 from model import load_model
+from model.heads import CausalLM
+from model.heads.lora import add_lora
+add_lora(CausalLM.load({str(starcoder2_folder)!r}, device="cpu"))
 for quantization in {KINDS!r}:
     m = load_model({str(starcoder2_folder)!r}, "cpu", "bfloat16", quantization)
     list(m.generate([5, 6, 7], max_new_tokens=2))
