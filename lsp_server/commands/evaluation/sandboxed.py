@@ -179,6 +179,8 @@ def limit(seconds: int, memory: int) -> list[str]:
             resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (most, most))
         except (AttributeError, ValueError, OSError):
             lacks.append(words)
+    if sys.platform == "darwin":  # it takes the limit and does not keep to it
+        lacks.append("a limit of memory")
     if os.getuid() == 0:  # the kernel lets root have as many as it likes
         lacks.append("a limit of processes (root has none)")
     return lacks
