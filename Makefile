@@ -5,7 +5,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: demo test test-slow test-real test-editors vsix gpu lint bench corpus train bundled plot plots attribution picture peers clean
+.PHONY: demo test coverage test-slow test-real test-editors vsix gpu lint bench corpus train bundled plot plots attribution picture peers clean
 
 # The best model that is on the disk; `make demo MODEL=qwen2.5-coder-0.5b` pulls one first.
 demo: $(STAMP)
@@ -22,6 +22,13 @@ test-slow: $(STAMP)
 # StarCoder2, and FIMLS_PEERS_PYTHON an interpreter with llama-cpp-python. What is not there is skipped.
 test-real: $(STAMP)
 	$(PYTEST) -m "real and not gpu" -rs
+
+# The share of model/'s lines that the quick tests run, in the processes that they start too: a quarter of an hour.
+coverage: $(STAMP)
+	rm -f .coverage*
+	$(BIN)/coverage run -m pytest -m "not gpu and not slow and not real and not editors" tests/model tests/lsp_server
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report --skip-covered --sort=cover
 
 # Real editors, into .editors: two minutes and a gigabyte the first time (Debian's apt, as root, and npm). Screenshots
 # and screens are left in test-output/editors.
