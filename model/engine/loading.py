@@ -99,7 +99,7 @@ def load_engine(launch: Launch, report: Callable[[float], None]) -> Engine:
         prefix_folder = cache_folder / "prefixes"
     model = load_model(
         launch.model,
-        options.device,
+        device_for(options.device),
         options.dtype,
         options.quantization,
         measured=cache_folder,
@@ -122,6 +122,16 @@ def load_engine(launch: Launch, report: Callable[[float], None]) -> Engine:
     if cache_folder is not None:
         steps = upgrade(decoder, cache_folder)
     return Engine(model, cache_bytes=options.cache_memory * MIB, store=store, upgrade=steps)
+
+
+def device_for(name: str) -> str:
+    """The device of an engine's option. "auto" is no mps: completions have faster steps on a CPU,
+    and nothing of them has run there."""
+    import torch
+
+    if name == "auto" and not torch.cuda.is_available():
+        return "cpu"
+    return name
 
 
 def keep_weights(engine: Engine) -> None:

@@ -21,6 +21,7 @@ from model.engine import loading
 from model.engine.http_server import engine_status
 from model.engine.loading import keep_weights, load_engine
 from model.engine.options import EngineOptions, Launch
+from model.errors import ModelError
 from model.prepared.files import prepared_files, prepared_folder, remove_prepared
 from model.prepared.weights import Stopped, tensors_of
 from model.weights.checkpoint import Checkpoint
@@ -35,6 +36,7 @@ from tests.conftest import (
     write_model,
 )
 from tests.model.families.test_parity import LENGTH, logits_of, random_ids
+from tests.model.folders import Weights, rewrite
 
 FAMILIES = {
     "starcoder2": STARCODER2,
@@ -374,3 +376,19 @@ def test_a_full_disk_costs_an_engine_nothing_but_a_line_in_the_log(
     keep_weights(engine)
     assert "the weights are not prepared" in caplog.text
     assert str(error) in caplog.text
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_nothing_is_kept_of_bad_weights(number: float, folder: Path, tmp_path: Path) -> None:
+    start(folder, tmp_path)
+    good = only_file(tmp_path)
+
+    def spoil(weights: Weights) -> None:
+        weights["model.layers.0.mlp.c_fc.weight"][3, 3] = number
+
+    rewrite(folder, spoil)
+    launch = Launch(model=str(folder), cache_folder=str(tmp_path))
+    for load in (lambda: start(folder, tmp_path), lambda: load_engine(launch, lambda share: None)):
+        with pytest.raises(ModelError, match=r"c_fc\.weight holds numbers that are not finite"):
+            load()
+    assert only_file(tmp_path) == good
