@@ -31,7 +31,8 @@ class Placement:
     """What a caller asks for.
 
     device_map: "auto" fills the GPUs first, each with its share, then the CPU's memory, then the
-    disk. max_memory: how much "auto" may use of each, in bytes or as "10GB": {0: ..., "cpu": ...}.
+    disk. max_memory: how much "auto" may use of each for weights, in bytes or as "10GB": {0: ...,
+    "cpu": ...}; KV caches come on top.
     offload_folder: where weights that are on the disk are kept in a folder of their own, which is
     deleted with the decoder; None is the system's folder for temporary files.
     """

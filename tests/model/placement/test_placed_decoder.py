@@ -73,6 +73,15 @@ def test_placed_is_whole(toy: Path, device_map: dict[str, str], tmp_path: Path) 
             assert torch.equal(ours, theirs)
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_is_kept_on_the_disk(dtype: str, starcoder2_folder: Path) -> None:
+    whole = load_model(starcoder2_folder, device="cpu", dtype=dtype)
+    placed = load_model(starcoder2_folder, dtype=dtype, device_map={"": "disk", "norm": "cpu"})
+    assert placed.decoder.dtype == whole.decoder.dtype == getattr(torch, dtype)
+    for ours, theirs in zip(logits_of(placed.decoder), logits_of(whole.decoder), strict=True):
+        assert torch.equal(ours, theirs)
+
+
 def test_weights_in_the_cpus_memory_come_to_a_gpu_for_their_layer(
     starcoder2_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,21 +5,25 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from model import load_model
 from model.errors import ModelError
 from model.families.native.stablelm import decoder_config, weight_table
-from model.heads import CausalLM
+from model.heads import CausalLM, SequenceClassifier
 from model.heads.lora import add_lora
 from model.placement.shares import Share
 from tests.conftest import GPT_BIGCODE, QWEN3, ROOT, STABLELM, STARCODER2, write_model
+from tests.model.placement.two_processes import distance, gradients_apart
 
-pytestmark = pytest.mark.xdist_group("two processes")
 ALL_SWITCHES = {"use_qkv_bias": True, "qk_layernorm": True, "use_parallel_residual": True}
 ONE_HEAD = {"num_key_value_heads": 1}  # both processes have it
 CONFIGS: dict[str, dict[str, Any]] = {
@@ -27,11 +31,14 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "starcoder2, untied, one key head": STARCODER2 | ONE_HEAD | {"tie_word_embeddings": False},
     "stablelm": STABLELM,
     "stablelm, all switches": STABLELM | ALL_SWITCHES,
+}
+MORE_CONFIGS: dict[str, dict[str, Any]] = {
     "stablelm, all switches, one key head": STABLELM | ALL_SWITCHES | ONE_HEAD,
     "uneven inner dimensions": STABLELM | {"intermediate_size": 47},
     "one norm for all heads": QWEN3,
     "one matrix for queries, keys and values": GPT_BIGCODE,
 }
+ALL_CONFIGS = CONFIGS | MORE_CONFIGS
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +65,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
 
 
+@pytest.mark.xdist_group("two processes")
 @pytest.mark.parametrize("name", CONFIGS)
 def test_two_processes_are_one(name: str, measured: list[dict[str, Any]]) -> None:
     for found in measured:
@@ -70,11 +78,102 @@ def test_two_processes_are_one(name: str, measured: list[dict[str, Any]]) -> Non
         assert shared == whole
 
 
+@pytest.mark.xdist_group("two processes")
 @pytest.mark.parametrize("name", CONFIGS)
 def test_each_process_has_its_share_alone(name: str, measured: list[dict[str, Any]]) -> None:
     for found in measured:
         assert found[name]["kv_heads"] == 1
         assert found[name]["layer"] < 0.7 * found[name]["whole layer"]
+
+
+# More of them, as threads.
+
+
+class Threads:
+    """A group whose processes are threads of this one."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._rank = threading.local()
+        self._barrier = threading.Barrier(size, timeout=60)
+        self._given: list[torch.Tensor] = [torch.empty(0)] * size
+
+    def run(self, task: Callable[[int], None]) -> None:
+        """Runs the task in each of them. Raises what one of them raises first."""
+
+        def begin(rank: int) -> None:
+            self._rank.value = rank
+            try:
+                task(rank)
+            except BaseException:
+                self._barrier.abort()
+                raise
+
+        with ThreadPoolExecutor(self.size) as pool:
+            tasks = [pool.submit(begin, rank) for rank in range(self.size)]
+        errors = [e for t in tasks if (e := t.exception()) is not None]
+        for error in sorted(errors, key=lambda e: isinstance(e, threading.BrokenBarrierError)):
+            raise error
+
+    def all(self, x: torch.Tensor) -> torch.Tensor:
+        """What each of them gives, in the order of their ranks."""
+        self._given[self._rank.value] = x.detach().clone()
+        self._barrier.wait()
+        every = torch.stack(self._given)
+        self._barrier.wait()
+        return every
+
+    def all_reduce(self, x: torch.Tensor, op: Any = dist.ReduceOp.SUM, group: Any = None) -> None:
+        every = self.all(x)
+        x.copy_(every.amax(0) if op == dist.ReduceOp.MAX else every.sum(0))
+
+    def broadcast(self, x: torch.Tensor, source: int, group: Any) -> None:
+        x.copy_(self.all(x)[source])
+
+    def put_in_place(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("torch.distributed.get_world_size", lambda group: self.size)
+        monkeypatch.setattr("torch.distributed.get_rank", lambda group: self._rank.value)
+        monkeypatch.setattr("torch.distributed.get_global_rank", lambda group, rank: rank)
+        monkeypatch.setattr("torch.distributed.all_reduce", self.all_reduce)
+        monkeypatch.setattr("torch.distributed.broadcast", self.broadcast)
+
+
+@pytest.mark.parametrize("size", [2, 4])
+@pytest.mark.parametrize("config", ALL_CONFIGS.values(), ids=ALL_CONFIGS)
+def test_so_are_threads(
+    config: dict[str, Any], size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With four of them, two have the same key/value head, or all do."""
+    group: Any = Threads(size)
+    group.put_in_place(monkeypatch)
+    folder = write_model(tmp_path / "toy", config)
+    ids = torch.arange(10, 60).view(2, 25)
+    whole = CausalLM.load(folder, device="cpu")
+    expected = whole(ids, labels=ids)
+    expected.loss.backward()
+
+    def check(rank: int) -> None:
+        shared = CausalLM.load(folder, device="cpu", tensor_parallel=group)
+        given = shared(ids, labels=ids)
+        assert distance(given.logits, expected.logits) < 1e-5
+        given.loss.backward()
+        assert gradients_apart(whole, shared) < 1e-5
+        with torch.inference_mode():
+            assert distance(shared(ids).logits, expected.logits) < 1e-5
+        shared.save(tmp_path / "saved")
+        classifier = SequenceClassifier.load(folder, device="cpu", tensor_parallel=group)
+        every = group.all(classifier.score.weight)
+        assert all(torch.equal(weights, every[0]) for weights in every)
+        classifier.save(tmp_path / "classifier")
+        group.all(torch.zeros(1))  # the first one has written it
+        again = SequenceClassifier.load(tmp_path / "classifier", tensor_parallel=group)
+        assert not again.report.missing
+        assert torch.equal(again.score.weight, every[0])
+
+    group.run(check)
+    again = CausalLM.load(tmp_path / "saved", device="cpu")
+    stored = zip(again.parameters(), whole.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in stored)
 
 
 # What cannot be shared.
@@ -104,6 +203,14 @@ def test_groups_that_do_not_fit(
     for load in (load_model, CausalLM.load):
         with pytest.raises(ModelError, match=words):
             load(starcoder2_folder, tensor_parallel=Group())
+
+
+def test_a_small_mlp_is_not_shared_by_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.distributed.get_world_size", lambda group: 4)
+    monkeypatch.setattr("torch.distributed.get_rank", lambda group: 0)
+    config = decoder_config(STABLELM | {"intermediate_size": 3})
+    with pytest.raises(ModelError, match="3 inner dimensions do not divide among 4 processes"):
+        Share.of(config, cast(Any, Group()))
 
 
 def test_shared_weights_are_not_replaced(

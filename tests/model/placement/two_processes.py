@@ -107,7 +107,7 @@ def answer(model: LoadedModel, ids: list[int]) -> list[int]:
 
 def distance(a: torch.Tensor, b: torch.Tensor) -> float:
     assert a.shape == b.shape
-    return float((a - b).abs().max())
+    return float((a - b).detach().abs().max())
 
 
 def gradients_apart(whole: CausalLM, shared: CausalLM) -> float:
