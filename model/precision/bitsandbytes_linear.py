@@ -11,8 +11,9 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self, get_args
 
 import torch
 from torch import Tensor, nn
@@ -123,6 +124,18 @@ class BitsLinear(Packed):
     def qweight(self) -> Tensor:
         """The matrix as it is kept, under a name by which peft finds its device."""
         return self.packed
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """What `to` calls. Bits and scales keep their types and follow to another device."""
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if self._rows is None:
+            self.packed = fn(self.packed)
+            if self._factory.kind == "llm.int8":
+                self._state.CB = self.packed
+                self._state.SCB = self._state.SCB.to(self.packed.device)
+            else:
+                self._state.to(self.packed.device)
+        return self
 
     @property
     def nbytes(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import logging
 import subprocess
@@ -17,6 +18,7 @@ from model.decoder.decoder import Decoder
 from model.errors import ModelError
 from model.precision.bitsandbytes_linear import KINDS, BitsFactory, BitsLinear
 from tests.conftest import STABLELM, STARCODER2, write_model
+from tests.model.export.exports import exported, toy
 from tests.model.families.test_parity import LENGTH, logits_of, random_ids
 from tests.model.toys import CPU, load
 
@@ -104,6 +106,37 @@ def test_rows_of_zeros_are_zeros(kind: str) -> None:
     linear.finish()
     assert torch.equal(linear(torch.ones(3, 64)), torch.zeros(3, 96))
     assert torch.equal(linear(torch.zeros(1, 64)), torch.zeros(1, 96))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_decoder_can_be_copied_cast_and_moved(kind: str, starcoder2_folder: Path) -> None:
+    decoder = load_model(starcoder2_folder, "cpu", "float32", kind).decoder
+    ids = torch.tensor([random_ids(LENGTH)])
+    with torch.inference_mode():
+        expected = decoder(ids).logits
+        assert torch.equal(copy.deepcopy(decoder)(ids).logits, expected)
+        halves = copy.deepcopy(decoder).to(torch.bfloat16)(ids).logits
+    assert halves.dtype == torch.bfloat16
+    assert float((halves.float() - expected).norm() / expected.norm()) < 0.1
+    moved = decoder.to("meta")
+    tensors = [module for module in moved.modules() if isinstance(module, BitsLinear)]
+    assert {scales.device.type for m in tensors for scales in (m.packed, scales_of(m))} == {"meta"}
+
+
+def scales_of(matrix: BitsLinear) -> torch.Tensor:
+    state = matrix._state
+    found = state.SCB if hasattr(state, "SCB") else state.absmax
+    assert isinstance(found, torch.Tensor)
+    return found
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_gguf_file_has_the_same_bits_as_its_folder(kind: str, tmp_path: Path) -> None:
+    folder = toy(tmp_path, "qwen2")
+    (file,) = exported(folder, tmp_path, "gguf").glob("*.gguf")
+    ids = random_ids(LENGTH)
+    expected = logits_of(load_model(folder.path, "cpu", "float32", kind), ids)
+    assert torch.equal(logits_of(load_model(file, "cpu", "float32", kind), ids), expected)
 
 
 def test_rows_come_in_any_order_and_pieces() -> None:

@@ -39,6 +39,18 @@ def test_mps_computes_in_bfloat16_where_its_system_can(
     assert choose_dtype("float32", MPS) == torch.float32
 
 
+@pytest.mark.parametrize("fast", [True, False])
+def test_other_devices_compute_in_bfloat16_where_they_are_fast_in_it(
+    fast: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: fast)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: fast)
+    on_gpu = choose_dtype("auto", torch.device("cuda"))
+    on_cpu = choose_dtype("auto", torch.device("cpu"))
+    assert on_gpu == (torch.bfloat16 if fast else torch.float16)
+    assert on_cpu == (torch.bfloat16 if fast else torch.float32)
+
+
 def test_an_unknown_type_is_refused() -> None:
     with pytest.raises(ModelError, match=r"'int9' is unknown\. Use 'auto', 'float32', 'float16'"):
         choose_dtype("int9", torch.device("cpu"))
