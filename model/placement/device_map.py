@@ -16,6 +16,7 @@ import torch
 from model.decoder.decoder import Decoder
 from model.errors import ModelError
 from model.machine import available_memory
+from model.precision.devices import choose_device
 
 DISK: Literal["disk"] = "disk"
 CPU = torch.device("cpu")
@@ -65,7 +66,7 @@ class Placement:
     def main(self) -> torch.device:
         """The device that ids go to, as far as it is known without a decoder. Raises ModelError."""
         if self.device_map == "auto":
-            return torch.device("cuda:0") if torch.cuda.is_available() else CPU
+            return choose_device("auto")
         return main_device(map(_place, self.device_map.values()))
 
 

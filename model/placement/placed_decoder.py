@@ -68,6 +68,7 @@ class PlacedDecoder(Decoder):
 
     places: of the parts. Weights whose layer computes elsewhere (on the disk, or in the CPU's
     memory beside a GPU) are on the meta device while the layer does not run, and are not trained.
+    What a layer leaves (its keys and values, states, attention weights) is where it computes.
     """
 
     def __init__(self, config: DecoderConfig, dtype: torch.dtype, placement: Placement) -> None:

@@ -2,8 +2,8 @@
 arXiv 1909.08053).
 
 Attention and MLP of each layer end in a sum over the group, after which every process has the same
-states; so each computes the same logits. Every process runs the same passes in the same order: a
-generation has the same seed everywhere, and no `should_stop` that one process alone would answer.
+states; so each computes the same logits. Every process runs the same passes in the same order, with
+the same seed where something is drawn (tokens, dropouts), and no `should_stop` of its own.
 
 Embeddings and head are whole in every process: with StarCoder2-7B 0.45 GB in bfloat16 for each. The
 KV cache of a process holds its own heads, and its configuration counts them alone.

@@ -17,6 +17,7 @@ from model.heads.heads import Head
 from model.heads.lora import add_lora
 from model.placement.placed_decoder import PlacedDecoder
 from tests.conftest import STABLELM, STARCODER2, write_model
+from tests.model.toys import CPU
 
 PAD = 5
 CONFIGS: dict[str, dict[str, Any]] = {
@@ -158,6 +159,36 @@ def test_what_is_on_the_disk_is_not_replaced(starcoder2_folder: Path) -> None:
     loss.backward()
     assert adapted(ids).logits.shape[-1] == 400
     assert any(p.grad is not None for n, p in adapted.named_parameters() if "lora_A" in n)
+
+
+# A second device with memory of its own.
+
+
+@pytest.mark.parametrize("attentions", [False, True])
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_all_inputs_come_to_a_layers_device(
+    config: dict[str, Any], attentions: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The meta device stands for a GPU: a tensor that is left on the CPU beside one of its own is
+    an error there too. It has no numbers, so that nothing can come back."""
+    monkeypatch.setattr("model.placement.placed_decoder.main_device", lambda places: CPU)
+    monkeypatch.setattr(PlacedDecoder, "_bring_back", lambda self, module, inputs, output: output)
+    folder = write_model(tmp_path, config | {"tie_word_embeddings": False})
+    device_map = {"": "meta", "embed_tokens": "cpu", "layers.0": "cpu"}
+    placed = CausalLM.load(folder, device_map=device_map)
+    given = padded() | {"output_attentions": attentions, "use_cache": True}
+    result = placed(**given)
+    assert result.logits.is_meta
+    assert result.logits.shape == (3, 24, 320)
+    assert result.cache is not None
+    assert [keys.is_meta for keys in result.cache.keys] == [False, True]
+    mask = torch.ones(3, 25, dtype=torch.long)
+    assert placed(torch.ones(3, 1).long(), attention_mask=mask, cache=result.cache).logits.is_meta
+    with torch.inference_mode():
+        cache = placed.decoder.new_cache()
+        for count in (20, 1):
+            assert placed.decoder(torch.ones(1, count).long(), cache=cache).logits.is_meta
+    assert cache.length == 21
 
 
 # Bad arguments.
