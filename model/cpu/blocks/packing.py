@@ -1,0 +1,151 @@
+"""Quantizes matrices, and puts their numbers into the layout and takes them out of it, in torch."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from model.cpu.blocks.layout import BLOCK, FORMATS, OUTPUTS, QUAD, QUADS, SUPER, Format
+
+AT_ONCE = 2**22  # numbers that are packed at once: what is made on the way takes eight times as much
+
+
+class Quantized(NamedTuple):
+    """Rows of a matrix, quantized, in no particular layout.
+
+    numbers (n, width) uint8. scale: half precision, (n, width / BLOCK), or of super-blocks, (n,
+    width / BLOCK / SUPER); minimum: the same. inner_scale (n, scales * width / BLOCK) int8 and
+    inner_minimum (n, width / BLOCK) uint8: of the blocks of super-blocks.
+    """
+
+    numbers: Tensor
+    scale: Tensor
+    minimum: Tensor | None = None
+    inner_scale: Tensor | None = None
+    inner_minimum: Tensor | None = None
+
+    def floats(self, format_: Format) -> Tensor:
+        """What they stand for, (n, width) float32."""
+        rows, width = self.numbers.shape
+        scale = self.scale.float()
+        if self.inner_scale is not None:
+            scale = _each(self.inner_scale, scale).float() * scale.repeat_interleave(
+                SUPER * format_.scales, 1
+            )
+        scales = scale.view(rows, -1, 1)
+        numbers = self.numbers.view(rows, scales.shape[1], -1).float() - format_.offset
+        numbers = numbers * scales
+        if self.minimum is not None:
+            minimum = self.minimum.float()
+            if self.inner_minimum is not None:
+                minimum = self.inner_minimum.float() * minimum.repeat_interleave(SUPER, 1)
+            numbers = numbers.view(rows, -1, BLOCK) - minimum[..., None]
+        return numbers.reshape(rows, width)
+
+
+def _each(inner: Tensor, outer: Tensor) -> Tensor:
+    return inner.view(len(outer), -1)
+
+
+def pack(quantized: Quantized, format_: Format) -> Tensor:
+    """Rows (n, width) -> uint8 (panels, panel_bytes). Rows that the last panel lacks are 0."""
+    width = quantized.numbers.shape[1]
+    step = max(1, AT_ONCE // (OUTPUTS * width)) * OUTPUTS
+    pieces = zip(*(_pieces(part, step) for part in quantized), strict=False)
+    return torch.cat([_pack(Quantized(*piece), format_) for piece in pieces])
+
+
+def _pieces(part: Tensor | None, step: int) -> list[Tensor | None]:
+    if part is None:
+        return [None] * 2**20
+    return list(torch.split(part, step))
+
+
+def _pack(rows: Quantized, format_: Format) -> Tensor:
+    panels = -(-len(rows.numbers) // OUTPUTS)
+    blocks = rows.numbers.shape[1] // BLOCK
+    # (panels, blocks, quads, outputs, QUAD)
+    numbers = _panels(rows.numbers).view(panels, OUTPUTS, blocks, QUADS, QUAD).permute(0, 2, 3, 1, 4)
+    parts = []
+    if format_.bits == 8:
+        parts.append(numbers)
+    else:
+        lower = numbers & 15
+        parts.append(lower[:, :, 0::2] | (lower[:, :, 1::2] << 4))
+        weights = torch.tensor([1, 2, 4, 8, 16, 32, 64, 128], dtype=torch.uint8)
+        for bit in range(4, format_.bits):
+            plane = (numbers >> bit & 1).reshape(panels, blocks, -1, 8)
+            parts.append((plane * weights).sum(-1, dtype=torch.uint8))
+    if rows.inner_scale is None:
+        parts += [_halves(rows.scale, blocks)]
+        if rows.minimum is not None:
+            parts.append(_halves(rows.minimum, blocks))
+    else:
+        # each of a block's scales of all outputs together
+        inner = _panels(rows.inner_scale).view(panels, OUTPUTS, blocks, format_.scales)
+        parts.append(inner.permute(0, 2, 3, 1).view(torch.uint8))
+        if rows.inner_minimum is not None:
+            parts.append(_panels(rows.inner_minimum).transpose(1, 2))
+    packed = torch.cat([part.reshape(panels, blocks, -1) for part in parts], -1)
+    if format_.two_level:
+        supers = blocks // SUPER
+        heads = [_halves(rows.scale, supers)]
+        if rows.minimum is not None:
+            heads.append(_halves(rows.minimum, supers))
+        packed = torch.cat((*heads, packed.view(panels, supers, -1)), -1)
+    return packed.view(panels, -1)
+
+
+def _panels(part: Tensor) -> Tensor:
+    """(n, columns) -> (panels, OUTPUTS, columns)."""
+    part = F.pad(part, (0, 0, 0, -len(part) % OUTPUTS))
+    return part.view(-1, OUTPUTS, part.shape[1])
+
+
+def _halves(part: Tensor, blocks: int) -> Tensor:
+    """(n, blocks) half precision -> (panels, blocks, bytes)."""
+    panels = _panels(part).transpose(1, 2).contiguous().view(torch.uint8)
+    return panels.view(len(panels), blocks, -1)
+
+
+def unpack(packed: Tensor, format_: Format) -> Quantized:
+    """uint8 (panels, panel_bytes) -> rows (OUTPUTS * panels, width)."""
+    panels = len(packed)
+    rest = packed
+    scale = minimum = None
+    if format_.two_level:
+        packed = packed.view(panels, -1, format_.header_bytes + SUPER * format_.block_bytes)
+        head, rest = packed.split((format_.header_bytes, SUPER * format_.block_bytes), -1)
+        scale, minimum = _read_halves(head, format_)
+    rest = rest.reshape(panels, -1, format_.block_bytes)
+    blocks = rest.shape[1]
+    lower, scales = rest.split((format_.number_bytes, format_.block_bytes - format_.number_bytes), -1)
+    if format_.bits == 8:
+        numbers = lower.reshape(panels, blocks, QUADS, OUTPUTS, QUAD)
+    else:
+        pairs, planes = lower.split((4 * BLOCK * OUTPUTS // 8, lower.shape[2] - 4 * BLOCK * OUTPUTS // 8), -1)
+        pairs = pairs.reshape(panels, blocks, QUADS // 2, 1, OUTPUTS, QUAD)
+        numbers = torch.cat((pairs & 15, pairs >> 4), 3).view(panels, blocks, QUADS, OUTPUTS, QUAD)
+        shifts = torch.arange(8, dtype=torch.uint8)
+        for plane, bit in enumerate(range(4, format_.bits)):
+            size = BLOCK * OUTPUTS // 8
+            ones = planes[..., plane * size : (plane + 1) * size, None] >> shifts & 1
+            numbers = numbers | (ones.view_as(numbers) << bit)
+    numbers = numbers.permute(0, 3, 1, 2, 4).reshape(panels * OUTPUTS, -1)
+    if scale is None:
+        return Quantized(numbers, *_read_halves(scales, format_))
+    inner, minimums = scales.split((format_.scale_bytes, scales.shape[2] - format_.scale_bytes), -1)
+    inner = inner.reshape(panels, blocks, format_.scales, OUTPUTS).permute(0, 3, 1, 2)
+    inner = inner.reshape(panels * OUTPUTS, -1).view(torch.int8)
+    inner_minimum = minimums.transpose(1, 2).reshape(panels * OUTPUTS, -1) if format_.minimum else None
+    return Quantized(numbers, scale, minimum, inner, inner_minimum)
+
+
+def _read_halves(part: Tensor, format_: Format) -> tuple[Tensor, Tensor | None]:
+    """(panels, blocks, bytes) -> scale and minimum, each (n, blocks)."""
+    halves = part.contiguous().view(torch.float16)
+    halves = halves.view(*part.shape[:2], -1, OUTPUTS).permute(2, 0, 3, 1).flatten(1, 2)
+    return halves[0], halves[1] if format_.minimum else None
