@@ -283,3 +283,16 @@ class _Tiles:
         one = b.insert_element(ir.Constant(kind, ir.Undefined), value, ir.Constant(I32, 0))
         zeros = ir.Constant(ir.VectorType(I32, kind.count), [0] * kind.count)
         return b.shuffle_vector(one, one, zeros)
+
+
+@intrinsic
+def exchange(typing: Any, address: Any, old: Any, new: Any) -> Any:
+    """Puts a new int64 at an address if the old one is still there, as one with all threads;
+    whether it was."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        pointer = builder.inttoptr(args[0], I64.as_pointer())
+        pair = builder.cmpxchg(pointer, args[1], args[2], "seq_cst", "seq_cst")
+        return builder.extract_value(pair, 1)
+
+    return types.boolean(types.int64, types.int64, types.int64), generate
