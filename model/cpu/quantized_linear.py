@@ -220,6 +220,7 @@ class Int8Factory(Factory):
     """Makes the modules of a decoder with int8 matrices and interleaved attention."""
 
     interleaved: ClassVar[bool] = True
+    scaled_queries: ClassVar[bool] = True
 
     plan: Plan
     config: DecoderConfig

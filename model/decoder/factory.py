@@ -99,7 +99,9 @@ class Factory:
 
     device: torch.device
     dtype: torch.dtype
-    interleaved: ClassVar[bool] = False  # see model.decoder.layers.Attention
+    # See model.decoder.layers.Attention.
+    interleaved: ClassVar[bool] = False
+    scaled_queries: ClassVar[bool] = False
 
     @property
     def scheme(self) -> str:

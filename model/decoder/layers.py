@@ -88,14 +88,15 @@ class Attention(nn.Module):
     values.
 
     Where the factory is `interleaved`, the two dimensions of each rotated pair stand side by side
-    and queries already carry the scale of the scores (model.cpu.quantized_linear makes weights of
-    that order). A rotation is then one product of complex numbers.
+    (model.cpu.quantized_linear makes weights of that order). A rotation is then one product of
+    complex numbers. With `scaled_queries`, queries already carry the scale of the scores.
     """
 
     def __init__(self, config: DecoderConfig, factory: Factory) -> None:
         super().__init__()
         self.config = config
         self.interleaved = factory.interleaved
+        self.scaled_queries = factory.scaled_queries
         self.qkv = factory.qkv(config)
         width = config.num_heads * config.head_dim
         self.out = factory.linear(width, config.hidden_size, config.out_bias)
@@ -114,7 +115,7 @@ class Attention(nn.Module):
     @property
     def score_scale(self) -> float:
         """The factor of the scores of what `project` gives."""
-        return 1.0 if self.interleaved else self.config.score_scale
+        return 1.0 if self.scaled_queries else self.config.score_scale
 
     def project(self, x: Tensor, rotations: Rotations) -> tuple[Tensor, Tensor, Tensor]:
         """x (B, T, hidden) -> queries (B, H, T, D), keys and values (B, K, T, D), rotated."""

@@ -10,15 +10,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from model.cpu.blocks.layout import BY_NAME, Format
 from model.cpu.blocks.packing import Quantized
 
 
-def read_blocks(kind: str, raw: Tensor) -> tuple[Format, Quantized]:
-    """raw: uint8 (n, bytes of a row), of one of KINDS."""
+def to_quantized(kind: str, raw: Tensor) -> Quantized:
+    """raw: uint8 (n, bytes of a row), of one of KINDS, which are also the names of formats."""
     size, read = _READERS[kind]
-    blocks = raw.view(len(raw), -1, size)
-    return BY_NAME[kind], read(blocks)
+    return read(raw.view(len(raw), -1, size))
 
 
 def _half(blocks: Tensor, at: int) -> Tensor:
@@ -83,7 +81,9 @@ def _q5_k(blocks: Tensor) -> Quantized:
     scales, minimums = _inner(blocks)
     shifts = torch.arange(8, dtype=torch.uint8)
     # bit 2 g of byte l belongs to the lower half of group g, bit 2 g + 1 to its upper half
-    fifth = (blocks[..., 16:48, None] >> shifts & 1).transpose(-1, -2).reshape(*blocks.shape[:2], 4, 64)
+    fifth = (
+        (blocks[..., 16:48, None] >> shifts & 1).transpose(-1, -2).reshape(*blocks.shape[:2], 4, 64)
+    )
     numbers = _nibbles(blocks[..., 48:].unflatten(-1, (4, 32))) | fifth << 4
     return Quantized(_flat(numbers), _half(blocks, 0), _half(blocks, 2), scales, minimums)
 

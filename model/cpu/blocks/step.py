@@ -258,7 +258,14 @@ def pieces_of(matrix: Matrix) -> int:
 
 @njit
 def prepare_norm(
-    matrix: Matrix, rows: int, first: int, t: int, scratch: Scratch, weights: Any, rms: bool, eps: Any
+    matrix: Matrix,
+    rows: int,
+    first: int,
+    t: int,
+    scratch: Scratch,
+    weights: Any,
+    rms: bool,
+    eps: Any,
 ) -> None:
     """Norms and rounds rows of the residual stream for a thread's products."""
     hidden = scratch.x.shape[1]

@@ -147,7 +147,9 @@ class _Tiles:
             counted = self._counted(block, x, sums, part, quads, vectors)
             for v in vectors:
                 if format_.two_level:
-                    inner = self._byte(block, at_scales + OUTPUTS * part + v * self.lanes, signed=True)
+                    inner = self._byte(
+                        block, at_scales + OUTPUTS * part + v * self.lanes, signed=True
+                    )
                     factor = b.fmul(inner, scale[v])
                 else:
                     factor = self._half(block, at_scales + 2 * v * self.lanes)
