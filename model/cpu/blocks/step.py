@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from model.cpu.blocks.layout import BLOCK, FORMATS, LARGEST, OUTPUTS, PLANE, QUAD, SUPER
 from model.cpu.blocks.tiles import MAX_ROWS, exchange, make_tile
 from model.cpu.interleaved.intrinsics import add_to, call, load_now, pause, to_floats, to_longs
+from model.cpu.numba_step import ACTIVATIONS as ACTIVATIONS
 from model.cpu.numba_step import activate, attend, gain, norm, rotate
 
 Floats = NDArray[np.float32]
@@ -46,6 +47,7 @@ NROWS, KEPT, START, KEYS, VALUES, CAPACITY, LOGITS, NUMBER = range(3 * LINE, 3 *
 WORDS = 5 * LINE
 # Then, for each phase, how many of its pieces are taken and how many are done.
 PHASE = 2 * LINE
+PHASES = 5  # of a layer
 
 # What tells a panel.
 ADDRESS, CODE, FIRST, COUNT = range(4)
@@ -311,72 +313,106 @@ def run_pass(
     keys = numba.carray(to_floats(control[KEYS]), cache_shape)
     values = numba.carray(to_floats(control[VALUES]), cache_shape)
     eps = f32(shape.eps)
-    flat_qkv = scratch.qkv.reshape(len(scratch.qkv), -1)
     phase = 0
     for layer in range(shape.layers):
-        pieces = pieces_of(weights.qkv)
-        piece = take(control_at, phase, number, pieces)
-        if piece >= 0:
-            prepare_norm(
-                weights.qkv, rows, 0, t, scratch, weights.attention_norm[layer], shape.rms, eps
-            )
-        while piece >= 0:
-            product(weights.qkv, layer, piece, t, rows, scratch, flat_qkv, False)
-            count_done(control_at, phase)
-            piece = take(control_at, phase, number, pieces)
-        finish(control_at, phase, number, pieces, yield_now)
-        phase += 1
-
+        run_qkv(control_at, phase, number, t, rows, layer, shape, weights, scratch, yield_now)
         pieces = shape.kv_heads * shape.splits
-        piece = take(control_at, phase, number, pieces)
+        piece = take(control_at, phase + 1, number, pieces)
         while piece >= 0:
             attend_piece(piece, rows, start, t, layer, shape, weights, scratch, keys, values)
-            count_done(control_at, phase)
-            piece = take(control_at, phase, number, pieces)
-        finish(control_at, phase, number, pieces, yield_now)
-        phase += 1
-
-        pieces = pieces_of(weights.out)
-        piece = take(control_at, phase, number, pieces)
-        if piece >= 0:
-            prepare(weights.out, rows, t, scratch)
-        parallel = shape.parallel
-        while piece >= 0:
-            product(weights.out, layer, piece, t, rows, scratch, scratch.x, True)
-            count_done(control_at, phase)
-            piece = take(control_at, phase, number, pieces)
-        finish(control_at, phase, number, pieces, yield_now)
-        phase += 1
-
-        pieces = inner_pieces(weights.up, shape.gated)
-        piece = take(control_at, phase, number, pieces)
-        if piece >= 0:
-            prepare_norm(weights.up, rows, 0, t, scratch, weights.mlp_norm[layer], shape.rms, eps)
-        while piece >= 0:
-            inner_piece(weights.up, layer, piece, t, rows, shape, scratch)
-            count_done(control_at, phase)
-            piece = take(control_at, phase, number, pieces)
-        finish(control_at, phase, number, pieces, yield_now)
-        phase += 1
-
-        pieces = pieces_of(weights.down)
-        piece = take(control_at, phase, number, pieces)
-        while piece >= 0:
-            down_piece(weights.down, layer, piece, t, rows, scratch)
-            count_done(control_at, phase)
-            piece = take(control_at, phase, number, pieces)
-        finish(control_at, phase, number, pieces, yield_now)
-        phase += 1
-
+            count_done(control_at, phase + 1)
+            piece = take(control_at, phase + 1, number, pieces)
+        finish(control_at, phase + 1, number, pieces, yield_now)
+        # A parallel layer's MLP reads what the layer began with.
+        if shape.parallel:
+            run_up(control_at, phase + 2, number, t, rows, layer, shape, weights, scratch, yield_now)
+            run_out(control_at, phase + 3, number, t, rows, layer, weights, scratch, yield_now)
+        else:
+            run_out(control_at, phase + 2, number, t, rows, layer, weights, scratch, yield_now)
+            run_up(control_at, phase + 3, number, t, rows, layer, shape, weights, scratch, yield_now)
+        run_down(control_at, phase + 4, number, t, rows, layer, weights, scratch, yield_now)
+        phase += PHASES
     pieces = pieces_of(weights.head)
     piece = take(control_at, phase, number, pieces)
     if piece >= 0:
         first = rows - kept
         prepare_norm(weights.head, kept, first, t, scratch, weights.last_norm, shape.rms, eps)
-    outputs = vocabulary(weights.head)
-    logits = numba.carray(to_floats(control[LOGITS]), (kept, outputs))
+    logits = numba.carray(to_floats(control[LOGITS]), (kept, vocabulary(weights.head)))
     while piece >= 0:
         product(weights.head, 0, piece, t, kept, scratch, logits, False)
+        count_done(control_at, phase)
+        piece = take(control_at, phase, number, pieces)
+    finish(control_at, phase, number, pieces, yield_now)
+
+
+@njit
+def run_qkv(
+    control_at: int, phase: int, number: int, t: int, rows: int, layer: int, shape: Shape,
+    weights: Weights, scratch: Scratch, yield_now: int,
+) -> None:  # fmt: skip
+    """A thread's share of queries, keys and values."""
+    matrix = weights.qkv
+    out = scratch.qkv.reshape(len(scratch.qkv), -1)
+    pieces = pieces_of(matrix)
+    piece = take(control_at, phase, number, pieces)
+    if piece >= 0:
+        norms = weights.attention_norm[layer]
+        prepare_norm(matrix, rows, 0, t, scratch, norms, shape.rms, f32(shape.eps))
+    while piece >= 0:
+        product(matrix, layer, piece, t, rows, scratch, out, False)
+        count_done(control_at, phase)
+        piece = take(control_at, phase, number, pieces)
+    finish(control_at, phase, number, pieces, yield_now)
+
+
+@njit
+def run_out(
+    control_at: int, phase: int, number: int, t: int, rows: int, layer: int, weights: Weights,
+    scratch: Scratch, yield_now: int,
+) -> None:  # fmt: skip
+    """A thread's share of attention's output projection, added to the residual stream."""
+    matrix = weights.out
+    pieces = pieces_of(matrix)
+    piece = take(control_at, phase, number, pieces)
+    if piece >= 0:
+        prepare(matrix, rows, t, scratch)
+    while piece >= 0:
+        product(matrix, layer, piece, t, rows, scratch, scratch.x, True)
+        count_done(control_at, phase)
+        piece = take(control_at, phase, number, pieces)
+    finish(control_at, phase, number, pieces, yield_now)
+
+
+@njit
+def run_up(
+    control_at: int, phase: int, number: int, t: int, rows: int, layer: int, shape: Shape,
+    weights: Weights, scratch: Scratch, yield_now: int,
+) -> None:  # fmt: skip
+    """A thread's share of the MLP's upper product and its activation."""
+    matrix = weights.up
+    pieces = inner_pieces(matrix, shape.gated)
+    piece = take(control_at, phase, number, pieces)
+    if piece >= 0:
+        norms = weights.mlp_norm[layer]
+        prepare_norm(matrix, rows, 0, t, scratch, norms, shape.rms, f32(shape.eps))
+    while piece >= 0:
+        inner_piece(matrix, layer, piece, t, rows, shape, scratch)
+        count_done(control_at, phase)
+        piece = take(control_at, phase, number, pieces)
+    finish(control_at, phase, number, pieces, yield_now)
+
+
+@njit
+def run_down(
+    control_at: int, phase: int, number: int, t: int, rows: int, layer: int, weights: Weights,
+    scratch: Scratch, yield_now: int,
+) -> None:  # fmt: skip
+    """A thread's share of the MLP's lower product, added to the residual stream."""
+    matrix = weights.down
+    pieces = pieces_of(matrix)
+    piece = take(control_at, phase, number, pieces)
+    while piece >= 0:
+        down_piece(matrix, layer, piece, t, rows, scratch)
         count_done(control_at, phase)
         piece = take(control_at, phase, number, pieces)
     finish(control_at, phase, number, pieces, yield_now)
@@ -524,7 +560,7 @@ def forward(
     weights: Weights, scratch: Scratch,
 ) -> None:  # fmt: skip
     """A pass, by the thread that wants it."""
-    number = begin(control_at, 5 * shape.layers + 1, threads, semaphore, post)
+    number = begin(control_at, PHASES * shape.layers + 1, threads, semaphore, post)
     run_pass(control_at, number, 0, shape, weights, scratch, yield_now)
 
 

@@ -1,0 +1,281 @@
+"""The compiled pass (step.py) as the step of a decoder, and the threads that share it."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+import threading
+import weakref
+from collections.abc import Sequence
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from model.cpu.blocks.layout import BLOCK, FORMATS, OUTPUTS
+from model.cpu.blocks.linear import BlockEmbedding, BlockLinear
+from model.decoder.config import DecoderConfig
+from model.decoder.decoder import Cancelled, Decoder, ShouldStop
+from model.decoder.factory import Norm, gains_of
+from model.decoder.kv_cache import KVCache
+from model.decoder.layers import DecoderLayer
+
+SEMAPHORE_BYTES = 64  # a sem_t has 32
+PIECES = 8  # of a phase for each thread, at most: a late thread is waited for one piece at most
+
+
+class BlockStep:
+    """Runs up to max_rows rows: a model.decoder.decoder.FewRowsStep."""
+
+    max_rows = 16
+
+    def __init__(self, decoder: Decoder, threads: int) -> None:
+        """Raises whatever numba raises."""
+        from model.cpu.blocks import step  # code_cache.use has to come first
+
+        self._code = step
+        self._decoder = weakref.ref(decoder)  # which holds the step
+        config = decoder.config
+        self._vocabulary = config.vocab_size
+        self._modules = list(decoder.modules())  # whose panels the pass reads by their addresses
+        weights = _Tables(step, decoder, threads)
+        self._arguments = (
+            weights.shape(),
+            weights.weights(),
+            _scratch(step, config, self.max_rows, threads),
+        )
+        self._threads = _Threads(step, step.PHASES * config.num_layers + 1, threads, self._arguments)
+        self._finalizer = weakref.finalize(self, self._threads.stop)
+
+    def __call__(
+        self, ids: Tensor, cache: KVCache, keep: int, should_stop: ShouldStop | None
+    ) -> Tensor:
+        if should_stop is not None and should_stop():  # once: a pass is one token's
+            raise Cancelled
+        decoder = self._decoder()
+        assert decoder is not None
+        rows = len(ids)
+        # The compiled code does not check where it reads and writes.
+        if not 0 <= int(ids.min()) <= int(ids.max()) < self._vocabulary:
+            raise IndexError("a token id is not in the vocabulary")
+        if rows > self.max_rows or cache.length + rows > cache.capacity:
+            raise IndexError("there is no room for the rows")
+        logits = torch.empty(keep, self._vocabulary)
+        with self._threads.lock:
+            x = self._arguments[2].x
+            x[:rows] = decoder.embed(ids, slice(cache.length, cache.length + rows)).numpy()
+            self._threads.run(rows, keep, cache, logits)
+        cache.commit(rows)
+        return logits
+
+
+class _Threads:
+    """The control block of the pass, and the helpers that wait for it. They are started when they
+    are wanted first, do without Python from then on, and end with the step."""
+
+    def __init__(self, code: Any, phases: int, count: int, arguments: tuple[Any, ...]) -> None:
+        self.lock = threading.Lock()
+        self._code = code
+        self._arguments = arguments
+        words = np.zeros(code.WORDS + code.PHASE * phases + 8, np.int64)
+        self._words = words[-words.ctypes.data % 64 // 8 :]
+        self._address = self._words.ctypes.data
+        self._semaphore = ctypes.create_string_buffer(SEMAPHORE_BYTES)
+        self._place = ctypes.addressof(self._semaphore)
+        self._post = self._wait = self._yield = 0
+        self._count = 1
+        if sys.platform == "linux":
+            library = ctypes.CDLL(None)
+            if library.sem_init(self._semaphore, 0, 0) == 0:
+                self._count = count
+                self._post = _address(library.sem_post)
+                self._wait = _address(library.sem_wait)
+            self._yield = _address(library.sched_yield)
+        self._started = 0
+
+    def run(self, rows: int, keep: int, cache: KVCache, logits: Tensor) -> None:
+        code = self._code
+        while self._started < self._count - 1:
+            self._started += 1
+            own = (self._address, self._started, self._place, self._wait, self._yield)
+            threading.Thread(
+                target=_help, args=(code, self._semaphore, self._words, *own, *self._arguments),
+                daemon=True,
+            ).start()  # fmt: skip
+        words = self._words
+        words[code.NROWS] = rows
+        words[code.KEPT] = keep
+        words[code.START] = cache.length
+        words[code.KEYS] = cache.keys.data_ptr()
+        words[code.VALUES] = cache.values.data_ptr()
+        words[code.CAPACITY] = cache.capacity
+        words[code.LOGITS] = logits.data_ptr()
+        code.forward(
+            self._address, self._count, self._place, self._post, self._yield, *self._arguments
+        )
+
+    def stop(self) -> None:
+        """Lets the helpers end."""
+        self._words[self._code.STOP] = 1
+        if self._post:
+            post = ctypes.CDLL(None).sem_post
+            for _ in range(self._started):
+                post(self._semaphore)
+
+
+def _help(code: Any, semaphore: Any, words: Any, *arguments: Any) -> None:
+    """Of a helper, which keeps in memory what it reads."""
+    code.help_with(*arguments)
+
+
+def _address(function: Any) -> int:
+    return ctypes.cast(function, ctypes.c_void_p).value or 0
+
+
+def _scratch(code: Any, config: DecoderConfig, rows: int, threads: int) -> Any:
+    hidden = _whole(config.hidden_size)
+    heads = _whole(config.num_heads * config.head_dim)
+    inner = _whole(config.intermediate_size)
+    widest = max(hidden, heads)
+    parts = config.num_heads + 2 * config.num_kv_heads
+
+    def floats(*shape: int) -> Any:
+        return np.zeros(shape, np.float32)
+
+    return code.Scratch(
+        x=floats(rows, config.hidden_size),
+        qkv=floats(rows, parts, config.head_dim),
+        attended=floats(rows, heads),
+        inner=np.zeros(rows * inner, np.int8),
+        inner_steps=floats(rows * inner // BLOCK),
+        inner_sums=np.zeros((rows * inner // BLOCK, 2), np.int32),
+        normed=floats(threads, 1, hidden),
+        rounded=np.zeros((threads, rows * widest), np.int8),
+        steps=floats(threads, rows * widest // BLOCK),
+        sums=np.zeros((threads, rows * widest // BLOCK, 2), np.int32),
+        tile=floats(threads, 2, rows, OUTPUTS),
+        scores=floats(threads, config.num_heads // config.num_kv_heads, config.max_positions),
+    )
+
+
+def _whole(width: int) -> int:
+    """In whole blocks."""
+    return -(-width // BLOCK) * BLOCK
+
+
+class _Tables:
+    """Where the pass finds a decoder's weights."""
+
+    def __init__(self, code: Any, decoder: Decoder, threads: int) -> None:
+        self._code = code
+        self._decoder = decoder
+        self._threads = threads
+
+    def shape(self) -> Any:
+        config = self._decoder.config
+        return self._code.Shape(
+            layers=config.num_layers,
+            heads=config.num_heads,
+            kv_heads=config.num_kv_heads,
+            dim=config.head_dim,
+            window=config.sliding_window or 0,
+            score_scale=float(config.score_scale),
+            activation=self._code.ACTIVATIONS[config.activation],
+            gated=config.gated_mlp,
+            parallel=config.parallel_residual,
+            rms=config.norm == "rms_norm",
+            eps=float(config.norm_eps),
+            splits=min(
+                config.num_heads // config.num_kv_heads, -(-self._threads // config.num_kv_heads)
+            ),
+        )
+
+    def weights(self) -> Any:
+        decoder = self._decoder
+        config = decoder.config
+        # A parallel layer has one norm for both.
+        mlp_norm = "attention_norm" if config.parallel_residual else "mlp_norm"
+        embed = cast(BlockEmbedding, decoder.embed_tokens)
+        head = embed.linear if config.tie_embeddings else cast(BlockLinear, decoder.head)
+        return self._code.Weights(
+            qkv=self._matrix(_each(decoder, "attention.qkv")),
+            out=self._matrix(_each(decoder, "attention.out"), config.residual_multiplier),
+            up=self._matrix(_each(decoder, "mlp.up"), halves=1 + config.gated_mlp),
+            down=self._matrix(_each(decoder, "mlp.down"), config.residual_multiplier),
+            head=self._matrix([head], 1 / config.logits_scaling),
+            attention_norm=_norms(_each(decoder, "attention_norm")),
+            mlp_norm=_norms(_each(decoder, mlp_norm)),
+            last_norm=_norms([decoder.norm])[0],
+            gains=_gains(decoder),
+            rotations=_rotations(decoder),
+        )
+
+    def _matrix(self, modules: Sequence[nn.Module], factor: float = 1.0, halves: int = 1) -> Any:
+        """factor: of the products. halves: 2 where a phase goes over both halves at once."""
+        linears = [cast(BlockLinear, module) for module in modules]
+        panels = np.array([_panels(linear, halves) for linear in linears], np.int64)
+        bias = np.zeros((len(linears), 0), np.float32)
+        if linears[0].bias is not None:
+            bias = np.stack([linear.bias.numpy() for linear in linears if linear.bias is not None])
+        pieces = PIECES * self._threads
+        return self._code.Matrix(
+            panels=panels,
+            bias=bias,
+            factor=float(factor),
+            width=linears[0].padded_width,
+            piece=max(1, panels.shape[1] // halves // pieces),
+        )
+
+
+def _panels(linear: BlockLinear, halves: int) -> list[tuple[int, int, int, int]]:
+    """Of each panel: its address, the number of its format, its first output and how many it has.
+
+    Raises ValueError where a panel belongs to both halves.
+    """
+    found = []
+    for part in linear.parts:
+        for number, panel in enumerate(part.panels):
+            first = part.first + OUTPUTS * number
+            count = min(OUTPUTS, part.first + part.rows - first)
+            found.append((panel.data_ptr(), FORMATS.index(part.format), first, count))
+    half = linear.out // halves
+    if any(first < half < first + count for _, _, first, count in found) and halves == 2:
+        raise ValueError("the gate's last panel is also the first of the other half")
+    return found
+
+
+def _each(decoder: Decoder, path: str) -> list[nn.Module]:
+    """The module at that path of every layer."""
+    return [cast(DecoderLayer, layer).get_submodule(path) for layer in decoder.layers]
+
+
+def _norms(modules: Sequence[nn.Module]) -> Any:
+    """(L, 2, hidden): weights and biases, which are zero for an RMSNorm."""
+    norms = torch.zeros(len(modules), 2, len(cast(Norm, modules[0]).weight))
+    for into, norm in zip(norms, modules, strict=True):
+        into[0] = gains_of(cast(Norm, norm))
+        if isinstance(norm, nn.LayerNorm):
+            into[1] = norm.bias
+    return norms.numpy()
+
+
+def _gains(decoder: Decoder) -> Any:
+    """(L, H + K, D): of the norms on queries and keys; (L, 0, D) without these."""
+    config = decoder.config
+    if not config.qk_norm:
+        return np.zeros((config.num_layers, 0, config.head_dim), np.float32)
+    gains = []
+    for layer in decoder.layers:
+        attention = cast(DecoderLayer, layer).attention
+        queries = attention.q_norm.expand(config.num_heads, -1)
+        gains.append(torch.cat((queries, attention.k_norm.expand(config.num_kv_heads, -1))))
+    return torch.stack(gains).numpy()
+
+
+def _rotations(decoder: Decoder) -> Any:
+    """(positions, dim / 2, 2): cos and sin of each pair; with learned positions there are none."""
+    config = decoder.config
+    if config.rope is None:
+        return np.zeros((config.max_positions, 0, 2), np.float32)
+    return torch.view_as_real(decoder.rotations.pairs[:, 0]).contiguous().numpy()
