@@ -45,7 +45,9 @@ class BlockStep:
             weights.weights(),
             _scratch(step, config, self.max_rows, threads),
         )
-        self._threads = _Threads(step, step.PHASES * config.num_layers + 1, threads, self._arguments)
+        self._threads = _Threads(
+            step, step.PHASES * config.num_layers + 1, threads, self._arguments
+        )
         self._finalizer = weakref.finalize(self, self._threads.stop)
 
     def __call__(
@@ -98,11 +100,8 @@ class _Threads:
         code = self._code
         while self._started < self._count - 1:
             self._started += 1
-            own = (self._address, self._started, self._place, self._wait, self._yield)
-            threading.Thread(
-                target=_help, args=(code, self._semaphore, self._words, *own, *self._arguments),
-                daemon=True,
-            ).start()  # fmt: skip
+            arguments = (self._semaphore, self._words, code.share, *self._of(self._started))
+            threading.Thread(target=_help, args=arguments, daemon=True).start()
         words = self._words
         words[code.NROWS] = rows
         words[code.KEPT] = keep
@@ -111,9 +110,12 @@ class _Threads:
         words[code.VALUES] = cache.values.data_ptr()
         words[code.CAPACITY] = cache.capacity
         words[code.LOGITS] = logits.data_ptr()
-        code.forward(
-            self._address, self._count, self._place, self._post, self._yield, *self._arguments
-        )
+        code.share(*self._of(0))
+
+    def _of(self, thread: int) -> tuple[Any, ...]:
+        """What a thread calls the code with."""
+        calls = (self._place, self._wait, self._post, self._yield)
+        return (self._address, thread, self._count, *calls, *self._arguments)
 
     def stop(self) -> None:
         """Lets the helpers end."""
@@ -124,9 +126,9 @@ class _Threads:
                 post(self._semaphore)
 
 
-def _help(code: Any, semaphore: Any, words: Any, *arguments: Any) -> None:
-    """Of a helper, which keeps in memory what it reads."""
-    code.help_with(*arguments)
+def _help(semaphore: Any, words: Any, share: Any, *arguments: Any) -> None:
+    """A helper, which keeps in memory what it reads."""
+    share(*arguments)
 
 
 def _address(function: Any) -> int:
@@ -213,6 +215,8 @@ class _Tables:
 
     def _matrix(self, modules: Sequence[nn.Module], factor: float = 1.0, halves: int = 1) -> Any:
         """factor: of the products. halves: 2 where a phase goes over both halves at once."""
+        from model.cpu.blocks.panels import multiply_panel
+
         linears = [cast(BlockLinear, module) for module in modules]
         panels = np.array([_panels(linear, halves) for linear in linears], np.int64)
         bias = np.zeros((len(linears), 0), np.float32)
@@ -225,6 +229,7 @@ class _Tables:
             factor=float(factor),
             width=linears[0].padded_width,
             piece=max(1, panels.shape[1] // halves // pieces),
+            multiply=multiply_panel.address,
         )
 
 

@@ -28,6 +28,11 @@ def _flat(numbers: Tensor) -> Tensor:
     return numbers.reshape(len(numbers), -1)
 
 
+def _groups(bytes_: Tensor, size: int) -> Tensor:
+    """(..., k) -> (..., k / size, size)."""
+    return bytes_.reshape(*bytes_.shape[:-1], -1, size)
+
+
 def _nibbles(bytes_: Tensor) -> Tensor:
     """Lower halves of bytes (..., k), then the upper ones: (..., 2k)."""
     return torch.cat((bytes_ & 15, bytes_ >> 4), -1)
@@ -73,7 +78,7 @@ def _inner(blocks: Tensor) -> tuple[Tensor, Tensor]:
 
 def _q4_k(blocks: Tensor) -> Quantized:
     scales, minimums = _inner(blocks)
-    numbers = _nibbles(blocks[..., 16:].unflatten(-1, (4, 32)))
+    numbers = _nibbles(_groups(blocks[..., 16:], 32))
     return Quantized(_flat(numbers), _half(blocks, 0), _half(blocks, 2), scales, minimums)
 
 
@@ -84,14 +89,14 @@ def _q5_k(blocks: Tensor) -> Quantized:
     fifth = (
         (blocks[..., 16:48, None] >> shifts & 1).transpose(-1, -2).reshape(*blocks.shape[:2], 4, 64)
     )
-    numbers = _nibbles(blocks[..., 48:].unflatten(-1, (4, 32))) | fifth << 4
+    numbers = _nibbles(_groups(blocks[..., 48:], 32)) | fifth << 4
     return Quantized(_flat(numbers), _half(blocks, 0), _half(blocks, 2), scales, minimums)
 
 
 def _q6_k(blocks: Tensor) -> Quantized:
-    lower = blocks[..., :128].unflatten(-1, (2, 64))
+    lower = _groups(blocks[..., :128], 64)
     shifts = torch.tensor([0, 2, 4, 6], dtype=torch.uint8)
-    upper = blocks[..., 128:192].unflatten(-1, (2, 32))[..., None, :] >> shifts[:, None] & 3
+    upper = _groups(blocks[..., 128:192], 32)[..., None, :] >> shifts[:, None] & 3
     numbers = _nibbles(lower) | upper.flatten(-2) << 4
     scales = _flat(blocks[..., 192:208]).view(torch.int8)
     return Quantized(_flat(numbers), _half(blocks, 208), None, scales)

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.cpu.blocks.ggml import KINDS, to_quantized
+from model.cpu.blocks.kernel import PRODUCT, Part
 from model.cpu.blocks.layout import BLOCK, BY_NAME, OUTPUTS, Format
 from model.cpu.blocks.packing import Quantized, pack, quantize, unpack
-from model.cpu.blocks.kernel import PRODUCT, Part
 from model.cpu.quantized_linear import interleaving
 from model.decoder.config import DecoderConfig
 from model.decoder.factory import Embeddings, Factory, Packed

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.cpu.blocks.layout import BLOCK, FORMATS, OUTPUTS, QUAD, QUADS, SUPER, Format
+from model.cpu.blocks.layout import BLOCK, OUTPUTS, PLANE, QUAD, QUADS, SUPER, Format
 
 # A block's scale in the numbers' largest step: of these, the one that loses least is taken.
 TRIED = (1.0, 0.97, 0.94, 0.91, 0.88, 0.85, 0.82)
@@ -87,7 +87,7 @@ def pack(rows: Quantized, format_: Format) -> Tensor:
         parts.append(numbers)
     else:
         lower = numbers & 15
-        parts.append(lower[:, :, 0::2] | (lower[:, :, 1::2] << 4))
+        parts.append(lower[:, :, 0::2] | lower[:, :, 1::2] << 4)
         weights = torch.tensor([1, 2, 4, 8, 16, 32, 64, 128], dtype=torch.uint8)
         for bit in range(4, format_.bits):
             plane = (numbers >> bit & 1).reshape(panels, blocks, -1, 8)
@@ -127,40 +127,39 @@ def _halves(part: Tensor, blocks: int) -> Tensor:
 def unpack(packed: Tensor, format_: Format) -> Quantized:
     """uint8 (panels, panel_bytes) -> rows (OUTPUTS * panels, width)."""
     panels = len(packed)
-    rest = packed
-    scale = minimum = None
+    blocks = packed
+    head = packed
     if format_.two_level:
-        packed = packed.view(panels, -1, format_.header_bytes + SUPER * format_.block_bytes)
-        head, rest = packed.split((format_.header_bytes, SUPER * format_.block_bytes), -1)
-        scale, minimum = _read_halves(head, format_)
-    rest = rest.reshape(panels, -1, format_.block_bytes)
-    blocks = rest.shape[1]
-    lower, scales = rest.split(
-        (format_.number_bytes, format_.block_bytes - format_.number_bytes), -1
-    )
-    if format_.bits == 8:
-        numbers = lower.reshape(panels, blocks, QUADS, OUTPUTS, QUAD)
-    else:
-        pairs, planes = lower.split(
-            (4 * BLOCK * OUTPUTS // 8, lower.shape[2] - 4 * BLOCK * OUTPUTS // 8), -1
-        )
-        pairs = pairs.reshape(panels, blocks, QUADS // 2, 1, OUTPUTS, QUAD)
-        numbers = torch.cat((pairs & 15, pairs >> 4), 3).view(panels, blocks, QUADS, OUTPUTS, QUAD)
-        shifts = torch.arange(8, dtype=torch.uint8)
-        for plane, bit in enumerate(range(4, format_.bits)):
-            size = BLOCK * OUTPUTS // 8
-            ones = planes[..., plane * size : (plane + 1) * size, None] >> shifts & 1
-            numbers = numbers | (ones.view_as(numbers) << bit)
-    numbers = numbers.permute(0, 3, 1, 2, 4).reshape(panels * OUTPUTS, -1)
-    if scale is None:
+        supers = packed.view(panels, -1, format_.header_bytes + SUPER * format_.block_bytes)
+        head = supers[..., : format_.header_bytes]
+        blocks = supers[..., format_.header_bytes :]
+    blocks = blocks.reshape(panels, -1, format_.block_bytes)
+    numbers = _read_numbers(blocks[..., : format_.number_bytes], format_)
+    scales = blocks[..., format_.number_bytes :]
+    if not format_.two_level:
         return Quantized(numbers, *_read_halves(scales, format_))
-    inner, minimums = scales.split((format_.scale_bytes, scales.shape[2] - format_.scale_bytes), -1)
-    inner = inner.reshape(panels, blocks, format_.scales, OUTPUTS).permute(0, 3, 1, 2)
-    inner = inner.reshape(panels * OUTPUTS, -1).view(torch.int8)
-    inner_minimum = (
-        minimums.transpose(1, 2).reshape(panels * OUTPUTS, -1) if format_.minimum else None
-    )
-    return Quantized(numbers, scale, minimum, inner, inner_minimum)
+    inner = scales[..., : format_.scale_bytes].unfold(-1, OUTPUTS, OUTPUTS)
+    inner = inner.permute(0, 3, 1, 2).reshape(panels * OUTPUTS, -1).view(torch.int8)
+    least = None
+    if format_.minimum:
+        least = scales[..., format_.scale_bytes :].transpose(1, 2).reshape(panels * OUTPUTS, -1)
+    return Quantized(numbers, *_read_halves(head, format_), inner, least)
+
+
+def _read_numbers(part: Tensor, format_: Format) -> Tensor:
+    """(panels, blocks, number_bytes) -> (n, width)."""
+    panels, blocks, _ = part.shape
+    shape = (panels, blocks, QUADS, OUTPUTS, QUAD)
+    if format_.bits == 8:
+        numbers = part.reshape(shape)
+    else:
+        pairs = part[..., : 4 * PLANE].reshape(panels, blocks, QUADS // 2, 1, OUTPUTS, QUAD)
+        numbers = torch.cat((pairs & 15, pairs >> 4), 3).view(shape)
+        shifts = torch.arange(8, dtype=torch.uint8)
+        for bit in range(4, format_.bits):
+            plane = part[..., bit * PLANE : (bit + 1) * PLANE, None] >> shifts & 1
+            numbers = numbers | plane.reshape(shape) << bit
+    return numbers.permute(0, 3, 1, 2, 4).reshape(panels * OUTPUTS, -1)
 
 
 def _read_halves(part: Tensor, format_: Format) -> tuple[Tensor, Tensor | None]:

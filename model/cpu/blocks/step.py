@@ -20,8 +20,9 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from model.cpu.blocks.layout import BLOCK, FORMATS, LARGEST, OUTPUTS, PLANE, QUAD, SUPER
-from model.cpu.blocks.tiles import MAX_ROWS, exchange, make_tile
+from model.cpu.blocks.layout import BLOCK, LARGEST, OUTPUTS
+from model.cpu.blocks.panels import call_panel
+from model.cpu.blocks.tiles import exchange
 from model.cpu.interleaved.intrinsics import add_to, call, load_now, pause, to_floats, to_longs
 from model.cpu.numba_step import ACTIVATIONS as ACTIVATIONS
 from model.cpu.numba_step import activate, attend, gain, norm, rotate
@@ -61,6 +62,7 @@ class Matrix(NamedTuple):
     factor: float  # of the product
     width: int  # in whole blocks
     piece: int  # panels
+    multiply: int  # the address of panels.multiply_panel
 
 
 class Weights(NamedTuple):
@@ -108,56 +110,6 @@ class Scratch(NamedTuple):
     scores: Floats  # (T, H / K, positions)
 
 
-def _tile_of(code: int) -> Any:
-    tile = make_tile(FORMATS[code])
-
-    @njit
-    def run(
-        rows: int, weights: int, blocks: int, x: int, x_stride: int, steps: int, sums: int,
-        s_stride: int, out: int, out_stride: int,
-    ) -> None:  # fmt: skip
-        tile(rows, weights, blocks, x, x_stride, steps, sums, s_stride, out, out_stride)
-
-    return run
-
-
-tile_0, tile_1, tile_2, tile_3, tile_4, tile_5, tile_6, tile_7 = map(_tile_of, range(len(FORMATS)))
-
-
-@njit
-def multiply_panel(
-    code: int, weights: int, blocks: int, rows: int, x: int, steps: int, sums: int, s_stride: int,
-    out: int,
-) -> None:  # fmt: skip
-    """rows of x times a panel into out (rows, OUTPUTS)."""
-    first = 0
-    stride = blocks * BLOCK
-    line = 4 * OUTPUTS
-    while first < rows:
-        n = min(MAX_ROWS, rows - first)
-        x_at = x + first * stride
-        steps_at = steps + first * s_stride
-        sums_at = sums + 2 * first * s_stride
-        out_at = out + first * line
-        if code == 0:
-            tile_0(n, weights, blocks, x_at, stride, steps_at, sums_at, s_stride, out_at, line)
-        elif code == 1:
-            tile_1(n, weights, blocks, x_at, stride, steps_at, sums_at, s_stride, out_at, line)
-        elif code == 2:
-            tile_2(n, weights, blocks, x_at, stride, steps_at, sums_at, s_stride, out_at, line)
-        elif code == 3:
-            tile_3(n, weights, blocks, x_at, stride, steps_at, sums_at, s_stride, out_at, line)
-        elif code == 4:
-            tile_4(n, weights, blocks, x_at, stride, steps_at, sums_at, s_stride, out_at, line)
-        elif code == 5:
-            tile_5(n, weights, blocks, x_at, stride, steps_at, sums_at, s_stride, out_at, line)
-        elif code == 6:
-            tile_6(n, weights, blocks, x_at, stride, steps_at, sums_at, s_stride, out_at, line)
-        else:
-            tile_7(n, weights, blocks, x_at, stride, steps_at, sums_at, s_stride, out_at, line)
-        first += n
-
-
 @reordering
 def round_block(row: Any, start: int, rounded: Any, steps: Any, sums: Any, block: int) -> None:
     """row[start : start + BLOCK] to 8 bits, with its scale and the sums of its halves. NaN and
@@ -187,7 +139,7 @@ def round_row(row: Any, rounded: Any, steps: Any, sums: Any) -> None:
 
 
 @njit
-def take(control: int, phase: int, number: int, pieces: int) -> int:
+def take(control: int, phase: int, number: int, pieces: int) -> Any:
     """The next piece of a phase that nobody has taken; -1 if there is none, or the pass is over."""
     address = control + 8 * (WORDS + PHASE * phase)
     while True:
@@ -228,13 +180,16 @@ def product(
     tile = scratch.tile[t, 0]
     blocks = matrix.width // BLOCK
     factor = f32(matrix.factor)
+    x = scratch.rounded[t].ctypes.data
+    steps = scratch.steps[t].ctypes.data
+    sums = scratch.sums[t].ctypes.data
     for p in range(piece * matrix.piece, min(len(panels), (piece + 1) * matrix.piece)):
-        multiply_panel(
-            panels[p, CODE], panels[p, ADDRESS], blocks, rows, scratch.rounded[t].ctypes.data,
-            scratch.steps[t].ctypes.data, scratch.sums[t].ctypes.data, 4 * blocks,
+        at = panels[p]
+        call_panel(
+            matrix.multiply, at[CODE], at[ADDRESS], blocks, rows, x, steps, sums, 4 * blocks,
             tile.ctypes.data,
         )  # fmt: skip
-        store(tile, panels[p, FIRST], panels[p, COUNT], rows, factor, bias, out, add)
+        store(tile, at[FIRST], at[COUNT], rows, factor, bias, out, add)
 
 
 @njit
@@ -254,7 +209,7 @@ def store(
 
 
 @njit
-def pieces_of(matrix: Matrix) -> int:
+def pieces_of(matrix: Matrix) -> Any:
     return -(-matrix.panels.shape[1] // matrix.piece)
 
 
@@ -325,11 +280,15 @@ def run_pass(
         finish(control_at, phase + 1, number, pieces, yield_now)
         # A parallel layer's MLP reads what the layer began with.
         if shape.parallel:
-            run_up(control_at, phase + 2, number, t, rows, layer, shape, weights, scratch, yield_now)
+            run_up(
+                control_at, phase + 2, number, t, rows, layer, shape, weights, scratch, yield_now
+            )
             run_out(control_at, phase + 3, number, t, rows, layer, weights, scratch, yield_now)
         else:
             run_out(control_at, phase + 2, number, t, rows, layer, weights, scratch, yield_now)
-            run_up(control_at, phase + 3, number, t, rows, layer, shape, weights, scratch, yield_now)
+            run_up(
+                control_at, phase + 3, number, t, rows, layer, shape, weights, scratch, yield_now
+            )
         run_down(control_at, phase + 4, number, t, rows, layer, weights, scratch, yield_now)
         phase += PHASES
     pieces = pieces_of(weights.head)
@@ -419,13 +378,13 @@ def run_down(
 
 
 @njit
-def vocabulary(head: Matrix) -> int:
+def vocabulary(head: Matrix) -> Any:
     last = head.panels[0, head.panels.shape[1] - 1]
     return last[FIRST] + last[COUNT]
 
 
 @njit
-def inner_pieces(up: Matrix, gated: bool) -> int:
+def inner_pieces(up: Matrix, gated: bool) -> Any:
     panels = up.panels.shape[1]
     if gated:
         panels //= 2
@@ -436,7 +395,7 @@ def inner_pieces(up: Matrix, gated: bool) -> int:
 def inner_piece(
     up: Matrix, layer: int, piece: int, t: int, rows: int, shape: Shape, scratch: Scratch
 ) -> None:
-    """One piece of the upper product with its activation, rounded: a panel's outputs are a block."""
+    """One piece of the upper product with its activation, rounded: a panel gives one block."""
     panels = up.panels[layer]
     bias = up.bias[layer]
     count = len(panels) // 2 if shape.gated else len(panels)
@@ -448,17 +407,19 @@ def inner_piece(
     sums = scratch.sums[t].ctypes.data
     for p in range(piece * up.piece, min(count, (piece + 1) * up.piece)):
         at = panels[p]
-        multiply_panel(
-            at[CODE], at[ADDRESS], blocks, rows, x, steps, sums, 4 * blocks, gate.ctypes.data
-        )
+        call_panel(
+            up.multiply, at[CODE], at[ADDRESS], blocks, rows, x, steps, sums, 4 * blocks,
+            gate.ctypes.data,
+        )  # fmt: skip
         add_bias(gate, bias, at[FIRST], at[COUNT], rows)
         for r in range(rows):
             activate(gate[r], shape.activation)
         if shape.gated:
             at = panels[count + p]
-            multiply_panel(
-                at[CODE], at[ADDRESS], blocks, rows, x, steps, sums, 4 * blocks, other.ctypes.data
-            )
+            call_panel(
+                up.multiply, at[CODE], at[ADDRESS], blocks, rows, x, steps, sums, 4 * blocks,
+                other.ctypes.data,
+            )  # fmt: skip
             add_bias(other, bias, at[FIRST], at[COUNT], rows)
             for r in range(rows):
                 for j in range(OUTPUTS):
@@ -491,8 +452,8 @@ def down_piece(down: Matrix, layer: int, piece: int, t: int, rows: int, scratch:
     blocks = down.width // BLOCK
     for p in range(piece * down.piece, min(len(panels), (piece + 1) * down.piece)):
         at = panels[p]
-        multiply_panel(
-            at[CODE], at[ADDRESS], blocks, rows, scratch.inner.ctypes.data,
+        call_panel(
+            down.multiply, at[CODE], at[ADDRESS], blocks, rows, scratch.inner.ctypes.data,
             scratch.inner_steps.ctypes.data, scratch.inner_sums.ctypes.data, 4 * blocks,
             tile.ctypes.data,
         )  # fmt: skip
@@ -542,7 +503,7 @@ def attend_piece(
 
 
 @njit
-def begin(control_at: int, phases: int, threads: int, semaphore: int, post: int) -> int:
+def begin(control_at: int, phases: int, threads: int, semaphore: int, post: int) -> Any:
     """Opens the next pass, whose words are filled in, and wakes who sleeps; its number."""
     number = load_now(control_at + 8 * PASS) + 1
     control = numba.carray(to_longs(control_at), (WORDS + PHASE * phases,))
@@ -555,22 +516,15 @@ def begin(control_at: int, phases: int, threads: int, semaphore: int, post: int)
 
 
 @njit
-def forward(
-    control_at: int, threads: int, semaphore: int, post: int, yield_now: int, shape: Shape,
-    weights: Weights, scratch: Scratch,
+def share(
+    control_at: int, t: int, threads: int, semaphore: int, wait: int, post: int, yield_now: int,
+    shape: Shape, weights: Weights, scratch: Scratch,
 ) -> None:  # fmt: skip
-    """A pass, by the thread that wants it."""
-    number = begin(control_at, PHASES * shape.layers + 1, threads, semaphore, post)
-    run_pass(control_at, number, 0, shape, weights, scratch, yield_now)
-
-
-@njit
-def help_with(
-    control_at: int, t: int, semaphore: int, wait: int, yield_now: int, shape: Shape,
-    weights: Weights, scratch: Scratch,
-) -> None:  # fmt: skip
-    """What helper t does until STOP is set."""
+    """Thread 0 runs a pass. Helper t takes part in every pass until STOP is set. (One function for
+    both, because each function that calls run_pass holds a copy of its code.)"""
     last = load_now(control_at + 8 * PASS)
+    if t == 0:
+        begin(control_at, PHASES * shape.layers + 1, threads, semaphore, post)
     spins = 0
     while load_now(control_at + 8 * STOP) == 0:
         number = load_now(control_at + 8 * PASS)
@@ -578,6 +532,8 @@ def help_with(
             last = number
             spins = 0
             run_pass(control_at, number, t, shape, weights, scratch, yield_now)
+            if t == 0:
+                return
         elif spins < SLEEP_SPINS:
             pause()
             spins += 1
