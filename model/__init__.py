@@ -8,6 +8,7 @@
 In reading order:
 - catalogue/: models by name: which there are, which are on this disk, how to fetch one.
 - families/: one file for each model family; hf_config reads config.json.
+- ggml: matrices in blocks, as GGUF files hold them.
 - decoder/: the configuration, the forward pass in PyTorch and the KV cache.
 - weights/: finds a model folder and fills a decoder with its tensors.
 - precision/: devices, the types of weights, and which of them fit; matrices by bitsandbytes.

@@ -79,6 +79,15 @@ class Packed(nn.Module, ABC):
     def fill(self, first: int, weights: Tensor) -> None:
         """Takes weights (n, width) as the rows from `first` on."""
 
+    def takes_blocks(self, kind: str) -> bool:
+        """Whether `fill_blocks` takes blocks of that kind (model.ggml)."""
+        return False
+
+    def fill_blocks(self, first: int, kind: str, raw: Tensor) -> None:
+        """Takes rows of blocks as a file holds them, uint8 (n, bytes of a row), as the rows from
+        `first` on."""
+        raise NotImplementedError
+
     @abstractmethod
     def finish(self) -> None:
         """Packs the matrix. Called once all of its rows are there."""

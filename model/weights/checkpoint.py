@@ -19,6 +19,7 @@ from model.decoder.decoder import Decoder
 from model.decoder.factory import Factory, Packed
 from model.errors import ModelError
 from model.families.weight_table import WeightSlot
+from model.ggml import Blocks
 from model.weights.files import INT8_ROWS, ModelFiles
 
 HEAD = "lm_head.weight"  # some tools write it for tied models too, as a copy of the embeddings
@@ -66,7 +67,8 @@ class Checkpoint:
         return self.folder.tensors(self.table, self.config)
 
     def fill(self, decoder: Decoder, factory: Factory, progress: Callable[[float], None]) -> None:
-        """Writes every tensor to its place in the decoder, which the factory has made.
+        """Writes every tensor to its place in the decoder, which the factory has made: in blocks as
+        a file holds it, where the place takes those, else as floats.
 
         No more than one file is in memory beside the decoder. progress is told the share of tensors
         written, 0 to 1. Raises ModelError.
@@ -74,13 +76,15 @@ class Checkpoint:
         places = Places(decoder, self.table.values(), factory.finish)
         waiting = dict(self.table)
         head_copies = []
-        for file, name, tensor in self.tensors():
+        for file, name, tensor in self.folder.stored_tensors(self.table, self.config):
             if name == HEAD and self.config.tie_embeddings:
-                head_copies.append(tensor)
+                head_copies.append(tensor.floats() if isinstance(tensor, Blocks) else tensor)
                 continue
             if name not in waiting:
                 raise surplus(name, file, again=name in self.table)
             slot = waiting.pop(name)
+            if isinstance(tensor, Blocks) and not places.takes(slot, tensor.kind):
+                tensor = tensor.floats()
             check(slot, tensor, name, file, decoder.dtype)
             places.write(slot, tensor)
             progress(1 - len(waiting) / len(self.table))
@@ -100,7 +104,11 @@ class Checkpoint:
 
 
 def check(
-    slot: WeightSlot, tensor: Tensor, name: str, file: Path, dtype: torch.dtype | None = None
+    slot: WeightSlot,
+    tensor: Tensor | Blocks,
+    name: str,
+    file: Path,
+    dtype: torch.dtype | None = None,
 ) -> None:
     """Raises ModelError for a tensor that cannot be the slot's weights. dtype: of the decoder."""
     if tuple(tensor.shape) != slot.shape:
@@ -108,6 +116,10 @@ def check(
             f"{file}: {name} is {tuple(tensor.shape)}, but config.json asks for {slot.shape}. "
             "Check that weights and config.json belong together."
         )
+    if isinstance(tensor, Blocks):
+        if not tensor.is_finite():
+            raise _not_finite(name, file)
+        return
     if not tensor.is_floating_point():
         raise ModelError(
             f"{file}: {name} is {tensor.dtype}, which is no weight by itself. Download the model "
@@ -116,15 +128,19 @@ def check(
     # As fast as memory in each type, and NaN where one number is; a sum of halves is far slower.
     ends = [float(end) for end in (tensor if tensor.itemsize > 1 else tensor.float()).aminmax()]
     if not all(map(math.isfinite, ends)):
-        raise ModelError(
-            f"{file}: {name} holds numbers that are not finite. Download the model again."
-        )
+        raise _not_finite(name, file)
     largest = max(map(abs, ends))
     if dtype == torch.float16 and largest > torch.finfo(dtype).max:
         raise ModelError(
             f"{file}: {name} holds {largest:.3g}, which float16 has no room for. Set the dtype to "
             "'bfloat16' or 'float32'."
         )
+
+
+def _not_finite(name: str, file: Path) -> ModelError:
+    return ModelError(
+        f"{file}: {name} holds numbers that are not finite. Download the model again."
+    )
 
 
 class Places:
@@ -138,12 +154,21 @@ class Places:
         self._finish = finish
         self._unfinished = Counter(slot.parameter.rpartition(".")[0] for slot in slots)
 
-    def write(self, slot: WeightSlot, tensor: Tensor) -> None:
+    def takes(self, slot: WeightSlot, kind: str) -> bool:
+        """Whether the slot's place takes blocks of that kind."""
+        module, _, name = slot.parameter.rpartition(".")
+        owner = self._root.get_submodule(module)
+        return isinstance(owner, Packed) and name == "weight" and owner.takes_blocks(kind)
+
+    def write(self, slot: WeightSlot, tensor: Tensor | Blocks) -> None:
         """Writes a tensor to its rows. A vector becomes one row of a matrix."""
         module, _, name = slot.parameter.rpartition(".")
         owner = self._root.get_submodule(module)
         first = slot.first_row
-        if isinstance(owner, Packed) and name == "weight":
+        if isinstance(tensor, Blocks):
+            assert isinstance(owner, Packed)
+            owner.fill_blocks(first, tensor.kind, tensor.raw)
+        elif isinstance(owner, Packed) and name == "weight":
             owner.fill(first, tensor)
         else:
             parameter = owner.get_parameter(name)

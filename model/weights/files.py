@@ -19,6 +19,8 @@ from model.weights.preferences import Preferences
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from model.ggml import Blocks
+
 BUNDLED = Path(__file__).parent.parent / "bundled"
 INT8_ROWS = "fimls-int8-rows"  # fimls' own quant_method: see model/weights/tensors.py
 UNSTATED_POSITIONS = 4096  # of a model that is not native and states none
@@ -126,6 +128,12 @@ class ModelFiles(ABC):
     ) -> Iterator[tuple[Path, str, Tensor]]:
         """The weights as floats, file by file, each with its file and its name in the table, also
         those that have no place there. Loads torch. Raises ModelError."""
+
+    def stored_tensors(
+        self, table: Mapping[str, WeightSlot], config: DecoderConfig
+    ) -> Iterator[tuple[Path, str, Tensor | Blocks]]:
+        """As `tensors`, but matrices that a file holds in blocks stay so. Raises ModelError."""
+        return self.tensors(table, config)
 
     @abstractmethod
     def load_tokenizer(self) -> Tokenizer:

@@ -38,7 +38,7 @@ class BlockProduct:
         for part in parts:
             step = max(1, AT_ONCE // (OUTPUTS * x.shape[1]))
             for panels in torch.split(part.panels, step):
-                found.append(F.linear(x, unpack(panels, part.format).floats(part.format)))
+                found.append(F.linear(x, unpack(panels, part.format).floats()))
             extra = len(part.panels) * OUTPUTS - part.rows
             if extra:
                 found[-1] = found[-1][:, :-extra]

@@ -9,14 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.cpu.blocks.ggml import KINDS, to_quantized
 from model.cpu.blocks.kernel import PRODUCT, Part
 from model.cpu.blocks.layout import BLOCK, BY_NAME, OUTPUTS, Format
-from model.cpu.blocks.packing import Quantized, pack, quantize, unpack
+from model.cpu.blocks.packing import pack, quantize, unpack
 from model.cpu.quantized_linear import interleaving
 from model.decoder.config import DecoderConfig
 from model.decoder.factory import Embeddings, Factory, Packed
 from model.decoder.layers import Attention
+from model.ggml import KINDS, Quantized, quantized
 
 AT_ONCE = 2**21  # weights that are packed at once
 
@@ -53,7 +53,7 @@ class BlockLinear(Packed):
     def fill_blocks(self, first: int, kind: str, raw: Tensor) -> None:
         """Takes blocks of one of KINDS, uint8 (n, bytes of a row)."""
         rows = self._rows(first, len(raw))
-        self._add(first, len(raw), BY_NAME[kind], lambda some: to_quantized(kind, raw[rows[some]]))
+        self._add(first, len(raw), BY_NAME[kind], lambda some: quantized(kind, raw[rows[some]]))
 
     def _add(self, first: int, count: int, format_: Format, read: Any) -> None:
         step = max(1, AT_ONCE // (OUTPUTS * self.width)) * OUTPUTS
@@ -88,13 +88,13 @@ class BlockLinear(Packed):
         """Rows `ids` (n,) as float32 (n, width)."""
         (part,) = self.parts
         panels, at = torch.unique(ids // OUTPUTS, return_inverse=True)
-        floats = unpack(part.panels[panels], part.format).floats(part.format)
+        floats = unpack(part.panels[panels], part.format).floats()
         return floats.view(len(panels), OUTPUTS, -1)[at, ids % OUTPUTS, : self.width]
 
     def floats(self) -> Tensor:
         """The matrix (out, width) as float32, in the order of memory."""
         each = [
-            unpack(part.panels, part.format).floats(part.format)[: part.rows, : self.width]
+            unpack(part.panels, part.format).floats()[: part.rows, : self.width]
             for part in self.parts
         ]
         return torch.cat(each)

@@ -2,47 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from model.cpu.blocks.layout import BLOCK, OUTPUTS, PLANE, QUAD, QUADS, SUPER, Format
+from model.ggml import Quantized
 
 # A block's scale in the numbers' largest step: of these, the one that loses least is taken.
 TRIED = (1.0, 0.97, 0.94, 0.91, 0.88, 0.85, 0.82)
-
-
-class Quantized(NamedTuple):
-    """Rows of a matrix, quantized, in no particular layout.
-
-    numbers (n, width) uint8. scale: half precision, (n, width / BLOCK), or of super-blocks, (n,
-    width / BLOCK / SUPER); minimum: the same. inner_scale (n, scales * width / BLOCK) int8 and
-    inner_minimum (n, width / BLOCK) uint8: of the blocks of super-blocks.
-    """
-
-    numbers: Tensor
-    scale: Tensor
-    minimum: Tensor | None = None
-    inner_scale: Tensor | None = None
-    inner_minimum: Tensor | None = None
-
-    def floats(self, format_: Format) -> Tensor:
-        """What they stand for, (n, width) float32."""
-        rows, width = self.numbers.shape
-        scale = self.scale.float()
-        if self.inner_scale is not None:
-            scale = self.inner_scale.float() * scale.repeat_interleave(SUPER * format_.scales, 1)
-        scales = scale.view(rows, -1, 1)
-        numbers = self.numbers.view(rows, scales.shape[1], -1).float() - format_.offset
-        numbers = numbers * scales
-        if self.minimum is not None:
-            minimum = self.minimum.float()
-            if self.inner_minimum is not None:
-                minimum = self.inner_minimum.float() * minimum.repeat_interleave(SUPER, 1)
-            numbers = numbers.view(rows, -1, BLOCK) - minimum[..., None]
-        return numbers.reshape(rows, width)
 
 
 def quantize(weights: Tensor, format_: Format) -> Quantized:
@@ -71,57 +39,75 @@ def quantize(weights: Tensor, format_: Format) -> Quantized:
         chosen = torch.where(better, scale, chosen)
         rounded = torch.where(better, numbers, rounded)
     numbers = (rounded + format_.offset).to(torch.uint8).view(weights.shape)
-    return Quantized(numbers, chosen.squeeze(-1).half())
+    return Quantized(numbers, chosen.squeeze(-1).half(), offset=format_.offset)
+
+
+# Shifts of whole words move bits of a byte into the next one: what they must not reach is masked.
+_LOW = 0x0F0F0F0F  # of four bytes
+_ONES = 0x0101010101010101  # of eight bytes
+_GATHERED = 0x0102040810204080  # times eight bytes of 0 or 1: their bits in the highest byte
 
 
 def pack(rows: Quantized, format_: Format) -> Tensor:
     """Rows (n, width) -> uint8 (panels, panel_bytes). Rows that the last panel lacks are 0."""
     panels = -(-len(rows.numbers) // OUTPUTS)
     blocks = rows.numbers.shape[1] // BLOCK
-    # (panels, blocks, quads, outputs, QUAD)
-    numbers = (
-        _panels(rows.numbers).view(panels, OUTPUTS, blocks, QUADS, QUAD).permute(0, 2, 3, 1, 4)
-    )
-    parts = []
-    if format_.bits == 8:
-        parts.append(numbers)
-    else:
-        lower = numbers & 15
-        parts.append(lower[:, :, 0::2] | lower[:, :, 1::2] << 4)
-        weights = torch.tensor([1, 2, 4, 8, 16, 32, 64, 128], dtype=torch.uint8)
-        for bit in range(4, format_.bits):
-            plane = (numbers >> bit & 1).reshape(panels, blocks, -1, 8)
-            parts.append((plane * weights).sum(-1, dtype=torch.uint8))
-    if rows.inner_scale is None:
-        parts += [_halves(rows.scale, blocks)]
-        if rows.minimum is not None:
-            parts.append(_halves(rows.minimum, blocks))
-    else:
-        # each of a block's scales of all outputs together
-        inner = _panels(rows.inner_scale).view(panels, OUTPUTS, blocks, format_.scales)
-        parts.append(inner.permute(0, 2, 3, 1).view(torch.uint8))
-        if rows.inner_minimum is not None:
-            parts.append(_panels(rows.inner_minimum).transpose(1, 2))
-    packed = torch.cat([part.reshape(panels, blocks, -1) for part in parts], -1)
+    packed = torch.empty(panels, format_.panel_bytes(BLOCK * blocks), dtype=torch.uint8)
+    # (panels, groups, blocks of a group, bytes): groups share a header
+    body = packed.view(panels, blocks, 1, -1)
     if format_.two_level:
-        supers = blocks // SUPER
-        heads = [_halves(rows.scale, supers)]
-        if rows.minimum is not None:
-            heads.append(_halves(rows.minimum, supers))
-        packed = torch.cat((*heads, packed.view(panels, supers, -1)), -1)
-    return packed.view(panels, -1)
+        supers = packed.view(panels, blocks // SUPER, -1)
+        _put_halves(supers[..., : format_.header_bytes], rows)
+        body = supers[..., format_.header_bytes :].view(panels, -1, SUPER, format_.block_bytes)
+    _put_numbers(body, rows.numbers, format_)
+    scales = body[..., format_.number_bytes :]
+    if rows.inner_scale is None:
+        _put_halves(scales, rows)
+        return packed
+    # each of a block's scales of all outputs together
+    inner = _panels(rows.inner_scale).view(panels, OUTPUTS, blocks, format_.scales)
+    _put(scales, 0, inner.permute(0, 2, 3, 1).contiguous().view(torch.uint8))
+    if rows.inner_minimum is not None:
+        _put(scales, format_.scale_bytes, _panels(rows.inner_minimum).transpose(1, 2).contiguous())
+    return packed
+
+
+def _put_numbers(body: Tensor, numbers: Tensor, format_: Format) -> None:
+    # A quad is one word: (panels, blocks, quads, outputs).
+    words = _panels(numbers.view(torch.int32))
+    words = words.view(*words.shape[:2], -1, QUADS)
+    words = words.permute(0, 2, 3, 1).contiguous()
+    if format_.bits == 8:
+        _put(body, 0, words.view(torch.uint8))
+        return
+    lower = words & _LOW if format_.bits > 4 else words
+    lower = lower[:, :, 0::2] | (lower[:, :, 1::2] << 4)
+    _put(body, 0, lower.view(torch.uint8))
+    pairs = words.view(torch.int64)
+    for bit in range(4, format_.bits):
+        plane = (pairs >> bit).bitwise_and_(_ONES).mul_(_GATHERED).bitwise_right_shift_(56)
+        _put(body, bit * PLANE, plane)
+
+
+def _put(places: Tensor, start: int, parts: Tensor) -> None:
+    """Writes the parts of each block to bytes from `start` on of (panels, ..., bytes)."""
+    parts = parts.view(*places.shape[:-1], -1)
+    places[..., start : start + parts.shape[-1]] = parts
+
+
+def _put_halves(places: Tensor, rows: Quantized) -> None:
+    """Writes scales, then minimums."""
+    start = 0
+    for part in (rows.scale, rows.minimum):
+        if part is not None:
+            _put(places, start, _panels(part).transpose(1, 2).contiguous().view(torch.uint8))
+            start += 2 * OUTPUTS
 
 
 def _panels(part: Tensor) -> Tensor:
     """(n, columns) -> (panels, OUTPUTS, columns)."""
     part = F.pad(part, (0, 0, 0, -len(part) % OUTPUTS))
     return part.view(-1, OUTPUTS, part.shape[1])
-
-
-def _halves(part: Tensor, blocks: int) -> Tensor:
-    """(n, blocks) half precision -> (panels, blocks, bytes)."""
-    panels = _panels(part).transpose(1, 2).contiguous().view(torch.uint8)
-    return panels.view(len(panels), blocks, -1)
 
 
 def unpack(packed: Tensor, format_: Format) -> Quantized:
@@ -137,13 +123,13 @@ def unpack(packed: Tensor, format_: Format) -> Quantized:
     numbers = _read_numbers(blocks[..., : format_.number_bytes], format_)
     scales = blocks[..., format_.number_bytes :]
     if not format_.two_level:
-        return Quantized(numbers, *_read_halves(scales, format_))
+        return Quantized(numbers, *_read_halves(scales, format_), offset=format_.offset)
     inner = scales[..., : format_.scale_bytes].unfold(-1, OUTPUTS, OUTPUTS)
     inner = inner.permute(0, 3, 1, 2).reshape(panels * OUTPUTS, -1).view(torch.int8)
     least = None
     if format_.minimum:
         least = scales[..., format_.scale_bytes :].transpose(1, 2).reshape(panels * OUTPUTS, -1)
-    return Quantized(numbers, *_read_halves(head, format_), inner, least)
+    return Quantized(numbers, *_read_halves(head, format_), inner, least, format_.offset)
 
 
 def _read_numbers(part: Tensor, format_: Format) -> Tensor:

@@ -6,11 +6,10 @@ In reading order:
 - cutting: how tokenizers cut a text before they merge, by name.
 - special_tokens: the ends and the tokens of FIM, named by ids and checked by their texts.
 - vocabulary: the tokenizer from the file's tokens and merges.
-- blocks: the common types of quantized blocks, widened with torch.
-- tensors: the weights as floats under Hugging Face's names.
+- tensors: the weights under Hugging Face's names, as floats or in blocks (model.ggml).
 
 Invariants:
-- Only blocks and tensors load torch, numpy and the gguf library: the language server uses the rest.
+- Only tensors loads torch, numpy and the gguf library: the language server uses the rest.
 - Nothing is allocated by a number that a file states before it is checked against the file's size.
 - An architecture, a type of tensor, a pre-tokenizer or a key that is unknown and changes the result
   is refused by name.

@@ -25,6 +25,8 @@ from model.weights.preferences import Preferences, known_preferences
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from model.ggml import Blocks
+
 SPLIT = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
 # Keys after the architecture's name -> keys of config.json, in every family.
 COMMON_KEYS = {
@@ -128,6 +130,14 @@ class GgufModel(ModelFiles):
     def tensors(
         self, table: Mapping[str, WeightSlot], config: DecoderConfig
     ) -> Iterator[tuple[Path, str, Tensor]]:
+        from model.ggml import Blocks
+
+        for file, name, stored in self.stored_tensors(table, config):
+            yield file, name, stored.floats() if isinstance(stored, Blocks) else stored
+
+    def stored_tensors(
+        self, table: Mapping[str, WeightSlot], config: DecoderConfig
+    ) -> Iterator[tuple[Path, str, Tensor | Blocks]]:
         from model.weights.gguf.tensors import gguf_tensors
 
         return gguf_tensors(self, table, config)

@@ -1,12 +1,12 @@
-"""The weights of a GGUF file as float tensors under Hugging Face's names.
-
-Blocks of fewer bits are widened a few rows at a time, rare types by the gguf library.
+"""The weights of a GGUF file under Hugging Face's names: floats, or the common types of quantized
+blocks as they are. Rare types are widened by the gguf library, a few rows at a time.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,30 +18,34 @@ from model.decoder.config import DecoderConfig
 from model.errors import ModelError
 from model.families.family import Family
 from model.families.weight_table import WeightSlot
-from model.weights.gguf.blocks import WIDENED
-from model.weights.gguf.header import TENSOR_TYPES, TensorInfo
+from model.ggml import AT_ONCE, KINDS, Blocks
+from model.weights.gguf.header import TensorInfo
 from model.weights.gguf.model import ROPE_FACTORS, GgufModel
 
-AT_ONCE = 2**20  # weights to widen at once: they fit a CPU's cache
 FLOATS: Mapping[str, Any] = {"F32": np.float32, "F16": np.float16}
 
 
 def gguf_tensors(
     model: GgufModel, table: Mapping[str, WeightSlot], config: DecoderConfig
-) -> Iterator[tuple[Path, str, Tensor]]:
+) -> Iterator[tuple[Path, str, Tensor | Blocks]]:
     """Each tensor with its file and its name in table, in the files' order.
 
     Raises ModelError for a tensor that has no place in the table.
     """
     names = {theirs: name for name, theirs in gguf_names(model.family, table, config).items()}
     rules = model.family.gguf
-    data = {file: np.memmap(file, np.uint8, "r") for file in model.parts}
+    # Writable for torch alone, and nobody writes: no page is copied.
+    data = {file: np.memmap(file, np.uint8, "c") for file in model.parts}
     for file, info in _stored(model):
         name = names.get(info.name, info.name)
-        tensor = widened(data[file], info)
+        tensor = read_tensor(data[file], info)
         if name in table and rules.interleaved and table[name].is_rotated(config):
-            tensor = halved(tensor, config)
+            if isinstance(tensor, Blocks):
+                tensor = replace(tensor, raw=halved(tensor.raw, config))
+            else:
+                tensor = halved(tensor, config)
         if name in table and rules.added_one and table[name].is_norm:
+            assert isinstance(tensor, Tensor)  # blocks are matrices
             tensor = tensor.float() - 1
         yield file, name, tensor
 
@@ -81,29 +85,30 @@ def gguf_names(
     return found
 
 
-def widened(data: np.memmap[Any, np.dtype[np.uint8]], info: TensorInfo) -> Tensor:
-    """One tensor of a mapped file as floats: float16 and bfloat16 as they are, all else float32."""
+def read_tensor(data: np.memmap[Any, np.dtype[np.uint8]], info: TensorInfo) -> Tensor | Blocks:
+    """One tensor of a mapped file. Matrices of the common types are blocks, in the file's memory;
+    float16 and bfloat16 are as they are, all else is float32."""
     raw = data[info.offset : info.offset + info.bytes]
     if info.kind == "BF16":
         halves = torch.from_numpy(raw.view(np.int16).copy())
         return halves.view(torch.bfloat16).view(info.shape)
     if info.kind in FLOATS:
         return torch.from_numpy(raw.view(FLOATS[info.kind]).copy()).view(info.shape)
-    result = torch.empty(info.shape)
     width = info.shape[-1]
     rows = raw.reshape(math.prod(info.shape[:-1]), -1)
+    if info.kind.lower() in KINDS:
+        blocks = Blocks(info.kind.lower(), (len(rows), width), torch.from_numpy(rows))
+        return blocks if len(info.shape) == 2 else blocks.floats().view(info.shape)
+    result = torch.empty(len(rows), width)
     step = max(1, AT_ONCE // width)
     parts = np.split(rows, range(step, len(rows), step))
-    for into, part in zip(torch.split(result.view(-1, width), step), parts, strict=True):
-        into.copy_(_widened_blocks(part, info.kind).view(into.shape))
-    return result
+    for into, part in zip(torch.split(result, step), parts, strict=True):
+        into.copy_(_widened_by_library(part, info.kind))
+    return result.view(info.shape)
 
 
-def _widened_blocks(rows: np.ndarray[Any, np.dtype[np.uint8]], kind: str) -> Tensor:
+def _widened_by_library(rows: np.ndarray[Any, np.dtype[np.uint8]], kind: str) -> Tensor:
     """rows (n, bytes) of whole blocks -> float32."""
-    if kind in WIDENED:
-        block_bytes = next(size for name, _, size in TENSOR_TYPES.values() if name == kind)
-        return WIDENED[kind](torch.from_numpy(rows.copy()).view(-1, block_bytes))
     import gguf
 
     return torch.from_numpy(gguf.quants.dequantize(rows, gguf.GGMLQuantizationType[kind]))

@@ -16,11 +16,12 @@ import pytest
 import torch
 
 from model.errors import ModelError
+from model.ggml import Blocks
 from model.weights.checkpoint import Checkpoint
 from model.weights.files import BUNDLED
 from model.weights.folder import find_model
 from model.weights.gguf.header import TENSOR_TYPES, TensorInfo
-from model.weights.gguf.tensors import widened
+from model.weights.gguf.tensors import read_tensor
 from tests.model.export.exports import MODELS, TRICKY, exported, toy
 from tests.model.folders import configure, logits
 from tests.model.toys import load
@@ -92,7 +93,8 @@ def test_every_type_is_widened_as_the_library_widens_it(kind: str, tmp_path: Pat
     raw.tofile(file)
     info = TensorInfo("t", (rows, columns), kind, 0, raw.size)
     with np.errstate(all="ignore"):
-        found = widened(np.memmap(file, np.uint8, "r"), info)
+        read = read_tensor(np.memmap(file, np.uint8, "c"), info)
+        found = read.floats() if isinstance(read, Blocks) else read
         expected = gguf.quants.dequantize(raw.reshape(rows, -1), number)
     np.testing.assert_array_equal(found.numpy(), expected)
 
