@@ -28,13 +28,16 @@ from dataclasses import dataclass
 from math import prod
 from typing import Literal
 
+from model.cpu.blocks.layout import BY_NAME
+from model.cpu.blocks.layout import OUTPUTS as BLOCK_OUTPUTS
 from model.cpu.interleaved.layout import OUTPUTS, QUAD
 from model.decoder.config import DecoderConfig
 from model.families.weight_table import WeightSlot
 
-Scheme = Literal["floats", "llm.int8", "nf4", "nf4-double", "int8"]
-"""How the matrices of the layers are kept: as floats; by bitsandbytes (model.precision); or as int8
-rows on a CPU, where the embeddings and the head are so, too."""
+Scheme = Literal["floats", "llm.int8", "nf4", "nf4-double", "int8", "q8_0", "q4_0"]
+"""How the matrices of the layers are kept: as floats; by bitsandbytes (model.precision); as int8
+rows on a CPU, where the embeddings and the head are so, too; or there in blocks of 8 or 4 bits,
+with embeddings and head in 8."""
 
 NF4_BLOCK = 64  # weights to a scale of 8 bits
 NF4_SCALES = 256  # of these to a float32 scale
@@ -58,7 +61,7 @@ class Footprint:
     """Bytes of a loaded decoder."""
 
     matrices: int  # of what the scheme quantizes; with floats, of the same matrices
-    scales: int  # of the matrices
+    scales: int  # of the matrices; in blocks they are among these
     others: int  # embeddings, norms, biases
     rotary: int
 
@@ -68,13 +71,21 @@ class Footprint:
 
 
 def footprint(
-    config: DecoderConfig, table: Mapping[str, WeightSlot], scheme: Scheme, float_bytes: int
+    config: DecoderConfig,
+    table: Mapping[str, WeightSlot],
+    scheme: Scheme,
+    float_bytes: int,
+    kept: Mapping[str, str] | None = None,
 ) -> Footprint:
     """The footprint of a decoder whose tensors have the table's shapes.
 
-    float_bytes: 2 or 4, of what stays float; of the scheme int8 always 4. A model of less than 256
-    MB in int8 may be kept in several forms at once on a CPU, of which this counts one.
+    float_bytes: 2 or 4, of what stays float; of CPUs' schemes always 4. kept: the formats of the
+    tensors that stay in the blocks that their file has, by name; of schemes of blocks. A model of
+    less than 256 MB in int8 may be kept in several forms at once on a CPU, of which this counts
+    one.
     """
+    if scheme in BY_NAME:
+        return _in_blocks(config, table, scheme, kept or {})
     rows: dict[str, int] = {}
     widths: dict[str, int] = {}
     others = 0
@@ -93,6 +104,23 @@ def footprint(
         matrices += matrix
         scales += its_scales
     return Footprint(matrices, scales, others, rotary_bytes(config, float_bytes))
+
+
+def _in_blocks(
+    config: DecoderConfig, table: Mapping[str, WeightSlot], scheme: str, kept: Mapping[str, str]
+) -> Footprint:
+    matrices = 0
+    others = 0
+    for name, slot in table.items():
+        if not _is_quantized(slot, "int8"):
+            others += prod(slot.shape) * FLOAT32
+            continue
+        out, width = slot.shape
+        usual = scheme if slot.parameter.startswith("layers.") else "q8_0"
+        format_ = BY_NAME[kept.get(name, usual)]
+        whole = _ceil(width, format_.columns) * format_.columns
+        matrices += _ceil(out, BLOCK_OUTPUTS) * format_.panel_bytes(whole)
+    return Footprint(matrices, 0, others, rotary_bytes(config, FLOAT32))
 
 
 def footprints(config: DecoderConfig, table: Mapping[str, WeightSlot]) -> dict[str, Footprint]:

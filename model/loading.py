@@ -17,6 +17,7 @@ import torch
 from torch.distributed import ProcessGroup
 
 from model.catalogue.records import check_unaltered
+from model.cpu.blocks.linear import BlockFactory, can_run
 from model.cpu.quantized_linear import Int8Factory
 from model.cpu.torch_step import add_step
 from model.decoder.config import DecoderConfig
@@ -50,6 +51,13 @@ from model.weights.files import ModelFiles
 from model.weights.folder import find_model
 
 log = logging.getLogger(__name__)
+
+# The kinds of weights in blocks: to what floats are rounded, and whether a file's blocks are kept.
+BLOCKS: Mapping[str, tuple[Scheme, bool]] = {
+    "int8": ("q8_0", False),
+    "int4": ("q4_0", False),
+    "blocks": ("q8_0", True),
+}
 
 
 @dataclass(frozen=True)
@@ -138,14 +146,15 @@ def load_model(
 
     device: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1", "mps". dtype: "auto" (the
     fastest that the device has kernels for), "float32", "float16", "bfloat16". quantization: None
-    (floats), "int8" (on a CPU fimls' own, the fastest there; on a GPU "llm.int8"), "int4"
-    ("nf4-double"), by bitsandbytes "llm.int8", "nf4", "nf4-double", which save memory, not time; or
-    "auto" (int8 on a CPU with the dtype "auto", else floats; fewer bits where the memory that is
-    free asks for them). measured: a folder that keeps the measured speed of kernels. progress: is
-    told the share of tensors that are loaded, 0 to 1. prepared: the cache folder that may hold the
-    weights as another process has prepared them. device_map, max_memory, offload_folder,
-    tensor_parallel: see model.placement.spread; they go with floats, and without a faster step for
-    few rows.
+    (floats), "int8" (on a CPU fimls' own; on a GPU "llm.int8"), "int4" (fimls' own on a CPU that
+    has the instructions, with a model that is not small; else "nf4-double"), by bitsandbytes
+    "llm.int8", "nf4", "nf4-double", which save memory, not time; or "auto" (on a CPU with the dtype
+    "auto" the blocks of a GGUF file as they are, or int8, else floats; fewer bits where the memory
+    that is free asks for them). measured: a folder that keeps the measured speed of kernels and
+    machine code. progress: is told the share of tensors that are loaded, 0 to 1. prepared: the
+    cache folder that may hold the weights as another process has prepared them. device_map, max_memory,
+    offload_folder, tensor_parallel: see model.placement.spread; they go with floats, and without a
+    faster step for few rows.
     """
     spread = Spread(device_map, max_memory, offload_folder, tensor_parallel)
     folder = find_model(name)
@@ -160,13 +169,12 @@ def load_model(
         return LoadedModel(folder, tokenizer, decoder, precision=decoder.scheme)
     where = choose_device(opened)
     chosen_dtype = choose_dtype(dtype, where)
+    in_blocks = False
+    if checkpoint is not None and where.type == "cpu":
+        in_blocks = can_run(checkpoint.config, measured)
+    needs = needs_of(folder, checkpoint, chosen_dtype, in_blocks=in_blocks)
     choice = choose_quantization(
-        quantization,
-        dtype,
-        chosen_dtype,
-        where,
-        needs_of(folder, checkpoint, chosen_dtype),
-        free_memory(where),
+        quantization, dtype, chosen_dtype, where, needs, free_memory(where)
     )
     log.info("%s: %s", folder.path, choice.reason)
     if checkpoint is None:
@@ -180,21 +188,34 @@ def load_model(
     return LoadedModel(folder, tokenizer, decoder, kept, choice.reason)
 
 
-def needs_of(folder: ModelFiles, checkpoint: Checkpoint | None, dtype: torch.dtype) -> Needs:
-    """The memory that each kind of weights takes; without a checkpoint floats alone."""
+def needs_of(
+    folder: ModelFiles,
+    checkpoint: Checkpoint | None,
+    dtype: torch.dtype,
+    *,
+    in_blocks: bool = False,
+) -> Needs:
+    """The memory that each kind of weights takes; without a checkpoint floats alone.
+
+    in_blocks: on a CPU the weights are in blocks.
+    """
     name = str(folder.path)
     if checkpoint is None:
         return Needs(name, {None: folder.parameters * dtype.itemsize})
     schemes: dict[str | None, Scheme] = {None: "floats", "int8": "int8"}
     schemes |= {kind: kind for kind in KINDS}
     config, table = checkpoint.config, checkpoint.table
-    return Needs(
-        name,
-        {
-            kind: footprint(config, table, scheme, dtype.itemsize).total
-            for kind, scheme in schemes.items()
-        },
-    )
+    kept: dict[str, str] = {}
+    if in_blocks:
+        schemes |= {kind: name for kind, (name, _) in BLOCKS.items()}
+        kept = checkpoint.block_kinds
+        if not kept:
+            del schemes["blocks"]
+    sizes = {}
+    for kind, scheme in schemes.items():
+        stays = kept if kind == "blocks" else None
+        sizes[kind] = footprint(config, table, scheme, dtype.itemsize, stays).total
+    return Needs(name, sizes)
 
 
 def load_decoder(
@@ -267,9 +288,12 @@ def choose_factory(
     quantization: str | None,
     measured: Path | None,
 ) -> Factory:
-    """The maker of matrices for the kind of weights: floats, fimls' own int8, bitsandbytes'."""
+    """The maker of matrices for the kind of weights: floats, fimls' own, bitsandbytes'."""
     if quantization is None:
         return Factory(device, dtype)
+    if quantization in BLOCKS and can_run(config, measured):
+        name, keeps = BLOCKS[quantization]
+        return BlockFactory.for_cpu(config, name, keeps=keeps)
     if quantization == "int8":
         return Int8Factory.for_cpu(config, measured)
     return BitsFactory(device, dtype, quantization)

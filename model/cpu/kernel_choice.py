@@ -59,8 +59,7 @@ def make_plan(shapes: Mapping[MatrixShape, int], folder: Path | None = None) -> 
     interleaved also where the machine code for that is still to be compiled, to which a small one's
     start does not pay attention (compiled_step.py).
     """
-    size = sum(out * width * count for (out, width), count in shapes.items())
-    small = size <= SMALL_BYTES
+    small = is_small(shapes)
     if not small and folder is not None and not load_made(folder) and can_be_made(folder):
         return Plan(INTERLEAVED.name, INTERLEAVED.name, FEW[-1])
     measurements = Measurements(folder)
@@ -77,6 +76,11 @@ def make_plan(shapes: Mapping[MatrixShape, int], folder: Path | None = None) -> 
         log.info("the machine is busy: kernels are chosen by rules of thumb")
         return by_thumb(small=small)
     return choose(totals, small=small, mappable=[k.name for k in kernels().values() if k.mappable])
+
+
+def is_small(shapes: Mapping[MatrixShape, int]) -> bool:
+    """Whether a model that multiplies with these is one whose Plan is small."""
+    return sum(out * width * count for (out, width), count in shapes.items()) <= SMALL_BYTES
 
 
 def by_thumb(*, small: bool) -> Plan:

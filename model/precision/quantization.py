@@ -13,13 +13,14 @@ from model.precision.bitsandbytes_linear import KINDS, library
 
 # What may be asked for; see `named`.
 QUANTIZATIONS = ("auto", "none", "int8", "int4", *KINDS)
+NAMES = {"blocks": "auto"}  # what asks for a kind that has no name of its own
 ROOM = 0.9  # the share of the free memory that weights may take; the rest is for caches
 
 
 @dataclass(frozen=True, slots=True)
 class Needs:
     """What a model needs of memory for its weights: bytes by kind (see Choice), of those kinds that
-    it can have.
+    it can have. "int4" and "blocks" are among them where this machine multiplies weights in blocks.
 
     trainable: for a head, whose gradients go through the matrices.
     """
@@ -31,8 +32,8 @@ class Needs:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """kind: "int8" is fimls' own for CPUs, the others are bitsandbytes'; None for floats. reason:
-    one line for people."""
+    """kind: "int8" and "int4" are fimls' own for CPUs, and so is "blocks", those of a GGUF file as
+    they are; the others are bitsandbytes'; None for floats. reason: one line for people."""
 
     kind: str | None
     reason: str
@@ -53,12 +54,12 @@ def choose_quantization(
     """
     if quantization == "auto":
         return _first_that_fits(_candidates(dtype_name, device, needs), dtype, device, needs, free)
-    kind = named(quantization, dtype_name, device, needs.trainable)
+    kind = named(quantization, dtype_name, device, needs)
     needed = needs.nbytes.get(kind)  # what it cannot have is refused by who loads it
     if free is not None and needed is not None and needed > free:
         remedy = "Use"
         if smaller := _smaller(kind, dtype_name, device, needs):
-            remedy = f"Set the quantization to {smaller!r}, use"
+            remedy = f"Set the quantization to {NAMES.get(smaller, smaller)!r}, use"
         raise ModelError(
             f"{needs.name} needs {_gb(needed)} for its weights, but {_gb(free)} of the memory of "
             f"{device} are free. {remedy} a smaller model, or close what else uses the memory."
@@ -67,10 +68,10 @@ def choose_quantization(
 
 
 def named(
-    quantization: str | None, dtype_name: str, device: torch.device, trainable: bool
+    quantization: str | None, dtype_name: str, device: torch.device, needs: Needs
 ) -> str | None:
     """The kind of that name on the device: "int8" is fimls' own on a CPU and LLM.int8() on a GPU,
-    "int4" is "nf4-double". Raises ModelError."""
+    "int4" is fimls' own where the CPU has that, else "nf4-double". Raises ModelError."""
     if quantization in (None, "none"):
         return None
     if quantization not in QUANTIZATIONS:
@@ -83,7 +84,7 @@ def named(
             f"{quantization} weights do not run on {device}. Set the quantization to 'none'."
         )
     if quantization == "int8" and device.type == "cpu":
-        if trainable:
+        if needs.trainable:
             raise ModelError(
                 "fimls' own int8 weights have no gradients. Set the quantization to 'llm.int8'."
             )
@@ -92,6 +93,9 @@ def named(
                 f"int8 weights go with float32, not with {dtype_name}. Set the dtype to 'auto', or "
                 "the quantization to 'llm.int8'."
             )
+        return quantization
+    own = device.type == "cpu" and not needs.trainable and dtype_name in ("auto", "float32")
+    if quantization == "int4" and own and "int4" in needs.nbytes:
         return quantization
     library()
     return {"int8": "llm.int8", "int4": "nf4-double"}.get(quantization, quantization)
@@ -102,11 +106,12 @@ def _candidates(dtype_name: str, device: torch.device, needs: Needs) -> list[str
     floats: list[str | None] = [None]
     if "int8" not in needs.nbytes or device.type not in ("cpu", "cuda"):
         return floats
-    own = device.type == "cpu" and not needs.trainable
-    if own and dtype_name == "auto":
-        return ["int8", "nf4-double"]
-    own = own and dtype_name == "float32"
-    return [*floats, "int8" if own else "llm.int8", "nf4-double"]
+    if device.type != "cpu" or needs.trainable or dtype_name not in ("auto", "float32"):
+        return [*floats, "llm.int8", "nf4-double"]
+    least = "int4" if "int4" in needs.nbytes else "nf4-double"
+    if dtype_name == "float32":
+        return [*floats, "int8", least]
+    return ["blocks" if "blocks" in needs.nbytes else "int8", least]
 
 
 def _smaller(kind: str | None, dtype_name: str, device: torch.device, needs: Needs) -> str | None:
@@ -151,6 +156,8 @@ def _first_that_fits(
 
 
 def _word(kind: str | None, dtype: torch.dtype) -> str:
+    if kind == "blocks":
+        return "the file's own blocks"
     return kind or str(dtype).removeprefix("torch.")
 
 

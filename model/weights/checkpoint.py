@@ -52,6 +52,12 @@ class Checkpoint:
         return self.folder.tensor_shapes(self.table, self.config)
 
     @property
+    def block_kinds(self) -> dict[str, str]:
+        """The kinds of the tensors that the files hold in blocks, of those that are matrices of the
+        decoder, by name. Raises ModelError."""
+        return self.folder.block_kinds(self.table, self.config)
+
+    @property
     def parameters(self) -> int:
         return sum(math.prod(slot.shape) for slot in self.table.values())
 

@@ -129,6 +129,11 @@ class ModelFiles(ABC):
         """The weights as floats, file by file, each with its file and its name in the table, also
         those that have no place there. Loads torch. Raises ModelError."""
 
+    def block_kinds(self, table: Mapping[str, WeightSlot], config: DecoderConfig) -> dict[str, str]:
+        """The kinds of those of `stored_tensors` that are blocks, by their names. Raises
+        ModelError."""
+        return {}
+
     def stored_tensors(
         self, table: Mapping[str, WeightSlot], config: DecoderConfig
     ) -> Iterator[tuple[Path, str, Tensor | Blocks]]:

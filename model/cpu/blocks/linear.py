@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -12,13 +14,24 @@ from torch import Tensor, nn
 from model.cpu.blocks.kernel import PRODUCT, Part
 from model.cpu.blocks.layout import BLOCK, BY_NAME, OUTPUTS, Format
 from model.cpu.blocks.packing import pack, quantize, unpack
-from model.cpu.quantized_linear import interleaving
+from model.cpu.interleaved.kernel import can_be_made
+from model.cpu.kernel_choice import is_small
+from model.cpu.quantized_linear import interleaving, step_shapes
 from model.decoder.config import DecoderConfig
 from model.decoder.factory import Embeddings, Factory, Packed
 from model.decoder.layers import Attention
 from model.ggml import KINDS, Quantized, quantized
 
-AT_ONCE = 2**21  # weights that are packed at once
+AT_ONCE = 2**19  # weights that are packed at once: they fit a CPU's cache
+LARGE = BY_NAME["q8_0"]  # of embeddings and head
+
+
+def can_run(config: DecoderConfig, folder: Path | None) -> bool:
+    """Whether a model is multiplied in blocks on this machine: a large one, where machine code can
+    be compiled and kept in the cache folder."""
+    if folder is None or is_small(step_shapes(config)):
+        return False
+    return can_be_made(folder)
 
 
 class BlockLinear(Packed):
@@ -26,9 +39,17 @@ class BlockLinear(Packed):
     are rounded to `format_`. parts: from the first row to the last."""
 
     def __init__(
-        self, width: int, out: int, bias: bool, format_: Format, order: Tensor | None = None
+        self,
+        width: int,
+        out: int,
+        bias: bool,
+        format_: Format,
+        order: Tensor | None = None,
+        *,
+        keeps: bool = True,
     ) -> None:
-        """order: the rows' order in memory, which keeps the rows of each tensor together."""
+        """order: the rows' order in memory, which keeps the rows of each tensor together. keeps:
+        takes blocks of every format."""
         super().__init__()
         self.width = width
         self.out = out
@@ -36,36 +57,38 @@ class BlockLinear(Packed):
         self.bias = nn.Parameter(torch.zeros(out), requires_grad=False) if bias else None
         self.parts: list[Part] = []
         self._order = order
+        self._keeps = keeps
 
     def takes_blocks(self, kind: str) -> bool:
-        return kind in KINDS
+        return kind in KINDS if self._keeps else kind == self.format.name
 
     def fill(self, first: int, weights: Tensor) -> None:
         """Rounds weights (n, width), the rows from `first` on."""
         padded = -self.width % self.format.columns
-        rows = self._rows(first, len(weights))
 
-        def read(some: slice) -> Quantized:
-            return quantize(F.pad(weights[rows[some]].float(), (0, padded)), self.format)
+        def read(rows: Tensor) -> Quantized:
+            return quantize(F.pad(rows.float(), (0, padded)), self.format)
 
-        self._add(first, len(weights), self.format, read)
+        self._add(first, weights, self.format, read)
 
     def fill_blocks(self, first: int, kind: str, raw: Tensor) -> None:
         """Takes blocks of one of KINDS, uint8 (n, bytes of a row)."""
-        rows = self._rows(first, len(raw))
-        self._add(first, len(raw), BY_NAME[kind], lambda some: quantized(kind, raw[rows[some]]))
+        self._add(first, raw, BY_NAME[kind], lambda rows: quantized(kind, rows))
 
-    def _add(self, first: int, count: int, format_: Format, read: Any) -> None:
-        step = max(1, AT_ONCE // (OUTPUTS * self.width)) * OUTPUTS
-        pieces = [slice(start, start + step) for start in range(0, count, step)]
-        panels = torch.cat([pack(read(some), format_) for some in pieces])
+    def _add(
+        self, first: int, rows: Tensor, format_: Format, read: Callable[[Tensor], Quantized]
+    ) -> None:
+        """Packs rows, a few at a time. read: takes them apart."""
+        count = len(rows)
+        order = None if self._order is None else self._order[first : first + count] - first
+        size = format_.panel_bytes(-(-self.width // format_.columns) * format_.columns)
+        panels = torch.empty(-(-count // OUTPUTS), size, dtype=torch.uint8)
+        step = max(1, AT_ONCE // (OUTPUTS * self.width))
+        for start in range(0, len(panels), step):
+            some = slice(OUTPUTS * start, OUTPUTS * (start + step))
+            part = rows[some] if order is None else rows[order[some]]
+            pack(read(part), format_, panels[start : start + step])
         self.parts.append(Part(first, count, format_, panels))
-
-    def _rows(self, first: int, count: int) -> Tensor:
-        """The rows of a tensor in the order of memory."""
-        if self._order is None:
-            return torch.arange(count)
-        return self._order[first : first + count] - first
 
     def finish(self) -> None:
         self.parts.sort(key=lambda part: part.first)
@@ -103,9 +126,12 @@ class BlockLinear(Packed):
 class BlockEmbedding(Embeddings, Packed):
     """Embeddings as rows of a matrix in blocks, which is the head's, too, where both are tied."""
 
-    def __init__(self, vocabulary: int, hidden: int, format_: Format) -> None:
+    def __init__(
+        self, vocabulary: int, hidden: int, format_: Format, *, keeps: bool = True
+    ) -> None:
+        """keeps: as of BlockLinear."""
         super().__init__()
-        self.linear = BlockLinear(hidden, vocabulary, False, format_)
+        self.linear = BlockLinear(hidden, vocabulary, False, format_, keeps=keeps)
 
     def takes_blocks(self, kind: str) -> bool:
         return self.linear.takes_blocks(kind)
@@ -138,38 +164,47 @@ class BlockEmbedding(Embeddings, Packed):
 class BlockFactory(Factory):
     """Makes the modules of a decoder with matrices in blocks.
 
-    format: of what is rounded here: weights that a checkpoint holds as floats.
+    format: of what is rounded here; embeddings and head always have 8 bits. keeps: what a file
+    holds in blocks stays in those.
     """
 
     config: DecoderConfig
     format: Format
+    keeps: bool
     interleaved: ClassVar[bool] = True
 
     @classmethod
-    def for_cpu(cls, config: DecoderConfig, format_: Format) -> BlockFactory:
-        return cls(torch.device("cpu"), torch.float32, config, format_)
+    def for_cpu(cls, config: DecoderConfig, name: str, *, keeps: bool) -> BlockFactory:
+        """name: of the format."""
+        return cls(torch.device("cpu"), torch.float32, config, BY_NAME[name], keeps)
 
     @property
     def scheme(self) -> str:
-        return f"blocks {self.format.name}"
+        return f"blocks {self.format.name}{' or as stored' if self.keeps else ''}"
 
     @property
     def prefill_chunk(self) -> int:
         return 32
 
     def linear(self, width: int, out: int, bias: bool) -> nn.Module:
-        return BlockLinear(width, out, bias, self.format)
+        return BlockLinear(width, out, bias, self.format, keeps=self.keeps)
 
     def qkv(self, config: DecoderConfig) -> nn.Module:
         order, _ = interleaving(config)
-        bias = config.qkv_bias
-        return BlockLinear(config.hidden_size, config.qkv_size, bias, self.format, order)
+        return BlockLinear(
+            config.hidden_size,
+            config.qkv_size,
+            config.qkv_bias,
+            self.format,
+            order,
+            keeps=self.keeps,
+        )
 
     def embedding(self, vocabulary: int, hidden: int) -> Embeddings:
-        return BlockEmbedding(vocabulary, hidden, BY_NAME["q8_0"])
+        return BlockEmbedding(vocabulary, hidden, LARGE, keeps=self.keeps)
 
     def head(self, config: DecoderConfig) -> nn.Module:
-        return BlockLinear(config.hidden_size, config.vocab_size, False, BY_NAME["q8_0"])
+        return BlockLinear(config.hidden_size, config.vocab_size, False, LARGE, keeps=self.keeps)
 
     def finish(self, module: nn.Module) -> None:
         if isinstance(module, Attention):  # its own weights are only the gains of its norms

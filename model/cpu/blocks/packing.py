@@ -48,11 +48,13 @@ _ONES = 0x0101010101010101  # of eight bytes
 _GATHERED = 0x0102040810204080  # times eight bytes of 0 or 1: their bits in the highest byte
 
 
-def pack(rows: Quantized, format_: Format) -> Tensor:
-    """Rows (n, width) -> uint8 (panels, panel_bytes). Rows that the last panel lacks are 0."""
+def pack(rows: Quantized, format_: Format, packed: Tensor | None = None) -> Tensor:
+    """Rows (n, width) -> uint8 (panels, panel_bytes). Rows that the last panel lacks are 0. packed:
+    where to."""
     panels = -(-len(rows.numbers) // OUTPUTS)
     blocks = rows.numbers.shape[1] // BLOCK
-    packed = torch.empty(panels, format_.panel_bytes(BLOCK * blocks), dtype=torch.uint8)
+    if packed is None:
+        packed = torch.empty(panels, format_.panel_bytes(BLOCK * blocks), dtype=torch.uint8)
     # (panels, groups, blocks of a group, bytes): groups share a header
     body = packed.view(panels, blocks, 1, -1)
     if format_.two_level:

@@ -135,6 +135,11 @@ class GgufModel(ModelFiles):
         for file, name, stored in self.stored_tensors(table, config):
             yield file, name, stored.floats() if isinstance(stored, Blocks) else stored
 
+    def block_kinds(self, table: Mapping[str, WeightSlot], config: DecoderConfig) -> dict[str, str]:
+        from model.weights.gguf.tensors import gguf_block_kinds
+
+        return gguf_block_kinds(self, table, config)
+
     def stored_tensors(
         self, table: Mapping[str, WeightSlot], config: DecoderConfig
     ) -> Iterator[tuple[Path, str, Tensor | Blocks]]:

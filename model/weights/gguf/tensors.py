@@ -58,6 +58,22 @@ def gguf_shapes(
     return {names.get(info.name, info.name): info.shape for _, info in _stored(model)}
 
 
+def gguf_block_kinds(
+    model: GgufModel, table: Mapping[str, WeightSlot], config: DecoderConfig
+) -> dict[str, str]:
+    """The kinds of those of `gguf_tensors` that are blocks, by name."""
+    names = {theirs: name for name, theirs in gguf_names(model.family, table, config).items()}
+    return {
+        names.get(info.name, info.name): info.kind.lower()
+        for _, info in _stored(model)
+        if _is_in_blocks(info)
+    }
+
+
+def _is_in_blocks(info: TensorInfo) -> bool:
+    return info.kind.lower() in KINDS and len(info.shape) == 2
+
+
 def _stored(model: GgufModel) -> Iterator[tuple[Path, TensorInfo]]:
     """The weights in the files' order, each with its file."""
     for file, header in model.parts.items():
@@ -98,7 +114,7 @@ def read_tensor(data: np.memmap[Any, np.dtype[np.uint8]], info: TensorInfo) -> T
     rows = raw.reshape(math.prod(info.shape[:-1]), -1)
     if info.kind.lower() in KINDS:
         blocks = Blocks(info.kind.lower(), (len(rows), width), torch.from_numpy(rows))
-        return blocks if len(info.shape) == 2 else blocks.floats().view(info.shape)
+        return blocks if _is_in_blocks(info) else blocks.floats().view(info.shape)
     result = torch.empty(len(rows), width)
     step = max(1, AT_ONCE // width)
     parts = np.split(rows, range(step, len(rows), step))
