@@ -1,5 +1,5 @@
-"""The folder for the machine code that numba makes of numba_step.py and interleaved/, in the user's
-cache folder.
+"""The folder for the machine code that numba makes of numba_step.py, interleaved/ and blocks/, in
+the user's cache folder.
 
 Compiling takes seconds and memory, so a process of its own does it, once for each version of the
 source, numba and CPU. The engine runs what is kept there. So the folder has to be the user's alone,
@@ -26,9 +26,10 @@ from model.private_files import is_private_folder, own_private_folder
 FOLDER = Path(__file__).parent
 SOURCES = (
     FOLDER / "numba_step.py",
-    FOLDER / "interleaved" / "layout.py",
-    FOLDER / "interleaved" / "product.py",
+    *(FOLDER / "interleaved" / f"{name}.py" for name in ("layout", "product", "sharing")),
     FOLDER / "interleaved" / "intrinsics.py",
+    *(FOLDER / "blocks" / f"{name}.py" for name in ("layout", "tiles", "wide", "panels")),
+    *(FOLDER / "blocks" / f"{name}.py" for name in ("product", "step")),
 )
 CHECKSUM = "sha256"
 REMOVALS = 20
@@ -84,7 +85,7 @@ def make(folder: Path, written: Path) -> None:
     try:
         use(written)
         load_step()
-        load_product()
+        load_products()
         (written / CHECKSUM).write_bytes(_checksum(written))
         try:
             written.rename(folder)
@@ -116,11 +117,14 @@ def load_step() -> None:
     numba_step.forward(*numba_step.toy())
 
 
-def load_product() -> None:
-    """As load_step, for the product with interleaved weights."""
-    from model.cpu.interleaved import product
+def load_products() -> None:
+    """As load_step, for the products with interleaved weights and with weights in blocks."""
+    from model.cpu.blocks import product as blocks
+    from model.cpu.interleaved import product, sharing
 
+    sharing.load()
     product.load()
+    blocks.load()
 
 
 def _checksum(folder: Path) -> bytes:

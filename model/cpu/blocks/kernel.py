@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.cpu.blocks.layout import BLOCK, LARGEST, OUTPUTS, Format
+from model.cpu import code_cache
+from model.cpu.blocks.layout import BLOCK, LARGEST, OUTPUTS, SMALLEST, SUPER, Format
 from model.cpu.blocks.packing import unpack
+from model.cpu.interleaved.kernel import SERIAL, Pool
 
-SMALLEST = 1e-20  # divides a block of zeros
 AT_ONCE = 2**21  # weights that are widened at once
 
 
@@ -28,9 +30,100 @@ class Part(NamedTuple):
 class BlockProduct:
     """Activations are rounded to 8 bits with a scale a block."""
 
-    def multiply(self, x: Tensor, parts: Sequence[Part], out: int) -> Tensor:
-        """x (rows, width) float32 -> (rows, out)."""
-        return self._slow(x, parts)
+    def __init__(self) -> None:
+        self._code: Any = None
+        self._functions: Any = None
+        self._pool: Pool | None = None
+
+    @property
+    def ready(self) -> bool:
+        return self._pool is not None
+
+    def load(self, folder: Path) -> None:
+        """Loads machine code from a folder that is intact (code_cache.py), or compiles it there.
+
+        Raises OSError if numba would keep it elsewhere.
+        """
+        if self.ready:
+            return
+        code_cache.use(folder)
+        from model.cpu.blocks import product  # not before numba knows the folder
+
+        self._functions = product.load()
+        if self._functions is not None:
+            self._code = product
+            self._pool = Pool.of_process()
+
+    def multiply(
+        self, x: Tensor, parts: Sequence[Part], out: int, bias: Tensor | None = None
+    ) -> Tensor:
+        """x (rows, width) float32 -> (rows, out), with the bias (out,) added.
+
+        Raises ValueError if the sizes of x and the parts do not go together.
+        """
+        if self._pool is None:
+            y = self._slow(x, parts)
+            return y if bias is None else y.add_(bias)
+        rows, width = x.shape
+        x = x.contiguous()
+        table = self._table(parts, width)
+        # Machine code does not check where it reads and writes.
+        if x.dtype != torch.float32 or parts[-1].first + parts[-1].rows != out:
+            raise ValueError(f"{x.dtype} and parts of {parts[-1]} do not go with {out} outputs")
+        if bias is not None and (bias.shape != (out,) or bias.dtype != torch.float32):
+            raise ValueError(f"a bias of {bias.shape} does not go with {out} outputs")
+        result = torch.empty(rows, out)
+        places = rows * SUPER * -(-width // (SUPER * BLOCK))
+        rounded = torch.empty(places * BLOCK, dtype=torch.int8)
+        steps = torch.empty(places)
+        sums = torch.empty(places * 2)
+        threads = self._pool.threads() if rows * width * out > SERIAL else 1
+        self._code.multiply(
+            x.data_ptr(), rows, width, table.data_ptr(), len(parts), out, result.data_ptr(),
+            bias.data_ptr() if bias is not None else 0, rounded.data_ptr(), steps.data_ptr(),
+            sums.data_ptr(), self._functions, threads, *self._pool.addresses,
+        )  # fmt: skip
+        return result
+
+    def look_up(self, ids: Tensor, parts: Sequence[Part], width: int) -> Tensor:
+        """Rows ids (n,) of a matrix, as float32 (n, width). Raises IndexError if one has none."""
+        rows = parts[-1].first + parts[-1].rows
+        if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < rows:
+            raise IndexError(f"there are {rows} rows")
+        result = torch.empty(len(ids), width)
+        if self._pool is None:
+            for part in parts:
+                here = (ids >= part.first) & (ids < part.first + part.rows)
+                own = ids[here] - part.first
+                panels, at = torch.unique(own // OUTPUTS, return_inverse=True)
+                floats = unpack(part.panels[panels], part.format).floats(part.format)
+                floats = floats.view(len(panels), OUTPUTS, -1)
+                result[here] = floats[at, own % OUTPUTS, :width]
+            return result
+        ids = ids.long().contiguous()
+        table = self._table(parts, width)
+        self._code.look_up(
+            ids.data_ptr(), len(ids), width, table.data_ptr(), len(parts), result.data_ptr(),
+            self._functions,
+        )  # fmt: skip
+        return result
+
+    def _table(self, parts: Sequence[Part], width: int) -> Tensor:
+        """What product.py wants to know of the parts."""
+        blocks = -(-width // BLOCK)
+        found = []
+        rows = 0
+        for part in parts:
+            size = part.format.panel_bytes(blocks * BLOCK)
+            shape = (-(-part.rows // OUTPUTS), size)
+            if part.panels.shape != shape or not part.panels.is_contiguous() or part.first != rows:
+                raise ValueError(f"{part.panels.shape} is not {shape}, for {width} columns")
+            if part.format.two_level and blocks % SUPER:
+                raise ValueError(f"{width} columns of {part.format.name} are no whole super-blocks")
+            rows += part.rows
+            code, kind = self._code.numbers_of(part.format)
+            found.append((part.panels.data_ptr(), size, code, kind, part.first, part.rows))
+        return torch.tensor(found, dtype=torch.int64)
 
     def _slow(self, x: Tensor, parts: Sequence[Part]) -> Tensor:
         x = round_activations(x)

@@ -24,6 +24,7 @@ SUPER = 8
 QUADS = BLOCK // QUAD
 PLANE = OUTPUTS * BLOCK // 8  # bytes of one bit of every number of a panel's block
 LARGEST = 127  # of an activation's 8-bit number; none is -128
+SMALLEST = 1e-20  # divides a block of zeros
 
 
 class Format(NamedTuple):

@@ -102,17 +102,12 @@ class BlockLinear(Packed):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., width) float32 -> (..., out) float32."""
-        y = PRODUCT.multiply(x.reshape(-1, self.width), self.parts, self.out)
-        if self.bias is not None:
-            y += self.bias
+        y = PRODUCT.multiply(x.reshape(-1, self.width), self.parts, self.out, self.bias)
         return y.view(*x.shape[:-1], self.out)
 
     def rows(self, ids: Tensor) -> Tensor:
         """Rows `ids` (n,) as float32 (n, width)."""
-        (part,) = self.parts
-        panels, at = torch.unique(ids // OUTPUTS, return_inverse=True)
-        floats = unpack(part.panels[panels], part.format).floats()
-        return floats.view(len(panels), OUTPUTS, -1)[at, ids % OUTPUTS, : self.width]
+        return PRODUCT.look_up(ids, self.parts, self.width)
 
     def floats(self) -> Tensor:
         """The matrix (out, width) as float32, in the order of memory."""

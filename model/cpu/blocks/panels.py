@@ -1,5 +1,6 @@
-"""The product of rows with one panel of any format, compiled once, for all who call it by its
-address: what is inlined instead is compiled again in every caller."""
+"""The tiles as functions, each compiled once, for all who call it by its address: what is inlined
+instead is compiled again in every caller. And the rounding of activations for them.
+"""
 
 from __future__ import annotations
 
@@ -10,62 +11,64 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from model.cpu.blocks.layout import BLOCK, FORMATS, OUTPUTS
-from model.cpu.blocks.tiles import MAX_ROWS, make_tile
-from model.cpu.interleaved.intrinsics import I64
+from model.cpu.blocks.layout import BLOCK, OUTPUTS
+from model.cpu.blocks.tiles import MAX_ROWS, round_numbers, tile
+from model.cpu.blocks.wide import wide_tile
+from model.cpu.blocks.wide import widen as widen_blocks
+from model.cpu.interleaved.intrinsics import CHOSEN, I64
 
 njit = numba.njit(cache=True, nogil=True, error_model="numpy")
 
 
-def _tile_of(code: int) -> Any:
-    tile = make_tile(FORMATS[code])
-
-    @njit
-    def run(
-        rows: int, weights: int, blocks: int, x: int, x_stride: int, steps: int, sums: int,
-        s_stride: int, out: int, out_stride: int,
-    ) -> None:  # fmt: skip
-        tile(rows, weights, blocks, x, x_stride, steps, sums, s_stride, out, out_stride)
-
-    return run
+def _compiled(count: int) -> Any:
+    """Compiles a function of so many whole numbers, where the CPU has instructions for it."""
+    if CHOSEN is None:
+        return lambda function: None
+    signature = types.void(*[types.int64] * count)
+    return numba.cfunc(signature, cache=True, error_model="numpy")
 
 
-tile_0, tile_1, tile_2, tile_3, tile_4, tile_5, tile_6, tile_7 = map(_tile_of, range(len(FORMATS)))
-
-
-@numba.cfunc(types.void(*[types.int64] * 9), cache=True, error_model="numpy")
+@_compiled(9)
 def multiply_panel(
     code: int, weights: int, blocks: int, rows: int, x: int, steps: int, sums: int, s_stride: int,
     out: int,
 ) -> None:  # fmt: skip
-    """rows of x times a panel of the format with that number into out (rows, OUTPUTS); see
-    tiles.make_tile."""
+    """rows of x times a panel of FORMATS[code] into out (rows, OUTPUTS); see tiles.tile."""
     first = 0
     stride = blocks * BLOCK
     line = 4 * OUTPUTS
     while first < rows:
         n = min(MAX_ROWS, rows - first)
-        x_at = x + first * stride
-        steps_at = steps + first * s_stride
-        sums_at = sums + 2 * first * s_stride
-        out_at = out + first * line
-        if code == 0:
-            tile_0(n, weights, blocks, x_at, stride, steps_at, sums_at, s_stride, out_at, line)
-        elif code == 1:
-            tile_1(n, weights, blocks, x_at, stride, steps_at, sums_at, s_stride, out_at, line)
-        elif code == 2:
-            tile_2(n, weights, blocks, x_at, stride, steps_at, sums_at, s_stride, out_at, line)
-        elif code == 3:
-            tile_3(n, weights, blocks, x_at, stride, steps_at, sums_at, s_stride, out_at, line)
-        elif code == 4:
-            tile_4(n, weights, blocks, x_at, stride, steps_at, sums_at, s_stride, out_at, line)
-        elif code == 5:
-            tile_5(n, weights, blocks, x_at, stride, steps_at, sums_at, s_stride, out_at, line)
-        elif code == 6:
-            tile_6(n, weights, blocks, x_at, stride, steps_at, sums_at, s_stride, out_at, line)
-        else:
-            tile_7(n, weights, blocks, x_at, stride, steps_at, sums_at, s_stride, out_at, line)
+        tile(
+            code, n, weights, blocks, x + first * stride, stride, steps + first * s_stride,
+            sums + 2 * first * s_stride, s_stride, out + first * line, line,
+        )  # fmt: skip
         first += n
+
+
+@_compiled(5)
+def widen(code: int, panel: int, first: int, blocks: int, into: int) -> None:
+    """See wide.widen."""
+    widen_blocks(code, panel, first, blocks, into)
+
+
+@_compiled(8)
+def multiply_wide(
+    kind: int, rows: int, wide: int, blocks: int, x: int, steps: int, least: int, out: int
+) -> None:
+    """See wide.wide_tile."""
+    wide_tile(kind, rows, wide, blocks, x, steps, least, out)
+
+
+def _by_address(count: int) -> Any:
+    """What calls a function of so many whole numbers."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        kind = ir.FunctionType(ir.VoidType(), [I64] * count)
+        builder.call(builder.inttoptr(args[0], kind.as_pointer()), args[1:])
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * (count + 1)), generate
 
 
 @intrinsic
@@ -74,10 +77,38 @@ def call_panel(
     sums: Any, s_stride: Any, out: Any,
 ) -> Any:  # fmt: skip
     """Calls multiply_panel by its address."""
+    return _by_address(9)
 
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        kind = ir.FunctionType(ir.VoidType(), [I64] * 9)
-        builder.call(builder.inttoptr(args[0], kind.as_pointer()), args[1:])
-        return context.get_dummy_value()
 
-    return types.void(*[types.int64] * 10), generate
+@intrinsic
+def call_widen(
+    typing: Any, address: Any, code: Any, panel: Any, first: Any, blocks: Any, into: Any
+) -> Any:
+    """Calls widen by its address."""
+    return _by_address(5)
+
+
+@intrinsic
+def call_wide(
+    typing: Any, address: Any, kind: Any, rows: Any, wide: Any, blocks: Any, x: Any, steps: Any,
+    least: Any, out: Any,
+) -> Any:  # fmt: skip
+    """Calls multiply_wide by its address."""
+    return _by_address(8)
+
+
+@njit
+def round_block(row: Any, start: int, rounded: Any, steps: Any, sums: Any, block: int) -> None:
+    """row[start : start + BLOCK] to 8 bits, with its scale and the sums of its halves, into the
+    arrays' block of that number."""
+    round_numbers(
+        row.ctypes.data + 4 * start, rounded.ctypes.data + BLOCK * block,
+        steps.ctypes.data + 4 * block, sums.ctypes.data + 8 * block, 0,
+    )  # fmt: skip
+
+
+@njit
+def round_row(row: Any, rounded: Any, steps: Any, sums: Any) -> None:
+    """A row whose length is a multiple of BLOCK."""
+    for block in range(len(row) // BLOCK):
+        round_block(row, BLOCK * block, rounded, steps, sums, block)

@@ -20,8 +20,8 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from model.cpu.blocks.layout import BLOCK, LARGEST, OUTPUTS
-from model.cpu.blocks.panels import call_panel
+from model.cpu.blocks.layout import BLOCK, OUTPUTS
+from model.cpu.blocks.panels import call_panel, round_block, round_row
 from model.cpu.blocks.tiles import exchange
 from model.cpu.interleaved.intrinsics import add_to, call, load_now, pause, to_floats, to_longs
 from model.cpu.numba_step import ACTIVATIONS as ACTIVATIONS
@@ -31,10 +31,7 @@ Floats = NDArray[np.float32]
 Longs = NDArray[np.int64]
 
 njit = numba.njit(cache=True, nogil=True, error_model="numpy")
-reordering = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "nsz"})
 f32 = np.float32
-i32 = np.int32
-i8 = np.int8
 
 ROWS = 16  # of a pass, at most
 SPINS = 2000  # before a thread lets others run
@@ -108,34 +105,6 @@ class Scratch(NamedTuple):
     sums: NDArray[np.int32]  # (T, R * blocks, 2)
     tile: Floats  # (T, 2, R, OUTPUTS)
     scores: Floats  # (T, H / K, positions)
-
-
-@reordering
-def round_block(row: Any, start: int, rounded: Any, steps: Any, sums: Any, block: int) -> None:
-    """row[start : start + BLOCK] to 8 bits, with its scale and the sums of its halves. NaN and
-    infinities, which whole numbers do not have, make the scale NaN."""
-    most = f32(1e-20)
-    doubt = f32(0)
-    for j in range(BLOCK):
-        value = abs(row[start + j])
-        most = max(most, value)
-        doubt += value * f32(0)
-    steps[block] = most * f32(1 / LARGEST) + doubt
-    inverse = f32(LARGEST) / most
-    for half in range(2):
-        total = i32(0)
-        for j in range(16):
-            whole = i32(np.rint(row[start + 16 * half + j] * inverse))
-            rounded[BLOCK * block + 16 * half + j] = i8(whole)
-            total += whole
-        sums[block, half] = total
-
-
-@njit
-def round_row(row: Any, rounded: Any, steps: Any, sums: Any) -> None:
-    """A row whose length is a multiple of BLOCK."""
-    for block in range(len(row) // BLOCK):
-        round_block(row, BLOCK * block, rounded, steps, sums, block)
 
 
 @njit

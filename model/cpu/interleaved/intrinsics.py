@@ -250,6 +250,16 @@ def to_floats(typing: Any, address: Any) -> Any:
 
 
 @intrinsic
+def to_bytes(typing: Any, address: Any) -> Any:
+    """A pointer to the int8 numbers at an address."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.inttoptr(args[0], I8.as_pointer())
+
+    return types.CPointer(types.int8)(types.int64), generate
+
+
+@intrinsic
 def to_ints(typing: Any, address: Any) -> Any:
     """A pointer to the int32 numbers at an address."""
 

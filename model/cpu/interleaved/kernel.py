@@ -11,7 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -40,6 +40,7 @@ class Interleaved(Kernel):
 
     def __init__(self) -> None:
         self._multiply: Callable[..., None] | None = None
+        self._work = 0
         self._pool: Pool | None = None
 
     @property
@@ -56,8 +57,9 @@ class Interleaved(Kernel):
         code_cache.use(folder)
         from model.cpu.interleaved import product  # not before numba knows the folder
 
-        if product.load():
-            self._pool = Pool()
+        self._work = product.load()
+        if self._work:
+            self._pool = Pool.of_process()
             self._multiply = product.multiply
 
     def pack(self, weights: Tensor, scale: Tensor) -> Packed:
@@ -103,7 +105,7 @@ class Interleaved(Kernel):
             threads = self._pool.threads()
         self._multiply(
             inputs.data_ptr(), rows, width, panels.data_ptr(), scale.data_ptr(), sums.data_ptr(),
-            out, result.data_ptr(), rounded.data_ptr(), steps.data_ptr(), threads,
+            out, result.data_ptr(), rounded.data_ptr(), steps.data_ptr(), self._work, threads,
             *self._pool.addresses,
         )  # fmt: skip
         return result, None
@@ -135,7 +137,7 @@ class Interleaved(Kernel):
 
 
 class Pool:
-    """Threads of this process that help with a product (product.py). They are started when they are
+    """Threads of this process that help with a product (sharing.py). They are started when they are
     wanted first, do without Python from then on, and end with the process.
 
     They are not OpenMP's, because there all threads wait for the last: on a busy machine for one
@@ -143,12 +145,21 @@ class Pool:
     """
 
     SEMAPHORE_BYTES = 64  # a sem_t has 32
+    _made: ClassVar[Pool | None] = None
+
+    @classmethod
+    def of_process(cls) -> Pool:
+        """The one that all kinds of products share."""
+        if cls._made is None:
+            cls._made = cls()
+        return cls._made
 
     def __init__(self) -> None:
-        from model.cpu.interleaved import product
+        from model.cpu.interleaved import sharing
 
-        self._help = product.help_with
-        self._job = torch.zeros(product.JOB + 8, dtype=torch.int64)
+        sharing.load()
+        self._help = sharing.help_with
+        self._job = torch.zeros(sharing.JOB + 8, dtype=torch.int64)
         self._semaphore = ctypes.create_string_buffer(self.SEMAPHORE_BYTES)
         self._helpers = 0
         self._wait = 0

@@ -1,10 +1,4 @@
-"""The product with interleaved int8 weights, compiled by numba, and the threads that share it.
-
-A job is shared by counting: each thread takes the next piece that nobody has taken. Its owner
-opens it, works, and closes it. A helper that comes late, because the machine is busy, finds it
-closed, and nobody has waited for it. A helper without a job spins for some microseconds, then
-sleeps.
-"""
+"""The product with interleaved int8 weights, compiled by numba."""
 
 from __future__ import annotations
 
@@ -14,10 +8,10 @@ import numba
 import numpy as np
 from numba import types
 
+from model.cpu.interleaved import sharing
 from model.cpu.interleaved.intrinsics import (
     CHOSEN,
     add_to,
-    call,
     load_now,
     pause,
     tile,
@@ -38,39 +32,31 @@ MAX_ROWS = 1 if CHOSEN is None else CHOSEN.max_rows
 MORE = f32(OFFSET if CHOSEN is not None and CHOSEN.unsigned else 0)
 BLOCK_BYTES = 256 * 1024  # activations beside a panel of weights, in a core's second cache
 
-SPINS = 1000  # some tens of microseconds, as OpenMP's threads spin (GOMP_SPINCOUNT in process.py)
-
-# A job: addresses and sizes, int64 each, and counters, each in a cache line of its own.
-X, ROWS, WIDTH, WEIGHTS, SCALE, SUMS, OUT, Y, ROUNDED, STEPS, GROUPS, PIECE = range(12)
-TAKEN, ROUNDED_GROUPS, DONE = 16, 24, 32
-# The threads' own: whether somebody owns the job, its number while it is open, how many helpers are
-# inside, and how many sleep.
-OWNED, OPEN, INSIDE, ASLEEP = 40, 48, 56, 64
-JOB = 72
-NUMBER = 12  # of the job that was opened last
+# A job's addresses and sizes, and its counters, each in a cache line of its own.
+X, ROWS, WIDTH, WEIGHTS, SCALE, SUMS, OUT, Y, ROUNDED, STEPS, GROUPS, PIECE = range(
+    sharing.BEGIN, sharing.BEGIN + 12
+)
+TAKEN, ROUNDED_GROUPS, DONE = 56, 64, 72
 
 
 @njit
 def multiply(
     x: int, rows: int, width: int, weights: int, scale: int, sums: int, out: int, y: int,
-    rounded: int, steps: int, threads: int, pool: int, semaphore: int, post: int,
+    rounded: int, steps: int, work: int, threads: int, pool: int, semaphore: int, post: int,
 ) -> None:  # fmt: skip
     """x (rows, width) float32 times interleaved weights (out, width), into y (rows, out).
 
     rounded, steps: room for the rounded activations, rows * QUAD * ceil(width / QUAD) bytes, and
-    their scales, rows float32. pool: address of the job that `help_with` waits for, JOB int64.
-    semaphore, post: addresses, of a semaphore and of the C library's sem_post.
+    their scales, rows float32. work: address of `work`. pool: of the job that the helpers wait for,
+    sharing.JOB int64. semaphore, post: addresses, of a semaphore and of the C library's sem_post.
     """
-    own = np.zeros(JOB, np.int64)
-    address = own.ctypes.data
-    shared = threads > 1
-    if shared:  # not if another thread of this process multiplies, too
-        shared = add_to(pool + 8 * OWNED, 1) == 0
-        if shared:
-            address = pool
-        else:
-            add_to(pool + 8 * OWNED, -1)
-    job = numba.carray(to_longs(address), (JOB,))
+    alone = np.zeros(sharing.JOB, np.int64)
+    address = alone.ctypes.data
+    shared = sharing.own(pool, threads)
+    if shared:
+        address = pool
+    job = numba.carray(to_longs(address), (sharing.JOB,))
+    job[sharing.WORK] = work
     job[X] = x
     job[ROWS] = rows
     job[WIDTH] = width
@@ -90,64 +76,14 @@ def multiply(
         round_group(job, 0)
         job[TAKEN] = 1
         job[ROUNDED_GROUPS] = 1
-    if shared:
-        open_job(job, pool, threads, semaphore, post)
-        work(job)
-        close_job(job, pool)
-    else:
-        work(job)
-    own[0] = 0  # its memory has to be there until now
+    sharing.run(job, shared, threads, semaphore, post)
+    alone[0] = 0  # its memory has to be there until now
 
 
-@njit
-def open_job(job: Any, pool: int, threads: int, semaphore: int, post: int) -> None:
-    """Lets helpers in, and wakes as many as are asleep and wanted."""
-    job[NUMBER] += 1
-    add_to(pool + 8 * OPEN, job[NUMBER])
-    for _ in range(min(threads - 1, load_now(pool + 8 * ASLEEP))):
-        call(post, semaphore)
-
-
-@njit
-def close_job(job: Any, pool: int) -> None:
-    """Lets no more helpers in, and waits for those who are."""
-    add_to(pool + 8 * OPEN, -job[NUMBER])
-    while load_now(pool + 8 * INSIDE) > 0:
-        pause()
-    add_to(pool + 8 * OWNED, -1)
-
-
-@njit
-def help_with(pool: int, semaphore: int, wait: int) -> None:
-    """What a helper does, without an end."""
-    job = numba.carray(to_longs(pool), (JOB,))
-    last = 0
-    spins = 0
-    while True:
-        number = load_now(pool + 8 * OPEN)
-        if number != 0 and number != last:
-            last = number
-            spins = 0
-            add_to(pool + 8 * INSIDE, 1)
-            if load_now(pool + 8 * OPEN) != 0:  # it has not been closed meanwhile
-                work(job)
-            add_to(pool + 8 * INSIDE, -1)
-        elif spins < SPINS:
-            pause()
-            spins += 1
-        else:
-            add_to(pool + 8 * ASLEEP, 1)
-            number = load_now(pool + 8 * OPEN)
-            if number == 0 or number == last:  # none was opened before ASLEEP was counted
-                call(wait, semaphore)
-            add_to(pool + 8 * ASLEEP, -1)
-            spins = 0
-
-
-@njit
-def work(job: Any) -> None:
+def work(counters: int) -> int:
+    """A thread's share of the job at an address."""
+    job = numba.carray(to_longs(counters), (sharing.JOB,))
     groups = job[GROUPS]
-    counters = job.ctypes.data
     group = add_to(counters + 8 * TAKEN, 1)
     while group < groups:
         round_group(job, group)
@@ -171,6 +107,7 @@ def work(job: Any) -> None:
             for group in groups_of:
                 multiply_tile(job, quads, group, panel, edge)
         done = add_to(counters + 8 * DONE, 1)
+    return 0
 
 
 @njit
@@ -241,11 +178,10 @@ def round_group(job: Any, group: int) -> None:
             rounded[k, r] = fours[k]
 
 
-def load() -> bool:
-    """Compiles `multiply` and `help_with`, or loads them; False where the CPU has no instructions
-    for them."""
+def load() -> int:
+    """Compiles `multiply`, or loads it. The address of `work`, for it; 0 where the CPU has no
+    instructions for them."""
     if CHOSEN is None:
-        return False
-    multiply.compile((types.int64,) * 14)
-    help_with.compile((types.int64,) * 3)
-    return True
+        return 0
+    multiply.compile((types.int64,) * 15)
+    return sharing.address_of(work)

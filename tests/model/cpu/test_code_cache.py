@@ -106,7 +106,7 @@ def test_code_that_nobody_used_for_long_goes(
         os.utime(parent / name, (time.time() - days * 86400,) * 2)
     monkeypatch.setattr(code_cache, "use", lambda folder: None)
     monkeypatch.setattr(code_cache, "load_step", lambda: None)
-    monkeypatch.setattr(code_cache, "load_product", lambda: None)
+    monkeypatch.setattr(code_cache, "load_products", lambda: None)
     make(parent / "new", parent / "new-1")
     assert {path.name for path in parent.iterdir()} == {"young", "new"}
     assert is_intact(parent / "new")
@@ -117,7 +117,7 @@ def test_a_maker_that_comes_second_leaves_what_is_there(
 ) -> None:
     monkeypatch.setattr(code_cache, "use", lambda folder: None)
     monkeypatch.setattr(code_cache, "load_step", lambda: None)
-    monkeypatch.setattr(code_cache, "load_product", lambda: None)
+    monkeypatch.setattr(code_cache, "load_products", lambda: None)
     folder = tmp_path / "compiled" / "key"
     make(folder, folder.with_name("first"))
     before = folder.stat().st_ino
