@@ -28,8 +28,8 @@ SOURCES = (
     FOLDER / "numba_step.py",
     *(FOLDER / "interleaved" / f"{name}.py" for name in ("layout", "product", "sharing")),
     FOLDER / "interleaved" / "intrinsics.py",
-    *(FOLDER / "blocks" / f"{name}.py" for name in ("layout", "tiles", "wide", "panels")),
-    *(FOLDER / "blocks" / f"{name}.py" for name in ("product", "step")),
+    *(FOLDER / "blocks" / f"{name}.py" for name in ("layout", "panels", "product", "step")),
+    *(FOLDER / "blocks" / "tiles" / f"{name}.py" for name in ("code", "few", "wide", "rounding")),
 )
 CHECKSUM = "sha256"
 REMOVALS = 20

@@ -12,9 +12,10 @@ from numba import types
 from numba.extending import intrinsic
 
 from model.cpu.blocks.layout import BLOCK, OUTPUTS
-from model.cpu.blocks.tiles import MAX_ROWS, round_numbers, tile
-from model.cpu.blocks.wide import wide_tile
-from model.cpu.blocks.wide import widen as widen_blocks
+from model.cpu.blocks.tiles.few import MAX_ROWS, tile
+from model.cpu.blocks.tiles.rounding import round_numbers
+from model.cpu.blocks.tiles.wide import wide_tile
+from model.cpu.blocks.tiles.wide import widen as widen_blocks
 from model.cpu.interleaved.intrinsics import CHOSEN, I64
 
 njit = numba.njit(cache=True, nogil=True, error_model="numpy")
@@ -33,7 +34,7 @@ def multiply_panel(
     code: int, weights: int, blocks: int, rows: int, x: int, steps: int, sums: int, s_stride: int,
     out: int,
 ) -> None:  # fmt: skip
-    """rows of x times a panel of FORMATS[code] into out (rows, OUTPUTS); see tiles.tile."""
+    """rows of x times a panel of FORMATS[code] into out (rows, OUTPUTS); see few.tile."""
     first = 0
     stride = blocks * BLOCK
     line = 4 * OUTPUTS

@@ -2,8 +2,8 @@
 compiled by numba.
 
 A job has two parts: threads round the rows of activations, and when all are rounded they multiply
-panels. A few rows go through a panel as it is (tiles.py). For many rows each chunk of a panel is
-widened first (wide.py).
+panels. A few rows take a panel as it is (tiles/few.py). For many rows each chunk of a panel is
+widened first (tiles/wide.py).
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from numba import types
 from model.cpu.blocks import panels
 from model.cpu.blocks.layout import BLOCK, FORMATS, OUTPUTS, QUAD, Format
 from model.cpu.blocks.panels import call_panel, call_wide, call_widen
-from model.cpu.blocks.tiles import round_numbers
-from model.cpu.blocks.wide import (
+from model.cpu.blocks.tiles.rounding import round_numbers
+from model.cpu.blocks.tiles.wide import (
     AT_ONCE,
     FACTORS,
     KINDS,
@@ -130,7 +130,7 @@ def work(address: int) -> int:
 
 @njit
 def round_group(job: Any, group: int) -> None:
-    """Rounds some rows: a few rows as tiles.py takes them, (rows, blocks), many as wide.py does,
+    """Rounds some rows: a few rows as few.py takes them, (rows, blocks), many as wide.py does,
     (chunks, rows, AT_ONCE) blocks."""
     rows = job[ROWS]
     width = job[WIDTH]

@@ -22,8 +22,15 @@ from numpy.typing import NDArray
 
 from model.cpu.blocks.layout import BLOCK, OUTPUTS
 from model.cpu.blocks.panels import call_panel, round_block, round_row
-from model.cpu.blocks.tiles import exchange
-from model.cpu.interleaved.intrinsics import add_to, call, load_now, pause, to_floats, to_longs
+from model.cpu.interleaved.intrinsics import (
+    add_to,
+    call,
+    exchange,
+    load_now,
+    pause,
+    to_floats,
+    to_longs,
+)
 from model.cpu.numba_step import ACTIVATIONS as ACTIVATIONS
 from model.cpu.numba_step import activate, attend, gain, norm, rotate
 

@@ -204,6 +204,19 @@ def add_to(typing: Any, address: Any, number: Any) -> Any:
 
 
 @intrinsic
+def exchange(typing: Any, address: Any, old: Any, new: Any) -> Any:
+    """Puts a new int64 at an address if the old one is still there, as one with all threads;
+    whether it was."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        pointer = builder.inttoptr(args[0], I64.as_pointer())
+        pair = builder.cmpxchg(pointer, args[1], args[2], "seq_cst", "seq_cst")
+        return builder.extract_value(pair, 1)
+
+    return types.boolean(types.int64, types.int64, types.int64), generate
+
+
+@intrinsic
 def pause(typing: Any) -> Any:
     """Tells the CPU that a loop waits for another thread."""
 

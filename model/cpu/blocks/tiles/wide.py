@@ -1,7 +1,7 @@
 """Products of many rows: some blocks of a panel are widened once to 8-bit numbers and floats, in a
 room that stays in a core's first cache, and then multiplied with all rows.
 
-The floats are the results of the same operations in the same order as in tiles.py. Whole numbers
+The floats are the results of the same operations in the same order as in few.py. Whole numbers
 are summed differently, but exactly.
 
 A wide block: OUTPUTS * BLOCK signed numbers, in the order of a panel's; 128 times their sums, to be
@@ -18,7 +18,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from model.cpu.blocks.layout import BLOCK, FORMATS, OUTPUTS, QUAD, QUADS, SUPER, Format
-from model.cpu.blocks.tiles import I1, Code, Panel, switch
+from model.cpu.blocks.tiles.code import I1, Code, Panel, switch
 from model.cpu.interleaved.intrinsics import AVX2, AVX512_VNNI, CHOSEN, F32, I32
 
 AT_ONCE = SUPER  # blocks that are widened
