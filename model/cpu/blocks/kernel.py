@@ -96,7 +96,7 @@ class BlockProduct:
                 here = (ids >= part.first) & (ids < part.first + part.rows)
                 own = ids[here] - part.first
                 panels, at = torch.unique(own // OUTPUTS, return_inverse=True)
-                floats = unpack(part.panels[panels], part.format).floats(part.format)
+                floats = unpack(part.panels[panels], part.format).floats()
                 floats = floats.view(len(panels), OUTPUTS, -1)
                 result[here] = floats[at, own % OUTPUTS, :width]
             return result
