@@ -246,7 +246,7 @@ def load_decoder(
             "smaller model."
         ) from None
     kept = None
-    if prepared is not None and isinstance(factory, Int8Factory):
+    if prepared is not None and isinstance(factory, Int8Factory | BlockFactory):
         kept = PreparedWeights.of(folder, factory, prepared)
     if kept is None or not kept.restore(decoder):
         checkpoint.fill(decoder, factory, progress)

@@ -12,15 +12,17 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from model.cpu.blocks.linear import BlockFactory, BlockLinear
 from model.cpu.kernels import kernel
 from model.cpu.quantized_linear import Int8Factory, Int8Linear, TensorSpec
 from model.decoder.decoder import Decoder
@@ -39,7 +41,9 @@ SUMS = "sums"
 ALIGNMENT = 64  # bytes: a line of the CPU's cache
 PIECE = 4 * 2**20  # bytes that are written before others have their turn
 SPARE_BYTES = 2 * 2**30  # of the disk, which stay free
-TYPES = {torch.float32: "F32", torch.int32: "I32", torch.int8: "I8"}
+TYPES = {torch.float32: "F32", torch.int32: "I32", torch.int8: "I8", torch.uint8: "U8"}
+
+Value = TypeVar("Value")
 
 
 class Stopped(Exception):
@@ -60,15 +64,19 @@ class PreparedWeights:
 
     @classmethod
     def of(
-        cls, folder: ModelFiles, factory: Int8Factory, cache_dir: Path
+        cls, folder: ModelFiles, factory: Int8Factory | BlockFactory, cache_dir: Path
     ) -> PreparedWeights | None:
         """None for a model that is loaded as fast from its own files, or whose kernels keep their
         weights where only they find them."""
-        plan = factory.plan
-        if plan.small or not all(kernel(name).mappable for name in plan.names):
-            return None
+        if isinstance(factory, BlockFactory):
+            forms = [factory.scheme]
+        else:
+            plan = factory.plan
+            if plan.small or not all(kernel(name).mappable for name in plan.names):
+                return None
+            forms = sorted(plan.names)
         model = folder.path.absolute()
-        origin = (folder.identity, program_digest(), sorted(plan.names))
+        origin = (folder.identity, program_digest(), forms)
         key = hashlib.sha256(repr(origin).encode()).hexdigest()[:16]
         return cls(prepared_folder(cache_dir) / file_name(model, key), cache_dir, model)
 
@@ -81,15 +89,14 @@ class PreparedWeights:
         except OSError:
             return False
         try:
-            tensors = self._read(specs_of(decoder))
+            tensors = self._read(decoder)
         except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
             log.warning("%s is not used (%s); it will be written again", self.path, error)
             with contextlib.suppress(OSError):
                 self.path.unlink()
             return False
-        for name, module in decoder.named_modules():
-            if isinstance(module, Int8Linear):
-                module.restore({key: tensors[f"{name}.{key}"] for key in module.specs})
+        for name, module in matrices_of(decoder):
+            module.restore(part_of(tensors, name))
         for name, parameter in decoder.named_parameters():
             parameter.data = tensors[name]
         with contextlib.suppress(OSError):  # another process may have deleted it meanwhile
@@ -101,10 +108,11 @@ class PreparedWeights:
         """Deletes what other files are of no use any longer."""
         prune(self.cache_dir, self.path, self.model)
 
-    def _read(self, specs: Mapping[str, TensorSpec]) -> dict[str, Tensor]:
+    def _read(self, decoder: Decoder) -> dict[str, Tensor]:
         """The tensors of the file, mapped. Raises ValueError where they are not those expected."""
         with safe_open(self.path, framework="pt") as file:
             sums = json.loads(file.metadata()[SUMS])
+            specs = specs_of(decoder, file.keys())
             if set(file.keys()) != specs.keys():
                 raise ValueError("it has other tensors than the model")
             tensors = {name: file.get_tensor(name) for name in specs}
@@ -174,12 +182,35 @@ def sum_of(tensor: Tensor) -> int:
     return int(content[:whole].view(torch.int64).sum()) + int(content[whole:].sum())
 
 
-def specs_of(decoder: Decoder) -> dict[str, TensorSpec]:
-    """The shape and type of each tensor of `tensors_of`, for a decoder that is not filled."""
-    specs: dict[str, TensorSpec] = {}
+def matrices_of(decoder: Decoder) -> Iterator[tuple[str, Int8Linear | BlockLinear]]:
+    """The modules whose matrices are not parameters, by their names."""
     for name, module in decoder.named_modules():
-        if isinstance(module, Int8Linear):
-            specs |= {f"{name}.{key}": spec for key, spec in module.specs.items()}
+        if isinstance(module, Int8Linear | BlockLinear):
+            yield name, module
+
+
+def part_of(named: Mapping[str, Value], module: str) -> dict[str, Value]:
+    """What belongs to a module, by the names that it has there."""
+    start = f"{module}."
+    return {
+        name.removeprefix(start): value for name, value in named.items() if name.startswith(start)
+    }
+
+
+def specs_of(decoder: Decoder, stored: Iterable[str]) -> dict[str, TensorSpec]:
+    """The shape and type of each tensor of `tensors_of`, for a decoder that is not filled.
+
+    stored: the names in the file, which say in which formats a matrix is. Raises ValueError where
+    they make up none.
+    """
+    specs: dict[str, TensorSpec] = {}
+    names = dict.fromkeys(stored)
+    for name, module in matrices_of(decoder):
+        if isinstance(module, BlockLinear):
+            own = module.specs_of(part_of(names, name))
+        else:
+            own = module.specs
+        specs |= {f"{name}.{key}": spec for key, spec in own.items()}
     for name, parameter in decoder.named_parameters():
         specs[name] = tuple(parameter.shape), parameter.dtype
     return specs
@@ -189,9 +220,8 @@ def tensors_of(decoder: Decoder) -> dict[str, Tensor]:
     """All weights of a decoder, as they are after loading, in the order of the file: there matrices
     begin at multiples of ALIGNMENT, as the file's header ends at one."""
     tensors: dict[str, Tensor] = {}
-    for name, module in decoder.named_modules():
-        if isinstance(module, Int8Linear):
-            tensors |= {f"{name}.{key}": tensor for key, tensor in module.finished.items()}
+    for name, module in matrices_of(decoder):
+        tensors |= {f"{name}.{key}": tensor for key, tensor in module.finished.items()}
     tensors |= dict(decoder.named_parameters())
     # safetensors allows no gaps: what fills no whole lines comes last.
     return dict(sorted(tensors.items(), key=lambda each: each[1].nbytes % ALIGNMENT != 0))

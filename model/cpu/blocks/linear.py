@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -16,7 +16,7 @@ from model.cpu.blocks.layout import BLOCK, BY_NAME, OUTPUTS, Format
 from model.cpu.blocks.packing import pack, quantize, unpack
 from model.cpu.interleaved.kernel import can_be_made
 from model.cpu.kernel_choice import is_small
-from model.cpu.quantized_linear import interleaving, step_shapes
+from model.cpu.quantized_linear import TensorSpec, interleaving, step_shapes
 from model.decoder.config import DecoderConfig
 from model.decoder.factory import Embeddings, Factory, Packed
 from model.decoder.layers import Attention
@@ -81,8 +81,7 @@ class BlockLinear(Packed):
         """Packs rows, a few at a time. read: takes them apart."""
         count = len(rows)
         order = None if self._order is None else self._order[first : first + count] - first
-        size = format_.panel_bytes(-(-self.width // format_.columns) * format_.columns)
-        panels = torch.empty(-(-count // OUTPUTS), size, dtype=torch.uint8)
+        panels = torch.empty(self._panels_shape(count, format_), dtype=torch.uint8)
         step = max(1, AT_ONCE // (OUTPUTS * self.width))
         for start in range(0, len(panels), step):
             some = slice(OUTPUTS * start, OUTPUTS * (start + step))
@@ -94,6 +93,51 @@ class BlockLinear(Packed):
         self.parts.sort(key=lambda part: part.first)
         if self._order is not None and self.bias is not None:
             self.bias.data = self.bias.data[self._order]
+
+    @property
+    def finished(self) -> dict[str, Tensor]:
+        """What `fill` has made, apart from the bias; `restore` takes it again."""
+        return {f"{part.first}.{part.format.name}": part.panels for part in self.parts}
+
+    def specs_of(self, names: Iterable[str]) -> dict[str, TensorSpec]:
+        """The shape and type of the tensors of `finished` that have such names.
+
+        Raises ValueError where these do not make up the matrix.
+        """
+        found: dict[str, TensorSpec] = {}
+        for name, (first, last, format_) in self._places(names).items():
+            found[name] = (self._panels_shape(last - first, format_), torch.uint8)
+        return found
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """In place of `fill` and `finish`: takes tensors that are as `specs_of` says."""
+        for name, (first, last, format_) in self._places(tensors).items():
+            self.parts.append(Part(first, last - first, format_, tensors[name]))
+
+    def _places(self, names: Iterable[str]) -> dict[str, tuple[int, int, Format]]:
+        """The first row, the one after the last, and the format, by those names that say so."""
+        found = []
+        for name in names:
+            row, _, kind = name.partition(".")
+            if row.isdecimal() and kind in BY_NAME:
+                found.append((int(row), name, BY_NAME[kind]))
+        found.sort(key=lambda each: each[0])
+        ends = [first for first, _, _ in found[1:]] + [self.out]
+        places = {}
+        expected = 0
+        for (first, name, format_), end in zip(found, ends, strict=True):
+            fits = self.width % format_.columns == 0 or not format_.two_level
+            if first != expected or end <= first or not fits:
+                raise ValueError(f"the rows of {name} are not those of the matrix")
+            places[name] = first, end, format_
+            expected = end
+        if expected != self.out:
+            raise ValueError("rows of a matrix are missing")
+        return places
+
+    def _panels_shape(self, rows: int, format_: Format) -> tuple[int, int]:
+        width = -(-self.width // format_.columns) * format_.columns
+        return -(-rows // OUTPUTS), format_.panel_bytes(width)
 
     @property
     def padded_width(self) -> int:
