@@ -86,6 +86,7 @@ def make(folder: Path, written: Path) -> None:
         use(written)
         load_step()
         load_products()
+        load_blocks()
         (written / CHECKSUM).write_bytes(_checksum(written))
         try:
             written.rename(folder)
@@ -103,9 +104,10 @@ def use(folder: Path) -> None:
     with contextlib.suppress(OSError):
         os.utime(folder)
     from model.cpu import numba_step
+    from model.cpu.blocks import step
     from model.cpu.interleaved import product
 
-    for function in (numba_step.forward, product.multiply):
+    for function in (numba_step.forward, product.multiply, step.share):
         if not Path(str(function.stats.cache_path)).is_relative_to(folder):
             raise OSError(f"numba keeps no code in {folder}")
 
@@ -125,6 +127,13 @@ def load_products() -> None:
     sharing.load()
     product.load()
     blocks.load()
+
+
+def load_blocks() -> None:
+    """As load_step, for the pass with weights in blocks."""
+    from model.cpu.blocks.decoder_step import run_toy
+
+    run_toy()
 
 
 def _checksum(folder: Path) -> bytes:

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from model.cpu import code_cache
+from model.cpu.blocks.decoder_step import add_block_step, is_of_blocks
+from model.cpu.blocks.kernel import PRODUCT
 from model.cpu.interleaved.kernel import INTERLEAVED
 from model.cpu.kernel_choice import Plan, make_plan
 from model.cpu.kernels import FEW
@@ -48,8 +50,15 @@ def upgrade(decoder: Decoder, cache_dir: Path) -> Iterator[None]:
     To load machine code takes half a second, and a process beside this one takes longer to make it.
     cache_dir: of the code and of the measurements.
     """
-    plan = plan_of(decoder)
     folder = code_cache.code_folder(cache_dir)
+    if folder is not None and is_of_blocks(decoder):
+        yield from _make(folder)
+        if code_cache.is_intact(folder):
+            code_cache.use(folder)
+            PRODUCT.load(folder)
+            add_block_step(decoder, cache_dir)
+        return
+    plan = plan_of(decoder)
     awaited = plan is not None and INTERLEAVED.name in plan.names and not INTERLEAVED.ready
     if plan is None or folder is None or not (plan.small or awaited):
         return

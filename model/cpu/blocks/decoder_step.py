@@ -2,27 +2,92 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import sys
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from model.cpu.blocks.layout import BLOCK, FORMATS, OUTPUTS
-from model.cpu.blocks.linear import BlockEmbedding, BlockLinear
-from model.decoder.config import DecoderConfig
+from model.cpu.blocks.layout import BLOCK, BY_NAME, FORMATS, OUTPUTS
+from model.cpu.blocks.linear import BlockEmbedding, BlockFactory, BlockLinear
+from model.cpu.measurements import Busy, Measurements
+from model.cpu.step_costs import relative_costs, shape_of, step_rows, step_us
+from model.decoder.config import DecoderConfig, RopeConfig
 from model.decoder.decoder import Cancelled, Decoder, ShouldStop
 from model.decoder.factory import Norm, gains_of
 from model.decoder.kv_cache import KVCache
 from model.decoder.layers import DecoderLayer
 
+# Row costs where nothing can be measured: a pass is bound by reading the weights.
+BY_THUMB = {1: 1.0, 2: 1.1, 4: 1.4, 8: 2.0, 16: 3.6}
 SEMAPHORE_BYTES = 64  # a sem_t has 32
 PIECES = 8  # of a phase for each thread, at most: a late thread is waited for one piece at most
+
+
+def add_block_step(decoder: Decoder, cache_dir: Path) -> None:
+    """Gives a decoder of blocks, all of them filled, its step. The machine code has to be there.
+
+    cache_dir: of the measurements. Raises whatever numba raises.
+    """
+    step = BlockStep(decoder, torch.get_num_threads())
+    decoder.use_step(step)
+
+    def measure(way: str, counts: Sequence[int]) -> dict[int, float]:
+        return step_us(decoder, counts)
+
+    formats = sorted({part.format.name for linear in _linears(decoder) for part in linear.parts})
+    subject = f"blocks {' '.join(formats)} {shape_of(decoder)}"
+    wanted = {"all threads": step_rows(decoder, step.max_rows)}
+    costs: Mapping[int, float] = BY_THUMB
+    with contextlib.suppress(Busy):
+        times = Measurements(cache_dir).times(subject, wanted, measure)
+        costs = relative_costs(times["all threads"])
+    decoder.use_step(step, costs)
+
+
+def is_of_blocks(decoder: Decoder) -> bool:
+    return any(True for _ in _linears(decoder))
+
+
+def _linears(decoder: Decoder) -> Iterator[BlockLinear]:
+    return (module for module in decoder.modules() if isinstance(module, BlockLinear))
+
+
+def run_toy() -> None:
+    """Runs the pass of a model of zeros, which compiles it."""
+    config = DecoderConfig(
+        vocab_size=32,
+        hidden_size=32,
+        intermediate_size=32,
+        num_layers=1,
+        num_heads=1,
+        num_kv_heads=1,
+        head_dim=32,
+        max_positions=4,
+        norm="rms_norm",
+        norm_eps=1.0,
+        rope=RopeConfig("default", 1.0, 32, 4),
+        activation="silu",
+        gated_mlp=False,
+        tie_embeddings=True,
+    )
+    decoder = Decoder(config, BlockFactory.for_cpu(config, BY_NAME["q8_0"]))
+    with torch.no_grad():
+        for parameter in decoder.parameters():
+            parameter.zero_()
+        for linear in _linears(decoder):
+            linear.fill(0, torch.zeros(linear.out, linear.width))
+            linear.finish()
+        decoder.requires_grad_(False)
+        decoder.use_step(BlockStep(decoder, 1))
+        decoder(torch.zeros(1, 1, dtype=torch.long), cache=decoder.new_cache())
 
 
 class BlockStep:
