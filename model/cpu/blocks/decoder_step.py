@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from model.cpu.blocks.layout import BLOCK, BY_NAME, FORMATS, OUTPUTS
+from model.cpu.blocks.layout import BLOCK, FORMATS, OUTPUTS
 from model.cpu.blocks.linear import BlockEmbedding, BlockFactory, BlockLinear
 from model.cpu.measurements import Busy, Measurements
 from model.cpu.step_costs import relative_costs, shape_of, step_rows, step_us
@@ -78,7 +78,7 @@ def run_toy() -> None:
         gated_mlp=False,
         tie_embeddings=True,
     )
-    decoder = Decoder(config, BlockFactory.for_cpu(config, BY_NAME["q8_0"]))
+    decoder = Decoder(config, BlockFactory.for_cpu(config, "q8_0", keeps=False))
     with torch.no_grad():
         for parameter in decoder.parameters():
             parameter.zero_()
