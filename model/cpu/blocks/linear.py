@@ -122,7 +122,7 @@ class BlockLinear(Packed):
             if row.isdecimal() and kind in BY_NAME:
                 found.append((int(row), name, BY_NAME[kind]))
         found.sort(key=lambda each: each[0])
-        ends = [first for first, _, _ in found[1:]] + [self.out]
+        ends = [*(first for first, _, _ in found), self.out][1:]
         places = {}
         expected = 0
         for (first, name, format_), end in zip(found, ends, strict=True):

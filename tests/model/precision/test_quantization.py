@@ -71,6 +71,40 @@ def test_what_is_asked_for_on_each_device(
 
 
 @pytest.mark.parametrize(
+    ("quantization", "dtype", "free", "stored", "kind"),
+    [
+        ("auto", "auto", 20, True, "blocks"),
+        ("auto", "auto", 20, False, "int8"),
+        ("auto", "auto", 4.5, True, "int4"),
+        ("auto", "auto", 6, False, "int4"),
+        ("auto", "float32", 40, True, None),
+        ("auto", "float32", 6, True, "int4"),
+        ("int8", "auto", 20, True, "int8"),
+        ("int4", "auto", 20, True, "int4"),
+        ("int4", "float32", 20, False, "int4"),
+        ("int4", "bfloat16", 20, True, "nf4-double"),
+        ("nf4-double", "auto", 20, True, "nf4-double"),
+    ],
+)
+def test_what_a_cpu_has_that_multiplies_in_blocks(
+    quantization: str, dtype: str, free: float, stored: bool, kind: str | None
+) -> None:
+    """stored: the file holds blocks of its own."""
+    sizes = SEVEN | {"int4": 4} | ({"blocks": 5} if stored else {})
+    choice = choose(quantization, "cpu", dtype, free, sizes)
+    assert choice.kind == kind
+    if kind == "blocks":
+        assert choice.reason.startswith("the file's own blocks, which need 5.0 GB of the 20.0 GB")
+
+
+def test_a_kind_without_a_name_is_not_named_as_a_remedy() -> None:
+    sizes = SEVEN | {"int4": 4, "blocks": 5}
+    with pytest.raises(ModelError, match="Set the quantization to 'auto', use a smaller"):
+        choose("int8", "cpu", "auto", 6, sizes)
+    assert choose("auto", "cpu", "auto", 6, sizes).kind == "blocks"
+
+
+@pytest.mark.parametrize(
     ("quantization", "device", "dtype", "remedy"),
     [
         ("int8", "mps", "auto", "do not run on mps. Set the quantization to 'none'."),

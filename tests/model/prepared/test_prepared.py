@@ -49,14 +49,18 @@ FAMILIES = {
     "gpt_bigcode": GPT_BIGCODE,
 }
 IDS = random_ids(LENGTH)
+PART = "0.q8_0"  # of a matrix in blocks: from row 0
 
 
-@pytest.fixture(autouse=True, params=["interleaved", "widened"])
-def plan(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Plan:
-    """Of a large model, whose weights are kept in one form."""
-    chosen = Plan(request.param, request.param, 16)
+@pytest.fixture(autouse=True, params=["interleaved", "widened", "blocks"])
+def plan(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Plan | None:
+    """Of a large model, whose weights are kept in one form; None for weights in blocks."""
     all_kernels = {**kernels.kernels(), "widened": kernels.Widened()}  # not on every CPU
     monkeypatch.setattr(kernels, "_of_torch", lambda: all_kernels)
+    if request.param == "blocks":
+        monkeypatch.setattr("model.loading.can_run", lambda config, folder: True)
+        return None
+    chosen = Plan(request.param, request.param, 16)
     monkeypatch.setattr("model.cpu.quantized_linear.make_plan", lambda shapes, folder: chosen)
     return chosen
 
@@ -113,7 +117,7 @@ def test_matrices_are_mapped_at_whole_lines_of_the_cache(folder: Path, tmp_path:
     m = start(folder, tmp_path)
     places = Path("/proc/self/maps")
     for name, tensor in tensors_of(m.decoder).items():
-        if name.endswith((".0", ".matrix")):
+        if name.endswith((".0", ".matrix", PART)):
             assert tensor.data_ptr() % 64 == 0, name
     if places.exists():
         assert str(only_file(tmp_path)) in places.read_text()
@@ -143,20 +147,25 @@ def edit(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
     return edited
 
 
+def name_in(header: dict[str, Any]) -> str:
+    """The name of a tensor that belongs to a matrix."""
+    ends = ("mlp.up.scale", f"mlp.up.{PART}")
+    return next(name for name in header if name.endswith(ends))
+
+
 def reshape(header: dict[str, Any]) -> None:
     """The same bytes as a narrower matrix: machine code would read beyond the end of its inputs."""
-    entry = next(e for name, e in header.items() if name.endswith("mlp.up.scale"))
+    entry = header[name_in(header)]
     entry["shape"] = [*entry["shape"], 1]
 
 
 def retype(header: dict[str, Any]) -> None:
-    entry = next(e for name, e in header.items() if name.endswith("mlp.up.scale"))
+    entry = header[name_in(header)]
     entry["dtype"] = "I32"
 
 
 def rename(header: dict[str, Any]) -> None:
-    name = next(name for name in header if name.endswith("mlp.up.scale"))
-    header["other"] = header.pop(name)
+    header["other"] = header.pop(name_in(header))
 
 
 DAMAGE: dict[str, Callable[[Path], object]] = {
@@ -221,7 +230,7 @@ def test_a_changed_model_is_prepared_anew_in_place_of_the_old_one(
     assert torch.equal(logits_of(start(folder, tmp_path), IDS), expected)
 
 
-def test_files_are_listed_removed_and_forgotten(folder: Path, tmp_path: Path, plan: Plan) -> None:
+def test_files_are_listed_removed_and_forgotten(folder: Path, tmp_path: Path) -> None:
     other = write_model(tmp_path / "other model", QWEN2)
     gone = write_model(tmp_path / "gone", QWEN2)
     for each in (folder, other, gone):
@@ -325,6 +334,7 @@ def test_what_is_given_up_or_fails_leaves_nothing(
 def test_small_models_and_kernels_with_a_form_of_their_own_are_not_prepared(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("model.loading.can_run", lambda config, folder: False)
     plans = [Plan("widened", "widened", 16, small=True)]
     plans += [Plan(k.name, k.name, 16) for k in kernels.kernels().values() if not k.mappable]
     for plan in plans:

@@ -21,7 +21,8 @@ def write_copy(
 ) -> Path:
     """Writes the file anew with some keys and tensors replaced, added, or left out (None).
 
-    kind: the type of all matrices whose rows fill its blocks. how: of the library's writer.
+    kind: the type of all matrices whose rows fill its blocks. Tensors of uint8 are blocks of that
+    type already; a pair is blocks and their type. how: of the library's writer.
     """
     reader = gguf.GGUFReader(source)
     changes = dict(keys or {})
@@ -49,6 +50,13 @@ def write_copy(
 
 
 def _add(writer: gguf.GGUFWriter, name: str, values: Any, kind: str | None) -> None:
+    if isinstance(values, tuple):
+        data, raw_type = values
+        writer.add_tensor(name, data, raw_dtype=raw_type)
+        return
+    if kind is not None and values.dtype == np.uint8:
+        writer.add_tensor(name, values, raw_dtype=gguf.GGMLQuantizationType[kind])
+        return
     if kind is None or values.ndim == 1:
         writer.add_tensor(name, values)
         return
@@ -83,3 +91,29 @@ def patch(file: Path, at: int, form: str, number: int) -> None:
     raw = bytearray(file.read_bytes())
     struct.pack_into(form, raw, at, number)
     file.write_bytes(raw)
+
+
+# Where the half-precision scales and minimums of a block are, of types whose blocks are random.
+HALVES = {
+    "Q4_0": ({0: 0.03}, 18),
+    "Q4_1": ({0: 0.03, 2: -0.2}, 20),
+    "Q5_0": ({0: 0.015}, 22),
+    "Q5_1": ({0: 0.015, 2: -0.2}, 24),
+    "Q8_0": ({0: 0.002}, 34),
+    "Q2_K": ({80: 0.015, 82: 0.02}, 84),
+    "Q4_K": ({0: 0.0005, 2: 0.004}, 144),
+    "Q5_K": ({0: 0.00025, 2: 0.004}, 176),
+    "Q6_K": ({208: 0.00015}, 210),
+}
+
+
+def random_blocks(kind: str, shape: tuple[int, int], seed: int) -> Any:
+    """A matrix of any numbers as blocks, whose weights are not far from 0: uint8 (rows, bytes)."""
+    places, block_bytes = HALVES[kind]
+    block = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]][0]
+    generator = np.random.default_rng(seed)
+    raw = generator.integers(0, 256, (shape[0] * shape[1] // block, block_bytes), np.uint8)
+    for at, value in places.items():
+        factors = (value * generator.uniform(0.5, 1.5, len(raw))).astype(np.float16)
+        raw[:, at : at + 2] = factors[:, None].view(np.uint8)
+    return raw.reshape(shape[0], -1)
