@@ -106,7 +106,7 @@ def test_rounding_loses_less_than_by_the_largest_number_alone(name: str) -> None
     plain = torch.round(blocks * largest / most) * most / largest - blocks
     share = float(lost.square().sum() / plain.square().sum())
     # 8 bits are rounded as plainly, but for the scale's half precision
-    assert share < (1.01 if name == "q8_0" else 0.9)
+    assert share < (1.01 if name == "q8_0" else 0.85)
     assert lost.view_as(blocks).abs().max() < (most / largest).max()
 
 
