@@ -48,7 +48,10 @@ class Side(Protocol):
 
 
 def dtype_and_quantization(precision: str) -> tuple[str, str | None]:
-    """What load_model takes for one word of ours: a dtype, or int8 or int4."""
+    """What load_model takes for one word of ours: a dtype, int8, int4, or blocks for those of a
+    GGUF file."""
+    if precision == "blocks":
+        return "auto", "auto"
     return ("auto", precision) if precision in ("int8", "int4") else (precision, None)
 
 

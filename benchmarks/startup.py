@@ -88,7 +88,7 @@ async def one_round(
         status = statuses[settings.get("model", "bundled")]
         rows["private memory of fimls engine, MB"] = [status["memory_bytes"] / 1e6]
         rows["its peak, with mapped files, MB"] = [peak_bytes(status["pid"]) / 1e6]
-        if settings and status["weights"].startswith("int8"):
+        if settings and status["weights"].startswith(("int8", "the file's own blocks")):
             await until_prepared(home)
     return rows, status
 

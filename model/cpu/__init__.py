@@ -4,6 +4,7 @@ In reading order:
 - quantized_linear: the modules of a decoder with int8 weights, and the factory that makes them.
 - kernels: the integer products, one class each.
 - interleaved/: a product of our own, whose packed weights are plain arrays.
+- blocks/: weights of 4 to 8 bits in blocks, among them those of a GGUF file as they are.
 - kernel_choice: the kernels that a model multiplies with (Plan), chosen by their speed.
 - measurements: how a time is measured, and the file that keeps the times of this machine.
 - torch_step: a pass over few rows in as few calls of torch as possible, for all sizes.

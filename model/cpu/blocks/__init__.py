@@ -1,1 +1,17 @@
-"""Products with weights of 4 to 8 bits in blocks, and a decoder's whole step made of them."""
+"""Products with weights of 4 to 8 bits in blocks, and a decoder's whole step made of them.
+
+In reading order:
+- layout: the formats, and how a matrix of one lies in memory.
+- packing: rounds matrices to a format, and puts numbers into the layout and takes them out.
+- linear: the modules of a decoder, the factory that makes them, and where it is used.
+- kernel: the product, in torch until there is machine code.
+- tiles/: the vector instructions for some rows and one panel.
+- panels: the tiles as functions.
+- product: the product of any number of rows as machine code, and rows of a matrix as floats.
+- step: a whole pass over few rows as machine code that threads share.
+- decoder_step: that pass as a decoder's step, and the threads.
+
+Invariants:
+- What a GGUF file holds in blocks is only moved: its numbers and scales stay what they are.
+- A product is the same, bit for bit, on every CPU, with any number of threads and of rows beside.
+"""
