@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -85,7 +86,8 @@ def load_engine(launch: Launch, report: Callable[[float], None]) -> Engine:
     Raises ModelError."""
     import torch
 
-    from model.cpu.compiled_step import upgrade
+    from model.cpu.blocks.decoder_step import is_of_blocks
+    from model.cpu.compiled_step import upgrade, upgrade_now
     from model.engine.worker import Engine
     from model.loading import load_model
     from model.prefix_cache.disk import open_store
@@ -97,15 +99,21 @@ def load_engine(launch: Launch, report: Callable[[float], None]) -> Engine:
     if launch.cache_folder:
         cache_folder = Path(launch.cache_folder)
         prefix_folder = cache_folder / "prefixes"
-    model = load_model(
+    load = partial(
+        load_model,
         launch.model,
         device_for(options.device),
         options.dtype,
         options.quantization,
-        measured=cache_folder,
         progress=report,
         prepared=cache_folder if options.cache_weights else None,
     )
+    model = load(measured=cache_folder)
+    if cache_folder is not None and is_of_blocks(model.decoder):
+        # Without machine code each token would take seconds: another model answers meanwhile.
+        upgrade_now(model.decoder, cache_folder)
+        if model.decoder.step is None:  # nothing could be compiled
+            model = load(measured=None)
     # Half a second for 150,000 tokens, which the first healed request would wait for.
     threading.Thread(target=lambda: model.spelling, name="spelling", daemon=True).start()
     list(model.generate([0] * 8, max_new_tokens=2))  # so that the first request finds it warm
@@ -119,7 +127,7 @@ def load_engine(launch: Launch, report: Callable[[float], None]) -> Engine:
         decoder.scheme,
     )
     steps = None
-    if cache_folder is not None:
+    if cache_folder is not None and not is_of_blocks(decoder):
         steps = upgrade(decoder, cache_folder)
     return Engine(model, cache_bytes=options.cache_memory * MIB, store=store, upgrade=steps)
 
