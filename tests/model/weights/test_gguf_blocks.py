@@ -27,7 +27,7 @@ from model.weights.checkpoint import Checkpoint
 from model.weights.folder import ModelFolder, find_model
 from tests.conftest import write_model
 from tests.model.export.exports import MODELS, exported, write_pieces
-from tests.model.folders import logits
+from tests.model.folders import logits, rewrite
 from tests.model.toys import load
 from tests.model.weights.gguf_files import HALVES, random_blocks, write_copy
 
@@ -258,3 +258,17 @@ def test_names_that_do_not_make_up_a_matrix_are_no_prepared_file() -> None:
             matrix.specs_of(names)
     with pytest.raises(ValueError, match="rows of"):
         BlockLinear(96, 96, False, Q8).specs_of(["0.q6_k"])
+
+
+def test_a_copy_of_the_embeddings_is_known_in_blocks(tmp_path: Path) -> None:
+    folder = write_model(tmp_path, MODELS["starcoder2"])
+
+    def copy(weights: dict[str, Tensor], more: float = 0.0) -> None:
+        weights["lm_head.weight"] = weights["model.embed_tokens.weight"].clone()
+        weights["lm_head.weight"][7, 3] += more
+
+    rewrite(folder, copy)
+    assert isinstance(in_blocks(folder).decoder.embed_tokens, BlockEmbedding)
+    rewrite(folder, lambda weights: copy(weights, 0.5))
+    with pytest.raises(ModelError, match="differs from the embeddings"):
+        in_blocks(folder)
