@@ -94,6 +94,8 @@ class BlockProduct:
         if self._pool is None:
             for part in parts:
                 here = (ids >= part.first) & (ids < part.first + part.rows)
+                if not here.any():
+                    continue
                 own = ids[here] - part.first
                 panels, at = torch.unique(own // OUTPUTS, return_inverse=True)
                 floats = unpack(part.panels[panels], part.format).floats()
