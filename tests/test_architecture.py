@@ -38,7 +38,7 @@ MODEL = {
     "cpu": "decoder ggml errors machine private_files",
     "gpu": "decoder errors",
     "precision": "decoder errors machine",
-    "placement": "precision weights families decoder errors machine private_files",
+    "placement": "precision weights families decoder ggml errors machine private_files",
     "generation": "decoder errors",
     "transformers_decoder": "weights families decoder errors",
     "footprint": "families decoder cpu",

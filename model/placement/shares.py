@@ -18,6 +18,7 @@ from model.decoder.config import DecoderConfig
 from model.errors import ModelError
 from model.families.registry import FAMILIES
 from model.families.weight_table import WeightSlot
+from model.ggml import Blocks
 from model.weights.checkpoint import Checkpoint, check
 
 
@@ -160,6 +161,10 @@ class SharedCheckpoint(Checkpoint):
         local = share.local
         table = FAMILIES[whole.folder.model_type].weight_table(local)
         return cls(whole.folder, local, table, whole.files, whole, share)
+
+    def stored_tensors(self) -> Iterator[tuple[Path, str, Tensor | Blocks]]:
+        """Floats alone: what is cut need not be whole blocks."""
+        return self.tensors()
 
     def tensors(self) -> Iterator[tuple[Path, str, Tensor]]:
         """See Checkpoint.tensors; what has no place in the whole decoder comes as it is."""

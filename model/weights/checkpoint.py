@@ -72,6 +72,10 @@ class Checkpoint:
         """The tensors, each with its file; what is quantized, as floats. Raises ModelError."""
         return self.folder.tensors(self.table, self.config)
 
+    def stored_tensors(self) -> Iterator[tuple[Path, str, Tensor | Blocks]]:
+        """As `tensors`, but what a file holds in blocks stays so. Raises ModelError."""
+        return self.folder.stored_tensors(self.table, self.config)
+
     def fill(self, decoder: Decoder, factory: Factory, progress: Callable[[float], None]) -> None:
         """Writes every tensor to its place in the decoder, which the factory has made: in blocks as
         a file holds it, where the place takes those, else as floats.
@@ -82,7 +86,7 @@ class Checkpoint:
         places = Places(decoder, self.table.values(), factory.finish)
         waiting = dict(self.table)
         head_copies = []
-        for file, name, tensor in self.folder.stored_tensors(self.table, self.config):
+        for file, name, tensor in self.stored_tensors():
             if name == HEAD and self.config.tie_embeddings:
                 head_copies.append(tensor.floats() if isinstance(tensor, Blocks) else tensor)
                 continue
