@@ -23,6 +23,8 @@ from model.decoder.layers import Attention
 from model.ggml import KINDS, Quantized, quantized
 
 AT_ONCE = 2**19  # weights that are packed at once: they fit a CPU's cache
+LAYER_PRODUCTS = 3 * 10**9  # that a layer's chunk of a prefill takes: 15 to 30 ms
+MIN_CHUNK, MAX_CHUNK = 32, 512
 LARGE = BY_NAME["q8_0"]  # of embeddings and head
 
 
@@ -223,7 +225,13 @@ class BlockFactory(Factory):
 
     @property
     def prefill_chunk(self) -> int:
-        return 32
+        """Whether to stop is asked before each layer."""
+        config = self.config
+        shapes = step_shapes(config)
+        shapes[config.vocab_size, config.hidden_size] -= 1
+        weights = sum(out * width * count for (out, width), count in shapes.items())
+        rows = LAYER_PRODUCTS * config.num_layers // weights
+        return max(MIN_CHUNK, min(MAX_CHUNK, rows // MIN_CHUNK * MIN_CHUNK))
 
     def linear(self, width: int, out: int, bias: bool) -> nn.Module:
         return BlockLinear(width, out, bias, self.format, keeps=self.keeps)

@@ -202,10 +202,10 @@ def multiply_many(job: Any, parts: Any, panels: int) -> None:
     rows = job[ROWS]
     together = -(-rows // TOGETHER)  # how many times
     size = -(-rows // together)
-    sums = np.empty((size, OUTPUTS), f32)
-    room = np.empty(AT_ONCE * WIDE_BLOCK + 64, np.uint8)
+    room = np.empty(AT_ONCE * WIDE_BLOCK + 4 * OUTPUTS * size + 64, np.uint8)
     wide = room.ctypes.data
     wide += -wide % 64
+    sums = numba.carray(to_floats(wide + AT_ONCE * WIDE_BLOCK), (size, OUTPUTS))
     taken = job.ctypes.data + 8 * PIECES
     piece = add_to(taken, 1)
     while piece < together * panels:
@@ -226,25 +226,22 @@ def add_panel(
     """Adds the products of rows with a panel."""
     blocks = -(-job[WIDTH] // BLOCK)
     address = part[ADDRESS] + panel * part[BYTES]
-    groups = -(-count // WIDE_ROWS)
+    groups = -(-count // WIDE_ROWS)  # as large as each other, but for one row
+    least = count // groups
+    more = count % groups
     for start in range(0, blocks, AT_ONCE):
         at_once = min(AT_ONCE, blocks - start)
         call_widen(job[WIDEN], part[CODE], address, start, at_once, wide)
         chunk = start // AT_ONCE * job[ROWS] + first
+        r = 0
         for group in range(groups):
-            r = first_row(count, groups, group)
-            n = first_row(count, groups, group + 1) - r
+            n = least + 1 if group < more else least
             call_wide(
                 job[WIDE], part[KIND], n, wide, at_once, job[ROUNDED] + X_STRIDE * (chunk + r),
                 job[STEPS] + S_STRIDE * (chunk + r), job[SUMS] + 2 * S_STRIDE * (chunk + r),
                 sums + 4 * OUTPUTS * r,
             )  # fmt: skip
-
-
-@njit
-def first_row(rows: int, groups: int, group: int) -> int:
-    """Groups are as large as each other, but for one row."""
-    return group * (rows // groups) + min(group, rows % groups)
+            r += n
 
 
 @njit
@@ -254,15 +251,25 @@ def store(job: Any, part: Any, panel: int, first: int, sums: Any) -> None:
     y = numba.carray(to_floats(job[Y]), (job[ROWS], out))
     at = part[FIRST] + panel * OUTPUTS
     count = min(OUTPUTS, part[HEIGHT] - panel * OUTPUTS)
-    if job[BIAS]:
-        bias = numba.carray(to_floats(job[BIAS]), (out,))
-        for r in range(len(sums)):
-            for j in range(count):
-                y[first + r, at + j] = sums[r, j] + bias[at + j]
-    else:
-        for r in range(len(sums)):
-            for j in range(count):
-                y[first + r, at + j] = sums[r, j]
+    for r in range(len(sums)):
+        add_bias(sums[r], job[BIAS], at, count)
+        copy(sums[r], y[first + r, at : at + count])
+
+
+@njit
+def add_bias(row: Any, bias: int, at: int, count: int) -> None:
+    if bias:
+        wanted = numba.carray(to_floats(bias + 4 * at), (count,))
+        for j in range(count):
+            row[j] += wanted[j]
+
+
+@njit
+def copy(row: Any, into: Any) -> None:
+    """As many numbers of a row as there is room for. (A slice's index needs no check for being
+    negative, so this becomes vector instructions.)"""
+    for j in range(len(into)):
+        into[j] = row[j]
 
 
 @njit
