@@ -259,6 +259,7 @@ def forgetful(fast: Interleaved, monkeypatch: pytest.MonkeyPatch) -> Interleaved
 
 
 def load_large(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LoadedModel:
+    monkeypatch.setattr("model.loading.can_run", lambda config, folder: False)
     monkeypatch.setattr(kernel_choice, "SMALL_BYTES", 0)
     return load_model(folder, "cpu", quantization="int8", measured=tmp_path)
 
