@@ -222,6 +222,7 @@ def _scratch(code: Any, config: DecoderConfig, rows: int, threads: int) -> Any:
         steps=floats(threads, rows * widest // BLOCK),
         sums=np.zeros((threads, rows * widest // BLOCK, 2), np.int32),
         tile=floats(threads, 2, rows, OUTPUTS),
+        key=floats(threads, config.head_dim),
         scores=floats(threads, config.num_heads // config.num_kv_heads, config.max_positions),
     )
 

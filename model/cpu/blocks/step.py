@@ -38,6 +38,9 @@ Floats = NDArray[np.float32]
 Longs = NDArray[np.int64]
 
 njit = numba.njit(cache=True, nogil=True, error_model="numpy")
+# Its code is in its caller alone. What is compiled by itself, too, and again in the callers of its
+# callers, takes several times as long.
+inlined = numba.njit(cache=True, nogil=True, error_model="numpy", inline="always")
 f32 = np.float32
 
 ROWS = 16  # of a pass, at most
@@ -111,6 +114,7 @@ class Scratch(NamedTuple):
     steps: Floats  # (T, R * blocks)
     sums: NDArray[np.int32]  # (T, R * blocks, 2)
     tile: Floats  # (T, 2, R, OUTPUTS)
+    key: Floats  # (T, D)
     scores: Floats  # (T, H / K, positions)
 
 
@@ -229,7 +233,7 @@ def prepare(matrix: Matrix, rows: int, t: int, scratch: Scratch) -> None:
         )
 
 
-@njit
+@inlined
 def run_pass(
     control_at: int, number: int, t: int, shape: Shape, weights: Weights, scratch: Scratch,
     yield_now: int,
@@ -280,14 +284,16 @@ def run_pass(
     finish(control_at, phase, number, pieces, yield_now)
 
 
-@njit
+@inlined
 def run_qkv(
     control_at: int, phase: int, number: int, t: int, rows: int, layer: int, shape: Shape,
     weights: Weights, scratch: Scratch, yield_now: int,
 ) -> None:  # fmt: skip
     """A thread's share of queries, keys and values."""
     matrix = weights.qkv
-    out = scratch.qkv.reshape(len(scratch.qkv), -1)
+    # (a reshape of numba's takes seconds to compile)
+    parts, dim = scratch.qkv.shape[1:]
+    out = numba.carray(to_floats(scratch.qkv.ctypes.data), (rows, parts * dim))
     pieces = pieces_of(matrix)
     piece = take(control_at, phase, number, pieces)
     if piece >= 0:
@@ -300,7 +306,7 @@ def run_qkv(
     finish(control_at, phase, number, pieces, yield_now)
 
 
-@njit
+@inlined
 def run_out(
     control_at: int, phase: int, number: int, t: int, rows: int, layer: int, weights: Weights,
     scratch: Scratch, yield_now: int,
@@ -318,7 +324,7 @@ def run_out(
     finish(control_at, phase, number, pieces, yield_now)
 
 
-@njit
+@inlined
 def run_up(
     control_at: int, phase: int, number: int, t: int, rows: int, layer: int, shape: Shape,
     weights: Weights, scratch: Scratch, yield_now: int,
@@ -337,7 +343,7 @@ def run_up(
     finish(control_at, phase, number, pieces, yield_now)
 
 
-@njit
+@inlined
 def run_down(
     control_at: int, phase: int, number: int, t: int, rows: int, layer: int, weights: Weights,
     scratch: Scratch, yield_now: int,
@@ -367,7 +373,7 @@ def inner_pieces(up: Matrix, gated: bool) -> Any:
     return -(-panels // up.piece)
 
 
-@njit
+@inlined
 def inner_piece(
     up: Matrix, layer: int, piece: int, t: int, rows: int, shape: Shape, scratch: Scratch
 ) -> None:
@@ -421,7 +427,7 @@ def add_bias(tile: Any, bias: Any, first: int, count: int, rows: int) -> None:
                 tile[r, j] += bias[first + j]
 
 
-@njit
+@inlined
 def down_piece(down: Matrix, layer: int, piece: int, t: int, rows: int, scratch: Scratch) -> None:
     panels = down.panels[layer]
     tile = scratch.tile[t, 0]
@@ -436,7 +442,7 @@ def down_piece(down: Matrix, layer: int, piece: int, t: int, rows: int, scratch:
         store(tile, at[FIRST], at[COUNT], rows, f32(down.factor), down.bias[layer], scratch.x, True)
 
 
-@njit
+@inlined
 def attend_piece(
     piece: int, rows: int, start: int, t: int, layer: int, shape: Shape, weights: Weights,
     scratch: Scratch, keys: Any, values: Any,
@@ -450,7 +456,7 @@ def attend_piece(
     last = head * group + group * (part + 1) // shape.splits
     qkv = scratch.qkv
     eps = f32(shape.eps)
-    own_key = np.empty((rows, shape.dim), f32)
+    own_key = scratch.key[t]  # the other pieces of the head write what is the same
     for r in range(rows):
         place = start + r
         for h in range(first, last):
@@ -459,11 +465,11 @@ def attend_piece(
             rotate(qkv[r, h], weights.rotations[place])
             for j in range(shape.dim):
                 qkv[r, h, j] *= f32(shape.score_scale)
-        own_key[r] = qkv[r, shape.heads + head]
+        own_key[:] = qkv[r, shape.heads + head]
         if weights.gains.shape[1]:
-            gain(own_key[r], weights.gains[layer, shape.heads + head], shape.rms, eps)
-        rotate(own_key[r], weights.rotations[place])
-        keys[layer, head, place] = own_key[r]
+            gain(own_key, weights.gains[layer, shape.heads + head], shape.rms, eps)
+        rotate(own_key, weights.rotations[place])
+        keys[layer, head, place] = own_key
         values[layer, head, place] = qkv[r, shape.heads + shape.kv_heads + head]
     for r in range(rows):
         stop = start + r + 1
@@ -474,11 +480,11 @@ def attend_piece(
             keys[layer, head, begin:stop],
             values[layer, head, begin:stop],
             scratch.scores[t],
-            attended.reshape(last - first, shape.dim),
+            numba.carray(to_floats(attended.ctypes.data), (last - first, shape.dim)),
         )
 
 
-@njit
+@inlined
 def begin(control_at: int, phases: int, threads: int, semaphore: int, post: int) -> Any:
     """Opens the next pass, whose words are filled in, and wakes who sleeps; its number."""
     number = load_now(control_at + 8 * PASS) + 1

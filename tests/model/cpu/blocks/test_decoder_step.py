@@ -1,0 +1,209 @@
+"""The compiled pass with weights in blocks: close to the layers, each row as it is alone, the same
+with any number of threads."""
+
+from __future__ import annotations
+
+import gc
+import os
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from model.cpu.blocks.decoder_step import BlockStep, add_block_step
+from model.cpu.blocks.kernel import PRODUCT
+from model.cpu.blocks.layout import BY_NAME
+from model.cpu.blocks.linear import BlockFactory
+from model.cpu.measurements import Busy
+from model.decoder.decoder import Cancelled, Decoder
+from model.decoder.kv_cache import KVCache
+from model.weights.checkpoint import Checkpoint
+from model.weights.folder import find_model
+from tests.conftest import (
+    GEMMA,
+    GPT_BIGCODE,
+    GRANITE,
+    LLAMA,
+    QWEN2,
+    QWEN3,
+    STABLELM,
+    STARCODER2,
+    write_model,
+)
+from tests.model.cpu.test_quantized_linear import distance
+from tests.model.families.test_parity import LENGTH, WINDOW, WINDOW_IN_ALL_LAYERS, random_ids
+
+pytestmark = [
+    pytest.mark.xdist_group("compiled"),  # one process compiles, for all of them
+    pytest.mark.usefixtures("code"),
+]
+
+FAMILIES: dict[str, dict[str, Any]] = {
+    "starcoder2": STARCODER2,
+    "window": STARCODER2 | {"sliding_window": WINDOW},
+    "untied, no biases": STARCODER2
+    | {"tie_word_embeddings": False, "use_bias": False, "hidden_act": "gelu"},
+    "stablelm": STABLELM | {"intermediate_size": 64},
+    "stablelm, parallel": STABLELM
+    | {
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "use_qkv_bias": True,
+        "qk_layernorm": True,
+        "use_parallel_residual": True,
+    },
+    "qwen2": QWEN2 | WINDOW_IN_ALL_LAYERS | {"intermediate_size": 64},
+    "llama": LLAMA | {"head_dim": 16, "intermediate_size": 64},
+    "qwen3": QWEN3 | {"intermediate_size": 64},
+    "granite": GRANITE | {"intermediate_size": 64, "attention_bias": True, "mlp_bias": True},
+    "gemma": GEMMA | {"intermediate_size": 64},
+    "gpt_bigcode": GPT_BIGCODE,
+    "no whole blocks": STARCODER2 | {"hidden_size": 40, "intermediate_size": 72},
+}
+families = pytest.mark.parametrize("config", FAMILIES.values(), ids=FAMILIES)
+
+
+def load(folder: Path, scheme: str = "q8_0") -> Decoder:
+    checkpoint = Checkpoint.open(find_model(folder))
+    factory = BlockFactory.for_cpu(checkpoint.config, scheme, keeps=False)
+    decoder = Decoder(checkpoint.config, factory).eval().requires_grad_(False)
+    checkpoint.fill(decoder, factory, lambda share: None)
+    return decoder
+
+
+@torch.inference_mode()
+def in_steps(decoder: Decoder, ids: list[int], rows: int) -> tuple[Tensor, Tensor]:
+    """Logits of all ids, and the cache."""
+    cache = decoder.new_cache()
+    logits = [
+        decoder(torch.tensor([ids[i : i + rows]]), cache=cache).logits[0]
+        for i in range(0, len(ids), rows)
+    ]
+    held = (cache.keys[:, :, : len(ids)], cache.values[:, :, : len(ids)])
+    return torch.cat(logits), torch.stack(held)
+
+
+@families
+def test_it_is_close_to_the_layers(config: dict[str, Any], tmp_path: Path, code: Path) -> None:
+    PRODUCT.load(code)
+    decoder = load(write_model(tmp_path, config))
+    ids = random_ids(LENGTH)
+    with torch.inference_mode():
+        expected = decoder(torch.tensor([ids])).logits[0]
+    decoder.use_step(BlockStep(decoder, 1))
+    # A last bit may round an activation to its next number.
+    assert distance(in_steps(decoder, ids, 5)[0], expected) < 0.03
+
+
+@families
+def test_a_row_comes_out_as_it_does_alone(config: dict[str, Any], tmp_path: Path) -> None:
+    """Bit for bit, in logits and cache, and whatever the threads: speculative decoding then says
+    what plain decoding says."""
+    decoder = load(write_model(tmp_path, config))
+    decoder.use_step(BlockStep(decoder, 1))
+    alone = in_steps(decoder, random_ids(LENGTH), 1)
+    for threads, rows in ((1, 2), (1, 16), (2, 1), (2, 7), (3, 16)):
+        decoder.use_step(BlockStep(decoder, threads))
+        for ours, expected in zip(in_steps(decoder, random_ids(LENGTH), rows), alone, strict=True):
+            assert torch.equal(ours, expected)
+
+
+@pytest.mark.parametrize("scheme", ["q4_0", "q5_0", "q8_0"])
+def test_every_format_that_floats_are_rounded_to(scheme: str, tmp_path: Path, code: Path) -> None:
+    PRODUCT.load(code)
+    decoder = load(write_model(tmp_path, LLAMA | {"intermediate_size": 64}), scheme)
+    assert decoder.layers[0].mlp.up.parts[0].format is BY_NAME[scheme]
+    ids = random_ids(LENGTH)
+    with torch.inference_mode():
+        expected = decoder(torch.tensor([ids])).logits[0]
+    decoder.use_step(BlockStep(decoder, 2))
+    assert distance(in_steps(decoder, ids, 16)[0], expected) < 0.03
+
+
+def test_threads_that_come_late_or_never_change_nothing(starcoder2_folder: Path) -> None:
+    """Far more threads than cores, so that most of them sleep while a pass runs, wake in another
+    one, and find its pieces taken."""
+    decoder = load(starcoder2_folder)
+    decoder.use_step(BlockStep(decoder, 1))
+    ids = random_ids(LENGTH)
+    alone = in_steps(decoder, ids, 1)
+    decoder.use_step(BlockStep(decoder, 4 * (os.cpu_count() or 1)))
+    for turn in range(30):
+        for ours, expected in zip(in_steps(decoder, ids, 1 + turn % 3), alone, strict=True):
+            assert torch.equal(ours, expected)
+        time.sleep(0.002 * (turn % 3))  # some of them go to sleep
+
+
+def test_helpers_end_with_the_step(starcoder2_folder: Path) -> None:
+    before = threading.active_count()
+    decoder = load(starcoder2_folder)
+    decoder.use_step(BlockStep(decoder, 3))
+    in_steps(decoder, random_ids(8), 1)
+    assert threading.active_count() == before + 2
+    decoder.use_step(None)
+    gc.collect()
+    deadline = time.monotonic() + 20
+    while threading.active_count() > before and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert threading.active_count() == before
+
+
+def test_what_is_not_finite_stays_in_its_row(starcoder2_folder: Path) -> None:
+    decoder = load(starcoder2_folder)
+    decoder.use_step(BlockStep(decoder, 2))
+    cache = decoder.new_cache()
+    with torch.inference_mode():
+        decoder(torch.tensor([random_ids(8)]), cache=cache)
+        cache.keys[:, :, 7] = float("nan")  # which the next rows see
+        logits = decoder(torch.tensor([random_ids(2)]), cache=cache).logits
+        assert logits.isnan().all()
+        cache.trim(7)
+        assert decoder(torch.tensor([random_ids(2)]), cache=cache).logits.isfinite().all()
+
+
+def test_only_the_logits_that_are_asked_for(starcoder2_folder: Path) -> None:
+    decoder = load(starcoder2_folder)
+    decoder.use_step(BlockStep(decoder, 2))
+    ids = torch.tensor([random_ids(6)])
+    with torch.inference_mode():
+        whole = decoder(ids, cache=decoder.new_cache()).logits
+        last = decoder(ids, cache=decoder.new_cache(), logits_to_keep=2).logits
+    assert torch.equal(last, whole[:, -2:])
+
+
+def test_what_does_not_fit_is_refused(starcoder2_folder: Path) -> None:
+    decoder = load(starcoder2_folder)
+    step = BlockStep(decoder, 1)
+    config = decoder.config
+    small = KVCache(config, dtype=torch.float32, device=torch.device("cpu"), capacity=2)
+    with pytest.raises(IndexError, match="vocabulary"):
+        step(torch.tensor([config.vocab_size]), decoder.new_cache(8), 1, None)
+    with pytest.raises(IndexError, match="room"):
+        step(torch.tensor([1, 2, 3]), small, 1, None)
+    with pytest.raises(Cancelled):
+        step(torch.tensor([1]), small, 1, lambda: True)
+    assert small.length == 0
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_the_costs_of_rows_are_known(
+    busy: bool, starcoder2_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoder = load(starcoder2_folder)
+    if busy:
+
+        def refuse(*_: Any) -> None:
+            raise Busy
+
+        monkeypatch.setattr("model.cpu.measurements.Measurements.times", refuse)
+    else:
+        monkeypatch.setattr("model.cpu.measurements.is_quiet", lambda: True)
+    add_block_step(decoder, tmp_path)
+    assert isinstance(decoder.step, BlockStep)
+    assert decoder.row_costs is not None
+    assert decoder.row_costs[1] == 1
+    assert max(decoder.row_costs) == 16
