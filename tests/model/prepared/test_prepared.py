@@ -59,6 +59,8 @@ def plan(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Pla
     monkeypatch.setattr(kernels, "_of_torch", lambda: all_kernels)
     if request.param == "blocks":
         monkeypatch.setattr("model.loading.can_run", lambda config, folder: True)
+        # A process has machine code of one cache folder, and each test has its own.
+        monkeypatch.setattr("model.cpu.compiled_step.upgrade_now", lambda decoder, folder: None)
         return None
     chosen = Plan(request.param, request.param, 16)
     monkeypatch.setattr("model.cpu.quantized_linear.make_plan", lambda shapes, folder: chosen)
