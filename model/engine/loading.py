@@ -111,9 +111,12 @@ def load_engine(launch: Launch, report: Callable[[float], None]) -> Engine:
     model = load(measured=cache_folder)
     if cache_folder is not None and is_of_blocks(model.decoder):
         # Without machine code each token would take seconds: another model answers meanwhile.
-        upgrade_now(model.decoder, cache_folder)
-        if model.decoder.step is None:  # nothing could be compiled
-            model = load(measured=None)
+        try:
+            upgrade_now(model.decoder, cache_folder)
+        except Exception:
+            log.exception("there is no machine code")
+        if model.decoder.step is None:
+            model = load(measured=None)  # by torch's products
     # Half a second for 150,000 tokens, which the first healed request would wait for.
     threading.Thread(target=lambda: model.spelling, name="spelling", daemon=True).start()
     list(model.generate([0] * 8, max_new_tokens=2))  # so that the first request finds it warm
