@@ -144,8 +144,7 @@ def load_model(
     free asks for them). measured: a folder that keeps the measured speed of kernels. progress: is
     told the share of tensors that are loaded, 0 to 1. prepared: the cache folder that may hold the
     weights as another process has prepared them. device_map, max_memory, offload_folder,
-    tensor_parallel: see model.placement.spread; they go with floats, and without a faster step for
-    few rows.
+    tensor_parallel: see model.placement.spread; there is no faster step for few rows then.
     """
     spread = Spread(device_map, max_memory, offload_folder, tensor_parallel)
     folder = find_model(name)
