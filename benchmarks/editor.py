@@ -93,6 +93,7 @@ class Editor:
             await asyncio.wait_for(self.process.wait(), GONE_TIMEOUT_S)
         except TimeoutError:
             self.process.kill()
+            await self.process.wait()
         self._reading.cancel()
 
     def put(self, path: Path, language: str, text: str) -> None:

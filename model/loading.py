@@ -153,8 +153,8 @@ def load_model(
     that is free asks for them). measured: a folder that keeps the measured speed of kernels and
     machine code. progress: is told the share of tensors that are loaded, 0 to 1. prepared: the
     cache folder that may hold the weights as another process has prepared them. device_map,
-    max_memory, offload_folder, tensor_parallel: see model.placement.spread; they go with floats,
-    and without a faster step for few rows.
+    max_memory, offload_folder, tensor_parallel: see model.placement.spread; there is no faster
+    step for few rows then.
     """
     spread = Spread(device_map, max_memory, offload_folder, tensor_parallel)
     folder = find_model(name)

@@ -193,14 +193,16 @@ def _embeddings(decoder: Decoder, ids: Tensor | None, embeds: Tensor | None) -> 
     config = decoder.config
     if ids is None:
         assert embeds is not None
-        if embeds.dim() != 3 or embeds.shape[2] != config.hidden_size or not embeds.shape[1]:
+        if embeds.dim() != 3 or embeds.shape[2] != config.hidden_size or not embeds.numel():
             raise ValueError(
                 f"inputs_embeds is {tuple(embeds.shape)}, but must be (batch, positions, "
                 f"{config.hidden_size})"
             )
         return embeds
-    if ids.dim() != 2 or not ids.shape[1]:
+    if ids.dim() != 2 or not ids.numel():
         raise ValueError(f"input_ids is {tuple(ids.shape)}, but must be (batch, positions)")
+    if ids.dtype not in (torch.int32, torch.int64):
+        raise ValueError(f"input_ids is {ids.dtype}, but must be torch.int64 or torch.int32")
     if ((ids < 0) | (ids >= config.vocab_size)).any():
         raise ValueError(f"input_ids must be from 0 to {config.vocab_size - 1}")
     embedded: Tensor = decoder.embed_tokens(ids)

@@ -54,12 +54,12 @@ class Placement:
                 "max_memory is for the device_map 'auto' alone. Leave it out where a map is given."
             )
 
-    def places(self, decoder: Decoder) -> dict[str, Place]:
-        """The place of each part of a decoder, which may be on the meta device. Raises
-        ModelError."""
+    def places(self, decoder: Decoder, bits: Mapping[str, int]) -> dict[str, Place]:
+        """The place of each part of a decoder of floats, which may be on the meta device. bits: 8
+        or 4, of the weights that will have so few. Raises ModelError."""
         given = self.device_map
         if given == "auto":
-            given = _chosen(decoder, self.max_memory)
+            given = _chosen(decoder, self.max_memory, bits)
         return _resolved(given, parts_of(decoder))
 
     @property
@@ -94,21 +94,23 @@ def main_device(places: Iterable[Place]) -> torch.device:
     return next((p for p in places if p != DISK and p.type != "cpu"), CPU)
 
 
-def _chosen(decoder: Decoder, max_memory: Mapping[int | str, int | str] | None) -> GivenMap:
+def _chosen(
+    decoder: Decoder, max_memory: Mapping[int | str, int | str] | None, bits: Mapping[str, int]
+) -> GivenMap:
     """accelerate's map. Raises ModelError."""
     library = accelerate()
-    unsplit = [type(decoder.layers[0]).__name__]
+    types = {8: torch.int8, 4: library.utils.CustomDtype.INT4}
+    known = {
+        "no_split_module_classes": [type(decoder.layers[0]).__name__],
+        "special_dtypes": {name: types[count] for name, count in bits.items()},
+    }
     try:
         limits = library.utils.get_max_memory(None if max_memory is None else dict(max_memory))
         free = available_memory()
         if max_memory is None and free is not None and "cpu" in limits:
             limits["cpu"] = min(limits["cpu"], free)  # what control groups leave of it
-        limits = library.utils.get_balanced_memory(
-            decoder, max_memory=limits, no_split_module_classes=unsplit
-        )
-        chosen: GivenMap = library.infer_auto_device_map(
-            decoder, max_memory=limits, no_split_module_classes=unsplit
-        )
+        limits = library.utils.get_balanced_memory(decoder, max_memory=limits, **known)
+        chosen: GivenMap = library.infer_auto_device_map(decoder, max_memory=limits, **known)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(
             f"max_memory {max_memory} cannot be used ({error}). Give GPUs by number and 'cpu', "

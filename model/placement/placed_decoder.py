@@ -23,10 +23,11 @@ from torch import Tensor, nn
 
 from model.decoder.config import DecoderConfig
 from model.decoder.decoder import Decoder
-from model.decoder.factory import Embedding, Embeddings, Factory
+from model.decoder.factory import Embedding, Embeddings, Factory, Packed
 from model.decoder.kv_cache import KVCache
 from model.errors import ModelError
 from model.placement.device_map import (
+    CPU,
     DISK,
     Place,
     Placement,
@@ -34,6 +35,7 @@ from model.placement.device_map import (
     main_device,
 )
 from model.placement.split_cache import SplitCache
+from model.precision.bitsandbytes_linear import BitsFactory
 from model.private_files import make_private_folder
 
 ON_DISK = Path("/var/tmp")  # where it exists; /tmp is in memory on many systems
@@ -62,6 +64,11 @@ class PlacedFactory(Factory):
         return PlacedEmbedding(vocabulary, hidden, device=self.device, dtype=self.dtype)
 
 
+@dataclass(frozen=True)
+class PlacedBitsFactory(PlacedFactory, BitsFactory):
+    """The same with bitsandbytes' matrices, which are packed on the factory's device."""
+
+
 class PlacedDecoder(Decoder):
     """A new one has no memory for its weights. `allocate` takes it, a checkpoint fills it, and
     `connect` makes it run. It is not moved to other devices or types afterwards.
@@ -71,14 +78,38 @@ class PlacedDecoder(Decoder):
     What a layer leaves (its keys and values, states, attention weights) is where it computes.
     """
 
-    def __init__(self, config: DecoderConfig, dtype: torch.dtype, placement: Placement) -> None:
-        """Raises ModelError."""
-        super().__init__(config, PlacedFactory(META, dtype))
-        self.places: Mapping[str, Place] = placement.places(self)
+    def __init__(
+        self,
+        config: DecoderConfig,
+        dtype: torch.dtype,
+        placement: Placement,
+        kind: str | None = None,
+    ) -> None:
+        """kind: of the layers' matrices by bitsandbytes; None for floats. Raises ModelError."""
+        # Matrices of few bits are packed on the CPU, which has no memory for the others either
+        # until they are written to.
+        factory = (
+            PlacedFactory(META, dtype) if kind is None else PlacedBitsFactory(CPU, dtype, kind)
+        )
+        super().__init__(config, factory)
+        self.requires_grad_(kind is None)
+        packed = [name for name, module in self.named_modules() if isinstance(module, Packed)]
+        bits = {f"{name}.weight": 8 if kind == "llm.int8" else 4 for name in packed}
+        floats = Decoder(config, Factory(META, dtype)) if packed else self  # whose sizes are known
+        self.places: Mapping[str, Place] = placement.places(floats, bits)
+        self._nbytes = {part: _nbytes(floats, part, bits) for part in self.places}
         self._offload_folder = placement.offload_folder
         self._dtype = dtype
         self._main = main_device(self.places.values())
         self._offloaded: dict[str, Tensor] = {}
+        for name in packed:
+            part = ".".join(name.split(".")[:2])
+            if self._is_offloaded(self.places[part]):
+                raise ModelError(
+                    f"{kind} weights are on the device that computes them, but {part} is on "
+                    f"{self.places[part]}. Place it on a device that computes, or set the "
+                    "quantization to 'none'."
+                )
 
     @property
     def only_device(self) -> torch.device | None:
@@ -100,8 +131,7 @@ class PlacedDecoder(Decoder):
         """The memory of the weights in each place."""
         needed: defaultdict[Place, int] = defaultdict(int)
         for part, place in self.places.items():
-            for parameter in self.get_submodule(part).parameters():
-                needed[place] += parameter.nbytes
+            needed[place] += self._nbytes[part]
         return dict(needed)
 
     def allocate(self) -> None:
@@ -173,6 +203,8 @@ class PlacedDecoder(Decoder):
                 weights_map=weights,
                 place_submodules=weights is not None,
             )
+            if weights is None:
+                module.to(self._device_of(part))  # matrices of few bits; others are there
             library.hooks.add_hook_to_module(module, hook)
             if not part.startswith("layers."):
                 module.register_forward_hook(self._bring_back)
@@ -205,6 +237,12 @@ class PlacedDecoder(Decoder):
         raise RuntimeError(
             "a decoder with a device_map cannot be moved or cast: load it with another map or dtype"
         )
+
+
+def _nbytes(decoder: Decoder, part: str, bits: Mapping[str, int]) -> int:
+    """The memory of a part. bits: of the weights that will have fewer than they have."""
+    weights = decoder.get_submodule(part).named_parameters(part)
+    return sum(w.numel() * bits.get(name, 8 * w.itemsize) // 8 for name, w in weights)
 
 
 def _empty(device: torch.device, name: str, like: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from model.placement.placed_decoder import PlacedDecoder
 from model.placement.shares import Share, SharedCheckpoint
 from model.placement.tensor_parallel import ParallelDecoder
 from model.precision.devices import choose_device, choose_dtype, free_memory
+from model.precision.quantization import named
 from model.weights.checkpoint import Checkpoint
 
 
@@ -67,12 +68,12 @@ class Spread:
                 "A model that is not of a native architecture is whole on one device. Leave out "
                 "device_map and tensor_parallel."
             )
-        if quantization not in (None, "none", "auto"):
-            raise ModelError(
-                f"{quantization} weights are whole on one device. Leave out device_map and "
-                "tensor_parallel, or set the quantization to 'none'."
-            )
         if self.tensor_parallel is not None:
+            if quantization not in (None, "none", "auto"):
+                raise ModelError(
+                    f"{quantization} weights are not shared by processes. Leave out "
+                    "tensor_parallel, or set the quantization to 'none'."
+                )
             return _shared(checkpoint, config, self.tensor_parallel, device, dtype)
         assert self.device_map is not None
         if device != "auto":
@@ -82,7 +83,9 @@ class Spread:
             )
         folder = None if self.offload_folder is None else Path(self.offload_folder)
         placement = Placement(self.device_map, self.max_memory, folder)
-        decoder = _placed(str(checkpoint.folder.path), config, placement, dtype)
+        chosen = choose_dtype(dtype, placement.main)
+        kind = _kind(quantization, dtype, placement.main)
+        decoder = _placed(str(checkpoint.folder.path), config, placement, chosen, kind)
         return decoder if isinstance(decoder, str) else (checkpoint, decoder)
 
 
@@ -140,10 +143,27 @@ def _shared(
     return own, ParallelDecoder(share, Factory(where, chosen), group)
 
 
+def _kind(quantization: str | None, dtype: str, device: torch.device) -> str | None:
+    """bitsandbytes' kind of that name; None for floats, "auto" too. Raises ModelError."""
+    if quantization == "auto":
+        return None
+    kind = named(quantization, dtype, device, False)
+    if kind == "int8":
+        raise ModelError(
+            "fimls' own int8 weights are whole on a CPU. Leave out device_map, or set the "
+            "quantization to 'llm.int8'."
+        )
+    return kind
+
+
 def _placed(
-    name: str, config: DecoderConfig, placement: Placement, dtype: str
+    name: str,
+    config: DecoderConfig,
+    placement: Placement,
+    dtype: torch.dtype,
+    kind: str | None,
 ) -> PlacedDecoder | str:
-    decoder = PlacedDecoder(config, choose_dtype(dtype, placement.main), placement)
+    decoder = PlacedDecoder(config, dtype, placement, kind)
     if decoder.only_device is not None:
         return str(decoder.only_device)
     for place, needed in decoder.bytes_by_place().items():

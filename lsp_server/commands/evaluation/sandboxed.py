@@ -130,6 +130,8 @@ def wait_for(process: int) -> NoReturn:
 
 def enter_namespaces(libc: Any) -> None:
     """Of the user, the network, processes and mounts; the user keeps its number. Raises OSError."""
+    if sys.platform != "linux":
+        raise OSError("there are none")
     numbers = {"setgroups": "deny", "uid_map": f"{os.getuid()} {os.getuid()} 1"}
     numbers["gid_map"] = f"{os.getgid()} {os.getgid()} 1"
     check(libc.unshare(NEW_USER | NEW_NET | NEW_PIDS | NEW_IPC | NEW_MOUNTS))
@@ -162,10 +164,10 @@ def make_read_only(libc: Any, folder: Path) -> None:
 
 def limit(seconds: int, memory: int) -> list[str]:
     """Sets the limits; returns those that the system does not have."""
-    try:
-        import resource
-    except ImportError:  # Windows
+    if sys.platform == "win32":
         return ["limits of memory, CPU time, file sizes and processes"]
+    import resource
+
     wanted = {
         "CPU": ("a limit of CPU time", seconds),
         "AS": ("a limit of memory", memory),

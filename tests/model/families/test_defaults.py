@@ -21,7 +21,7 @@ def test_an_empty_configuration_is_the_references(family: str, tmp_path: Path) -
     empty = {"model_type": family}
     ours = decoder_config(empty)
     assert ours == decoder_config(reference)
-    assert Dropouts.of(empty) == Dropouts.of(reference)
+    assert Dropouts.of(empty, FAMILIES[family]) == Dropouts.of(reference, FAMILIES[family])
 
     (tmp_path / "config.json").write_text(json.dumps(empty))
     write_tokenizer(tmp_path)

@@ -203,6 +203,8 @@ def test_a_copy_of_the_tied_embeddings_is_no_left_over(tmp_path: Path) -> None:
         ({}, "give either input_ids or inputs_embeds"),
         ({"input_ids": torch.ones(3, dtype=torch.long)}, "input_ids is"),
         ({"input_ids": torch.ones(1, 0, dtype=torch.long)}, "input_ids is"),
+        ({"input_ids": torch.ones(0, 4, dtype=torch.long)}, r"input_ids is \(0, 4\), but must be"),
+        ({"input_ids": torch.ones(1, 4)}, "input_ids is torch.float32, but must be torch.int64"),
         ({"input_ids": torch.tensor([[320]])}, "from 0 to 319"),
         ({"inputs_embeds": torch.ones(1, 4, 31)}, "inputs_embeds is"),
         ({"attention_mask": torch.ones(1, 3)}, "attention_mask is .* but must be"),

@@ -15,7 +15,10 @@ from model.errors import ModelError
 from model.heads import BareModel, CausalLM, SequenceClassifier, TokenClassifier
 from model.heads.heads import Head
 from model.heads.lora import add_lora
+from model.placement.device_map import Placement
 from model.placement.placed_decoder import PlacedDecoder
+from model.weights.checkpoint import Checkpoint
+from model.weights.folder import find_model
 from tests.conftest import STABLELM, STARCODER2, write_model
 from tests.model.toys import CPU
 
@@ -161,6 +164,44 @@ def test_what_is_on_the_disk_is_not_replaced(starcoder2_folder: Path) -> None:
     assert any(p.grad is not None for n, p in adapted.named_parameters() if "lora_A" in n)
 
 
+@pytest.mark.parametrize("kind", ["llm.int8", "nf4", "nf4-double"])
+def test_matrices_of_few_bits_are_placed_too(kind: str, toy: Path) -> None:
+    device_map = {"": "cpu", "layers.1": "cpu:1", "embed_tokens": "disk"}
+    whole = TokenClassifier.load(toy, device="cpu", quantization=kind)
+    placed = TokenClassifier.load(toy, device_map=device_map, quantization=kind)
+    assert isinstance(placed.decoder, PlacedDecoder)
+    with torch.no_grad():
+        placed.score.weight.copy_(whole.score.weight)
+    results = [m(**padded(), labels=torch.ones(3, 24).long()) for m in (whole, placed)]
+    equal(*(result.logits for result in results))
+    for result in results:
+        result.loss.backward()
+    equal(*(m.score.weight.grad for m in (whole, placed)))
+    assert not any(p.requires_grad for p in placed.decoder.parameters())
+    generated = [
+        [token.id for token in m.generate(list(range(10, 30)), max_new_tokens=8)]
+        for m in (
+            load_model(toy, device="cpu", dtype="float32", quantization=kind),
+            load_model(toy, dtype="float32", quantization=kind, device_map=device_map),
+        )
+    ]
+    assert generated[0] == generated[1]
+
+
+@pytest.mark.parametrize(("kind", "bits"), [("llm.int8", 8), ("nf4-double", 4)])
+def test_auto_knows_how_small_few_bits_are(kind: str, bits: int, starcoder2_folder: Path) -> None:
+    """Layers of floats do not fit into the same memory."""
+    config = Checkpoint.open(find_model(starcoder2_folder)).config
+    placement = Placement("auto", max_memory={"cpu": 90_000})
+    floats = PlacedDecoder(config, torch.float32, placement)
+    assert "disk" in floats.places.values()
+    few = PlacedDecoder(config, torch.float32, placement, kind)
+    assert few.only_device == CPU
+    matrices = 2 * (32 * 64 + 32 * 32 + 2 * 32 * 64)
+    saved = matrices * (32 - bits) // 8
+    assert few.bytes_by_place() == {CPU: sum(floats.bytes_by_place().values()) - saved}
+
+
 # A second device with memory of its own.
 
 
@@ -198,7 +239,11 @@ def test_all_inputs_come_to_a_layers_device(
     ("arguments", "words"),
     [
         ({"device_map": "auto", "device": "cpu"}, "'cpu' too. Leave out"),
-        ({"device_map": "auto", "quantization": "int8"}, "int8 weights are whole on one device"),
+        ({"device_map": "auto", "quantization": "int8"}, "own int8 weights are whole on a CPU"),
+        (
+            {"device_map": {"": "disk"}, "quantization": "nf4"},
+            r"layers\.0 is on disk. Place it on a device",
+        ),
         ({"max_memory": {"cpu": 5}}, "go with a device_map"),
         ({"offload_folder": "x"}, "go with a device_map"),
         ({"device_map": "auto", "tensor_parallel": object()}, "either shared"),

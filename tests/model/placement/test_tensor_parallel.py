@@ -223,7 +223,7 @@ def test_shared_weights_are_not_replaced(
         shared.resize_embeddings(400)
     with pytest.raises(ModelError, match="Leave out tensor_parallel"):
         add_lora(shared)
-    with pytest.raises(ModelError, match=r"llm.int8 weights are whole on one device"):
+    with pytest.raises(ModelError, match=r"llm.int8 weights are not shared by processes"):
         CausalLM.load(starcoder2_folder, tensor_parallel=Group(), quantization="llm.int8")
 
 
