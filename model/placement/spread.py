@@ -21,7 +21,7 @@ from model.placement.placed_decoder import PlacedDecoder
 from model.placement.shares import Share, SharedCheckpoint
 from model.placement.tensor_parallel import ParallelDecoder
 from model.precision.devices import choose_device, choose_dtype, free_memory
-from model.precision.quantization import named
+from model.precision.quantization import Needs, named
 from model.weights.checkpoint import Checkpoint
 
 
@@ -147,7 +147,7 @@ def _kind(quantization: str | None, dtype: str, device: torch.device) -> str | N
     """bitsandbytes' kind of that name; None for floats, "auto" too. Raises ModelError."""
     if quantization == "auto":
         return None
-    kind = named(quantization, dtype, device, False)
+    kind = named(quantization, dtype, device, Needs("", {}))
     if kind == "int8":
         raise ModelError(
             "fimls' own int8 weights are whole on a CPU. Leave out device_map, or set the "
