@@ -82,6 +82,7 @@ def test_shares_count_what_was_shown() -> None:
     assert hits["shown"] == (2, 3) and hits["passed of shown"] == (1, 2)
 
 
+@pytest.mark.slow  # its engine compiles first, in a home of its own
 def test_gaps_are_asked_through_the_real_server() -> None:
     """What is shown is judged; here the context says the line."""
     body = "".join(f"    values.append(compute({n}))\n" for n in range(12))
