@@ -156,6 +156,8 @@ def answer(nvim: Neovim, question: str, number: int) -> str:
     until(lambda: question in screen(nvim), 30)
     seen = screen(nvim)
     nvim.type(f"{number}<CR>")
+    # The same question may come again: what is still on the screen is not it.
+    until(lambda: question not in screen(nvim), 30)
     return seen
 
 
