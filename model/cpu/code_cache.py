@@ -5,7 +5,8 @@ Compiling takes seconds and memory, so a process of its own does it, once for ea
 source, numba and CPU. The engine runs what is kept there. So the folder has to be the user's alone,
 and its files as they were written: their checksum is written last. In doubt it compiles again.
 
-    python -m model.cpu.code_cache FOLDER   compiles into FOLDER; ends when its input is closed
+    python -m model.cpu.code_cache FOLDER [behind]   compiles into FOLDER, behind all other work;
+                                                     ends when its input is closed
 """
 
 from __future__ import annotations
@@ -67,10 +68,14 @@ def is_intact(folder: Path) -> bool:
         return False
 
 
-def start(folder: Path) -> subprocess.Popen[bytes]:
-    """Starts a process that makes the folder. It ends with this one. Raises OSError."""
+def start(folder: Path, *, awaited: bool) -> subprocess.Popen[bytes]:
+    """Starts a process that makes the folder. It ends with this one. Raises OSError.
+
+    awaited: nothing can be written before it is done, so it does not stand back for other work.
+    """
     # -P keeps the working directory off its search path: a user's file named numba.py would run.
     command = [sys.executable, "-P", "-m", "model.cpu.code_cache", str(folder)]
+    command += [] if awaited else ["behind"]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
 
 
@@ -158,6 +163,6 @@ if __name__ == "__main__":
     wanted = Path(sys.argv[1])
     here = wanted.with_name(f"{wanted.name}-{os.getpid()}")
     threading.Thread(target=_end_with_input, args=(here,), daemon=True).start()
-    if hasattr(os, "nice"):  # not on Windows
+    if "behind" in sys.argv[2:] and hasattr(os, "nice"):  # not on Windows
         os.nice(19)
     make(wanted, here)

@@ -52,7 +52,7 @@ def upgrade(decoder: Decoder, cache_dir: Path) -> Iterator[None]:
     """
     folder = code_cache.code_folder(cache_dir)
     if folder is not None and is_of_blocks(decoder):
-        yield from _make(folder)
+        yield from _make(folder, awaited=True)
         if code_cache.is_intact(folder):
             code_cache.use(folder)
             PRODUCT.load(folder)
@@ -62,7 +62,7 @@ def upgrade(decoder: Decoder, cache_dir: Path) -> Iterator[None]:
     awaited = plan is not None and INTERLEAVED.name in plan.names and not INTERLEAVED.ready
     if plan is None or folder is None or not (plan.small or awaited):
         return
-    yield from _make(folder)
+    yield from _make(folder, awaited=False)
     if not code_cache.is_intact(folder):
         return
     if plan.small:
@@ -81,12 +81,12 @@ def upgrade(decoder: Decoder, cache_dir: Path) -> Iterator[None]:
         add_step(decoder, plan, cache_dir)  # measures it
 
 
-def _make(folder: Path) -> Iterator[None]:
+def _make(folder: Path, *, awaited: bool) -> Iterator[None]:
     """Has the machine code made, where there is none. The caller looks whether that was done."""
     if code_cache.is_intact(folder):
         return
     latest = time.monotonic() + PATIENCE_S
-    with code_cache.start(folder) as compiler:
+    with code_cache.start(folder, awaited=awaited) as compiler:
         while compiler.poll() is None:
             if time.monotonic() > latest:
                 compiler.kill()

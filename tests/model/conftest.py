@@ -31,7 +31,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = code_folder(tmp_path_factory.mktemp("cache"))
     assert made is not None
     assert not is_intact(made)
-    process = start(made)
+    process = start(made, awaited=True)
     status = process.wait(240)
     with process:  # closes its input
         assert status == 0

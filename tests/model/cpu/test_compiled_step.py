@@ -255,7 +255,7 @@ def test_an_upgrade_waits_for_the_code(
     status: int, intact: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     m, compiler, added = load_small(write_model(tmp_path, STARCODER2), monkeypatch), Compiler(), []
-    monkeypatch.setattr(code_cache, "start", lambda folder: compiler)
+    monkeypatch.setattr(code_cache, "start", lambda folder, awaited: compiler)
     monkeypatch.setattr(
         code_cache, "is_intact", lambda folder: compiler.returncode is not None and intact
     )
@@ -285,7 +285,7 @@ def test_a_compiler_that_does_not_end_is_ended(
 ) -> None:
     m = load_small(write_model(tmp_path, STARCODER2), monkeypatch)
     compiler = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
-    monkeypatch.setattr(code_cache, "start", lambda folder: compiler)
+    monkeypatch.setattr(code_cache, "start", lambda folder, awaited: compiler)
     monkeypatch.setattr(compiled_step, "PATIENCE_S", 0.2)
     for _ in upgrade(m.decoder, tmp_path):
         time.sleep(0.05)
@@ -311,7 +311,7 @@ def test_models_with_one_form_of_their_weights_are_left_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = write_model(tmp_path, STARCODER2)
-    monkeypatch.setattr(code_cache, "start", lambda folder: pytest.fail("compiled"))
+    monkeypatch.setattr(code_cache, "start", lambda folder, awaited: pytest.fail("compiled"))
     assert list(upgrade(load(folder).decoder, tmp_path)) == []
     monkeypatch.setattr(
         "model.cpu.quantized_linear.make_plan", lambda shapes, folder: Plan(INTEGER, INTEGER, 16)
