@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from model.cpu.blocks.kernel import part_table
 from model.cpu.blocks.layout import BLOCK, FORMATS, OUTPUTS
 from model.cpu.blocks.linear import BlockEmbedding, BlockFactory, BlockLinear
 from model.cpu.measurements import Busy, Measurements
@@ -99,8 +100,6 @@ class BlockStep:
         """Raises whatever numba raises."""
         from model.cpu.blocks import step  # code_cache.use has to come first
 
-        self._code = step
-        self._decoder = weakref.ref(decoder)  # which holds the step
         config = decoder.config
         self._vocabulary = config.vocab_size
         self._modules = list(decoder.modules())  # whose panels the pass reads by their addresses
@@ -110,6 +109,7 @@ class BlockStep:
             weights.weights(),
             _scratch(step, config, self.max_rows, threads),
         )
+        self._embeddings = _Embeddings(decoder, self._arguments[2].x)
         self._threads = _Threads(
             step, step.PHASES * config.num_layers + 1, threads, self._arguments
         )
@@ -120,21 +120,48 @@ class BlockStep:
     ) -> Tensor:
         if should_stop is not None and should_stop():  # once: a pass is one token's
             raise Cancelled
-        decoder = self._decoder()
-        assert decoder is not None
-        rows = len(ids)
+        numbers = ids.tolist()
+        rows = len(numbers)
         # The compiled code does not check where it reads and writes.
-        if not 0 <= int(ids.min()) <= int(ids.max()) < self._vocabulary:
+        if not 0 <= min(numbers) <= max(numbers) < self._vocabulary:
             raise IndexError("a token id is not in the vocabulary")
         if rows > self.max_rows or cache.length + rows > cache.capacity:
             raise IndexError("there is no room for the rows")
         logits = torch.empty(keep, self._vocabulary)
         with self._threads.lock:
-            x = self._arguments[2].x
-            x[:rows] = decoder.embed(ids, slice(cache.length, cache.length + rows)).numpy()
+            self._embeddings.look_up(ids, cache.length)
             self._threads.run(rows, keep, cache, logits)
         cache.commit(rows)
         return logits
+
+
+class _Embeddings:
+    """What the first layer reads: as Decoder.embed, in fewer calls."""
+
+    def __init__(self, decoder: Decoder, x: Any) -> None:
+        """x (R, hidden): where to."""
+        from model.cpu.blocks import product
+
+        linear = cast(BlockEmbedding, decoder.embed_tokens).linear
+        config = decoder.config
+        self._table = part_table(product, linear.parts, linear.width)
+        self._rest = (
+            linear.width, self._table.data_ptr(), len(self._table), x.ctypes.data, product.load(),
+        )  # fmt: skip
+        self._look_up = product.look_up
+        self._x = x
+        self._multiplier = np.float32(config.embedding_multiplier)
+        self._positions = None if config.rope is not None else decoder.embed_positions.numpy()
+
+    def look_up(self, ids: Tensor, start: int) -> None:
+        """ids (R,) int64 at positions from `start` on."""
+        rows = len(ids)
+        ids = ids.contiguous()
+        self._look_up(ids.data_ptr(), rows, *self._rest)
+        if self._multiplier != 1:
+            self._x[:rows] *= self._multiplier
+        if self._positions is not None:
+            self._x[:rows] += self._positions[start : start + rows]
 
 
 class _Threads:
