@@ -1,77 +1,104 @@
-"""Prefill and decode of the bundled model on an idle and on a busy machine, by how long OpenMP's
-threads spin.
+"""Decode and prefill on a machine at rest, and on one with a busy neighbour.
 
-    python -m benchmarks.busy_machine [--repeats 3]
+    python -m benchmarks.busy_machine [--model FILE.gguf] [--sides ours:blocks,llama:file]
 
-"busy" runs an endless matrix product on all cores beside it, in a session of its own, as a build in
-another terminal would be (Linux shares the processor among sessions first, so that its being nice
-would not help).
+The neighbour is an endless matrix product on every core, in a session of its own, as a build in
+another terminal would be: Linux shares the processor among sessions first. Each repeat goes round
+all sides alone, then beside it. A share of one half of every core, the least that one can hope for,
+is 2.0 times the time. Ours has the engine's priority and GOMP_SPINCOUNT=1000, unless the
+environment says otherwise; the peers have what they set themselves.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
+import contextlib
 import statistics
 import subprocess
 import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
-VARIANTS: dict[str, dict[str, str]] = {
-    "OpenMP's default": {},
-    "GOMP_SPINCOUNT=1000 (fimls)": {"GOMP_SPINCOUNT": "1000"},
-    "GOMP_SPINCOUNT=100000": {"GOMP_SPINCOUNT": "100000"},
-    "OMP_WAIT_POLICY=PASSIVE": {"OMP_WAIT_POLICY": "PASSIVE"},
-}
-MEASURE = """
-import time, inspect
-from model import load_model
-from model.engine import worker
-m = load_model("bundled")
-ids = m.tokenizer.encode(inspect.getsource(worker))[:900]
-for _ in range(2):  # the second is warm
-    start = time.perf_counter()
-    tokens = m.generate(ids, max_new_tokens=65)
-    next(tokens)
-    middle = time.perf_counter()
-    count = len(list(tokens))
-    end = time.perf_counter()
-print(len(ids) / (middle - start), (end - middle) / count * 1000)
-"""
+from benchmarks.figures import machine, table
+from benchmarks.peers import Exports, gguf_file, process
+from benchmarks.throughput import ask
+from model.machine import usable_cores
+
 BURN = "import torch\na = torch.randn(1500, 1500)\nwhile True: a @ a"
+WARM_S = 3.0  # until the neighbour has loaded torch
+POSITIONS = 2048
+DECODED = 16
+JOBS: dict[str, tuple[dict[str, Any], int]] = {
+    "decode behind 1,000 positions, ms a token": (
+        {"job": "decode", "tokens": DECODED, "length": 1000},
+        DECODED,
+    ),
+    "prefill 512, ms": ({"job": "prefill", "tokens": 512}, 1),
+}
+Figures = dict[tuple[str, str, bool], list[float]]
+"""(Job, side, whether the neighbour is there) -> milliseconds of each repeat."""
 
 
-def main(repeats: int) -> None:
-    for busy in (False, True):
-        burner = (
-            subprocess.Popen([sys.executable, "-c", BURN], start_new_session=True) if busy else None
-        )
-        try:
-            rows: dict[str, list[tuple[float, float]]] = {name: [] for name in VARIANTS}
-            for _ in range(repeats):
-                for name, extra in VARIANTS.items():
-                    done = subprocess.run(
-                        [sys.executable, "-c", MEASURE],
-                        env=os.environ | extra,
-                        capture_output=True,
-                        text=True,
-                        check=True,
-                    )
-                    prefill, decode = map(float, done.stdout.split())
-                    rows[name].append((prefill, decode))
-        finally:
-            if burner is not None:
-                burner.kill()
-                burner.wait()
-        for name, figures in rows.items():
-            prefill, decode = (statistics.median(column) for column in zip(*figures, strict=True))
-            print(
-                f"{'busy' if busy else 'idle'}  {name:28} prefill {prefill:7.0f} tokens/s   "
-                f"decode {decode:6.2f} ms",
-                flush=True,
+@contextlib.contextmanager
+def neighbour() -> Iterator[None]:
+    burner = subprocess.Popen([sys.executable, "-c", BURN], start_new_session=True)
+    try:
+        time.sleep(WARM_S)
+        yield
+    finally:
+        burner.kill()
+        burner.wait()
+
+
+def measure(model: str, sides: list[str], threads: int, repeats: int) -> Figures:
+    found: Figures = {}
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fimls-")))
+        exports = Exports(model, folder)
+        running = {}
+        for side in sides:
+            kind, _, precision = side.partition(":")
+            arguments = ["--threads", str(threads), "--precision", precision]
+            arguments += ["--positions", str(POSITIONS)]
+            running[side], _ = stack.enter_context(
+                process("sides", kind, exports.path(kind, precision), *arguments)
             )
+        for number in range(repeats + 1):
+            for busy in (False, True):
+                with neighbour() if busy else contextlib.nullcontext():
+                    for name, (job, count) in JOBS.items():
+                        for side, worker in running.items():
+                            ms = ask(worker, job) * 1000 / count
+                            if number:  # the first round is for warming up
+                                found.setdefault((name, side, busy), []).append(ms)
+    return found
+
+
+def report(found: Figures) -> str:
+    rows: list[list[object]] = []
+    for (name, side, busy), times in found.items():
+        if busy:
+            alone, beside = statistics.median(found[name, side, False]), statistics.median(times)
+            rows.append([name, side, alone, beside, max(times), beside / alone])
+    return table(["", "", "alone", "busy", "its worst", "busy / alone"], rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--model", default="bundled")
+    parser.add_argument("--sides", help="as of benchmarks.throughput")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=usable_cores())
+    options = parser.parse_args()
+    named = gguf_file(options.model) is not None
+    sides = (options.sides or ("ours:blocks,llama:file" if named else "ours:int8")).split(",")
+    found = measure(options.model, sides, options.threads, options.repeats)
+    print(f"{machine()}; {options.threads} threads; {options.model}; {time.strftime('%Y-%m-%d')}\n")
+    print(report(found))
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--repeats", type=int, default=3)
-    main(parser.parse_args().repeats)
+    main()

@@ -1,4 +1,5 @@
-"""Finds the peers' interpreter, and converts our weights to the formats that the peers read."""
+"""Finds the peers' interpreter, and converts our weights to the formats that the peers read. A
+GGUF file is read by both as it is ("file"), and quantized anew by llama.cpp."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from model.engine.process import NICE
 from model.weights.folder import find_model, read_json
 
 ROOT = Path(__file__).parent.parent
@@ -24,6 +26,7 @@ QUANTIZE = """
 import ctypes, sys, llama_cpp
 source, target, kind = sys.argv[1:]
 options = llama_cpp.llama_model_quantize_default_params()
+options.allow_requantize = True
 options.ftype = getattr(llama_cpp, "LLAMA_FTYPE_MOSTLY_" + kind.upper())
 sys.exit(llama_cpp.llama_model_quantize(source.encode(), target.encode(), ctypes.byref(options)))
 """
@@ -42,6 +45,12 @@ def python_of(kind: str) -> Path:
     return peers_python() if kind == "llama" else Path(sys.executable)
 
 
+def gguf_file(model: str) -> Path | None:
+    """The file of a model that is one GGUF file. Raises ModelError where there is no model."""
+    files = find_model(model).weight_files
+    return files[0] if len(files) == 1 and files[0].suffix == ".gguf" else None
+
+
 class Exports:
     """A model in the formats of the sides, each made when it is first asked for, in one folder."""
 
@@ -57,12 +66,18 @@ class Exports:
         return str(self._gguf(precision))
 
     def _gguf(self, precision: str) -> Path:
-        if precision in BY_EXPORT:
+        own = gguf_file(self._model)
+        if precision == "file":
+            if own is None:
+                raise SystemExit(f"{self._model} is no GGUF file")
+            return own
+        if own is None and precision in BY_EXPORT:
             (file,) = self._export("gguf", BY_EXPORT[precision]).glob("*.gguf")
             return file
         target = self._folder / f"{precision}.gguf"
         if not target.exists():
-            command = [peers_python(), "-c", QUANTIZE, self._gguf("f32"), target, precision]
+            source = own or self._gguf("f32")
+            command = [peers_python(), "-c", QUANTIZE, source, target, precision]
             run = subprocess.run(command, capture_output=True, text=True, check=False)
             if run.returncode:
                 raise SystemExit(
@@ -96,12 +111,14 @@ def process(
 ) -> Iterator[tuple[subprocess.Popen[str], dict[str, Any]]]:
     """A process of benchmarks.`module` and the first line that it says, which ends with the
     block."""
-    environment = (
-        {"GOMP_SPINCOUNT": "1000"} if kind == "ours" else {}
-    )  # what model/engine/process.py sets; theirs is theirs
+    environment: dict[str, str] = {}
+    command = [python_of(kind), "-m", f"benchmarks.{module}", kind, *arguments]
+    if kind == "ours":  # what model/engine/process.py sets; theirs is theirs
+        environment["GOMP_SPINCOUNT"] = "1000"
+        command = ["nice", "-n", str(NICE), *command]
     environment |= os.environ | {"PYTHONPATH": str(ROOT)}
     started = subprocess.Popen(
-        [python_of(kind), "-m", f"benchmarks.{module}", kind, *arguments],
+        command,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

@@ -1,7 +1,7 @@
 """The sides of a comparison: ours, llama.cpp and transformers, each in a process of its own that
 takes the same jobs.
 
-    PYTHON -m benchmarks.sides KIND MODEL --threads 2 [--precision int8]
+    PYTHON -m benchmarks.sides KIND MODEL --threads 2 [--precision int8] [--positions 4096]
 
 Jobs come as JSON lines on stdin, {"job": "prefill", "tokens": 512}, and answers go to stdout,
 {"seconds": 0.1}. This file runs under the peers' interpreter too, which has neither torch nor this
@@ -58,7 +58,9 @@ def dtype_and_quantization(precision: str) -> tuple[str, str | None]:
 class Ours:
     """This project's decoder, through load_model."""
 
-    def __init__(self, model: str, threads: int, precision: str) -> None:
+    def __init__(
+        self, model: str, threads: int, precision: str, positions: int | None = None
+    ) -> None:
         import torch
 
         from model import load_model
@@ -71,9 +73,10 @@ class Ours:
             load_model(model, "cpu", *dtype_and_quantization(precision), measured=cache_folder()),
         )
         upgrade_now(self._model.decoder, cache_folder())
+        config = self._model.decoder.config
         self._cache = self._model.decoder.new_cache()
-        self.vocabulary = self._model.decoder.config.vocab_size
-        self.positions = self._model.decoder.config.max_positions
+        self.vocabulary = config.vocab_size
+        self.positions = min(positions or config.max_positions, config.max_positions)
 
     @property
     def length(self) -> int:
@@ -83,7 +86,10 @@ class Ours:
         self._cache.trim(length)
 
     def feed(self, ids: Sequence[int]) -> int:
-        return self._run(ids, 1)[-1]
+        chunk = self._model.decoder.prefill_chunk
+        for start in range(0, len(ids), chunk):
+            best = self._run(ids[start : start + chunk], 1)
+        return best[-1]
 
     def rows(self, ids: Sequence[int]) -> list[int]:
         return self._run(ids, len(ids))
@@ -102,7 +108,9 @@ class Transformers:
     """transformers on the Hugging Face export: its forward pass and its DynamicCache, cropped to
     what stays."""
 
-    def __init__(self, model: str, threads: int, precision: str) -> None:
+    def __init__(
+        self, model: str, threads: int, precision: str, positions: int | None = None
+    ) -> None:
         os.environ["HF_HUB_OFFLINE"] = "1"
         import torch
         import transformers
@@ -117,7 +125,8 @@ class Transformers:
         self._tokenizer_folder = model
         self._cache = transformers.DynamicCache()
         self.vocabulary = self.model.config.vocab_size
-        self.positions = self.model.config.max_position_embeddings
+        most = self.model.config.max_position_embeddings
+        self.positions = min(positions or most, most)
 
     @property
     def length(self) -> int:
@@ -155,7 +164,9 @@ class Transformers:
 class LlamaCpp:
     """llama.cpp through its C interface; its cache in half precision, as its server has it."""
 
-    def __init__(self, model: str, threads: int, precision: str) -> None:
+    def __init__(
+        self, model: str, threads: int, precision: str, positions: int | None = None
+    ) -> None:
         import llama_cpp
         import numpy
 
@@ -168,11 +179,13 @@ class LlamaCpp:
         )
         if not loaded:
             raise SystemExit(f"llama.cpp cannot load {model}")
-        self.positions = llama_cpp.llama_model_n_ctx_train(loaded)
+        most = llama_cpp.llama_model_n_ctx_train(loaded)
+        self.positions = min(positions or most, most)
         options = llama_cpp.llama_context_default_params()
         options.n_ctx, options.n_batch, options.n_ubatch = self.positions, 2048, 512
         options.n_threads = options.n_threads_batch = threads
         self._context = llama_cpp.llama_init_from_model(loaded, options)
+        self._threads = attach_threads(llama_cpp, self._context, threads)
         self._memory = llama_cpp.llama_get_memory(self._context)
         self._vocabulary = llama_cpp.llama_model_get_vocab(loaded)
         self.vocabulary = llama_cpp.llama_vocab_n_tokens(self._vocabulary)
@@ -218,6 +231,47 @@ class LlamaCpp:
     def _best(self, row: int) -> int:
         logits = self._lib.llama_get_logits_ith(self._context, row)
         return int(self._numpy.ctypeslib.as_array(logits, shape=(self.vocabulary,)).argmax())
+
+
+class ThreadpoolParams(ctypes.Structure):
+    """ggml_threadpool_params of ggml.h."""
+
+    _fields_ = [
+        ("cpumask", ctypes.c_bool * 512),
+        ("n_threads", ctypes.c_int),
+        ("prio", ctypes.c_int),
+        ("poll", ctypes.c_uint32),
+        ("strict_cpu", ctypes.c_bool),
+        ("paused", ctypes.c_bool),
+    ]
+
+
+CPU_DEVICE = 0  # GGML_BACKEND_DEVICE_TYPE_CPU
+
+
+def attach_threads(llama_cpp: Any, context: Any, threads: int) -> Any:
+    """Threads that stay, as llama.cpp's own server has them; a library without OpenMP would start
+    some at every pass. The bindings do not have these functions."""
+
+    lib = llama_cpp.llama_cpp._lib
+    pointer = ctypes.c_void_p
+    default = lib.ggml_threadpool_params_default
+    default.restype, default.argtypes = ThreadpoolParams, [ctypes.c_int]
+    lib.ggml_backend_dev_by_type.restype = pointer
+    lib.ggml_backend_dev_backend_reg.restype = pointer
+    lib.ggml_backend_dev_backend_reg.argtypes = [pointer]
+    lib.ggml_backend_reg_get_proc_address.restype = pointer
+    lib.ggml_backend_reg_get_proc_address.argtypes = [pointer, ctypes.c_char_p]
+    backend = lib.ggml_backend_dev_backend_reg(lib.ggml_backend_dev_by_type(CPU_DEVICE))
+    address = lib.ggml_backend_reg_get_proc_address(backend, b"ggml_threadpool_new")
+    make = ctypes.CFUNCTYPE(pointer, ctypes.POINTER(ThreadpoolParams))(address)
+    wanted = default(threads)
+    assert wanted.n_threads == threads, "ggml's structure is another one"
+    pool = make(ctypes.byref(wanted))
+    lib.llama_attach_threadpool.argtypes = [pointer, pointer, pointer]
+    lib.llama_attach_threadpool.restype = None
+    lib.llama_attach_threadpool(context, pool, None)
+    return pool
 
 
 KINDS: dict[str, Any] = {"ours": Ours, "transformers": Transformers, "llama": LlamaCpp}
@@ -349,6 +403,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument(
         "--precision", default="float32", help="of ours and transformers; a GGUF file has its own"
     )
+    parser.add_argument("--positions", type=int, help="at most; without: as many as the model has")
     return parser
 
 
@@ -363,7 +418,7 @@ def main() -> None:
     options = arguments().parse_args()
     out = quiet_stdout()
     started = time.perf_counter()
-    side = KINDS[options.kind](options.model, options.threads, options.precision)
+    side = KINDS[options.kind](options.model, options.threads, options.precision, options.positions)
     print(
         json.dumps({"seconds": time.perf_counter() - started, "positions": side.positions}),
         file=out,

@@ -1,13 +1,18 @@
 """Prefill, decode, and steps of several rows: ours, transformers and llama.cpp on the same weights,
 in one run.
 
-    python -m benchmarks.throughput [--model bundled|3b|FOLDER] [--layers 6] [--repeats 5] [--sides
-    ours:int8,...]
+    python -m benchmarks.throughput --model FILE.gguf
+    python -m benchmarks.throughput [--model bundled|3b|FOLDER] [--layers 6] [--repeats 5]
+        [--sides ours:int8,...]
 
-"3b" is StarCoder2-3B's shape with random weights, cut to --layers. Each side is a process of its
-own with the same number of threads, all loaded before the first measurement and one at work at a
-time; each job goes round all sides before the next, --repeats times. Figures are medians; the best
-side of each job is bold. llama.cpp's names are those of its files: f32, f16, q8_0, q4_0, q4_k_m.
+FILE.gguf, or a name that `fimls models` lists: "ours:blocks" are the file's own blocks, what the
+engine takes by default; "llama:file" is llama.cpp on the same file, its other sides are that file
+quantized anew by llama.cpp. "3b" is StarCoder2-3B's shape with random weights, cut to --layers.
+llama.cpp's names are those of its files: f32, f16, q8_0, q4_0, q4_k_m.
+
+Each side is a process of its own with the same number of threads, all loaded before the first
+measurement and one at work at a time; each job goes round all sides before the next, --repeats
+times. Figures are medians; the best side of each job is bold.
 """
 
 from __future__ import annotations
@@ -15,6 +20,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import re
 import statistics
 import tempfile
 import time
@@ -22,11 +28,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.figures import machine, shown, table
-from benchmarks.peers import STARCODER2_3B, Exports, process, write_random
+from benchmarks.peers import STARCODER2_3B, Exports, gguf_file, process, write_random
 from model.machine import usable_cores
 
 SIDES = "ours:float32,ours:int8,transformers:float32,llama:f32,llama:q8_0,llama:q4_0,llama:q4_k_m"
+GGUF_SIDES = "ours:blocks,ours:int8,ours:int4,llama:file,llama:q4_0,llama:q8_0"
 DECODED, STEPS, ROWS = 32, 8, (1, 2, 4, 8, 16)
+POSITIONS = 4096  # of each side: what the jobs need
+SPARE_BYTES = 10**9
 TURN_S = 0.2  # a side that has just worked comes to rest
 
 
@@ -56,7 +65,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--model", default="bundled")
     parser.add_argument("--layers", type=int, default=6)
-    parser.add_argument("--sides", default=SIDES)
+    parser.add_argument("--sides", help=f"without: {SIDES}; of a GGUF file {GGUF_SIDES}")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--length", type=int, default=1000, help="positions in the cache")
     parser.add_argument("--decoded", type=int, default=DECODED)
@@ -68,6 +77,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="where the figures go, with every repeat")
     options = parser.parse_args()
     options.threads = options.threads or usable_cores()
+    if options.sides is None:
+        named = options.model != "3b" and gguf_file(options.model) is not None
+        options.sides = GGUF_SIDES if named else SIDES
     with tempfile.TemporaryDirectory(prefix="fimls-") as name:
         folder, model = Path(name), options.model
         if model == "3b":
@@ -91,23 +103,15 @@ def measure(exports: Exports, options: argparse.Namespace) -> dict[str, dict[str
         for side in options.sides.split(","):
             kind, _, precision = side.partition(":")
             try:
-                entered = stack.enter_context(
-                    process(
-                        "sides",
-                        kind,
-                        exports.path(kind, precision),
-                        "--threads",
-                        str(options.threads),
-                        "--precision",
-                        precision,
-                    )
-                )
+                arguments = ["--threads", str(options.threads), "--precision", precision]
+                arguments += ["--positions", str(POSITIONS)]
+                model = exports.path(kind, precision)
+                check_room(model)
+                running[side] = stack.enter_context(process("sides", kind, model, *arguments))
             except (
                 SystemExit
             ) as error:  # a peer that is not there, or a precision that we do not have yet
                 print(f"without {side}: {error}")
-                continue
-            running[side] = entered
         positions = min(first["positions"] for _, first in running.values())
         wanted = jobs(
             positions, min(options.length, positions - 64), options.decoded, options.steps
@@ -126,6 +130,17 @@ def measure(exports: Exports, options: argparse.Namespace) -> dict[str, dict[str
     return figures
 
 
+def check_room(model: str) -> None:
+    """Raises SystemExit where a GGUF file as a side would have the machine run out of memory."""
+    path = Path(model)
+    if not path.is_file():
+        return
+    free = re.search(r"MemAvailable: *(\d+)", Path("/proc/meminfo").read_text())
+    needed = 2 * path.stat().st_size + SPARE_BYTES
+    if free and int(free[1]) * 1024 < needed:
+        raise SystemExit(f"that takes up to {needed / 1e9:.1f} GB of memory; give fewer --sides")
+
+
 def ask(worker: Any, job: dict[str, Any]) -> float:
     worker.stdin.write(json.dumps(job) + "\n")
     worker.stdin.flush()
@@ -136,7 +151,8 @@ def ask(worker: Any, job: dict[str, Any]) -> float:
 
 
 def report(figures: dict[str, dict[str, list[float]]]) -> str:
-    """Medians, and how many times as fast as the best peer, and as each, the best of ours is."""
+    """Medians, how many times as fast as the best peer each of ours is, and the best of ours as
+    each peer."""
     names = list(dict.fromkeys(name for by_job in figures.values() for name in by_job))
     medians = {
         side: {n: statistics.median(v) for n, v in by_job.items()}
@@ -156,18 +172,21 @@ def report(figures: dict[str, dict[str, list[float]]]) -> str:
             text = shown(medians[side][name])
             row.append((f"**{text}**" if side == best else text) + f" ({shown(low)}–{shown(high)})")
         mine = max((speed[side] for side in ours), default=float("nan"))
-        row += [mine / max((speed[side] for side in peers), default=float("nan"))]
+        theirs = max((speed[side] for side in peers), default=float("nan"))
+        row += [speed[side] / theirs for side in ours]
         row += [", ".join(f"{mine / speed[side]:.2f} {side}" for side in peers)]
         rows.append(row)
-    text = table(["", *figures, "our best / best peer", "our best / each peer"], rows)
-    for side in ours + peers:
-        steps = medians[side]
-        if {"step of 1, ms", "step of 16, ms"} <= steps.keys():
-            text += (
-                f"\n\n{side}: a step of 16 rows takes "
-                f"{steps['step of 16, ms'] / steps['step of 1, ms']:.2f} "
-            )
-            text += "times one of 1."
+    head = [*figures, *(f"{side} / best peer" for side in ours), "our best / each peer"]
+    text = table(["", *head], rows)
+    for side, times in medians.items():
+        if "step of 1, ms" in times:
+            more = [
+                f"{rows} rows {times[name] / times['step of 1, ms']:.2f}"
+                for rows in ROWS[1:]
+                if (name := f"step of {rows}, ms") in times
+            ]
+            if more:
+                text += f"\n\n{side}, times its step of 1 row: {', '.join(more)}."
     return text
 
 

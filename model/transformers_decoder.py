@@ -22,9 +22,10 @@ from torch import Tensor, nn
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache, DynamicLayer
 
 from model.decoder.config import DecoderConfig
-from model.decoder.decoder import Cancelled, Decoder, DecoderOutput, ShouldStop
+from model.decoder.decoder import Decoder, DecoderOutput
 from model.decoder.factory import PREFILL_CHUNK
 from model.decoder.kv_cache import KVCache
+from model.decoder.stopping import ShouldStop, ask
 from model.errors import ModelError
 from model.families.hf_config import stop_ids
 from model.weights.files import ModelFiles
@@ -71,8 +72,7 @@ class TransformersDecoder(Decoder):
             given[self._cache_name] = CacheView(cache, should_stop)
         if self._keeps_some:
             given["logits_to_keep"] = logits_to_keep
-        if should_stop is not None and should_stop():
-            raise Cancelled
+        ask(should_stop)
         logits = self.model(input_ids=input_ids, **given).logits
         if cache is not None:
             cache.commit(input_ids.shape[1])
@@ -102,8 +102,7 @@ class LayerView(CacheLayerMixin):
 
         It is called once in each layer. Raises Cancelled.
         """
-        if self._should_stop is not None and self._should_stop():
-            raise Cancelled
+        ask(self._should_stop)
         return self._cache.append(self._layer, key_states[0], value_states[0])
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:

@@ -26,10 +26,11 @@ from model.cpu.measurements import Busy, Measurements
 from model.cpu.quantized_linear import Int8Embedding, Int8Linear, step_shapes
 from model.cpu.step_costs import relative_costs, shape_of, step_rows, step_us
 from model.cpu.torch_step import add_step
-from model.decoder.decoder import Cancelled, Decoder, ShouldStop
+from model.decoder.decoder import Decoder
 from model.decoder.factory import Norm, gains_of
 from model.decoder.kv_cache import KVCache
 from model.decoder.layers import DecoderLayer
+from model.decoder.stopping import ShouldStop, ask
 
 if TYPE_CHECKING:
     from model.cpu.numba_step import Floats, Matrices, Weights
@@ -176,8 +177,7 @@ class CompiledStep:
     def __call__(
         self, ids: Tensor, cache: KVCache, keep: int, should_stop: ShouldStop | None
     ) -> Tensor:
-        if should_stop is not None and should_stop():  # once: a small model's step is short
-            raise Cancelled
+        ask(should_stop)  # once: a small model's step is short
         numbers = ids.numpy()
         logits = np.empty((keep, self._vocabulary), np.float32)
         # The compiled code does not check where it reads and writes.

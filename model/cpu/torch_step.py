@@ -26,10 +26,11 @@ from model.cpu.measurements import Busy, Measurements, threads
 from model.cpu.quantized_linear import Int8Linear
 from model.cpu.step_costs import relative_costs, shape_of, step_rows, step_us
 from model.decoder.config import DecoderConfig
-from model.decoder.decoder import Cancelled, Decoder, ShouldStop
+from model.decoder.decoder import Decoder
 from model.decoder.factory import Norm, gains_of
 from model.decoder.kv_cache import KVCache
 from model.decoder.layers import ACTIVATIONS, DecoderLayer, normalize_heads
+from model.decoder.stopping import ShouldStop, ask
 
 # One thread is used if it is at most this factor slower: it leaves the other cores free.
 ONE_THREAD_FACTOR = 1.2
@@ -164,8 +165,7 @@ class TorchStep:
         x = self._embed(ids, new)
         multiplier = self._config.residual_multiplier
         for i, layer in enumerate(self._layers):
-            if should_stop is not None and should_stop():
-                raise Cancelled
+            ask(should_stop)
             normed = layer.attention_norm(x).to(takes)
             layer.qkv.into(normed, buffers.qkv)
             if layer.gains is not None:

@@ -4,6 +4,7 @@ In reading order:
 - config: DecoderConfig, the sizes and switches of a decoder. Families differ by nothing else.
 - rope: rotary position embedding.
 - factory: the modules (matrices, embeddings, norms), and the factory that makes them of floats.
+- stopping: how a pass is asked whether anybody waits for it.
 - layers: attention, MLP, and the layer that joins them.
 - kv_cache: the keys and values of one sequence, to append to, trim, fork and copy.
 - decoder: the whole forward pass, and the protocol of a faster step for few rows.

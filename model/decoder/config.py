@@ -106,6 +106,13 @@ class DecoderConfig:
         return (self.num_heads + 2 * self.num_kv_heads) * self.head_dim
 
     @property
+    def layer_weights(self) -> int:
+        """Weights of a layer's matrices."""
+        attention = self.qkv_size + self.num_heads * self.head_dim
+        mlp = (3 if self.gated_mlp else 2) * self.intermediate_size
+        return self.hidden_size * (attention + mlp)
+
+    @property
     def rotated_dim(self) -> int:
         """How many of a head's dimensions are rotated."""
         return 0 if self.rope is None else self.rope.dim

@@ -3,7 +3,7 @@ head."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,12 +15,7 @@ from model.decoder.factory import Factory
 from model.decoder.kv_cache import KVCache
 from model.decoder.layers import DecoderLayer
 from model.decoder.rope import Rotations
-
-ShouldStop = Callable[[], bool]
-
-
-class Cancelled(Exception):
-    """`should_stop` returned true between two layers. The cache is as it was before the call."""
+from model.decoder.stopping import ShouldStop, ask
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +108,8 @@ class Decoder(nn.Module):
         """Runs input_ids (batch, positions) after what the cache holds (batch 1 with a cache).
 
         logits_to_keep: logits of only the last so many positions; 0 keeps all. should_stop is asked
-        between layers. Raises Cancelled when it returns true; ValueError when the positions do not
-        fit the model.
+        before each part of a layer. Raises Cancelled when it returns true; ValueError when the
+        positions do not fit the model.
         """
         new = input_ids.shape[1]
         end = self.make_room(input_ids, cache)
@@ -126,9 +121,8 @@ class Decoder(nn.Module):
         rotations = self._rotations_of(end, cache)[start:end]
         x = self.embed(input_ids, slice(start, end))
         for i, layer in enumerate(self.layers):
-            if should_stop is not None and should_stop():
-                raise Cancelled
-            x = layer(x, rotations, i, cache)
+            x = layer(x, rotations, i, cache, should_stop=should_stop)
+        ask(should_stop)
         if cache is not None:
             cache.commit(new)
         return DecoderOutput(self.logits_of(self.norm(x[:, -logits_to_keep:])))

@@ -16,6 +16,7 @@ from model.decoder.config import DecoderConfig
 from model.decoder.factory import Factory
 from model.decoder.kv_cache import KVCache
 from model.decoder.rope import Rotations, rotate, rotate_interleaved
+from model.decoder.stopping import ShouldStop, ask
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu_tanh": partial(F.gelu, approximate="tanh"),
@@ -162,14 +163,16 @@ class MLP(nn.Module):
         self.up = factory.linear(config.hidden_size, rows, config.mlp_bias)
         self.down = factory.linear(config.intermediate_size, config.hidden_size, config.mlp_bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x (B, T, hidden) -> (B, T, hidden)."""
-        out: Tensor
+    def forward(self, x: Tensor, should_stop: ShouldStop | None = None) -> Tensor:
+        """x (B, T, hidden) -> (B, T, hidden). Raises Cancelled."""
+        inner = self.up(x)
+        ask(should_stop)
         if self.gated:
-            gate, up = self.up(x).chunk(2, dim=-1)
-            out = self.down(self.activation(gate) * up)
+            gate, up = inner.chunk(2, dim=-1)
+            inner = self.activation(gate) * up
         else:
-            out = self.down(self.activation(self.up(x)))
+            inner = self.activation(inner)
+        out: Tensor = self.down(inner)
         return out
 
 
@@ -193,22 +196,26 @@ class DecoderLayer(nn.Module):
         layer: int,
         cache: KVCache | None,
         run: LayerRun | None = None,
+        should_stop: ShouldStop | None = None,
     ) -> Tensor:
-        """x (B, T, hidden) -> (B, T, hidden).
+        """x (B, T, hidden) -> (B, T, hidden). Asks should_stop before each part and raises
+        Cancelled.
 
         run: computes the layer instead. A layer is only run by calling it: a decoder on several
         devices, or partly on a disk, has its weights where they are needed no longer than that.
         """
         if run is not None:
             return run(self, x, rotations, layer, cache)
+        ask(should_stop)
         normed = self.attention_norm(x)
         attended = self.attention(normed, rotations, layer, cache)
+        ask(should_stop)
         out: Tensor
         if self.parallel:
-            out = x + self.scaled(attended) + self.scaled(self.mlp(normed))
+            out = x + self.scaled(attended) + self.scaled(self.mlp(normed, should_stop))
             return out
         x = x + self.scaled(attended)
-        out = x + self.scaled(self.mlp(self.mlp_norm(x)))
+        out = x + self.scaled(self.mlp(self.mlp_norm(x), should_stop))
         return out
 
     def scaled(self, added: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 from model.decoder.kv_cache import KVCache
+from model.decoder.stopping import chunk_at
 from model.engine.options import CACHE_BYTES
 from model.engine.queue import FairQueue, Job
 from model.engine.request import Event, Failed, Finished, Request, Started
@@ -212,31 +213,37 @@ class Engine:
             if len(ids) - self.prefixes.cached(ids) > 1:
                 lease = self.prefixes.lease(ids, lambda: job.cancelled)
                 started = time.monotonic()
-                for _ in self._tokens(job, ids, lease.cache, DecodeCounts()):
+                chunk = self._chunk(job.request)
+                for _ in self._tokens(job, ids, lease.cache, chunk, DecodeCounts()):
                     pass
                 if not job.cancelled:
                     seconds = time.monotonic() - started
                     self.speed.prefilled(lease.cache.length - lease.reused, seconds)
-                self._count_prefill(job, len(ids), lease)
+                self._count_prefill(len(ids), lease, chunk)
                 self.prefixes.give_back(lease, ids)
 
-    def _count_prefill(self, job: Job, length: int, lease: CacheLease) -> tuple[int, int]:
-        """Counts a prefill; how many positions it computed, and in how many passes."""
+    def _count_prefill(self, length: int, lease: CacheLease, chunk: int) -> tuple[int, int]:
+        """Counts a prefill in chunks; how many positions it computed, and in how many passes."""
         positions = min(lease.cache.length, length) - lease.reused
-        passes = math.ceil(positions / self._chunk(job.request))
+        passes = math.ceil(positions / chunk)
         self.positions += positions
         self.passes += passes
         return positions, passes
 
     def _chunk(self, request: Request) -> int:
-        """How many positions a prefill runs at once."""
-        most = self.model.decoder.prefill_chunk
+        """How many positions a prefill runs at once. A machine that is busy, or slower than the
+        decoder supposes, runs fewer."""
+        decoder = self.model.decoder
+        speed = self.speed.prefill
+        most = decoder.prefill_chunk
+        if speed is not None and decoder.device.type == "cpu":
+            most = min(most, chunk_at(speed, decoder.config.num_layers))
         if not request.idle:
             return most
-        return min(most, max(IDLE_CHUNK, int(IDLE_CHUNK_S * (self.speed.prefill or 0))))
+        return min(most, max(IDLE_CHUNK, int(IDLE_CHUNK_S * (speed or 0))))
 
     def _tokens(
-        self, job: Job, ids: Sequence[int], cache: KVCache, counts: DecodeCounts
+        self, job: Job, ids: Sequence[int], cache: KVCache, chunk: int, counts: DecodeCounts
     ) -> Iterator[Token]:
         request = job.request
         return self.model.generate(
@@ -249,7 +256,7 @@ class Engine:
             copying=request.copying,
             history=self.history,
             counts=counts,
-            prefill_chunk=self._chunk(request),
+            prefill_chunk=chunk,
             should_stop=lambda: job.cancelled,
         )
 
@@ -263,6 +270,7 @@ class Engine:
             prompt = self._choose(request)
         lease = self.prefixes.lease(prompt, lambda: job.cancelled)
         reused = lease.reused
+        chunk = self._chunk(request)
         begun = time.monotonic()
         job.emit(Started(len(prompt), reused))
         stops = StopStrings(request.stop)
@@ -270,7 +278,7 @@ class Engine:
         ids = list(prompt)
         stopped = False
         first_token = 0.0
-        for token in self._tokens(job, prompt, lease.cache, counts):
+        for token in self._tokens(job, prompt, lease.cache, chunk, counts):
             if not first_token:
                 first_token = time.monotonic()
                 self.speed.prefilled(len(prompt) - reused, first_token - begun)
@@ -284,7 +292,7 @@ class Engine:
             self.speed.prefilled(len(prompt) - reused, ended - begun)
         first_token = first_token or ended
         generated = len(ids) - len(prompt)
-        prefilled, passes = self._count_prefill(job, len(prompt), lease)
+        prefilled, passes = self._count_prefill(len(prompt), lease, chunk)
         self.speed.decoded(generated - 1, ended - first_token)
         self.passes += counts.passes
         self.positions += counts.passes + counts.drafted

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,8 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.decoder.config import DecoderConfig
-from model.decoder.decoder import Cancelled, Decoder
+from model.decoder.decoder import Decoder
 from model.decoder.kv_cache import KVCache
+from model.decoder.stopping import Cancelled
 from model.generation.drafting import LONGEST_DRAFT, Drafter, no_drafts
 from model.generation.sampling import Sampler, Sampling
 
@@ -39,8 +41,8 @@ class ScoreProcessor(Protocol):
 class GenerationOptions:
     """How a prompt is continued, and for how long.
 
-    A token of stop_ids ends the generation and is not yielded. should_stop is asked between the
-    layers of a prefill and between tokens; True ends the generation. The prefill runs in chunks of
+    A token of stop_ids ends the generation and is not yielded. should_stop is asked within passes
+    and between tokens; True ends the generation. The prefill runs in chunks of
     prefill_chunk positions, by default as many as the decoder's.
     """
 
@@ -104,9 +106,12 @@ def prefill(
 class DecodeStep:
     """Passes over a few ids, with little work between them."""
 
-    def __init__(self, decoder: Decoder, cache: KVCache) -> None:
+    def __init__(
+        self, decoder: Decoder, cache: KVCache, should_stop: Callable[[], bool] | None
+    ) -> None:
         self._decoder = decoder
         self._cache = cache
+        self._should_stop = should_stop
         self._on_cpu = decoder.device.type == "cpu"
         self._input = torch.zeros((1, 1 + LONGEST_DRAFT), dtype=torch.long)
         self._input_numbers = self._input.numpy()[0]
@@ -114,14 +119,17 @@ class DecodeStep:
         self._score_numbers: NDArray[np.float32] = self._scores.numpy()
 
     def __call__(self, ids: Sequence[int]) -> Tensor:
-        """Logits (len(ids), vocabulary) after each id."""
+        """Logits (len(ids), vocabulary) after each id. Raises Cancelled."""
         rows = len(ids)
         self._input_numbers[:rows] = ids
         step = self._input[:, :rows]
         with torch.inference_mode():
             if not self._on_cpu:
                 step = step.to(self._decoder.device)
-            logits: Tensor = self._decoder(step, cache=self._cache, logits_to_keep=rows).logits[0]
+            output = self._decoder(
+                step, cache=self._cache, logits_to_keep=rows, should_stop=self._should_stop
+            )
+        logits: Tensor = output.logits[0]
         return logits
 
     def log_probabilities(self, logits: Tensor) -> NDArray[np.float32]:
@@ -157,39 +165,37 @@ def generate(
     chunk = options.prefill_chunk or decoder.prefill_chunk
     rows_of_last_chunk = (len(ids) - cache.length - 1) % chunk + 1
     draft = drafter.propose(left - 1, rows_of_last_chunk)
-    try:
-        logits = prefill(decoder, cache, ids, options.should_stop, chunk, draft)
-    except Cancelled:
-        return
-    step = DecodeStep(decoder, cache)
+    step = DecodeStep(decoder, cache, options.should_stop)
     sample = Sampler(options.sampling)
-    while left > 0:
-        counts.drafted += len(draft)
-        # The draft's positions are taken off again; each that is accepted is committed below.
-        cache.trim(cache.length - len(draft))
-        for place, row in enumerate(logits):
-            scores = step.log_probabilities(row)
-            for processor in processors:
-                processor.process(scores)
-            token = sample(scores)
-            accepted = drafter.learn(place, token) and place < len(draft)
-            counts.accepted += accepted
-            if token in options.stop_ids:
-                return
-            drafter.push(token)
-            left -= 1
-            piece = text.push(token)
-            for processor in processors:
-                piece = processor.take(piece)
-            yield Token(token, piece, float(scores[token]))
-            if not left or options.stopped:
-                return
-            if not accepted:
-                break
-            cache.commit(1)
-        draft = drafter.propose(left - 1)
-        logits = step([token, *draft])
-        counts.passes += 1
+    with suppress(Cancelled):
+        logits = prefill(decoder, cache, ids, options.should_stop, chunk, draft)
+        while left > 0:
+            counts.drafted += len(draft)
+            # The draft's positions are taken off again; each that is accepted is committed below.
+            cache.trim(cache.length - len(draft))
+            for place, row in enumerate(logits):
+                scores = step.log_probabilities(row)
+                for processor in processors:
+                    processor.process(scores)
+                token = sample(scores)
+                accepted = drafter.learn(place, token) and place < len(draft)
+                counts.accepted += accepted
+                if token in options.stop_ids:
+                    return
+                drafter.push(token)
+                left -= 1
+                piece = text.push(token)
+                for processor in processors:
+                    piece = processor.take(piece)
+                yield Token(token, piece, float(scores[token]))
+                if not left or options.stopped:
+                    return
+                if not accepted:
+                    break
+                cache.commit(1)
+            draft = drafter.propose(left - 1)
+            logits = step([token, *draft])
+            counts.passes += 1
 
 
 def token_limit(config: DecoderConfig, ids: Sequence[int], max_new_tokens: int) -> int:

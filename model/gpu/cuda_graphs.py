@@ -33,9 +33,10 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from model.decoder.decoder import Cancelled, Decoder
+from model.decoder.decoder import Decoder
 from model.decoder.kv_cache import KVCache
 from model.decoder.layers import Attention, DecoderLayer, normalize_heads
+from model.decoder.stopping import ask
 
 log = logging.getLogger(__name__)
 SIZES = (1, 2, 4, 8)  # rows that are recorded; others are filled up to the next
@@ -138,8 +139,7 @@ class Graphs:
         self, ids: Tensor, cache: KVCache, keep: int, should_stop: Callable[[], bool] | None
     ) -> Tensor:
         """See model.decoder.decoder.FewRowsStep. should_stop is asked once, before the pass."""
-        if should_stop is not None and should_stop():
-            raise Cancelled
+        ask(should_stop)
         rows = ids.shape[0]
         size = self._size(rows)
         places = self._places[rows]

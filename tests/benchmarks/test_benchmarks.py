@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.busy_machine import report as busy_report
 from benchmarks.editor import position
 from benchmarks.figures import cpu_seconds, percentile, shown, table
 from benchmarks.plots import distribution, nice, over_context, ticks
@@ -249,6 +250,25 @@ def test_throughput_says_who_is_best_and_by_how_much() -> None:
     assert (
         "**1.00** (1.00–1.00)" in second and "| 0.50 | 0.50 llama:f32, 2.00 llama:q4_0 |" in second
     )
+
+
+def test_each_of_ours_is_compared_with_the_best_peer() -> None:
+    figures = {
+        "ours:blocks": {"step of 1, ms": [2.0], "step of 4, ms": [3.0]},
+        "ours:int4": {"step of 1, ms": [1.0], "step of 4, ms": [4.0]},
+        "llama:file": {"step of 1, ms": [3.0], "step of 4, ms": [6.0]},
+    }
+    text = throughput_report(figures)
+    assert "| 1.50 | 3.00 | 3.00 llama:file |" in text.splitlines()[2]
+    assert "ours:blocks, times its step of 1 row: 4 rows 1.50." in text
+
+
+def test_a_busy_machine_is_compared_with_the_same_side_alone() -> None:
+    found = {
+        ("decode", "ours", False): [10.0, 12.0, 11.0],
+        ("decode", "ours", True): [22.0, 20.0, 33.0],
+    }
+    assert "| decode | ours | 11.0 | 22.0 | 33.0 | 2.00 |" in busy_report(found)
 
 
 @pytest.mark.parametrize(

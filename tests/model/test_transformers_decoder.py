@@ -12,7 +12,7 @@ import torch
 
 from model import LoadedModel, load_model
 from model.cpu.compiled_step import upgrade
-from model.decoder.decoder import Cancelled
+from model.decoder.stopping import Cancelled
 from model.errors import ModelError
 from model.generation.generate import GenerationOptions, generate
 from model.weights.folder import find_model

@@ -13,8 +13,9 @@ import torch
 
 from model import LoadedModel, Tokenizer, load_model
 from model.decoder.config import DecoderConfig, RopeConfig
-from model.decoder.decoder import Cancelled, DecoderOutput
+from model.decoder.decoder import DecoderOutput
 from model.decoder.kv_cache import KVCache
+from model.decoder.stopping import Cancelled
 from model.engine.queue import Job
 from model.engine.request import Event, Failed, Finished, Request
 from model.engine.worker import Engine

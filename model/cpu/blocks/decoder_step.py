@@ -6,8 +6,9 @@ import contextlib
 import ctypes
 import sys
 import threading
+import time
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,15 +16,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from model.cpu.blocks.kernel import part_table
 from model.cpu.blocks.layout import BLOCK, FORMATS, OUTPUTS
 from model.cpu.blocks.linear import BlockEmbedding, BlockFactory, BlockLinear
 from model.cpu.measurements import Busy, Measurements
 from model.cpu.step_costs import relative_costs, shape_of, step_rows, step_us
 from model.decoder.config import DecoderConfig, RopeConfig
-from model.decoder.decoder import Cancelled, Decoder, ShouldStop
+from model.decoder.decoder import Decoder
 from model.decoder.factory import Norm, gains_of
 from model.decoder.kv_cache import KVCache
 from model.decoder.layers import DecoderLayer
+from model.decoder.stopping import ASK_EVERY_S, ShouldStop, ask, chunk_at
 
 # Row costs where nothing can be measured: a pass is bound by reading the weights.
 BY_THUMB = {1: 1.0, 2: 1.1, 4: 1.4, 8: 2.0, 16: 3.6}
@@ -48,7 +51,11 @@ def add_block_step(decoder: Decoder, cache_dir: Path) -> None:
     costs: Mapping[int, float] = BY_THUMB
     with contextlib.suppress(Busy):
         times = Measurements(cache_dir).times(subject, wanted, measure)
-        costs = relative_costs(times["all threads"])
+        times_us = times["all threads"]
+        costs = relative_costs(times_us)
+        most = max(times_us)
+        per_s = most * 1e6 / times_us[most]
+        decoder.prefill_chunk = chunk_at(per_s, decoder.config.num_layers)
     decoder.use_step(step, costs)
 
 
@@ -95,14 +102,15 @@ class BlockStep:
 
     max_rows = 16
 
-    def __init__(self, decoder: Decoder, threads: int) -> None:
+    def __init__(
+        self, decoder: Decoder, threads: int, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
         """Raises whatever numba raises."""
         from model.cpu.blocks import step  # code_cache.use has to come first
 
-        self._code = step
-        self._decoder = weakref.ref(decoder)  # which holds the step
         config = decoder.config
         self._vocabulary = config.vocab_size
+        self._pace = Pace(config, clock)
         self._modules = list(decoder.modules())  # whose panels the pass reads by their addresses
         weights = _Tables(step, decoder, threads)
         self._arguments = (
@@ -110,6 +118,7 @@ class BlockStep:
             weights.weights(),
             _scratch(step, config, self.max_rows, threads),
         )
+        self._embeddings = _Embeddings(decoder, self._arguments[2].x)
         self._threads = _Threads(
             step, step.PHASES * config.num_layers + 1, threads, self._arguments
         )
@@ -118,23 +127,84 @@ class BlockStep:
     def __call__(
         self, ids: Tensor, cache: KVCache, keep: int, should_stop: ShouldStop | None
     ) -> Tensor:
-        if should_stop is not None and should_stop():  # once: a pass is one token's
-            raise Cancelled
-        decoder = self._decoder()
-        assert decoder is not None
-        rows = len(ids)
+        numbers = ids.tolist()
+        rows = len(numbers)
         # The compiled code does not check where it reads and writes.
-        if not 0 <= int(ids.min()) <= int(ids.max()) < self._vocabulary:
+        if not 0 <= min(numbers) <= max(numbers) < self._vocabulary:
             raise IndexError("a token id is not in the vocabulary")
         if rows > self.max_rows or cache.length + rows > cache.capacity:
             raise IndexError("there is no room for the rows")
         logits = torch.empty(keep, self._vocabulary)
         with self._threads.lock:
-            x = self._arguments[2].x
-            x[:rows] = decoder.embed(ids, slice(cache.length, cache.length + rows)).numpy()
-            self._threads.run(rows, keep, cache, logits)
+            self._embeddings.look_up(ids, cache.length)
+            for first, end in self._pace.parts(rows, should_stop):
+                self._threads.run(rows, keep, cache, logits, first, end)
         cache.commit(rows)
         return logits
+
+
+class _Embeddings:
+    """What the first layer reads: as Decoder.embed, in fewer calls."""
+
+    def __init__(self, decoder: Decoder, x: Any) -> None:
+        """x (R, hidden): where to."""
+        from model.cpu.blocks import product
+
+        linear = cast(BlockEmbedding, decoder.embed_tokens).linear
+        config = decoder.config
+        self._table = part_table(product, linear.parts, linear.width)
+        self._rest = (
+            linear.width, self._table.data_ptr(), len(self._table), x.ctypes.data, product.load(),
+        )  # fmt: skip
+        self._look_up = product.look_up
+        self._x = x
+        self._multiplier = np.float32(config.embedding_multiplier)
+        self._positions = None if config.rope is not None else decoder.embed_positions.numpy()
+
+    def look_up(self, ids: Tensor, start: int) -> None:
+        """ids (R,) int64 at positions from `start` on."""
+        rows = len(ids)
+        ids = ids.contiguous()
+        self._look_up(ids.data_ptr(), rows, *self._rest)
+        if self._multiplier != 1:
+            self._x[:rows] *= self._multiplier
+        if self._positions is not None:
+            self._x[:rows] += self._positions[start : start + rows]
+
+
+class Pace:
+    """Divides passes into parts, between which it asks whether to stop."""
+
+    def __init__(self, config: DecoderConfig, clock: Callable[[], float]) -> None:
+        self._layers = config.num_layers
+        self._head = config.vocab_size * config.hidden_size / config.layer_weights  # in layers
+        self._clock = clock
+        self._layer_s: dict[int, float] = {}  # what a layer took the last time, by rows
+
+    def parts(self, rows: int, should_stop: ShouldStop | None) -> Iterator[tuple[int, int]]:
+        """The first layer of each part, and the one after its last; the head counts as one more
+        layer. The caller runs a part before it takes the next one. Raises Cancelled."""
+        if should_stop is None:
+            yield 0, self._layers + 1
+            return
+        first = 0
+        while first <= self._layers:
+            ask(should_stop)
+            end = self._end(first, rows)
+            started = self._clock()
+            yield first, end
+            size = min(end, self._layers) - first + self._head * (end > self._layers)
+            self._layer_s[rows] = (self._clock() - started) / size
+            first = end
+
+    def _end(self, first: int, rows: int) -> int:
+        if rows not in self._layer_s:
+            return first + 1
+        fitting = ASK_EVERY_S / max(self._layer_s[rows], 1e-9)
+        left = self._layers - first
+        if left + self._head <= fitting:
+            return self._layers + 1
+        return first + max(1, min(left, int(fitting)))
 
 
 class _Threads:
@@ -161,7 +231,10 @@ class _Threads:
             self._yield = _address(library.sched_yield)
         self._started = 0
 
-    def run(self, rows: int, keep: int, cache: KVCache, logits: Tensor) -> None:
+    def run(
+        self, rows: int, keep: int, cache: KVCache, logits: Tensor, first: int, end: int
+    ) -> None:
+        """Runs the layers from `first` until `end`."""
         code = self._code
         while self._started < self._count - 1:
             self._started += 1
@@ -175,6 +248,8 @@ class _Threads:
         words[code.VALUES] = cache.values.data_ptr()
         words[code.CAPACITY] = cache.capacity
         words[code.LOGITS] = logits.data_ptr()
+        words[code.PART] = first
+        words[code.END] = end
         code.share(*self._of(0))
 
     def _of(self, thread: int) -> tuple[Any, ...]:

@@ -66,7 +66,7 @@ class BlockProduct:
             return y if bias is None else y.add_(bias)
         rows, width = x.shape
         x = x.contiguous()
-        table = self._table(parts, width)
+        table = part_table(self._code, parts, width)
         # Machine code does not check where it reads and writes.
         if x.dtype != torch.float32 or parts[-1].first + parts[-1].rows != out:
             raise ValueError(f"{x.dtype} and parts of {parts[-1]} do not go with {out} outputs")
@@ -103,29 +103,12 @@ class BlockProduct:
                 result[here] = floats[at, own % OUTPUTS, :width]
             return result
         ids = ids.long().contiguous()
-        table = self._table(parts, width)
+        table = part_table(self._code, parts, width)
         self._code.look_up(
             ids.data_ptr(), len(ids), width, table.data_ptr(), len(parts), result.data_ptr(),
             self._functions,
         )  # fmt: skip
         return result
-
-    def _table(self, parts: Sequence[Part], width: int) -> Tensor:
-        """What product.py wants to know of the parts."""
-        blocks = -(-width // BLOCK)
-        found = []
-        rows = 0
-        for part in parts:
-            size = part.format.panel_bytes(blocks * BLOCK)
-            shape = (-(-part.rows // OUTPUTS), size)
-            if part.panels.shape != shape or not part.panels.is_contiguous() or part.first != rows:
-                raise ValueError(f"{part.panels.shape} is not {shape}, for {width} columns")
-            if part.format.two_level and blocks % SUPER:
-                raise ValueError(f"{width} columns of {part.format.name} are no whole super-blocks")
-            rows += part.rows
-            code, kind = self._code.numbers_of(part.format)
-            found.append((part.panels.data_ptr(), size, code, kind, part.first, part.rows))
-        return torch.tensor(found, dtype=torch.int64)
 
     def _slow(self, x: Tensor, parts: Sequence[Part]) -> Tensor:
         x = round_activations(x)
@@ -138,6 +121,27 @@ class BlockProduct:
             if extra:
                 found[-1] = found[-1][:, :-extra]
         return torch.cat(found, 1)
+
+
+def part_table(code: Any, parts: Sequence[Part], width: int) -> Tensor:
+    """What product.py, the code, wants to know of the parts: (parts, HEIGHT + 1).
+
+    Raises ValueError if they do not make up a matrix of that width.
+    """
+    blocks = -(-width // BLOCK)
+    found = []
+    rows = 0
+    for part in parts:
+        size = part.format.panel_bytes(blocks * BLOCK)
+        shape = (-(-part.rows // OUTPUTS), size)
+        if part.panels.shape != shape or not part.panels.is_contiguous() or part.first != rows:
+            raise ValueError(f"{part.panels.shape} is not {shape}, for {width} columns")
+        if part.format.two_level and blocks % SUPER:
+            raise ValueError(f"{width} columns of {part.format.name} are no whole super-blocks")
+        rows += part.rows
+        number, kind = code.numbers_of(part.format)
+        found.append((part.panels.data_ptr(), size, number, kind, part.first, part.rows))
+    return torch.tensor(found, dtype=torch.int64)
 
 
 def round_activations(x: Tensor) -> Tensor:

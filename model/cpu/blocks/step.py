@@ -9,6 +9,9 @@ rounding, every thread does for itself, which is faster than to wait for another
 A piece is claimed by exchanging the phase's word, the pass's number and how many pieces are taken,
 for the next one. A thread that slept while a pass ended cannot claim anything in the next.
 
+A pass may be of some layers alone, and the next one goes on with the residual stream: so a caller
+can ask in between whether the result is still wanted. The head counts as the layer after the last.
+
 Shapes: L layers, R rows, H heads, K key/value heads, D head dimension, T threads, P panels.
 """
 
@@ -51,9 +54,10 @@ LINE = 8  # int64 in a cache line
 # The words of the threads' control block, each in a cache line of its own.
 PASS, ASLEEP, STOP = 0, LINE, 2 * LINE
 # What a pass works on.
-NROWS, KEPT, START, KEYS, VALUES, CAPACITY, LOGITS, NUMBER = range(3 * LINE, 3 * LINE + 8)
+NROWS, KEPT, START, KEYS, VALUES, CAPACITY, LOGITS, PART, END = range(3 * LINE, 3 * LINE + 9)
 WORDS = 5 * LINE
-# Then, for each phase, how many of its pieces are taken and how many are done.
+# Then, for each phase, the number of its last pass with how many pieces are taken, and with how
+# many are done.
 PHASE = 2 * LINE
 PHASES = 5  # of a layer
 
@@ -135,10 +139,11 @@ def take(control: int, phase: int, number: int, pieces: int) -> Any:
 
 @njit
 def finish(control: int, phase: int, number: int, pieces: int, yield_now: int) -> None:
-    """Waits until all pieces of a phase are done."""
+    """Waits until all pieces of a phase are done, or the pass is over."""
     address = control + 8 * (WORDS + PHASE * phase + LINE)
+    done = (number << 32) + pieces
     spins = 0
-    while load_now(address) < number * pieces:
+    while load_now(address) < done:
         pause()
         spins += 1
         if spins > SPINS:
@@ -248,8 +253,9 @@ def run_pass(
     keys = numba.carray(to_floats(control[KEYS]), cache_shape)
     values = numba.carray(to_floats(control[VALUES]), cache_shape)
     eps = f32(shape.eps)
-    phase = 0
-    for layer in range(shape.layers):
+    end = control[END]
+    phase = PHASES * control[PART]
+    for layer in range(control[PART], min(end, shape.layers)):
         run_qkv(control_at, phase, number, t, rows, layer, shape, weights, scratch, yield_now)
         pieces = shape.kv_heads * shape.splits
         piece = take(control_at, phase + 1, number, pieces)
@@ -271,6 +277,8 @@ def run_pass(
             )
         run_down(control_at, phase + 4, number, t, rows, layer, weights, scratch, yield_now)
         phase += PHASES
+    if end <= shape.layers:
+        return
     pieces = pieces_of(weights.head)
     piece = take(control_at, phase, number, pieces)
     if piece >= 0:
@@ -486,10 +494,12 @@ def attend_piece(
 
 @inlined
 def begin(control_at: int, phases: int, threads: int, semaphore: int, post: int) -> Any:
-    """Opens the next pass, whose words are filled in, and wakes who sleeps; its number."""
+    """Opens the next pass, whose words are filled in, and wakes who sleeps; its number. Phases that
+    are not the pass's keep an older number, so that nobody claims anything of them."""
     number = load_now(control_at + 8 * PASS) + 1
     control = numba.carray(to_longs(control_at), (WORDS + PHASE * phases,))
-    for phase in range(phases):
+    for phase in range(PHASES * control[PART], min(phases, PHASES * control[END])):
+        control[WORDS + PHASE * phase + LINE] = number << 32
         control[WORDS + PHASE * phase] = number << 32
     add_to(control_at + 8 * PASS, 1)
     for _ in range(min(threads - 1, load_now(control_at + 8 * ASLEEP))):

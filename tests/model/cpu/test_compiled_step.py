@@ -21,7 +21,7 @@ from model.cpu.compiled_step import CompiledStep, add_compiled_step, upgrade
 from model.cpu.kernel_choice import Plan
 from model.cpu.measurements import Busy, Measurements
 from model.cpu.quantized_linear import Int8Linear
-from model.decoder.decoder import Cancelled
+from model.decoder.stopping import Cancelled
 from tests.conftest import (
     GEMMA,
     GPT_BIGCODE,

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model import Tokenizer
+from model.decoder.stopping import ASK_EVERY_S
 from model.engine.queue import Job
 from model.engine.request import Event, Failed, Finished, Request, Started
 from model.engine.speed import KEPT, Speed
@@ -223,6 +224,23 @@ def test_idle_work_that_never_ran_ends_when_newer_takes_its_place(engine: Engine
     go.set()
     first.wait()
     assert end_of(newer.wait()).reason == "length"
+
+
+def test_chunks_are_as_short_as_the_machine_is_slow(engine: Engine, parrot: Parrot) -> None:
+    """The chunks of a prompt that is cancelled in its fifth are counted and stay."""
+    engine.speed.prefilled(1000, 1000 / (64 / 2 / ASK_EVERY_S))  # 64 positions of two layers
+    layers = 0
+
+    def stop_in_the_fifth_chunk() -> None:
+        nonlocal layers
+        layers += 1
+        if layers == 9:
+            answer.job.cancel()
+
+    parrot.on_layer = stop_in_the_fifth_chunk
+    answer = Answer(engine, Request((60,) * 600, max_new_tokens=1), lambda *_: None)
+    assert end_of(answer.wait()).prefilled == 4 * 64
+    assert engine.passes == 4
 
 
 def test_an_engine_counts_how_often_the_model_was_run(engine: Engine) -> None:

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from model import LoadedModel
-from model.decoder.decoder import Cancelled
 from model.decoder.kv_cache import KVCache
+from model.decoder.stopping import Cancelled
 from model.generation.drafting import DraftHistory, row_costs
 from model.generation.generate import DecodeCounts
 from model.gpu import cuda_graphs

@@ -7,6 +7,7 @@ import gc
 import os
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.cpu.blocks.decoder_step import BlockStep, add_block_step
+from model.cpu.blocks.decoder_step import BlockStep, Pace, add_block_step
 from model.cpu.blocks.kernel import PRODUCT
 from model.cpu.blocks.layout import BY_NAME
 from model.cpu.blocks.linear import BlockFactory
 from model.cpu.measurements import Busy
-from model.decoder.decoder import Cancelled, Decoder
+from model.decoder.decoder import Decoder
 from model.decoder.kv_cache import KVCache
+from model.decoder.stopping import ASK_EVERY_S, Cancelled, ShouldStop
 from model.weights.checkpoint import Checkpoint
 from model.weights.folder import find_model
 from tests.conftest import (
@@ -76,11 +78,13 @@ def load(folder: Path, scheme: str = "q8_0") -> Decoder:
 
 
 @torch.inference_mode()
-def in_steps(decoder: Decoder, ids: list[int], rows: int) -> tuple[Tensor, Tensor]:
+def in_steps(
+    decoder: Decoder, ids: list[int], rows: int, should_stop: ShouldStop | None = None
+) -> tuple[Tensor, Tensor]:
     """Logits of all ids, and the cache."""
     cache = decoder.new_cache()
     logits = [
-        decoder(torch.tensor([ids[i : i + rows]]), cache=cache).logits[0]
+        decoder(torch.tensor([ids[i : i + rows]]), cache=cache, should_stop=should_stop).logits[0]
         for i in range(0, len(ids), rows)
     ]
     held = (cache.keys[:, :, : len(ids)], cache.values[:, :, : len(ids)])
@@ -124,6 +128,67 @@ def test_every_format_that_floats_are_rounded_to(scheme: str, tmp_path: Path, co
     assert distance(in_steps(decoder, ids, 16)[0], expected) < 0.03
 
 
+class Clock:
+    """Goes on by `step` at each look, and when it is told to."""
+
+    def __init__(self, step: float = 0.0) -> None:
+        self.now = 0.0
+        self.step = step
+
+    def __call__(self) -> float:
+        self.now += self.step
+        return self.now
+
+
+def test_a_pass_is_divided_by_what_a_layer_took(starcoder2_folder: Path) -> None:
+    config = replace(Checkpoint.open(find_model(starcoder2_folder)).config, num_layers=12)
+    clock = Clock()
+    pace = Pace(replace(config, vocab_size=2 * config.layer_weights // config.hidden_size), clock)
+
+    def run(rows: int, layer_s: float) -> list[tuple[int, int]]:
+        parts = []
+        for first, end in pace.parts(rows, lambda: False):
+            clock.now += layer_s * (min(end, 12) - first + 2 * (end == 13))
+            parts.append((first, end))
+        return parts
+
+    assert list(pace.parts(1, None)) == [(0, 13)]  # nobody asks
+    slow, fast = ASK_EVERY_S / 3.5, ASK_EVERY_S / 20
+    assert run(4, slow) == [(0, 1), (1, 4), (4, 7), (7, 10), (10, 12), (12, 13)]
+    assert run(4, slow) == [(0, 3), (3, 6), (6, 9), (9, 12), (12, 13)]
+    assert run(4, fast) == [(0, 3), (3, 13)]
+    assert run(4, fast) == [(0, 13)]
+    assert run(1, 2 * ASK_EVERY_S) == [(n, n + 1) for n in range(13)]
+    assert run(4, fast) == [(0, 13)]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_pass_in_parts_is_the_whole_one(threads: int, starcoder2_folder: Path) -> None:
+    decoder = load(starcoder2_folder)
+    decoder.use_step(BlockStep(decoder, threads, Clock(1.0)))  # each layer takes long
+    ids = torch.tensor([random_ids(7)])
+    cache = decoder.new_cache()
+    with torch.inference_mode():
+        decoder(torch.tensor([random_ids(9)]), cache=cache)
+        whole = decoder(ids, cache=cache).logits
+        for stop_at in range(decoder.config.num_layers + 2):
+            cache.trim(9)
+            asked = []
+
+            def stop(asked: list[int] = asked, stop_at: int = stop_at) -> bool:
+                asked.append(1)
+                return len(asked) > stop_at
+
+            if stop_at <= decoder.config.num_layers:
+                with pytest.raises(Cancelled):
+                    decoder(ids, cache=cache, should_stop=stop)
+                assert cache.length == 9
+                assert torch.equal(decoder(ids, cache=cache).logits, whole)
+            else:
+                assert torch.equal(decoder(ids, cache=cache, should_stop=stop).logits, whole)
+                assert len(asked) == stop_at
+
+
 def test_threads_that_come_late_or_never_change_nothing(starcoder2_folder: Path) -> None:
     """Far more threads than cores, so that most of them sleep while a pass runs, wake in another
     one, and find its pieces taken."""
@@ -131,9 +196,12 @@ def test_threads_that_come_late_or_never_change_nothing(starcoder2_folder: Path)
     decoder.use_step(BlockStep(decoder, 1))
     ids = random_ids(LENGTH)
     alone = in_steps(decoder, ids, 1)
-    decoder.use_step(BlockStep(decoder, 4 * (os.cpu_count() or 1)))
+    clock = Clock()
+    decoder.use_step(BlockStep(decoder, 4 * (os.cpu_count() or 1), clock))
     for turn in range(30):
-        for ours, expected in zip(in_steps(decoder, ids, 1 + turn % 3), alone, strict=True):
+        clock.step = turn % 2  # in parts, or in one
+        found = in_steps(decoder, ids, 1 + turn % 3, lambda: False)
+        for ours, expected in zip(found, alone, strict=True):
             assert torch.equal(ours, expected)
         time.sleep(0.002 * (turn % 3))  # some of them go to sleep
 
