@@ -19,8 +19,8 @@ class Cancelled(Exception):
 def chunk_at(positions_per_s: float, layers: int) -> int:
     """The positions of a prefill's chunk for which a layer takes ASK_EVERY_S, at that speed of a
     whole prefill."""
-    fitting = int(positions_per_s * layers * ASK_EVERY_S)
-    return max(LEAST_CHUNK, fitting // CHUNK_STEP * CHUNK_STEP)
+    fitting = positions_per_s * layers * ASK_EVERY_S
+    return max(LEAST_CHUNK, round(fitting / CHUNK_STEP) * CHUNK_STEP)
 
 
 def ask(should_stop: ShouldStop | None) -> None:

@@ -41,6 +41,7 @@ def add_block_step(decoder: Decoder, cache_dir: Path) -> None:
     """
     step = BlockStep(decoder, torch.get_num_threads())
     decoder.use_step(step)
+    config = decoder.config
 
     def measure(way: str, counts: Sequence[int]) -> dict[int, float]:
         return step_us(decoder, counts)
@@ -53,9 +54,11 @@ def add_block_step(decoder: Decoder, cache_dir: Path) -> None:
         times = Measurements(cache_dir).times(subject, wanted, measure)
         times_us = times["all threads"]
         costs = relative_costs(times_us)
+        # A prefill's positions cost what a row of many does, but for the head.
         most = max(times_us)
-        per_s = most * 1e6 / times_us[most]
-        decoder.prefill_chunk = chunk_at(per_s, decoder.config.num_layers)
+        layers = config.num_layers * config.layer_weights
+        share = layers / (layers + config.vocab_size * config.hidden_size)
+        decoder.prefill_chunk = chunk_at(most * 1e6 / times_us[most] / share, config.num_layers)
     decoder.use_step(step, costs)
 
 

@@ -58,8 +58,9 @@ def test_a_step_is_stopped_within_a_token(talkative: LoadedModel) -> None:
 
 
 @pytest.mark.parametrize(
-    ("per_s", "layers", "chunk"), [(10, 28, LEAST_CHUNK), (500, 24, 176), (10000, 40, 6000)]
+    ("per_s", "layers", "chunk"),
+    [(10, 28, LEAST_CHUNK), (500, 24, 176), (154, 28, 64), (10000, 40, 6000)],
 )
 def test_a_chunk_is_as_long_as_a_layer_may_take(per_s: float, layers: int, chunk: int) -> None:
     assert chunk_at(per_s, layers) == chunk
-    assert chunk == LEAST_CHUNK or chunk / per_s / layers <= ASK_EVERY_S
+    assert chunk == LEAST_CHUNK or chunk / per_s / layers < 1.2 * ASK_EVERY_S
