@@ -18,6 +18,7 @@ from lsp_server.engines.local import local_client
 from lsp_server.folders import cache_folder
 from lsp_server.protocol.client import GONE_TIMEOUT_S, READY_TIMEOUT_S
 from model.cpu.code_cache import code_folder, is_intact
+from model.prepared.files import prepared_files
 from model.private_files import own_private_folder
 
 INLINE = "textDocument/inlineCompletion"
@@ -261,6 +262,12 @@ class Home:
             while not all(status["upgraded"] for status in await self.statuses()):
                 await asyncio.sleep(0.2)
 
+    async def until_prepared(self) -> None:
+        """Until the next start will find prepared weights (model/prepared)."""
+        async with asyncio.timeout(READY_TIMEOUT_S):
+            while not list(prepared_files(self.path / "cache")):
+                await asyncio.sleep(0.2)
+
     async def stop(self) -> None:
         """Ends the engines here."""
         await self._call("POST", "/fimls/stop")
@@ -297,16 +304,21 @@ async def own_home() -> AsyncIterator[Home]:
 
 
 @contextlib.asynccontextmanager
-async def window(folder: Path, settings: dict[str, Any]) -> AsyncIterator[tuple[Editor, Home]]:
-    """An editor with a home of its own, whose engine ends with it."""
-    home = Home()
-    home.take_machine_code()
+async def window(
+    folder: Path, settings: dict[str, Any], home: Home | None = None
+) -> AsyncIterator[tuple[Editor, Home]]:
+    """An editor whose engine ends with it. home: that has been used before; without, a new one."""
+    here = home or Home()
     try:
-        editor = await Editor.open(folder, settings, home.environment)
+        if home is None:
+            here.take_machine_code()
+        editor = await Editor.open(folder, settings, here.environment)
         try:
-            await home.until_upgraded()
-            yield editor, home
+            await here.until_upgraded()
+            yield editor, here
         finally:
             await editor.close()
+            await here.stop()
     finally:
-        await home.close()
+        if home is None:
+            await here.close()

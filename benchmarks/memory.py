@@ -2,9 +2,11 @@
 memory grows with the requests.
 
     python -m benchmarks.memory [--requests 10000] [--warm-up 1000] [--idle 20] [--speedup 20]
+    python -m benchmarks.memory --model FILE.gguf --warm-up 200 --requests 200 --speedup 1
 
-First the warm-up, then as many replayed requests, then so many idle seconds. Memory is RssAnon +
-VmSwap. With --speedup the keys come faster than anybody types, so that most requests are
+Of a GGUF file first the engine at rest, before any request: started without prepared weights, and
+with them. Then the warm-up, then as many replayed requests, then so many idle seconds. Memory is
+RssAnon + VmSwap. With --speedup the keys come faster than anybody types, so that most requests are
 superseded, as they are for a fast typist on a slow machine; the number of answered requests is
 printed, too.
 """
@@ -13,19 +15,21 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.editor import EditorError
+from benchmarks.editor import EditorError, Home, window
 from benchmarks.figures import machine
-from benchmarks.peers import Exports
+from benchmarks.peers import Exports, gguf_file
 from benchmarks.replay import Key, Player
-from benchmarks.targets import Target, memory, parse_side, running, used
+from benchmarks.targets import Side, Target, memory, parse_side, running, used
 from benchmarks.typing_traces import Session, sessions, sources
 from lsp_server.commands.errors import CommandError
 from model.machine import memory_bytes
+from model.weights.folder import find_model
 
 SETTLE_S = 3.0  # idle work after the last key
 
@@ -42,37 +46,64 @@ def sizes(target: Target) -> list[float]:
     return [(memory_bytes(pid) or 0) / 1e6 for pid in target.pids]
 
 
+async def at_rest(side: Side, folder: Path, home: Home) -> None:
+    """Prints the private memory of an engine that has answered nothing yet: at its first start, and
+    where it finds prepared weights."""
+    file_mb = (
+        sum(each.stat().st_size for each in find_model(side.settings.model).weight_files) / 1e6
+    )
+    for start in ("weights read", "weights prepared"):
+        async with window(folder, side.options, home):
+            (status,) = await home.statuses()
+            mb = status["memory_bytes"] / 1e6
+            more = f"the file's {file_mb:.0f} {mb - file_mb:+.0f}"
+            print(f"engine at rest, {start}: {mb:.0f} MB, {more}")
+            await home.until_prepared()
+
+
 async def measure(options: argparse.Namespace, folder: Path) -> None:
-    packages, which = sources(None)
+    packages, which = sources(options.where)
     made = sessions(packages, options.seed)
     side = parse_side(options.side, options.model)
-    async with running(side, Exports(options.model, folder), folder, 0) as target:
+    print(f"{machine()}; {time.strftime('%Y-%m-%d')}; {which}; {options.model}; {options.side}")
+    async with contextlib.AsyncExitStack() as stack:
+        home = Home()
+        stack.push_async_callback(home.close)
+        home.take_machine_code()
+        if gguf_file(options.model) is not None:
+            await at_rest(side, folder, home)
+        exports = Exports(options.model, folder)
+        target = await stack.enter_async_context(running(side, exports, folder, 0, home))
         player = Player(
             target, folder, speedup=options.speedup, accept=0.3, seed=options.seed, count=False
         )
-        before = len(await play(player, made, options.warm_up))
-        await asyncio.sleep(SETTLE_S)
-        first, first_sizes = memory(target), sizes(target)
-        keys = await play(player, made, options.requests)
-        await asyncio.sleep(SETTLE_S)
-        last, last_sizes = memory(target), sizes(target)
+        await replayed(player, target, made, options)
         started, cpu = time.perf_counter(), used(target)[0]
         await asyncio.sleep(options.idle)
         idle, seconds = used(target)[0] - cpu, time.perf_counter() - started
-    answered = sum(key.ms is not None for key in keys)
-    print(f"{machine()}; {time.strftime('%Y-%m-%d')}; {which}; {options.side}")
+    print(
+        f"idle for {seconds:.0f} s: {idle:.2f} CPU-seconds, {100 * idle / seconds:.2f}% of one core"
+    )
+
+
+async def replayed(
+    player: Player, target: Target, made: Iterator[Session], options: argparse.Namespace
+) -> None:
+    before = len(await play(player, made, options.warm_up))
+    await asyncio.sleep(SETTLE_S)
+    first, first_sizes = memory(target), sizes(target)
     print(
         f"memory after {before} requests of warm-up: {first / 1e6:.1f} MB (server "
-        f"{first_sizes[0]:.1f}, engine "
-        f"{first_sizes[1]:.1f})"
+        f"{first_sizes[0]:.1f}, engine {first_sizes[1]:.1f})"
     )
+    keys = await play(player, made, options.requests)
+    await asyncio.sleep(SETTLE_S)
+    last, last_sizes = memory(target), sizes(target)
+    answered = sum(key.ms is not None for key in keys)
     print(
         f"after {len(keys)} more, of which {answered} were answered: {last / 1e6:.1f} MB "
         f"(server {last_sizes[0]:.1f}, engine {last_sizes[1]:.1f}): "
         f"{100 * (last - first) / first:+.2f}%"
-    )
-    print(
-        f"idle for {seconds:.0f} s: {idle:.2f} CPU-seconds, {100 * idle / seconds:.2f}% of one core"
     )
 
 
@@ -80,6 +111,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--side", default="ours")
     parser.add_argument("--model", default="bundled")
+    parser.add_argument(
+        "--where", type=Path, help="a folder or .jsonl of files; without: the held-out packages"
+    )
     parser.add_argument("--requests", type=int, default=10_000)
     parser.add_argument("--warm-up", type=int, default=1000)
     parser.add_argument("--idle", type=float, default=20.0)

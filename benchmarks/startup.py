@@ -20,9 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.editor import Home, own_home
-from lsp_server.protocol.client import READY_TIMEOUT_S, EditorWindow
+from lsp_server.protocol.client import EditorWindow
 from model.machine import memory_bytes
-from model.prepared.files import prepared_files
 
 TEXT = (Path(__file__).parent.parent / "model" / "decoder" / "kv_cache.py").read_text()
 LINES = TEXT.splitlines()
@@ -89,7 +88,7 @@ async def one_round(
         rows["private memory of fimls engine, MB"] = [status["memory_bytes"] / 1e6]
         rows["its peak, with mapped files, MB"] = [peak_bytes(status["pid"]) / 1e6]
         if settings and status["weights"].startswith(("int8", "the file's own blocks")):
-            await until_prepared(home)
+            await home.until_prepared()
     return rows, status
 
 
@@ -98,13 +97,6 @@ def peak_bytes(process: int) -> int:
     lines = Path(f"/proc/{process}/status").read_text().splitlines()
     (line,) = (line for line in lines if line.startswith("VmHWM"))
     return int(line.split()[1]) * 1024
-
-
-async def until_prepared(home: Home) -> None:
-    """Until the next start will find prepared weights (model/prepared)."""
-    async with asyncio.timeout(READY_TIMEOUT_S):
-        while not list(prepared_files(home.path / "cache")):
-            await asyncio.sleep(0.2)
 
 
 async def main(repeats: int, model: str) -> None:

@@ -252,9 +252,9 @@ def parse_trace(line: str) -> dict[str, Any] | None:
 
 @contextlib.asynccontextmanager
 async def running(
-    side: Side, exports: Exports, folder: Path, threads: int
+    side: Side, exports: Exports, folder: Path, threads: int, home: Home | None = None
 ) -> AsyncIterator[Target]:
-    """The side, ready to be asked."""
+    """The side, ready to be asked. home: ours' own, where it has been used before."""
     async with AsyncExitStack() as stack:
         settings, options = side.settings, side.options
         if side.kind != "ours":
@@ -284,7 +284,7 @@ async def running(
             editor, home = await stack.enter_async_context(window(folder, options))
             yield Ours(editor, home, [editor.process.pid, started.pid], client)
             return
-        editor, home = await stack.enter_async_context(window(folder, options))
+        editor, home = await stack.enter_async_context(window(folder, options, home))
         (status,) = await home.statuses()
         (socket,) = (home.path / "run").glob("*.sock")
         client = local_client(socket, side.settings.model)
