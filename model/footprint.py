@@ -53,6 +53,8 @@ PRECISIONS: tuple[tuple[str, Scheme, int], ...] = (
     ("8-bit", "llm.int8", 2),
     ("4-bit", "nf4-double", 2),
     ("int8", "int8", 4),
+    ("8 bits", "q8_0", 4),
+    ("4 bits", "q4_0", 4),
 )
 
 

@@ -6,16 +6,20 @@ import json
 from dataclasses import asdict
 from math import prod
 
-from model.footprint import footprints
+from model.footprint import FLOAT32, footprint, footprints
 from model.weights.folder import find_model
 
+AS_STORED = "as stored"
 MEANINGS = {
     "float32": "",
     "float16": "",
     "bfloat16": "",
     "8-bit": "LLM.int8() by bitsandbytes, the rest bfloat16",
     "4-bit": "NF4 with double quantization by bitsandbytes, the rest bfloat16",
-    "int8": "int8 rows on a CPU, the rest float32",
+    "int8": "int8 rows on a CPU: a small model",
+    "8 bits": "int8 on a CPU, in blocks",
+    "4 bits": "int4 on a CPU, in blocks; embeddings and head have 8 bits",
+    AS_STORED: "the file's own blocks: what a CPU takes by default",
 }
 
 
@@ -25,6 +29,8 @@ def print_footprint(name: str, *, as_json: bool) -> None:
     config, table = model.recipe()
     parameters = sum(prod(slot.shape) for slot in table.values())
     found = footprints(config, table)
+    if kept := model.block_kinds(table, config):
+        found[AS_STORED] = footprint(config, table, "q8_0", FLOAT32, kept)
     if as_json:
         rows = {
             precision: {**asdict(each), "total": each.total} for precision, each in found.items()

@@ -13,7 +13,7 @@ from lsp_server.folders import cache_folder
 from lsp_server.settings import Settings
 from lsp_server.user_settings import store_model
 from model.catalogue.download import size
-from model.catalogue.entries import Entry, entries, find_entry
+from model.catalogue.entries import Entry, entries, find_entry, usual_bytes
 from model.catalogue.installed import Installed, find_all
 from model.errors import ModelError
 from model.prepared.files import prepared_files, prepared_folder, prepared_of
@@ -52,7 +52,7 @@ async def print_models(settings: Settings, *, as_json: bool) -> None:
         print_model(model)
     if others:
         print("\nAlso on this disk (the setting model takes these names):")
-        print_table(("", "disk", "int8", "licence", "from"), map(cells_here, others))
+        print_table(("", "disk", "memory", "licence", "from"), map(cells_here, others))
     prepared = list(prepared_files(cache_folder()))
     if prepared:
         print(
@@ -61,7 +61,7 @@ async def print_models(settings: Settings, *, as_json: bool) -> None:
         )
     if to_be_had:
         print("\nTo be had with `fimls pull NAME`, or any ORG/REPO[:FILE] of the hub:")
-        print_table(("", "download", "int8", "licence", "measured"), map(cells, to_be_had))
+        print_table(("", "download", "memory", "licence", "measured"), map(cells, to_be_had))
 
 
 def use_model(name: str) -> None:
@@ -72,7 +72,7 @@ def use_model(name: str) -> None:
 
 
 def describe(name: str, model: ModelFiles) -> dict[str, Any]:
-    """A model as --json prints it."""
+    """A model as --json prints it. memory_bytes: of the weights as they run by default on a CPU."""
     return {
         "name": name,
         "path": str(model.path),
@@ -84,15 +84,20 @@ def describe(name: str, model: ModelFiles) -> dict[str, Any]:
         "other_languages": model.preferences.other_languages,
         "disk_bytes": disk_bytes(model),
         "prepared_bytes": sum(file.bytes for file in prepared_of(cache_folder(), model.path)),
+        "memory_bytes": usual_bytes(model.parameters, weight_file_bytes(model)),
         "weights_bytes": {dtype: model.parameters * each for dtype, each in WEIGHT_BYTES.items()},
     }
 
 
+def weight_file_bytes(model: ModelFiles) -> int:
+    """Of a split GGUF file, all parts."""
+    return sum(file.stat().st_size for file in model.weight_files)
+
+
 def disk_bytes(model: ModelFiles) -> int:
-    files = model.weight_files  # of a split GGUF file, all parts
-    if model.path.is_dir():
-        files = list(model.path.iterdir())
-    return sum(file.stat().st_size for file in files if file.is_file())
+    if not model.path.is_dir():
+        return weight_file_bytes(model)
+    return sum(file.stat().st_size for file in model.path.iterdir() if file.is_file())
 
 
 def row_here(here: Installed) -> dict[str, Any] | None:
@@ -123,7 +128,7 @@ def row(entry: Entry) -> dict[str, Any]:
         "precision": entry.precision,
         "download_bytes": entry.bytes,
         "about_gb": entry.about_gb,
-        "weights_bytes": {"int8": entry.parameters},
+        "memory_bytes": entry.memory_bytes,
         "licence": entry.licence.name,
         "ask_licence": entry.licence.ask,
         "languages": entry.languages,
@@ -135,7 +140,7 @@ def cells_here(model: dict[str, Any]) -> tuple[str, ...]:
     return (
         model["name"],
         size(model["disk_bytes"]),
-        size(model["weights_bytes"]["int8"]),
+        size(model["memory_bytes"]),
         model["licence"],
         {"fimls": "fimls pull", "hub": "the hub's cache"}.get(model["origin"], model["origin"]),
     )
@@ -147,11 +152,11 @@ def cells(model: dict[str, Any]) -> tuple[str, ...]:
         download = size(model["download_bytes"])
     elif model["about_gb"]:
         download = f"~ {model['about_gb']} GB"
-    weights = model["parameters"]
+    memory = model["memory_bytes"]
     return (
         model["name"],
         download,
-        size(weights) if weights else "?",
+        size(memory) if memory else "?",
         model["licence"] + (" (asks)" if model["ask_licence"] else ""),
         model["measured"],
     )
@@ -175,7 +180,7 @@ def print_model(model: dict[str, Any]) -> None:
         f"{model['name']}{chosen}: {model['architecture']}, "
         f"{model['parameters'] / 1e6:,.1f}M parameters, "
         f"{model['max_positions']:,} tokens of context, {model['disk_bytes'] / 1e6:,.1f} MB on "
-        f"disk; weights in memory: {', '.join(weights)}"
+        f"disk; weights in memory: {model['memory_bytes'] / 1e6:,.1f} MB; as {', '.join(weights)}"
     )
     if not model["native"]:
         print("  the architecture is not native: transformers runs it, slower, and not as int8")

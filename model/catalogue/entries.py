@@ -16,6 +16,7 @@ from typing import Any
 
 from model.errors import ModelError
 
+WEIGHTS, THEIR_BYTES = 32, 34  # a block of 8 bits a weight, with its scale
 CATALOGUE = Path(__file__).parent / "catalogue.toml"
 
 
@@ -83,6 +84,22 @@ class Entry:
             return sum(known)
         return None
 
+    @property
+    def download_bytes(self) -> int | None:
+        """As `bytes`, as well as the catalogue knows."""
+        about = None if self.about_gb is None else round(1e9 * self.about_gb)
+        return self.bytes or about
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """What the weights take by default on a CPU; None where nobody knows how many bits the
+        file has for each."""
+        size = self.download_bytes
+        few_bits = self.precision.startswith("Q") and self.precision != "Q8_0"
+        if self.parameters is None or (size is None and few_bits):
+            return None
+        return usual_bytes(self.parameters, size)
+
 
 @cache
 def entries() -> Mapping[str, Entry]:
@@ -107,6 +124,13 @@ def _entry(table: dict[str, Any]) -> Entry:
 def find_entry(name: str) -> Entry | None:
     """The entry of this name, in any case; None where the catalogue has none."""
     return entries().get(name.lower())
+
+
+def usual_bytes(parameters: int, file_bytes: int | None) -> int:
+    """About what a model's weights take on a CPU by default: the blocks of a GGUF file as they are,
+    which is the file's size, else 8 bits each."""
+    rounded = parameters * THEIR_BYTES // WEIGHTS
+    return rounded if file_bytes is None else min(rounded, file_bytes)
 
 
 def entry_of_repository(repository: str, file: str = "") -> Entry | None:

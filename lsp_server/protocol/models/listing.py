@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lsp_server.protocol.models.measuring import measured
-from model.catalogue.entries import Entry, entries, entry_of
+from model.catalogue.entries import Entry, entries, entry_of, usual_bytes
 from model.catalogue.installed import Installed, find_all
 from model.catalogue.recommend import estimate
 from model.errors import ModelError
@@ -44,19 +44,13 @@ def rows(chosen: str | None) -> list[dict[str, Any]]:
         found[-1]["chosen"] = model.path == chosen_path
     for entry in known.values():
         if entry.name not in there:
-            found.append(row(entry.name, download(entry), entry, expected))
+            found.append(row(entry.name, entry.download_bytes, entry, expected))
     if chosen is not None and chosen_path is None:  # it is not here, or damaged
         if chosen not in known:
             found.insert(1, row(chosen, None, None, expected))
         for each in found:
             each["chosen"] = each["name"] == chosen
     return found
-
-
-def download(entry: Entry) -> int | None:
-    """Bytes to be fetched, as well as the catalogue knows."""
-    about = None if entry.about_gb is None else round(1e9 * entry.about_gb)
-    return entry.bytes or about
 
 
 def row(
@@ -72,6 +66,9 @@ def row(
     if model is not None:
         parameters = model.parameters
         languages = languages or ", ".join(model.preferences.languages)
+    memory = entry.memory_bytes if entry else None
+    if model is not None:
+        memory = usual_bytes(model.parameters, size)
     licence = entry.licence.name if entry else ""
     if model is not None and model.is_bundled:
         licence = BUNDLED_LICENCE
@@ -81,7 +78,7 @@ def row(
         "here": model is not None,
         "chosen": False,
         "bytes": size,
-        "memoryBytes": found.get("memory_bytes") or parameters,  # a byte for each, as int8
+        "memoryBytes": found.get("memory_bytes") or memory,
         "licence": licence,
         "asksLicence": bool(entry and entry.licence.ask and model is None),
         "languages": languages,
