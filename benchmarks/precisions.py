@@ -1,0 +1,118 @@
+"""What rounded weights cost: exact match of a model's greedy answers at each precision.
+
+    python -m benchmarks.precisions [FOLDER|FILE.jsonl] [--model bundled]
+    [--precisions float32,int8,int4] [--samples 600] [--tokens 512] [--seed 0]
+
+Of each place one pass over the prompt and the text that stood there tells whether a greedy answer
+would be that text, token by token: as exact as decoding, and much faster. Prompts are the
+product's, with healing, at most --tokens long. "gained" and "lost" are places that are right at one
+precision, but not at the first, and the other way round. "blocks" are a GGUF file's own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from benchmarks.figures import machine, table
+from benchmarks.sides import dtype_and_quantization
+from fim.evaluation.samples import TASKS, Sample, Task, draw
+from lsp_server.commands.evaluation.contestants import ONE_LINE, snapshot_of
+from lsp_server.commands.source_files import read_packages
+from lsp_server.folders import cache_folder
+from lsp_server.session.prompter import Prompter
+from lsp_server.settings import Settings
+from model import LoadedModel, load_model
+
+
+@dataclass
+class Found:
+    """What one precision makes of the places of a task."""
+
+    right: list[bool] = field(default_factory=list)
+    nats: float = 0.0
+    tokens: int = 0
+
+
+def load(name: str, precision: str) -> LoadedModel:
+    dtype, quantization = dtype_and_quantization(precision)
+    return load_model(name, "cpu", dtype, quantization, measured=cache_folder())
+
+
+@torch.inference_mode()
+def look(model: LoadedModel, prompt: list[int], answer: list[int], found: Found) -> None:
+    logits = model.decoder(torch.tensor([prompt + answer[:-1]]), logits_to_keep=len(answer)).logits
+    wanted = torch.tensor(answer)
+    found.right.append(bool((logits[0].argmax(-1) == wanted).all()))
+    found.nats += float(
+        torch.nn.functional.cross_entropy(logits[0].float(), wanted, reduction="sum")
+    )
+    found.tokens += len(answer)
+
+
+def look_at_all(
+    model: LoadedModel, prompter: Prompter, settings: Settings, samples: list[Sample]
+) -> Found:
+    found = Found()
+    for sample in samples:
+        context = prompter.context(snapshot_of(sample), settings, sample.path)
+        asked, _ = prompter.request(context, settings, "precisions")
+        assert not isinstance(asked.prompt, str)
+        answer = model.tokenizer.encode(asked.begin_with + sample.middle)
+        if answer:
+            look(model, list(asked.prompt), answer, found)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("path", nargs="?", type=Path)
+    parser.add_argument("--model", default="bundled")
+    parser.add_argument("--precisions", default="float32,int8,int4")
+    parser.add_argument("--tasks", default=",".join(ONE_LINE))
+    parser.add_argument("--samples", type=int, default=600)
+    parser.add_argument("--tokens", type=int, default=512)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    packages = read_packages(options.path)
+    tasks: list[Task] = [task for task in TASKS if task in options.tasks.split(",")]
+    places = {task: draw(packages, task, options.samples, options.seed) for task in tasks}
+    settings = Settings(model=options.model, context_tokens=options.tokens)
+    prompter = Prompter.for_settings(settings)
+    print(f"{machine()}\n{options.model}; {options.samples} places a task\n")
+    rows: list[list[object]] = []
+    first: dict[str, Found] = {}
+    for precision in options.precisions.split(","):
+        model = load(options.model, precision)
+        for task in tasks:
+            found = look_at_all(model, prompter, settings, places[task])
+            reference = first.setdefault(task, found)
+            pairs = list(zip(reference.right, found.right, strict=True))
+            share = f"{100 * sum(found.right) / len(found.right):.2f}%"
+            changes = pairs.count((False, True)), pairs.count((True, False))
+            rows.append(
+                [
+                    precision,
+                    model.decoder.scheme,
+                    task,
+                    share,
+                    *changes,
+                    f"{found.nats / found.tokens:.4f}",
+                ]
+            )
+            print(rows[-1], flush=True)
+        del model
+        gc.collect()
+    print(
+        table(
+            ["precision", "weights", "task", "exact match", "gained", "lost", "nats a token"], rows
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
