@@ -171,7 +171,7 @@ def load_model(
     chosen_dtype = choose_dtype(dtype, where)
     in_blocks = False
     if checkpoint is not None and where.type == "cpu":
-        in_blocks = can_run(checkpoint.config, measured)
+        in_blocks = can_run(measured)
     needs = needs_of(folder, checkpoint, chosen_dtype, in_blocks=in_blocks)
     choice = choose_quantization(
         quantization, dtype, chosen_dtype, where, needs, free_memory(where)
@@ -291,7 +291,7 @@ def choose_factory(
     """The maker of matrices for the kind of weights: floats, fimls' own, bitsandbytes'."""
     if quantization is None:
         return Factory(device, dtype)
-    if quantization in BLOCKS and can_run(config, measured):
+    if quantization in BLOCKS and can_run(measured):
         name, keeps = BLOCKS[quantization]
         return BlockFactory.for_cpu(config, name, keeps=keeps)
     if quantization == "int8":

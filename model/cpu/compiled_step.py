@@ -56,7 +56,9 @@ def upgrade(decoder: Decoder, cache_dir: Path) -> Iterator[None]:
         yield from _make(folder, awaited=True)
         if code_cache.is_intact(folder):
             code_cache.use(folder)
+            yield  # requests have their turn: each stage takes tenths of a second
             PRODUCT.load(folder)
+            yield
             add_block_step(decoder, cache_dir)
         return
     plan = plan_of(decoder)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from model.cpu.blocks.kernel import part_table
 from model.cpu.blocks.layout import BLOCK, FORMATS, OUTPUTS
-from model.cpu.blocks.linear import BlockEmbedding, BlockFactory, BlockLinear
+from model.cpu.blocks.linear import BlockEmbedding, BlockFactory, BlockLinear, weights_of
 from model.cpu.measurements import Busy, Measurements
 from model.cpu.step_costs import relative_costs, shape_of, step_rows, step_us
 from model.decoder.config import DecoderConfig, RopeConfig
@@ -31,6 +31,7 @@ from model.decoder.stopping import ASK_EVERY_S, ShouldStop, ask, chunk_at
 # Row costs where nothing can be measured: a pass is bound by reading the weights.
 BY_THUMB = {1: 1.0, 2: 1.1, 4: 1.4, 8: 2.0, 16: 3.6}
 SEMAPHORE_BYTES = 64  # a sem_t has 32
+ALONE = 2**23  # weights that are read before a second thread is awake
 PIECES = 8  # of a phase for each thread, at most: a late thread is waited for one piece at most
 
 
@@ -39,7 +40,8 @@ def add_block_step(decoder: Decoder, cache_dir: Path) -> None:
 
     cache_dir: of the measurements. Raises whatever numba raises.
     """
-    step = BlockStep(decoder, torch.get_num_threads())
+    threads = torch.get_num_threads() if weights_of(decoder.config) > ALONE else 1
+    step = BlockStep(decoder, threads)
     decoder.use_step(step)
     config = decoder.config
 

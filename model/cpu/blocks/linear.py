@@ -15,7 +15,6 @@ from model.cpu.blocks.kernel import PRODUCT, Part
 from model.cpu.blocks.layout import BLOCK, BY_NAME, OUTPUTS, Format
 from model.cpu.blocks.packing import pack, quantize, unpack
 from model.cpu.interleaved.kernel import can_be_made
-from model.cpu.kernel_choice import is_small
 from model.cpu.quantized_linear import TensorSpec, interleaving, step_shapes
 from model.decoder.config import DecoderConfig
 from model.decoder.factory import Embeddings, Factory, Packed
@@ -26,14 +25,24 @@ AT_ONCE = 2**19  # weights that are packed at once: they fit a CPU's cache
 LAYER_PRODUCTS = 3 * 10**9  # that a layer's chunk of a prefill takes: 15 to 30 ms
 MIN_CHUNK, MAX_CHUNK = 32, 512
 LARGE = BY_NAME["q8_0"]  # of embeddings and head
+AS_FLOATS = 2**26  # weights that are kept as floats, too, until there is machine code
 
 
-def can_run(config: DecoderConfig, folder: Path | None) -> bool:
-    """Whether a model is multiplied in blocks on this machine: a large one, where machine code can
-    be compiled and kept in the cache folder."""
-    if folder is None or is_small(step_shapes(config)):
-        return False
-    return can_be_made(folder)
+def can_run(folder: Path | None) -> bool:
+    """Whether models are multiplied in blocks on this machine: where machine code can be compiled
+    and kept in the cache folder."""
+    return folder is not None and can_be_made(folder)
+
+
+def can_wait(config: DecoderConfig) -> bool:
+    """Whether a model in blocks answers in good time while machine code is still to be compiled:
+    from a copy of its weights as floats."""
+    return weights_of(config) <= AS_FLOATS
+
+
+def weights_of(config: DecoderConfig) -> int:
+    """How many weights one step multiplies with."""
+    return sum(out * width * count for (out, width), count in step_shapes(config).items())
 
 
 class BlockLinear(Packed):
@@ -49,9 +58,10 @@ class BlockLinear(Packed):
         order: Tensor | None = None,
         *,
         keeps: bool = True,
+        as_floats: bool = False,
     ) -> None:
         """order: the rows' order in memory, which keeps the rows of each tensor together. keeps:
-        takes blocks of every format."""
+        takes blocks of every format. as_floats: until there is machine code."""
         super().__init__()
         self.width = width
         self.out = out
@@ -60,6 +70,8 @@ class BlockLinear(Packed):
         self.parts: list[Part] = []
         self._order = order
         self._keeps = keeps
+        self._as_floats = as_floats
+        self._floats: Tensor | None = None
 
     def takes_blocks(self, kind: str) -> bool:
         return kind in KINDS if self._keeps else kind == self.format.name
@@ -148,12 +160,24 @@ class BlockLinear(Packed):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., width) float32 -> (..., out) float32."""
+        matrix = self._meanwhile()
+        if matrix is not None:
+            return F.linear(x, matrix, self.bias)
         y = PRODUCT.multiply(x.reshape(-1, self.width), self.parts, self.out, self.bias)
         return y.view(*x.shape[:-1], self.out)
 
     def rows(self, ids: Tensor) -> Tensor:
         """Rows `ids` (n,) as float32 (n, width)."""
-        return PRODUCT.look_up(ids, self.parts, self.width)
+        matrix = self._meanwhile()
+        return PRODUCT.look_up(ids, self.parts, self.width) if matrix is None else matrix[ids]
+
+    def _meanwhile(self) -> Tensor | None:
+        """The matrix as floats, where that is multiplied until there is machine code."""
+        if PRODUCT.ready:
+            self._floats = None
+        elif self._as_floats and self._floats is None:
+            self._floats = self.floats()
+        return self._floats
 
     def floats(self) -> Tensor:
         """The matrix (out, width) as float32, in the order of memory."""
@@ -167,12 +191,10 @@ class BlockLinear(Packed):
 class BlockEmbedding(Embeddings, Packed):
     """Embeddings as rows of a matrix in blocks, which is the head's, too, where both are tied."""
 
-    def __init__(
-        self, vocabulary: int, hidden: int, format_: Format, *, keeps: bool = True
-    ) -> None:
-        """keeps: as of BlockLinear."""
+    def __init__(self, linear: BlockLinear) -> None:
+        """linear: (vocabulary, hidden)."""
         super().__init__()
-        self.linear = BlockLinear(hidden, vocabulary, False, format_, keeps=keeps)
+        self.linear = linear
 
     def takes_blocks(self, kind: str) -> bool:
         return self.linear.takes_blocks(kind)
@@ -227,31 +249,30 @@ class BlockFactory(Factory):
     def prefill_chunk(self) -> int:
         """Whether to stop is asked before each layer."""
         config = self.config
-        shapes = step_shapes(config)
-        shapes[config.vocab_size, config.hidden_size] -= 1
-        weights = sum(out * width * count for (out, width), count in shapes.items())
+        weights = weights_of(config) - config.vocab_size * config.hidden_size
         rows = LAYER_PRODUCTS * config.num_layers // weights
         return max(MIN_CHUNK, min(MAX_CHUNK, rows // MIN_CHUNK * MIN_CHUNK))
 
     def linear(self, width: int, out: int, bias: bool) -> nn.Module:
-        return BlockLinear(width, out, bias, self.format, keeps=self.keeps)
+        return self._matrix(width, out, bias, self.format)
 
     def qkv(self, config: DecoderConfig) -> nn.Module:
         order, _ = interleaving(config)
-        return BlockLinear(
-            config.hidden_size,
-            config.qkv_size,
-            config.qkv_bias,
-            self.format,
-            order,
-            keeps=self.keeps,
+        return self._matrix(
+            config.hidden_size, config.qkv_size, config.qkv_bias, self.format, order
         )
 
     def embedding(self, vocabulary: int, hidden: int) -> Embeddings:
-        return BlockEmbedding(vocabulary, hidden, LARGE, keeps=self.keeps)
+        return BlockEmbedding(self._matrix(hidden, vocabulary, False, LARGE))
 
     def head(self, config: DecoderConfig) -> nn.Module:
-        return BlockLinear(config.hidden_size, config.vocab_size, False, LARGE, keeps=self.keeps)
+        return self._matrix(config.hidden_size, config.vocab_size, False, LARGE)
+
+    def _matrix(
+        self, width: int, out: int, bias: bool, format_: Format, order: Tensor | None = None
+    ) -> BlockLinear:
+        as_floats = can_wait(self.config)
+        return BlockLinear(width, out, bias, format_, order, keeps=self.keeps, as_floats=as_floats)
 
     def finish(self, module: nn.Module) -> None:
         if isinstance(module, Attention):  # its own weights are only the gains of its norms

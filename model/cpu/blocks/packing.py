@@ -12,6 +12,7 @@ from model.ggml import Quantized
 # What a block's largest number is made to be of the format's: of these, what loses least is taken.
 TRIED = (1.06, 1.02, 0.98, 0.94, 0.9, 0.86)
 TINY = 1e-30  # divides what has nothing in it
+WHOLE = 1e-3  # nearer to a whole number than floats come by chance
 
 
 def quantize(weights: Tensor, format_: Format) -> Quantized:
@@ -19,6 +20,7 @@ def quantize(weights: Tensor, format_: Format) -> Quantized:
 
     The block's number that is farthest from 0 becomes the lowest one, which has the largest size.
     Of less than 8 bits a few scales are tried, and each is fitted to its numbers by least squares.
+    Rows that were rounded to 8 bits before, with a scale a row, keep their numbers.
     Raises ValueError for a format with minimums or super-blocks.
     """
     if format_.minimum or format_.two_level:
@@ -31,12 +33,25 @@ def quantize(weights: Tensor, format_: Format) -> Quantized:
     scale = farthest / lowest
     if format_.bits < 8:
         scale = _best_scale(blocks, scale, format_)
+    elif _are_whole(weights[:1]) and _are_whole(weights):
+        scale = _row_scale(weights).expand(-1, weights.shape[1] // BLOCK).reshape(-1, 1)
     halves = scale.half()
     numbers = _round(blocks, halves.float(), lowest, format_.offset - 1)
     numbers = numbers.add_(format_.offset).to(torch.uint8)
     return Quantized(
         numbers.view(weights.shape), halves.view(len(weights), -1), offset=format_.offset
     )
+
+
+def _row_scale(weights: Tensor) -> Tensor:
+    """(n, 1): what makes a row's largest number 127."""
+    return weights.abs().amax(-1, True).clamp_min(TINY) / 127
+
+
+def _are_whole(weights: Tensor) -> bool:
+    """Whether all rows are whole numbers from -127 to 127, times a scale."""
+    numbers = weights / _row_scale(weights)
+    return bool((numbers - numbers.round()).abs().amax() < WHOLE) if len(weights) else False
 
 
 def _best_scale(blocks: Tensor, scale: Tensor, format_: Format) -> Tensor:
