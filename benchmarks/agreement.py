@@ -27,7 +27,7 @@ from lsp_server.folders import cache_folder
 from lsp_server.session.prompter import Prompter
 from lsp_server.settings import Settings
 from model import LoadedModel, load_model
-from model.cpu.compiled_step import upgrade_now
+from model.cpu.upgrade import upgrade_now
 from model.decoder.kv_cache import KVCache
 from model.generation.copying import CopyWeights
 from model.generation.drafting import DraftHistory

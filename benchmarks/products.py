@@ -16,11 +16,11 @@ from collections.abc import Callable
 from itertools import cycle
 
 import torch
+from model.cpu.interleaved.kernel import INTERLEAVED, load_made
 
 from benchmarks.figures import machine, table
 from lsp_server.folders import cache_folder
 from model.cpu import code_cache
-from model.cpu.interleaved.kernel import INTERLEAVED, load_made
 from model.cpu.kernels import Kernel, kernels
 from model.machine import usable_cores
 
@@ -38,8 +38,9 @@ def main() -> None:
     torch.set_grad_enabled(False)
     folder = code_cache.code_folder(cache_folder())
     if not load_made(cache_folder()) and folder is not None:
-        with code_cache.start(folder) as compiler:
-            compiler.wait()
+        if not code_cache.is_intact(folder):
+            with code_cache.start(folder) as compiler:
+                compiler.wait()
         load_made(cache_folder())
     found = list(kernels().values())
     if INTERLEAVED not in found:

@@ -64,7 +64,7 @@ class Ours:
         import torch
 
         from model import load_model
-        from model.cpu.compiled_step import upgrade_now
+        from model.cpu.upgrade import upgrade_now
 
         torch.set_num_threads(threads)
         torch.set_grad_enabled(False)

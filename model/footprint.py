@@ -28,9 +28,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Literal
 
-from model.cpu.blocks.layout import BY_NAME
-from model.cpu.blocks.layout import OUTPUTS as BLOCK_OUTPUTS
-from model.cpu.interleaved.layout import OUTPUTS, QUAD
+from model.cpu.blocks.layout import BY_NAME, OUTPUTS
 from model.decoder.config import DecoderConfig
 from model.families.weight_table import WeightSlot
 
@@ -82,9 +80,8 @@ def footprint(
     """The footprint of a decoder whose tensors have the table's shapes.
 
     float_bytes: 2 or 4, of what stays float; of CPUs' schemes always 4. kept: the formats of the
-    tensors that stay in the blocks that their file has, by name; of schemes of blocks. A model of
-    less than 256 MB in int8 may be kept in several forms at once on a CPU, of which this counts
-    one.
+    tensors that stay in the blocks that their file has, by name; of schemes of blocks. A small
+    model may be kept in two forms on a CPU, of which this counts one.
     """
     if scheme in BY_NAME:
         return _in_blocks(config, table, scheme, kept or {})
@@ -101,8 +98,7 @@ def footprint(
     matrices = 0
     scales = 0
     for parameter, out in rows.items():
-        packed = parameter != "embed_tokens.weight" or config.tie_embeddings
-        matrix, its_scales = _matrix_bytes(out, widths[parameter], scheme, float_bytes, packed)
+        matrix, its_scales = _matrix_bytes(out, widths[parameter], scheme, float_bytes)
         matrices += matrix
         scales += its_scales
     return Footprint(matrices, scales, others, rotary_bytes(config, float_bytes))
@@ -121,7 +117,7 @@ def _in_blocks(
         usual = scheme if slot.parameter.startswith("layers.") else "q8_0"
         format_ = BY_NAME[kept.get(name, usual)]
         whole = _ceil(width, format_.columns) * format_.columns
-        matrices += _ceil(out, BLOCK_OUTPUTS) * format_.panel_bytes(whole)
+        matrices += _ceil(out, OUTPUTS) * format_.panel_bytes(whole)
     return Footprint(matrices, 0, others, rotary_bytes(config, FLOAT32))
 
 
@@ -140,14 +136,8 @@ def _is_quantized(slot: WeightSlot, scheme: Scheme) -> bool:
     return scheme == "int8" or slot.parameter.startswith("layers.")
 
 
-def _matrix_bytes(
-    out: int, width: int, scheme: Scheme, float_bytes: int, packed: bool
-) -> tuple[int, int]:
-    """(bytes of a matrix (out, width), bytes of its scales).
-
-    packed: it is multiplied, so that the scheme int8 interleaves it. The kernel keeps scales and
-    sums of the rows beside those of the layer (model/cpu/interleaved).
-    """
+def _matrix_bytes(out: int, width: int, scheme: Scheme, float_bytes: int) -> tuple[int, int]:
+    """(bytes of a matrix (out, width), bytes of its scales)."""
     if scheme == "floats":
         return out * width * float_bytes, 0
     if scheme in ("nf4", "nf4-double"):
@@ -156,10 +146,7 @@ def _matrix_bytes(
         if scheme == "nf4-double":
             size = scales + (_ceil(scales, NF4_SCALES) + DOUBLE_EXTRA) * FLOAT32
         return _ceil(out * width, 2), size + NF4_EXTRA * FLOAT32
-    if scheme == "llm.int8" or not packed:
-        return out * width, out * FLOAT32
-    padded = _ceil(out, OUTPUTS) * OUTPUTS
-    return padded * _ceil(width, QUAD) * QUAD, (2 * out + padded) * FLOAT32
+    return out * width, out * FLOAT32
 
 
 def rotary_bytes(config: DecoderConfig, float_bytes: int) -> int:

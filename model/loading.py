@@ -17,7 +17,7 @@ import torch
 from torch.distributed import ProcessGroup
 
 from model.catalogue.records import check_unaltered
-from model.cpu.blocks.linear import BlockFactory, can_run
+from model.cpu.blocks.linear import BlockFactory, can_run, can_wait
 from model.cpu.quantized_linear import Int8Factory
 from model.cpu.torch_step import add_step
 from model.decoder.config import DecoderConfig
@@ -246,12 +246,12 @@ def load_decoder(
             "smaller model."
         ) from None
     kept = None
-    if prepared is not None and isinstance(factory, Int8Factory | BlockFactory):
+    if prepared is not None and isinstance(factory, BlockFactory) and not can_wait(factory.config):
         kept = PreparedWeights.of(folder, factory, prepared)
     if kept is None or not kept.restore(decoder):
         checkpoint.fill(decoder, factory, progress)
     if isinstance(factory, Int8Factory):
-        add_step(decoder, factory.plan, measured)
+        add_step(decoder, factory.plan)
     elif device.type == "cuda" and quantization is None:
         add_graphs(decoder)
     return decoder, kept
@@ -295,7 +295,7 @@ def choose_factory(
         name, keeps = BLOCKS[quantization]
         return BlockFactory.for_cpu(config, name, keeps=keeps)
     if quantization == "int8":
-        return Int8Factory.for_cpu(config, measured)
+        return Int8Factory.for_cpu(config)
     return BitsFactory(device, dtype, quantization)
 
 

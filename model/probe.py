@@ -22,8 +22,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model.cpu.interleaved.kernel import load_made
-from model.cpu.kernels import Kernel, kernels
+from model.cpu import code_cache
+from model.cpu.blocks.kernel import PRODUCT
+from model.cpu.blocks.layout import BY_NAME
+from model.cpu.blocks.linear import BlockLinear
+from model.cpu.kernels import Int8Pack, Kernel, kernels
 from model.machine import available_memory, processor, usable_cores
 
 OUT = 12288
@@ -53,12 +56,21 @@ def best_seconds(product: Callable[[int], object]) -> float:
 
 
 def on_cpu() -> tuple[float, float]:
-    """Seconds for one row and for many, each with the best of the int8 kernels."""
-    matrices = [torch.randint(-127, 128, (OUT, WIDTH), dtype=torch.int8) for _ in range(COPIES)]
+    """Seconds for one row and for many: in blocks of 8 bits where there is machine code for that,
+    else with the best of torch's int8 kernels."""
+    if PRODUCT.ready:
+        matrices = [BlockLinear(WIDTH, OUT, False, BY_NAME["q8_0"]) for _ in range(COPIES)]
+        for matrix in matrices:
+            matrix.fill(0, torch.randn(OUT, WIDTH))
+        one, many = torch.randn(1, WIDTH), torch.randn(ROWS, WIDTH)
+        return best_seconds(lambda n: matrices[n](one)), best_seconds(lambda n: matrices[n](many))
+    numbers = [torch.randint(-127, 128, (OUT, WIDTH), dtype=torch.int8) for _ in range(COPIES)]
     found = list(kernels().values())
-    one = {kernel.name: _kernel_seconds(kernel, matrices, 1) for kernel in found}
-    for_many = [kernel for kernel in found if max(kernel.counts) > 16]
-    return min(one.values()), min(_kernel_seconds(kernel, matrices, ROWS) for kernel in for_many)
+    for_many = [kernel for kernel in found if kernel.name != Int8Pack.name]
+    return (
+        min(_kernel_seconds(kernel, numbers, 1) for kernel in found),
+        min(_kernel_seconds(kernel, numbers, ROWS) for kernel in for_many),
+    )
 
 
 def float_operations_per_s() -> float:
@@ -106,8 +118,9 @@ def main() -> None:
     parser.add_argument("--cache", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(options.threads or usable_cores())
-    if options.cache is not None:
-        load_made(options.cache)
+    code = None if options.cache is None else code_cache.code_folder(options.cache)
+    if code is not None and code_cache.is_intact(code):
+        PRODUCT.load(code)
     device = choose_device(options.device)
     found: dict[str, Any] = {
         "device": str(device),

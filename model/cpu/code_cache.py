@@ -1,5 +1,4 @@
-"""The folder for the machine code that numba makes of numba_step.py, interleaved/ and blocks/, in
-the user's cache folder.
+"""The folder for the machine code that numba makes of blocks/, in the user's cache folder.
 
 Compiling takes seconds and memory, so a process of its own does it, once for each version of the
 source, numba and CPU. The engine runs what is kept there. So the folder has to be the user's alone,
@@ -27,8 +26,7 @@ from model.private_files import is_private_folder, own_private_folder
 FOLDER = Path(__file__).parent
 SOURCES = (
     FOLDER / "numba_step.py",
-    *(FOLDER / "interleaved" / f"{name}.py" for name in ("layout", "product", "sharing")),
-    FOLDER / "interleaved" / "intrinsics.py",
+    *(FOLDER / "interleaved" / f"{name}.py" for name in ("layout", "intrinsics", "sharing")),
     *(FOLDER / "blocks" / f"{name}.py" for name in ("layout", "panels", "product", "step")),
     *(FOLDER / "blocks" / "tiles" / f"{name}.py" for name in ("code", "few", "wide", "rounding")),
 )
@@ -89,9 +87,7 @@ def make(folder: Path, written: Path) -> None:
     own_private_folder(written)
     try:
         use(written)
-        load_step()
-        load_products()
-        load_blocks()
+        load()
         (written / CHECKSUM).write_bytes(_checksum(written))
         try:
             written.rename(folder)
@@ -108,36 +104,21 @@ def use(folder: Path) -> None:
     os.environ["NUMBA_CACHE_DIR"] = str(folder)
     with contextlib.suppress(OSError):
         os.utime(folder)
-    from model.cpu import numba_step
-    from model.cpu.blocks import step
-    from model.cpu.interleaved import product
+    from model.cpu.blocks import product, step
 
-    for function in (numba_step.forward, product.multiply, step.share):
+    for function in (product.multiply, step.share):
         if not Path(str(function.stats.cache_path)).is_relative_to(folder):
             raise OSError(f"numba keeps no code in {folder}")
 
 
-def load_step() -> None:
-    """Loads the compiled step, or compiles it where the folder has none."""
-    from model.cpu import numba_step
-
-    numba_step.forward(*numba_step.toy())
-
-
-def load_products() -> None:
-    """As load_step, for the products with interleaved weights and with weights in blocks."""
-    from model.cpu.blocks import product as blocks
-    from model.cpu.interleaved import product, sharing
+def load() -> None:
+    """Loads the compiled product and pass, or compiles them where the folder has none."""
+    from model.cpu.blocks import product
+    from model.cpu.blocks.decoder_step import run_toy
+    from model.cpu.interleaved import sharing
 
     sharing.load()
     product.load()
-    blocks.load()
-
-
-def load_blocks() -> None:
-    """As load_step, for the pass with weights in blocks."""
-    from model.cpu.blocks.decoder_step import run_toy
-
     run_toy()
 
 

@@ -1,12 +1,10 @@
-"""The products with int8 weights on a CPU, one class each: those of torch, and one of our own
-(interleaved/).
+"""torch's products with int8 weights on a CPU, one class each.
 
 A kernel multiplies inputs (rows, in) with int8 weights (out, in) that have one scale a row. It
 returns (result, factor): result * factor is inputs @ (weights * scale).T, and factor is (rows, 1)
 or None, which stands for 1. So the caller can add its bias in the same call.
 
-Whether a kernel is right on a CPU is tried out, since some add in 16 bits and overflow. Which of
-them a model uses is chosen by their speed (kernel_choice.py).
+Whether a kernel is right on a CPU is tried out, since some add in 16 bits and overflow.
 """
 
 from __future__ import annotations
@@ -14,8 +12,9 @@ from __future__ import annotations
 import time
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -25,9 +24,7 @@ from torch import Tensor
 
 from model.cpu.measurements import threads
 
-FEW = (1, 2, 4, 8, 16)  # rows of a decode step with drafts, or of a few typed tokens
-MANY = 128  # rows of a piece of a prefill; more behave alike
-ROWS = (*FEW, MANY)
+FEW_ROWS = 8  # up to so many, a kernel for few rows is as fast as one for any number
 SMALLEST = 1e-20  # divides a row of zeros
 REFERENCE_CODE = 30  # times slower than float32 weights: no kernel is that slow by itself
 READ_AT_ONCE = 16  # weights, by aten's product, which reads past the end of other widths
@@ -47,42 +44,24 @@ class Kernel(ABC):
     """One way to multiply. Instances hold no weights: `product` takes what `pack` makes."""
 
     name: str
-    mappable = False  # the packed form is a tuple of plain tensors, which may be those of a file
-    readable = False  # `rows` reads single rows of the packed form
     raw = False  # the packed form is the int8 matrix itself, which kernels can share
     takes = torch.float32  # the type of inputs and result
-    counts: tuple[int, ...] = ROWS  # numbers of rows for which it is worth a try
-
-    @property
-    def ready(self) -> bool:
-        """Whether it is as fast as it will be: there may be no machine code yet."""
-        return True
 
     @abstractmethod
     def pack(self, weights: Tensor, scale: Tensor) -> Any:
         """weights (out, in) int8, scale (out,) float32."""
 
-    def packed_specs(self, out: int, width: int) -> Sequence[tuple[tuple[int, ...], torch.dtype]]:
-        """The shapes and types of the tensors that `pack` makes. If `mappable` and not `raw`."""
-        raise NotImplementedError
-
     @abstractmethod
     def product(self, inputs: Tensor, packed: Any) -> Product:
         """inputs (rows, in). No bit of a row's result depends on the other rows."""
-
-    def rows(self, packed: Any, ids: Tensor) -> Tensor:
-        """Rows `ids` (...) of the matrix, (..., in or a little more) int8. If `readable`."""
-        raise NotImplementedError
 
 
 class Int8Pack(Kernel):
     """aten's product for few rows: bfloat16 activations, sums in float32. Bound by memory."""
 
     name = "int8pack"
-    mappable = True
     raw = True
     takes = torch.bfloat16
-    counts = FEW
 
     def pack(self, weights: Tensor, scale: Tensor) -> Any:
         if weights.shape[1] % READ_AT_ONCE:
@@ -166,7 +145,6 @@ class Widened(Kernel):
     """Float32 products, the weights widened piece by piece: where torch has no integer product."""
 
     name = "widened"
-    mappable = True
     raw = True
 
     def pack(self, weights: Tensor, scale: Tensor) -> Any:
@@ -205,33 +183,10 @@ def _quantized_engine(name: str) -> Iterator[None]:
         torch.backends.quantized.engine = before
 
 
+@cache
 def kernels() -> Mapping[str, Kernel]:
-    """The kernels that are right on this machine, and no mere stand-ins, by name."""
-    ours = _interleaved()
-    if ours.ready and _is_right_once(ours):
-        return {**_of_torch(), ours.name: ours}
-    return _of_torch()
-
-
-def kernel(name: str) -> Kernel:
-    """The kernel of that name, also if it is not ready."""
-    ours = _interleaved()
-    return ours if name == ours.name else kernels()[name]
-
-
-def _interleaved() -> Kernel:
-    from model.cpu.interleaved.kernel import INTERLEAVED  # it is made of this module's classes
-
-    return INTERLEAVED
-
-
-@cache
-def _is_right_once(kernel: Kernel) -> bool:
-    return is_right(kernel)
-
-
-@cache
-def _of_torch() -> Mapping[str, Kernel]:
+    """The kernels that are right on this machine, and no mere stand-ins, by name: the fastest first
+    of those for any number of rows."""
     found: dict[str, Kernel] = {}
     for kernel in (Int8Pack(), OneDnn(), Fbgemm(8)):
         if is_right(kernel) and not is_reference_code(kernel):
@@ -286,3 +241,28 @@ def is_right(kernel: Kernel) -> bool:
     except (RuntimeError, NotImplementedError, AttributeError):  # not in this build of torch
         return False
     return True
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The kernels of a model, by name: `few` for up to few_rows rows, and `many` for more.
+
+    With `few` the result of a row does not depend on the other rows.
+    """
+
+    many: str
+    few: str
+    few_rows: int
+
+    @property
+    def names(self) -> frozenset[str]:
+        return frozenset((self.many, self.few))
+
+
+def make_plan(*, small: bool) -> Plan:
+    """The plan for a model. small: its weights are kept in two forms, where one is faster."""
+    many = next(name for name in kernels() if name != Int8Pack.name)
+    few = many
+    if Int8Pack.name in kernels() and (small or kernels()[many].raw):
+        few = Int8Pack.name
+    return Plan(many, few, FEW_ROWS)

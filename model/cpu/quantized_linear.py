@@ -9,22 +9,24 @@ exact, so that a row's result does not depend on the rows beside it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from model.cpu.kernel_choice import MatrixShape, Plan, make_plan
-from model.cpu.kernels import Kernel, kernel, piece_rows
+from model.cpu.kernels import Kernel, Plan, kernels, make_plan, piece_rows
 from model.decoder.config import DecoderConfig
 from model.decoder.factory import PREFILL_CHUNK, Embeddings, Factory, Packed
 from model.decoder.layers import Attention
 from model.machine import give_back_memory
 
 LARGEST = 127
+CHUNK = 128  # positions of a large model's prefill, which takes long, and may be cancelled
+SMALL_BYTES = 256 * 2**20  # of weights, which may be kept in two forms
+
+MatrixShape = tuple[int, int]
+"""out, in"""
 
 PackedMatrix = tuple[Kernel, Any]
 """A kernel with a matrix in the form that it takes."""
@@ -87,86 +89,19 @@ class Int8Linear(Packed):
             self._order = None
         if self.plan is None:
             return
-        self._use({name: self._packed(kernel(name)) for name in self.plan.names})
-        if not self._keeps_matrix:
+        packed = {name: self._packed(kernels()[name]) for name in self.plan.names}
+        self.few = packed[self.plan.few]
+        self._many = packed[self.plan.many]
+        if not self._keep_rows and not any(kernel.raw for kernel, _ in packed.values()):
             self.matrix = torch.empty(0, dtype=torch.int8)
             give_back_memory()  # packing leaves as much in the heap as half of what it packs
 
-    def _use(self, packed: Mapping[str, PackedMatrix]) -> None:
-        assert self.plan is not None
-        self.few = packed[self.plan.few]
-        self._many = packed[self.plan.many]
-
-    @property
-    def _kernels(self) -> list[Kernel]:
-        return [kernel(name) for name in sorted(self.plan.names)] if self.plan else []
-
-    @property
-    def _keeps_matrix(self) -> bool:
-        """Whether the matrix itself stays beside what is packed."""
-        if self.plan is None or self.plan.small or any(each.raw for each in self._kernels):
-            return True
-        return self._keep_rows and not kernel(self.plan.few).readable
-
-    @property
-    def specs(self) -> dict[str, TensorSpec]:
-        """The tensors of `finished`, by their names. For kernels that are mappable."""
-        found: dict[str, TensorSpec] = {"scale": ((self.out,), torch.float32)}
-        if self._keeps_matrix:
-            found["matrix"] = ((self.out, self.width), torch.int8)
-        for each in self._kernels:
-            if not each.raw:
-                for number, spec in enumerate(each.packed_specs(self.out, self.width)):
-                    found[f"{each.name}.{number}"] = spec
-        return found
-
-    @property
-    def finished(self) -> dict[str, Tensor]:
-        """What `finish` has made, apart from the bias; `restore` takes it again."""
-        found = {"scale": self.scale}
-        if self._keeps_matrix:
-            found["matrix"] = self.matrix
-        for chosen, packed in (self.few, self._many) if self.plan else ():
-            if not chosen.raw:
-                found |= {f"{chosen.name}.{number}": part for number, part in enumerate(packed)}
-        return found
-
-    def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """In place of `fill` and `finish`: takes tensors that are as `specs` says."""
-        self.scale = tensors["scale"]
-        self.matrix = tensors.get("matrix", torch.empty(0, dtype=torch.int8))
-        packed: dict[str, PackedMatrix] = {}
-        for each in self._kernels:
-            if each.raw:
-                packed[each.name] = self._packed(each)
-                continue
-            parts = range(len(each.packed_specs(self.out, self.width)))
-            packed[each.name] = each, tuple(tensors[f"{each.name}.{number}"] for number in parts)
-        if packed:
-            self._use(packed)
+    def _packed(self, kernel: Kernel) -> PackedMatrix:
+        return kernel, kernel.pack(self.matrix, self.scale)
 
     def rows(self, ids: Tensor) -> Tensor:
         """Rows `ids` (...) of the int8 matrix, (..., width)."""
-        if self.matrix.numel():
-            return self.matrix[ids]
-        chosen, packed = self.few
-        return chosen.rows(packed, ids)[..., : self.width]
-
-    def share(self, matrix: Tensor) -> None:
-        """Takes an equal matrix in place of its own, whose memory is then free."""
-        self.matrix = matrix
-        self.few = self._repacked(self.few)
-        self._many = self._repacked(self._many)
-
-    def use_for_many(self, chosen: Kernel) -> None:
-        """Multiplies many rows with another kernel. The matrix has to be there: Plan.small."""
-        self._many = self._packed(chosen)
-
-    def _packed(self, chosen: Kernel) -> PackedMatrix:
-        return chosen, chosen.pack(self.matrix, self.scale)
-
-    def _repacked(self, packed: PackedMatrix) -> PackedMatrix:
-        return self._packed(packed[0]) if packed[0].raw else packed
+        return self.matrix[ids]
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., width) float32 -> (..., out) float32."""
@@ -226,9 +161,8 @@ class Int8Factory(Factory):
     config: DecoderConfig
 
     @classmethod
-    def for_cpu(cls, config: DecoderConfig, measured: Path | None = None) -> Int8Factory:
-        """measured: the folder of measurements, see kernel_choice.make_plan."""
-        plan = make_plan(step_shapes(config), measured)
+    def for_cpu(cls, config: DecoderConfig) -> Int8Factory:
+        plan = make_plan(small=is_small(config))
         return cls(torch.device("cpu"), torch.float32, plan, config)
 
     @property
@@ -240,9 +174,7 @@ class Int8Factory(Factory):
 
     @property
     def prefill_chunk(self) -> int:
-        if self.plan.small:
-            return PREFILL_CHUNK
-        return self.plan.prefill_chunk  # a large model's prefill takes long, and may be cancelled
+        return PREFILL_CHUNK if is_small(self.config) else CHUNK
 
     def linear(self, width: int, out: int, bias: bool) -> nn.Module:
         return Int8Linear(width, out, bias, self.plan)
@@ -260,6 +192,15 @@ class Int8Factory(Factory):
         if isinstance(module, Attention):  # its own weights are only the gains of its norms
             interleave_gains(self.config, module.q_norm, module.k_norm)
         super().finish(module)
+
+
+def is_small(config: DecoderConfig) -> bool:
+    return weights_of(config) <= SMALL_BYTES
+
+
+def weights_of(config: DecoderConfig) -> int:
+    """How many weights one step multiplies with."""
+    return sum(out * width * count for (out, width), count in step_shapes(config).items())
 
 
 def step_shapes(config: DecoderConfig) -> Counter[MatrixShape]:

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from model.cpu.kernels import FEW
 from model.cpu.measurements import fastest_us
 from model.decoder.decoder import Decoder
 
+FEW = (1, 2, 4, 8, 16)  # rows of a step with drafts, or of a few typed tokens
 TYPICAL = 768  # positions in the cache while somebody types
 
 

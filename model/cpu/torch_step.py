@@ -12,19 +12,16 @@ Shapes: R rows, H heads, K key/value heads, G = H / K, D head dimension, S posit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from model.cpu.kernel_choice import Plan
-from model.cpu.kernels import kernel
-from model.cpu.measurements import Busy, Measurements, threads
-from model.cpu.quantized_linear import Int8Linear
-from model.cpu.step_costs import relative_costs, shape_of, step_rows, step_us
+from model.cpu.kernels import Plan
+from model.cpu.measurements import threads
+from model.cpu.quantized_linear import Int8Linear, is_small
 from model.decoder.config import DecoderConfig
 from model.decoder.decoder import Decoder
 from model.decoder.factory import Norm, gains_of
@@ -32,9 +29,7 @@ from model.decoder.kv_cache import KVCache
 from model.decoder.layers import ACTIVATIONS, DecoderLayer, normalize_heads
 from model.decoder.stopping import ShouldStop, ask
 
-# One thread is used if it is at most this factor slower: it leaves the other cores free.
-ONE_THREAD_FACTOR = 1.2
-BY_THUMB = {1: 1.0, 2: 1.2, 4: 1.6, 8: 2.8, 16: 5.0}  # row costs where nothing can be measured
+ROW_COSTS = {1: 1.0, 2: 1.2, 4: 1.6, 8: 2.8}
 
 
 class Matrix:
@@ -204,39 +199,8 @@ class TorchStep:
         return keys, cache.values[:, :, first:stop].unbind(0)
 
 
-def add_step(decoder: Decoder, plan: Plan, measured: Path | None = None) -> None:
-    """Gives a decoder of int8 matrices, all of them filled, its step.
-
-    measured: the folder of measurements, see kernel_choice.make_plan.
-    """
+def add_step(decoder: Decoder, plan: Plan) -> None:
+    """Gives a decoder of int8 matrices, all of them filled, its step."""
     step = TorchStep(decoder, plan.few_rows)
-    decoder.use_step(step)
-    ways: dict[str, int | None] = {"all threads": None}
-    if plan.small and torch.get_num_threads() > 1:  # a large one's bytes keep all threads at work
-        ways["one thread"] = 1
-
-    def measure(way: str, counts: Sequence[int]) -> dict[int, float]:
-        step.threads = ways[way]
-        return step_us(decoder, counts)
-
-    if not kernel(plan.few).ready:
-        _step_by_thumb(decoder, step, plan)
-        return
-    subject = f"step {plan.few} {plan.many} {shape_of(decoder)}"
-    wanted = dict.fromkeys(ways, step_rows(decoder, plan.few_rows))
-    try:
-        times = Measurements(measured).times(subject, wanted, measure)
-    except Busy:
-        _step_by_thumb(decoder, step, plan)
-        return
-    best = "all threads"
-    if "one thread" in times and times["one thread"][1] < ONE_THREAD_FACTOR * times[best][1]:
-        best = "one thread"
-    step.threads = ways[best]
-    decoder.use_step(step, relative_costs(times[best]))
-
-
-def _step_by_thumb(decoder: Decoder, step: TorchStep, plan: Plan) -> None:
-    step.threads = 1 if plan.small else None
-    costs = {rows: cost for rows, cost in BY_THUMB.items() if rows <= plan.few_rows}
-    decoder.use_step(step, costs)
+    step.threads = 1 if is_small(decoder.config) else None  # a large one keeps all threads at work
+    decoder.use_step(step, ROW_COSTS)

@@ -88,7 +88,7 @@ def load_engine(launch: Launch, report: Callable[[float], None]) -> Engine:
 
     from model.cpu.blocks.decoder_step import is_of_blocks
     from model.cpu.blocks.linear import can_wait
-    from model.cpu.compiled_step import upgrade, upgrade_now
+    from model.cpu.upgrade import upgrade, upgrade_now
     from model.engine.worker import Engine
     from model.loading import load_model
     from model.prefix_cache.disk import open_store
@@ -110,8 +110,8 @@ def load_engine(launch: Launch, report: Callable[[float], None]) -> Engine:
         prepared=cache_folder if options.cache_weights else None,
     )
     model = load(measured=cache_folder)
-    in_blocks = is_of_blocks(model.decoder)
-    if cache_folder is not None and in_blocks and not can_wait(model.decoder.config):
+    config = model.decoder.config
+    if cache_folder is not None and is_of_blocks(model.decoder) and not can_wait(config):
         # Without machine code each token would take seconds: another model answers meanwhile.
         try:
             upgrade_now(model.decoder, cache_folder)
@@ -132,7 +132,7 @@ def load_engine(launch: Launch, report: Callable[[float], None]) -> Engine:
         decoder.scheme,
     )
     steps = None
-    if cache_folder is not None and not (in_blocks and decoder.step is not None):
+    if cache_folder is not None and decoder.step is None:
         steps = upgrade(decoder, cache_folder)
     return Engine(model, cache_bytes=options.cache_memory * MIB, store=store, upgrade=steps)
 

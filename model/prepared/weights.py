@@ -23,8 +23,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from model.cpu.blocks.linear import BlockFactory, BlockLinear
-from model.cpu.kernels import kernel
-from model.cpu.quantized_linear import Int8Factory, Int8Linear, TensorSpec
+from model.cpu.quantized_linear import TensorSpec
 from model.decoder.decoder import Decoder
 from model.prepared.files import MODEL, file_name, prepared_folder, prune
 from model.private_files import (
@@ -63,20 +62,9 @@ class PreparedWeights:
     restored: bool = False
 
     @classmethod
-    def of(
-        cls, folder: ModelFiles, factory: Int8Factory | BlockFactory, cache_dir: Path
-    ) -> PreparedWeights | None:
-        """None for a model that is loaded as fast from its own files, or whose kernels keep their
-        weights where only they find them."""
-        if isinstance(factory, BlockFactory):
-            forms = [factory.scheme]
-        else:
-            plan = factory.plan
-            if plan.small or not all(kernel(name).mappable for name in plan.names):
-                return None
-            forms = sorted(plan.names)
+    def of(cls, folder: ModelFiles, factory: BlockFactory, cache_dir: Path) -> PreparedWeights:
         model = folder.path.absolute()
-        origin = (folder.identity, program_digest(), forms)
+        origin = (folder.identity, program_digest(), factory.scheme)
         key = hashlib.sha256(repr(origin).encode()).hexdigest()[:16]
         return cls(prepared_folder(cache_dir) / file_name(model, key), cache_dir, model)
 
@@ -182,10 +170,10 @@ def sum_of(tensor: Tensor) -> int:
     return int(content[:whole].view(torch.int64).sum()) + int(content[whole:].sum())
 
 
-def matrices_of(decoder: Decoder) -> Iterator[tuple[str, Int8Linear | BlockLinear]]:
+def matrices_of(decoder: Decoder) -> Iterator[tuple[str, BlockLinear]]:
     """The modules whose matrices are not parameters, by their names."""
     for name, module in decoder.named_modules():
-        if isinstance(module, Int8Linear | BlockLinear):
+        if isinstance(module, BlockLinear):
             yield name, module
 
 
@@ -206,10 +194,7 @@ def specs_of(decoder: Decoder, stored: Iterable[str]) -> dict[str, TensorSpec]:
     specs: dict[str, TensorSpec] = {}
     names = dict.fromkeys(stored)
     for name, module in matrices_of(decoder):
-        if isinstance(module, BlockLinear):
-            own = module.specs_of(part_of(names, name))
-        else:
-            own = module.specs
+        own = module.specs_of(part_of(names, name))
         specs |= {f"{name}.{key}": spec for key, spec in own.items()}
     for name, parameter in decoder.named_parameters():
         specs[name] = tuple(parameter.shape), parameter.dtype

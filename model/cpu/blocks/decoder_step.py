@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from model.cpu.blocks.kernel import part_table
 from model.cpu.blocks.layout import BLOCK, FORMATS, OUTPUTS
-from model.cpu.blocks.linear import BlockEmbedding, BlockFactory, BlockLinear, weights_of
+from model.cpu.blocks.linear import BlockEmbedding, BlockFactory, BlockLinear
 from model.cpu.measurements import Busy, Measurements
+from model.cpu.quantized_linear import weights_of
 from model.cpu.step_costs import relative_costs, shape_of, step_rows, step_us
 from model.decoder.config import DecoderConfig, RopeConfig
 from model.decoder.decoder import Decoder

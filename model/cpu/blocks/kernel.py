@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,9 +16,9 @@ from torch import Tensor
 from model.cpu import code_cache
 from model.cpu.blocks.layout import BLOCK, LARGEST, OUTPUTS, SMALLEST, SUPER, Format
 from model.cpu.blocks.packing import unpack
-from model.cpu.interleaved.kernel import SERIAL, Pool
 
 AT_ONCE = 2**21  # weights that are widened at once
+SERIAL = 2**19  # products that are computed before a second thread is awake
 
 
 class Part(NamedTuple):
@@ -52,7 +55,7 @@ class BlockProduct:
         self._functions = product.load()
         if self._functions is not None:
             self._code = product
-            self._pool = Pool.of_process()
+            self._pool = Pool()
 
     def multiply(
         self, x: Tensor, parts: Sequence[Part], out: int, bias: Tensor | None = None
@@ -121,6 +124,51 @@ class BlockProduct:
             if extra:
                 found[-1] = found[-1][:, :-extra]
         return torch.cat(found, 1)
+
+
+class Pool:
+    """Threads of this process that help with a product (sharing.py). They are started when they are
+    wanted first, do without Python from then on, and end with the process.
+
+    They are not OpenMP's, because there all threads wait for the last: on a busy machine for one
+    that has not even begun.
+    """
+
+    SEMAPHORE_BYTES = 64  # a sem_t has 32
+
+    def __init__(self) -> None:
+        from model.cpu.interleaved import sharing
+
+        sharing.load()
+        self._help = sharing.help_with
+        self._job = torch.zeros(sharing.JOB + 8, dtype=torch.int64)
+        self._semaphore = ctypes.create_string_buffer(self.SEMAPHORE_BYTES)
+        self._helpers = 0
+        self._wait = 0
+        post = 0
+        if sys.platform == "linux":
+            library = ctypes.CDLL(None)
+            if library.sem_init(self._semaphore, 0, 0) == 0:
+                self._wait = _address(library.sem_wait)
+                post = _address(library.sem_post)
+        start = self._job.data_ptr()
+        self._start = start + -start % 64
+        self.addresses = (self._start, ctypes.addressof(self._semaphore), post)
+
+    def threads(self) -> int:
+        """How many share a product: as many as torch's. One where there are no semaphores."""
+        if not self._wait:
+            return 1
+        count = torch.get_num_threads()
+        while self._helpers < count - 1:
+            self._helpers += 1
+            arguments = (self._start, self.addresses[1], self._wait)
+            threading.Thread(target=self._help, args=arguments, daemon=True).start()
+        return count
+
+
+def _address(function: Any) -> int:
+    return ctypes.cast(function, ctypes.c_void_p).value or 0
 
 
 def part_table(code: Any, parts: Sequence[Part], width: int) -> Tensor:

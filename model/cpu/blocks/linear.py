@@ -11,15 +11,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.cpu import code_cache
 from model.cpu.blocks.kernel import PRODUCT, Part
 from model.cpu.blocks.layout import BLOCK, BY_NAME, OUTPUTS, Format
 from model.cpu.blocks.packing import pack, quantize, unpack
-from model.cpu.interleaved.kernel import can_be_made
-from model.cpu.quantized_linear import TensorSpec, interleaving, step_shapes
+from model.cpu.quantized_linear import TensorSpec, interleaving, weights_of
 from model.decoder.config import DecoderConfig
 from model.decoder.factory import Embeddings, Factory, Packed
 from model.decoder.layers import Attention
 from model.ggml import KINDS, Quantized, quantized
+from model.private_files import own_private_folder
 
 AT_ONCE = 2**19  # weights that are packed at once: they fit a CPU's cache
 LAYER_PRODUCTS = 3 * 10**9  # that a layer's chunk of a prefill takes: 15 to 30 ms
@@ -31,18 +32,22 @@ AS_FLOATS = 2**26  # weights that are kept as floats, too, until there is machin
 def can_run(folder: Path | None) -> bool:
     """Whether models are multiplied in blocks on this machine: where machine code can be compiled
     and kept in the cache folder."""
-    return folder is not None and can_be_made(folder)
+    if folder is None or torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"):
+        return False
+    code = code_cache.code_folder(folder)
+    if code is None:
+        return False
+    try:
+        own_private_folder(code.parent)
+    except OSError:
+        return False
+    return True
 
 
 def can_wait(config: DecoderConfig) -> bool:
     """Whether a model in blocks answers in good time while machine code is still to be compiled:
     from a copy of its weights as floats."""
     return weights_of(config) <= AS_FLOATS
-
-
-def weights_of(config: DecoderConfig) -> int:
-    """How many weights one step multiplies with."""
-    return sum(out * width * count for (out, width), count in step_shapes(config).items())
 
 
 class BlockLinear(Packed):
