@@ -1,4 +1,4 @@
-"""One product with int8 weights by each kernel of this machine, beside each other.
+"""One product with quantized weights by each kernel of this machine, beside each other.
 
     python -m benchmarks.products [--rows 1,4,16,128,512] [--seconds 1] [SHAPE ...]
 
@@ -16,16 +16,36 @@ from collections.abc import Callable
 from itertools import cycle
 
 import torch
-from model.cpu.interleaved.kernel import INTERLEAVED, load_made
+from torch import Tensor
 
 from benchmarks.figures import machine, table
 from lsp_server.folders import cache_folder
 from model.cpu import code_cache
-from model.cpu.kernels import Kernel, kernels
+from model.cpu.blocks.kernel import PRODUCT
+from model.cpu.blocks.layout import BY_NAME
+from model.cpu.blocks.linear import BlockLinear
+from model.cpu.kernels import Int8Pack, Kernel, Product, kernels
 from model.machine import usable_cores
 
 SHAPES = ["896x896", "1152x896", "9728x896", "896x4864", "151936x896"]
 BEYOND_CACHES = 64 * 2**20  # bytes of weights
+
+
+class InBlocks(Kernel):
+    """Our own product."""
+
+    def __init__(self, name: str) -> None:
+        """name: of the format."""
+        self.name = name
+
+    def pack(self, weights: Tensor, scale: Tensor) -> BlockLinear:
+        out, width = weights.shape
+        linear = BlockLinear(width, out, False, BY_NAME[self.name])
+        linear.fill(0, weights * scale[:, None])
+        return linear
+
+    def product(self, inputs: Tensor, packed: BlockLinear) -> Product:
+        return packed(inputs), None
 
 
 def main() -> None:
@@ -37,19 +57,18 @@ def main() -> None:
     torch.set_num_threads(usable_cores())
     torch.set_grad_enabled(False)
     folder = code_cache.code_folder(cache_folder())
-    if not load_made(cache_folder()) and folder is not None:
+    found = list(kernels().values())
+    if folder is not None:
         if not code_cache.is_intact(folder):
             with code_cache.start(folder) as compiler:
                 compiler.wait()
-        load_made(cache_folder())
-    found = list(kernels().values())
-    if INTERLEAVED not in found:
-        print("no machine code for the interleaved product on this machine")
+        PRODUCT.load(folder)
+        found += [InBlocks(name) for name in ("q4_0", "q5_0", "q8_0")]
     lines = []
     for shape in options.shapes:
         out, width = map(int, shape.split("x"))
         for rows in map(int, options.rows.split(",")):
-            suitable = [k for k in found if rows <= max(k.counts) or max(k.counts) > 16]
+            suitable = [k for k in found if rows <= 16 or k.name != Int8Pack.name]
             times = measure(suitable, out, width, rows, options.seconds)
             best = min(times.values())
             cells = [None if k not in times else f"{times[k]:,.0f}" for k in found]
