@@ -178,7 +178,7 @@ def test_the_syntax_tree_is_read_right() -> None:
     """The rules below would hold of an empty list, too."""
     found = {(i.file, i.name, i.at_load) for i in all_imports()}
     assert (
-        "model/cpu/compiled_step.py",
+        "model/cpu/upgrade.py",
         "model.cpu.code_cache",
         True,
     ) in found  # from model.cpu import code_cache

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from model.cpu.kernel_choice import Plan
+from model.cpu.kernels import Plan, Widened
 from model.cpu.quantized_linear import Int8Factory
 from model.decoder.decoder import Decoder
 from model.decoder.factory import Factory
@@ -85,7 +85,7 @@ def factory_of(scheme: Scheme, dtype: torch.dtype, checkpoint: Checkpoint) -> Fa
     if scheme == "floats":
         return Factory(CPU, dtype)
     if scheme == "int8":
-        plan = Plan("interleaved", "interleaved", 16)
+        plan = Plan("widened", "widened", 8)
         return Int8Factory(CPU, torch.float32, plan, checkpoint.config)
     pytest.importorskip("bitsandbytes")
     return BitsFactory(CPU, dtype, scheme)
@@ -109,8 +109,9 @@ def toy(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     ],
 )
 def test_a_loaded_decoder_holds_what_its_configuration_says(
-    toy: Path, scheme: Scheme, dtype: torch.dtype
+    toy: Path, scheme: Scheme, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("model.cpu.quantized_linear.kernels", lambda: {"widened": Widened()})
     checkpoint = Checkpoint.open(find_model(toy))
     factory = factory_of(scheme, dtype, checkpoint)
     decoder = Decoder(checkpoint.config, factory).eval().requires_grad_(False)

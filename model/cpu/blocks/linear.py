@@ -174,7 +174,9 @@ class BlockLinear(Packed):
     def rows(self, ids: Tensor) -> Tensor:
         """Rows `ids` (n,) as float32 (n, width)."""
         matrix = self._meanwhile()
-        return PRODUCT.look_up(ids, self.parts, self.width) if matrix is None else matrix[ids]
+        if matrix is not None:
+            return F.embedding(ids, matrix)
+        return PRODUCT.look_up(ids, self.parts, self.width)
 
     def _meanwhile(self) -> Tensor | None:
         """The matrix as floats, where that is multiplied until there is machine code."""

@@ -28,9 +28,9 @@ import sys
 from pathlib import Path
 from model.cpu.code_cache import use
 use(Path({str(made)!r}))
-from model.cpu.numba_step import forward, toy
-forward(*toy())
-stats = forward.stats
+from model.cpu.blocks import product
+product.load()
+stats = product.multiply.stats
 print(sum(stats.cache_hits.values()), sum(stats.cache_misses.values()), "torch" in sys.modules)
 """
     done = subprocess.run(
@@ -82,7 +82,7 @@ def test_other_sources_versions_and_machines_have_code_of_their_own(
     found.add(code_folder(tmp_path))
     monkeypatch.setenv("NUMBA_CPU_NAME", "pdp11")
     found.add(code_folder(tmp_path))
-    source = tmp_path / "numba_step.py"
+    source = tmp_path / "step.py"
     source.write_text("pass")
     monkeypatch.setattr(code_cache, "SOURCES", (source,))
     found.add(code_folder(tmp_path))
@@ -105,8 +105,7 @@ def test_code_that_nobody_used_for_long_goes(
         (parent / name).mkdir(parents=True)
         os.utime(parent / name, (time.time() - days * 86400,) * 2)
     monkeypatch.setattr(code_cache, "use", lambda folder: None)
-    monkeypatch.setattr(code_cache, "load_step", lambda: None)
-    monkeypatch.setattr(code_cache, "load_products", lambda: None)
+    monkeypatch.setattr(code_cache, "load", lambda: None)
     make(parent / "new", parent / "new-1")
     assert {path.name for path in parent.iterdir()} == {"young", "new"}
     assert is_intact(parent / "new")
@@ -116,8 +115,7 @@ def test_a_maker_that_comes_second_leaves_what_is_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(code_cache, "use", lambda folder: None)
-    monkeypatch.setattr(code_cache, "load_step", lambda: None)
-    monkeypatch.setattr(code_cache, "load_products", lambda: None)
+    monkeypatch.setattr(code_cache, "load", lambda: None)
     folder = tmp_path / "compiled" / "key"
     make(folder, folder.with_name("first"))
     before = folder.stat().st_ino

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from model import LoadedModel, load_model
-from model.cpu.compiled_step import CompiledStep
+from model.cpu.blocks.decoder_step import BlockStep
 from model.errors import ModelError
 from model.weights.folder import find_model
 from tests.conftest import STABLELM, STARCODER2, write_model
@@ -136,15 +136,23 @@ def rows_after_a_cache(m: LoadedModel, ids: list[int], start: int) -> torch.Tens
 @pytest.mark.usefixtures("code")
 @pytest.mark.parametrize("name", ["dynamic", "yarn, all fields", "longrope, factor"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_int8_steps_rotate_as_the_layers_do(family: str, name: str, tmp_path: Path) -> None:
+def test_the_int8_steps_rotate_as_the_layers_do(
+    family: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plain, partial = FAMILIES[family]
     folder = write_model(tmp_path, plain | newer(name, partial))
     ids = random_ids(STRETCHED)
     expected = rows_after_a_cache(load(folder), ids, ORIGINAL - 5)
-    m = load_model(folder, "cpu", quantization="int8")
-    steps = {"layers": None, "torch": m.decoder.step, "compiled": CompiledStep(m.decoder)}
-    assert steps["torch"] is not None
-    for step in steps.values():
+    rows = load_model(folder, "cpu", quantization="int8")
+    assert rows.decoder.step is not None
+    monkeypatch.setattr("model.loading.can_run", lambda folder: True)
+    blocks = load_model(folder, "cpu", quantization="int8")
+    for m, step in (
+        (rows, None),
+        (rows, rows.decoder.step),
+        (blocks, None),
+        (blocks, BlockStep(blocks.decoder, 1)),
+    ):
         m.decoder.use_step(step)
         assert distance(rows_after_a_cache(m, ids, ORIGINAL - 5), expected) < 0.12
 

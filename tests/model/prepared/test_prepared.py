@@ -15,8 +15,6 @@ import pytest
 import torch
 
 from model import LoadedModel, load_model
-from model.cpu import kernels
-from model.cpu.kernel_choice import Plan
 from model.engine import loading
 from model.engine.http_server import engine_status
 from model.engine.loading import keep_weights, load_engine
@@ -52,19 +50,13 @@ IDS = random_ids(LENGTH)
 PART = "0.q8_0"  # of a matrix in blocks: from row 0
 
 
-@pytest.fixture(autouse=True, params=["interleaved", "widened", "blocks"])
-def plan(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Plan | None:
-    """Of a large model, whose weights are kept in one form; None for weights in blocks."""
-    all_kernels = {**kernels.kernels(), "widened": kernels.Widened()}  # not on every CPU
-    monkeypatch.setattr(kernels, "_of_torch", lambda: all_kernels)
-    if request.param == "blocks":
-        monkeypatch.setattr("model.loading.can_run", lambda config, folder: True)
-        # A process has machine code of one cache folder, and each test has its own.
-        monkeypatch.setattr("model.cpu.compiled_step.upgrade_now", lambda decoder, folder: None)
-        return None
-    chosen = Plan(request.param, request.param, 16)
-    monkeypatch.setattr("model.cpu.quantized_linear.make_plan", lambda shapes, folder: chosen)
-    return chosen
+@pytest.fixture(autouse=True)
+def large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Toys are treated as large models, on a machine that can compile."""
+    monkeypatch.setattr("model.loading.can_run", lambda folder: True)
+    monkeypatch.setattr("model.loading.can_wait", lambda config: False)
+    # A process has machine code of one cache folder, and each test has its own.
+    monkeypatch.setattr("model.cpu.upgrade.upgrade_now", lambda decoder, folder: None)
 
 
 @pytest.fixture
@@ -119,7 +111,7 @@ def test_matrices_are_mapped_at_whole_lines_of_the_cache(folder: Path, tmp_path:
     m = start(folder, tmp_path)
     places = Path("/proc/self/maps")
     for name, tensor in tensors_of(m.decoder).items():
-        if name.endswith((".0", ".matrix", PART)):
+        if name.endswith(PART):
             assert tensor.data_ptr() % 64 == 0, name
     if places.exists():
         assert str(only_file(tmp_path)) in places.read_text()
@@ -151,8 +143,7 @@ def edit(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
 
 def name_in(header: dict[str, Any]) -> str:
     """The name of a tensor that belongs to a matrix."""
-    ends = ("mlp.up.scale", f"mlp.up.{PART}")
-    return next(name for name in header if name.endswith(ends))
+    return next(name for name in header if name.endswith(f"mlp.up.{PART}"))
 
 
 def reshape(header: dict[str, Any]) -> None:
@@ -333,19 +324,15 @@ def test_what_is_given_up_or_fails_leaves_nothing(
     assert not is_restored(folder, tmp_path)
 
 
-def test_small_models_and_kernels_with_a_form_of_their_own_are_not_prepared(
+def test_small_models_and_other_weights_are_not_prepared(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("model.loading.can_run", lambda config, folder: False)
-    plans = [Plan("widened", "widened", 16, small=True)]
-    plans += [Plan(k.name, k.name, 16) for k in kernels.kernels().values() if not k.mappable]
-    for plan in plans:
-        monkeypatch.setattr(
-            "model.cpu.quantized_linear.make_plan", lambda shapes, folder, plan=plan: plan
-        )
-        m = load_model(folder, "cpu", quantization="int8", prepared=tmp_path)
-        assert m.prepared is None
     assert load_model(folder, "cpu", prepared=tmp_path).prepared is None  # floats
+    monkeypatch.setattr("model.loading.can_wait", lambda config: True)
+    assert load_model(folder, "cpu", quantization="int8", prepared=tmp_path).prepared is None
+    monkeypatch.setattr("model.loading.can_run", lambda folder: False)
+    monkeypatch.setattr("model.loading.can_wait", lambda config: False)
+    assert load_model(folder, "cpu", quantization="int8", prepared=tmp_path).prepared is None
 
 
 def test_an_engine_keeps_its_weights_once_no_request_runs(

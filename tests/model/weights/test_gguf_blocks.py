@@ -39,7 +39,9 @@ FAMILIES = [name for name in MODELS if "window" not in name]
 @pytest.fixture(autouse=True)
 def large(monkeypatch: pytest.MonkeyPatch) -> None:
     """Toys are treated as large models, on a machine that can compile."""
-    monkeypatch.setattr("model.loading.can_run", lambda config, folder: True)
+    monkeypatch.setattr("model.loading.can_run", lambda folder: True)
+    for module in ("model.loading", "model.cpu.blocks.linear"):
+        monkeypatch.setattr(f"{module}.can_wait", lambda config: False)
 
 
 def file_of(folder: Path, config: dict[str, Any], kind: str | None) -> Path:

@@ -11,11 +11,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from model.cpu.blocks.decoder_step import BlockStep, Pace, add_block_step
+from model.cpu.blocks.decoder_step import BlockStep, Pace, add_block_step, run_toy
 from model.cpu.blocks.kernel import PRODUCT
 from model.cpu.blocks.layout import BY_NAME
 from model.cpu.blocks.linear import BlockFactory
@@ -275,3 +276,39 @@ def test_the_costs_of_rows_are_known(
     assert decoder.row_costs is not None
     assert decoder.row_costs[1] == 1
     assert max(decoder.row_costs) == 16
+
+
+@pytest.mark.parametrize("rms", [False, True], ids=["layer norm", "RMS norm"])
+def test_a_norm_is_of_the_kind_that_is_asked_for(rms: bool) -> None:
+    """On whole rows, and on queries and keys."""
+    from model.cpu.numba_step import gain, norm
+
+    generator = torch.Generator().manual_seed(6)
+    x = torch.randn(3, 40, generator=generator) + 0.5
+    weight = torch.randn(40, generator=generator)
+    expected = torch.layer_norm(x, (40,), weight, None, 1e-3)
+    if rms:
+        expected = torch.rms_norm(x, (40,), weight, 1e-3)
+    out = np.empty((3, 40), np.float32)
+    eps = np.float32(1e-3)
+    norm(x.numpy(), torch.stack((weight, torch.zeros(40))).numpy(), rms, eps, out)
+    torch.testing.assert_close(torch.from_numpy(out), expected)
+    for row in x:
+        gain(row.numpy(), weight.numpy(), rms, eps)
+    torch.testing.assert_close(x, expected)
+
+
+@families
+def test_every_family_runs_what_was_compiled_for_the_toy(
+    config: dict[str, Any], tmp_path: Path, code: Path
+) -> None:
+    """Else the engine would compile, for seconds and into a folder that is then in doubt."""
+    from model.cpu.blocks.step import share
+
+    run_toy()
+    before = list(share.signatures)
+    decoder = load(write_model(tmp_path, config))
+    decoder.use_step(BlockStep(decoder, 1))
+    in_steps(decoder, random_ids(LENGTH), 4)
+    assert share.signatures == before
+    assert len(before) == 1

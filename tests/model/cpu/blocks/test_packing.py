@@ -123,3 +123,18 @@ def test_nothing_is_rounded_to_formats_with_minimums_or_super_blocks(format_: Fo
     if format_.minimum or format_.two_level:
         with pytest.raises(ValueError, match="nothing is rounded to it"):
             quantize(torch.zeros(1, WIDTH), format_)
+
+
+def test_rows_of_int8_keep_their_numbers() -> None:
+    """A second rounding, by blocks, would lose what the first one kept."""
+    generator = torch.Generator().manual_seed(2)
+    numbers = torch.randint(-127, 128, (70, 96), generator=generator)
+    numbers[:, 50] = 127
+    numbers[3] = 0
+    scale = torch.rand(70, 1, generator=generator) + 0.5
+    found = quantize(numbers * scale, BY_NAME["q8_0"])
+    assert torch.equal(found.numbers.int() - 128, numbers.int())
+    assert torch.allclose(found.floats(), numbers * scale, rtol=2**-11, atol=0)
+    others = numbers * scale
+    others[60, 7] += 0.3  # one row that is none
+    assert not torch.equal(quantize(others, BY_NAME["q8_0"]).numbers.int() - 128, numbers.int())
