@@ -27,7 +27,7 @@ from benchmarks.figures import machine, percentile, table
 from benchmarks.peers import STARCODER2_3B, write_random
 from lsp_server.folders import cache_folder
 from model import LoadedModel, load_model
-from model.cpu.compiled_step import upgrade_now
+from model.cpu.upgrade import upgrade_now
 from model.engine.request import Event, Finished, Request, Started
 from model.engine.worker import Engine
 from model.generation.generate import Token

@@ -60,7 +60,7 @@ def main() -> None:
     found = list(kernels().values())
     if folder is not None:
         if not code_cache.is_intact(folder):
-            with code_cache.start(folder) as compiler:
+            with code_cache.start(folder, awaited=True) as compiler:
                 compiler.wait()
         PRODUCT.load(folder)
         found += [InBlocks(name) for name in ("q4_0", "q5_0", "q8_0")]

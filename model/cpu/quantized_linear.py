@@ -8,7 +8,6 @@ exact, so that a row's result does not depend on the rows beside it.
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -24,9 +23,6 @@ from model.machine import give_back_memory
 LARGEST = 127
 CHUNK = 128  # positions of a large model's prefill, which takes long, and may be cancelled
 SMALL_BYTES = 256 * 2**20  # of weights, which may be kept in two forms
-
-MatrixShape = tuple[int, int]
-"""out, in"""
 
 PackedMatrix = tuple[Kernel, Any]
 """A kernel with a matrix in the form that it takes."""
@@ -195,26 +191,7 @@ class Int8Factory(Factory):
 
 
 def is_small(config: DecoderConfig) -> bool:
-    return weights_of(config) <= SMALL_BYTES
-
-
-def weights_of(config: DecoderConfig) -> int:
-    """How many weights one step multiplies with."""
-    return sum(out * width * count for (out, width), count in step_shapes(config).items())
-
-
-def step_shapes(config: DecoderConfig) -> Counter[MatrixShape]:
-    """The matrices that one step multiplies with, and how often each shape occurs."""
-    hidden = config.hidden_size
-    inner = config.intermediate_size
-    upper = 2 * inner if config.gated_mlp else inner
-    found: Counter[MatrixShape] = Counter()
-    found[config.qkv_size, hidden] += config.num_layers
-    found[hidden, config.num_heads * config.head_dim] += config.num_layers
-    found[upper, hidden] += config.num_layers
-    found[hidden, inner] += config.num_layers
-    found[config.vocab_size, hidden] += 1
-    return found
+    return config.step_weights <= SMALL_BYTES
 
 
 def interleaving(config: DecoderConfig) -> tuple[Tensor, Tensor]:

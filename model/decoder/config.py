@@ -113,6 +113,11 @@ class DecoderConfig:
         return self.hidden_size * (attention + mlp)
 
     @property
+    def step_weights(self) -> int:
+        """Weights that a step multiplies with: of the layers' matrices and the head."""
+        return self.num_layers * self.layer_weights + self.vocab_size * self.hidden_size
+
+    @property
     def rotated_dim(self) -> int:
         """How many of a head's dimensions are rotated."""
         return 0 if self.rope is None else self.rope.dim

@@ -10,7 +10,7 @@ In reading order:
 A new family is one new file in native/, named after its model_type.
 tests/model/families/test_families.py checks that, and wants a toy config of the family in
 tests/conftest.py. A family that differs in a new way adds a field to DecoderConfig, which
-decoder/layers.py and the steps in cpu/ (torch_step, compiled_step with numba_step) and gpu/
+decoder/layers.py and the steps in cpu/ (torch_step, blocks) and gpu/
 (cuda_graphs) have to follow, and export/gguf.py.
 
 Nothing else in model/ names a family (fim/formats.py does, for its FIM format). Nothing here loads

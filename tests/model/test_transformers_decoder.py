@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from model import LoadedModel, load_model
-from model.cpu.compiled_step import upgrade
+from model.cpu.upgrade import upgrade
 from model.decoder.stopping import Cancelled
 from model.errors import ModelError
 from model.generation.generate import GenerationOptions, generate

@@ -4,7 +4,7 @@ In reading order:
 - layout: the formats, and how a matrix of one lies in memory.
 - packing: rounds matrices to a format, and puts numbers into the layout and takes them out.
 - linear: the modules of a decoder, the factory that makes them, and where it is used.
-- kernel: the product, in torch until there is machine code.
+- kernel: the product, in torch until there is machine code, and the threads that share it.
 - tiles/: the vector instructions for some rows and one panel.
 - panels: the tiles as functions.
 - product: the product of any number of rows as machine code, and rows of a matrix as floats.

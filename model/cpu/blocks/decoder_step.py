@@ -20,7 +20,6 @@ from model.cpu.blocks.kernel import part_table
 from model.cpu.blocks.layout import BLOCK, FORMATS, OUTPUTS
 from model.cpu.blocks.linear import BlockEmbedding, BlockFactory, BlockLinear
 from model.cpu.measurements import Busy, Measurements
-from model.cpu.quantized_linear import weights_of
 from model.cpu.step_costs import relative_costs, shape_of, step_rows, step_us
 from model.decoder.config import DecoderConfig, RopeConfig
 from model.decoder.decoder import Decoder
@@ -41,10 +40,9 @@ def add_block_step(decoder: Decoder, cache_dir: Path) -> None:
 
     cache_dir: of the measurements. Raises whatever numba raises.
     """
-    threads = torch.get_num_threads() if weights_of(decoder.config) > ALONE else 1
-    step = BlockStep(decoder, threads)
-    decoder.use_step(step)
     config = decoder.config
+    step = BlockStep(decoder, torch.get_num_threads() if config.step_weights > ALONE else 1)
+    decoder.use_step(step)
 
     def measure(way: str, counts: Sequence[int]) -> dict[int, float]:
         return step_us(decoder, counts)
@@ -59,8 +57,7 @@ def add_block_step(decoder: Decoder, cache_dir: Path) -> None:
         costs = relative_costs(times_us)
         # A prefill's positions cost what a row of many does, but for the head.
         most = max(times_us)
-        layers = config.num_layers * config.layer_weights
-        share = layers / (layers + config.vocab_size * config.hidden_size)
+        share = config.num_layers * config.layer_weights / config.step_weights
         decoder.prefill_chunk = chunk_at(most * 1e6 / times_us[most] / share, config.num_layers)
     decoder.use_step(step, costs)
 

@@ -15,7 +15,7 @@ from model.cpu import code_cache
 from model.cpu.blocks.kernel import PRODUCT, Part
 from model.cpu.blocks.layout import BLOCK, BY_NAME, OUTPUTS, Format
 from model.cpu.blocks.packing import pack, quantize, unpack
-from model.cpu.quantized_linear import TensorSpec, interleaving, weights_of
+from model.cpu.quantized_linear import TensorSpec, interleaving
 from model.decoder.config import DecoderConfig
 from model.decoder.factory import Embeddings, Factory, Packed
 from model.decoder.layers import Attention
@@ -47,7 +47,7 @@ def can_run(folder: Path | None) -> bool:
 def can_wait(config: DecoderConfig) -> bool:
     """Whether a model in blocks answers in good time while machine code is still to be compiled:
     from a copy of its weights as floats."""
-    return weights_of(config) <= AS_FLOATS
+    return config.step_weights <= AS_FLOATS
 
 
 class BlockLinear(Packed):
@@ -255,9 +255,7 @@ class BlockFactory(Factory):
     @property
     def prefill_chunk(self) -> int:
         """Whether to stop is asked before each layer."""
-        config = self.config
-        weights = weights_of(config) - config.vocab_size * config.hidden_size
-        rows = LAYER_PRODUCTS * config.num_layers // weights
+        rows = LAYER_PRODUCTS // self.config.layer_weights
         return max(MIN_CHUNK, min(MAX_CHUNK, rows // MIN_CHUNK * MIN_CHUNK))
 
     def linear(self, width: int, out: int, bias: bool) -> nn.Module:

@@ -51,7 +51,7 @@ def test_an_upgrade_waits_for_the_code(
     status: int, intact: bool, model: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compiler, added = Compiler(), []
-    monkeypatch.setattr(code_cache, "start", lambda folder: compiler)
+    monkeypatch.setattr(code_cache, "start", lambda folder, awaited: compiler)
     monkeypatch.setattr(
         code_cache, "is_intact", lambda folder: compiler.returncode is not None and intact
     )
@@ -94,7 +94,7 @@ def test_a_compiler_that_does_not_end_is_ended(
     model: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compiler = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
-    monkeypatch.setattr(code_cache, "start", lambda folder: compiler)
+    monkeypatch.setattr(code_cache, "start", lambda folder, awaited: compiler)
     monkeypatch.setattr(upgrade, "PATIENCE_S", 0.2)
     for _ in upgrade.upgrade(model.decoder, tmp_path):
         time.sleep(0.05)
@@ -120,7 +120,7 @@ def test_without_numba_nothing_changes(
 def test_other_weights_are_left_alone(
     starcoder2_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(code_cache, "start", lambda folder: pytest.fail("compiled"))
+    monkeypatch.setattr(code_cache, "start", lambda folder, awaited: pytest.fail("compiled"))
     for quantization in (None, "int8"):  # rows of int8 without a cache folder
         decoder = load_model(starcoder2_folder, "cpu", quantization=quantization).decoder
         assert list(upgrade.upgrade(decoder, tmp_path)) == []
