@@ -28,7 +28,8 @@ SOURCES = (
     FOLDER / "numba_step.py",
     *(FOLDER / "interleaved" / f"{name}.py" for name in ("layout", "intrinsics", "sharing")),
     *(FOLDER / "blocks" / f"{name}.py" for name in ("layout", "panels", "product", "step")),
-    *(FOLDER / "blocks" / "tiles" / f"{name}.py" for name in ("code", "few", "wide", "rounding")),
+    *(FOLDER / "blocks" / "tiles" / f"{name}.py" for name in ("code", "cpus", "few", "wide")),
+    FOLDER / "blocks" / "tiles" / "rounding.py",
 )
 CHECKSUM = "sha256"
 REMOVALS = 20
@@ -87,7 +88,7 @@ def make(folder: Path, written: Path) -> None:
     own_private_folder(written)
     try:
         use(written)
-        load()
+        load(written)
         (written / CHECKSUM).write_bytes(_checksum(written))
         try:
             written.rename(folder)
@@ -111,15 +112,16 @@ def use(folder: Path) -> None:
             raise OSError(f"numba keeps no code in {folder}")
 
 
-def load() -> None:
+def load(folder: Path) -> None:
     """Loads the compiled product and pass, or compiles them where the folder has none."""
-    from model.cpu.blocks import product
-    from model.cpu.blocks.decoder_step import run_toy
+    from model.cpu.blocks import panels, product, step
     from model.cpu.interleaved import sharing
 
-    sharing.load()
-    product.load()
-    run_toy()
+    tiles = panels.load(folder)
+    if tiles is not None:
+        sharing.load()
+        product.load(tiles)
+        step.load()
 
 
 def _checksum(folder: Path) -> bytes:

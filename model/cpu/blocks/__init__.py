@@ -6,7 +6,7 @@ In reading order:
 - linear: the modules of a decoder, the factory that makes them, and where it is used.
 - kernel: the product, in torch until there is machine code, and the threads that share it.
 - tiles/: the vector instructions for some rows and one panel.
-- panels: the tiles as functions.
+- panels: the tiles as machine code.
 - product: the product of any number of rows as machine code, and rows of a matrix as floats.
 - step: a whole pass over few rows as machine code that threads share.
 - decoder_step: that pass as a decoder's step, and the threads.

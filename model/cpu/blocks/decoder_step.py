@@ -14,14 +14,15 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from model.cpu.blocks.kernel import part_table
+from model.cpu.blocks.kernel import PRODUCT, part_table
 from model.cpu.blocks.layout import BLOCK, FORMATS, OUTPUTS
-from model.cpu.blocks.linear import BlockEmbedding, BlockFactory, BlockLinear
+from model.cpu.blocks.linear import BlockEmbedding, BlockLinear
 from model.cpu.measurements import Busy, Measurements
 from model.cpu.step_costs import relative_costs, shape_of, step_rows, step_us
-from model.decoder.config import DecoderConfig, RopeConfig
+from model.decoder.config import DecoderConfig
 from model.decoder.decoder import Decoder
 from model.decoder.factory import Norm, gains_of
 from model.decoder.kv_cache import KVCache
@@ -70,36 +71,6 @@ def _linears(decoder: Decoder) -> Iterator[BlockLinear]:
     return (module for module in decoder.modules() if isinstance(module, BlockLinear))
 
 
-def run_toy() -> None:
-    """Runs the pass of a model of zeros, which compiles it."""
-    config = DecoderConfig(
-        vocab_size=32,
-        hidden_size=32,
-        intermediate_size=32,
-        num_layers=1,
-        num_heads=1,
-        num_kv_heads=1,
-        head_dim=32,
-        max_positions=4,
-        norm="rms_norm",
-        norm_eps=1.0,
-        rope=RopeConfig("default", 1.0, 32, 4),
-        activation="silu",
-        gated_mlp=False,
-        tie_embeddings=True,
-    )
-    decoder = Decoder(config, BlockFactory.for_cpu(config, "q8_0", keeps=False))
-    with torch.no_grad():
-        for parameter in decoder.parameters():
-            parameter.zero_()
-        for linear in _linears(decoder):
-            linear.fill(0, torch.zeros(linear.out, linear.width))
-            linear.finish()
-        decoder.requires_grad_(False)
-        decoder.use_step(BlockStep(decoder, 1))
-        decoder(torch.zeros(1, 1, dtype=torch.long), cache=decoder.new_cache())
-
-
 class BlockStep:
     """Runs up to max_rows rows: a model.decoder.decoder.FewRowsStep."""
 
@@ -115,16 +86,9 @@ class BlockStep:
         self._vocabulary = config.vocab_size
         self._pace = Pace(config, clock)
         self._modules = list(decoder.modules())  # whose panels the pass reads by their addresses
-        weights = _Tables(step, decoder, threads)
-        self._arguments = (
-            weights.shape(),
-            weights.weights(),
-            _scratch(step, config, self.max_rows, threads),
-        )
-        self._embeddings = _Embeddings(decoder, self._arguments[2].x)
-        self._threads = _Threads(
-            step, step.PHASES * config.num_layers + 1, threads, self._arguments
-        )
+        self._tables = _Tables(step, decoder, threads)
+        self._embeddings = _Embeddings(decoder, self._tables.x)
+        self._threads = _Threads(step, self._tables, threads)
         self._finalizer = weakref.finalize(self, self._threads.stop)
 
     def __call__(
@@ -155,9 +119,10 @@ class _Embeddings:
 
         linear = cast(BlockEmbedding, decoder.embed_tokens).linear
         config = decoder.config
-        self._table = part_table(product, linear.parts, linear.width)
+        self._table = part_table(PRODUCT.panels, linear.parts, linear.width)
         self._rest = (
-            linear.width, self._table.data_ptr(), len(self._table), x.ctypes.data, product.load(),
+            linear.width, self._table.data_ptr(), len(self._table), x.ctypes.data,
+            PRODUCT.functions,
         )  # fmt: skip
         self._look_up = product.look_up
         self._x = x
@@ -214,24 +179,28 @@ class _Threads:
     """The control block of the pass, and the helpers that wait for it. They are started when they
     are wanted first, do without Python from then on, and end with the step."""
 
-    def __init__(self, code: Any, phases: int, count: int, arguments: tuple[Any, ...]) -> None:
+    def __init__(self, code: Any, tables: _Tables, count: int) -> None:
         self.lock = threading.Lock()
         self._code = code
-        self._arguments = arguments
-        words = np.zeros(code.WORDS + code.PHASE * phases + 8, np.int64)
+        self._tables = tables  # which the pass reads by their addresses
+        words = np.zeros(code.WORDS + code.PHASE * tables.phases + 8, np.int64)
         self._words = words[-words.ctypes.data % 64 // 8 :]
         self._address = self._words.ctypes.data
-        self._semaphore = ctypes.create_string_buffer(SEMAPHORE_BYTES)
-        self._place = ctypes.addressof(self._semaphore)
-        self._post = self._wait = self._yield = 0
+        for word, value in tables.words.items():
+            self._words[word] = value
+        self._semaphores = ctypes.create_string_buffer(2 * SEMAPHORE_BYTES)
+        idle = ctypes.addressof(self._semaphores)
+        done = idle + SEMAPHORE_BYTES
         self._count = 1
         if sys.platform == "linux":
             library = ctypes.CDLL(None)
-            if library.sem_init(self._semaphore, 0, 0) == 0:
+            if not any(library.sem_init(ctypes.c_void_p(each), 0, 0) for each in (idle, done)):
                 self._count = count
-                self._post = _address(library.sem_post)
-                self._wait = _address(library.sem_wait)
-            self._yield = _address(library.sched_yield)
+                self._words[code.WAIT] = _address(library.sem_wait)
+                self._words[code.POST] = _address(library.sem_post)
+        self._words[code.IDLE] = idle
+        self._words[code.DONE] = done
+        self._words[code.THREADS] = self._count
         self._started = 0
 
     def run(
@@ -241,7 +210,8 @@ class _Threads:
         code = self._code
         while self._started < self._count - 1:
             self._started += 1
-            arguments = (self._semaphore, self._words, code.share, *self._of(self._started))
+            held = (self._semaphores, self._words, self._tables)
+            arguments = (held, code.share, self._address, self._started)
             threading.Thread(target=_help, args=arguments, daemon=True).start()
         words = self._words
         words[code.NROWS] = rows
@@ -253,56 +223,25 @@ class _Threads:
         words[code.LOGITS] = logits.data_ptr()
         words[code.PART] = first
         words[code.END] = end
-        code.share(*self._of(0))
-
-    def _of(self, thread: int) -> tuple[Any, ...]:
-        """What a thread calls the code with."""
-        calls = (self._place, self._wait, self._post, self._yield)
-        return (self._address, thread, self._count, *calls, *self._arguments)
+        code.share(self._address, 0)
 
     def stop(self) -> None:
         """Lets the helpers end."""
-        self._words[self._code.STOP] = 1
-        if self._post:
+        code = self._code
+        self._words[code.STOP] = 1
+        if self._count > 1:
             post = ctypes.CDLL(None).sem_post
             for _ in range(self._started):
-                post(self._semaphore)
+                post(ctypes.c_void_p(int(self._words[code.IDLE])))
 
 
-def _help(semaphore: Any, words: Any, share: Any, *arguments: Any) -> None:
+def _help(held: Any, share: Any, address: int, thread: int) -> None:
     """A helper, which keeps in memory what it reads."""
-    share(*arguments)
+    share(address, thread)
 
 
 def _address(function: Any) -> int:
     return ctypes.cast(function, ctypes.c_void_p).value or 0
-
-
-def _scratch(code: Any, config: DecoderConfig, rows: int, threads: int) -> Any:
-    hidden = _whole(config.hidden_size)
-    heads = _whole(config.num_heads * config.head_dim)
-    inner = _whole(config.intermediate_size)
-    widest = max(hidden, heads)
-    parts = config.num_heads + 2 * config.num_kv_heads
-
-    def floats(*shape: int) -> Any:
-        return np.zeros(shape, np.float32)
-
-    return code.Scratch(
-        x=floats(rows, config.hidden_size),
-        qkv=floats(rows, parts, config.head_dim),
-        attended=floats(rows, heads),
-        inner=np.zeros(rows * inner, np.int8),
-        inner_steps=floats(rows * inner // BLOCK),
-        inner_sums=np.zeros((rows * inner // BLOCK, 2), np.int32),
-        normed=floats(threads, 1, hidden),
-        rounded=np.zeros((threads, rows * widest), np.int8),
-        steps=floats(threads, rows * widest // BLOCK),
-        sums=np.zeros((threads, rows * widest // BLOCK, 2), np.int32),
-        tile=floats(threads, 2, rows, OUTPUTS),
-        key=floats(threads, config.head_dim),
-        scores=floats(threads, config.num_heads // config.num_kv_heads, config.max_positions),
-    )
 
 
 def _whole(width: int) -> int:
@@ -311,70 +250,182 @@ def _whole(width: int) -> int:
 
 
 class _Tables:
-    """Where the pass finds a decoder's weights."""
+    """What the pass reads and where it writes: words of the control block, by their places. Holds
+    what these words are the addresses of."""
 
     def __init__(self, code: Any, decoder: Decoder, threads: int) -> None:
         self._code = code
         self._decoder = decoder
         self._threads = threads
+        self._kept: list[Any] = []
+        config = decoder.config
+        self.x = np.zeros((BlockStep.max_rows, config.hidden_size), np.float32)
+        phases = [
+            phase
+            for layer in decoder.layers
+            for phase in self._layer_phases(cast(DecoderLayer, layer))
+        ]
+        phases.append(self._head_phase())
+        self.phases = len(phases)
+        table = np.zeros((len(phases), code.FIELDS), np.int64)
+        for row, phase in zip(table, phases, strict=True):
+            for field, value in phase.items():
+                row[field] = value
+        functions = PRODUCT.panels
+        rotations = _rotations(decoder)
+        self.words = self._shape() | self._scratch()
+        self.words |= {
+            code.PAIRS: rotations.shape[1],
+            code.ROTATIONS: self._keep(rotations),
+            code.TABLE: self._keep(table),
+            code.MULTIPLY: functions.multiply_panel,
+            code.ROUND: functions.round_blocks,
+        }
+        del self._decoder  # which holds the step
 
-    def shape(self) -> Any:
+    def _keep(self, array: NDArray[Any]) -> int:
+        """The address of an array that is kept."""
+        self._kept.append(array)
+        return int(array.ctypes.data)
+
+    def _shape(self) -> dict[int, int]:
+        code = self._code
         config = self._decoder.config
-        return self._code.Shape(
-            layers=config.num_layers,
-            heads=config.num_heads,
-            kv_heads=config.num_kv_heads,
-            dim=config.head_dim,
-            window=config.sliding_window or 0,
-            score_scale=float(config.score_scale),
-            activation=self._code.ACTIVATIONS[config.activation],
-            gated=config.gated_mlp,
-            parallel=config.parallel_residual,
-            rms=config.norm == "rms_norm",
-            eps=float(config.norm_eps),
-            splits=min(
-                config.num_heads // config.num_kv_heads, -(-self._threads // config.num_kv_heads)
-            ),
-        )
+        return {
+            code.LAYERS: config.num_layers,
+            code.HIDDEN: config.hidden_size,
+            code.HEADS: config.num_heads,
+            code.KV_HEADS: config.num_kv_heads,
+            code.DIM: config.head_dim,
+            code.WINDOW: config.sliding_window or 0,
+            code.SPLITS: self._splits(),
+            code.ACTIVATION: code.ACTIVATIONS[config.activation],
+            code.RMS: config.norm == "rms_norm",
+            code.EPS: _bits(config.norm_eps),
+            code.SCORE_SCALE: _bits(config.score_scale),
+        }
 
-    def weights(self) -> Any:
+    def _splits(self) -> int:
+        """The pieces of a key/value head's attention."""
+        config = self._decoder.config
+        group = config.num_heads // config.num_kv_heads
+        return min(group, -(-self._threads // config.num_kv_heads))
+
+    def _scratch(self) -> dict[int, int]:
+        code = self._code
+        config = self._decoder.config
+        rows = BlockStep.max_rows
+        heads = _whole(config.num_heads * config.head_dim)
+        inner = _whole(config.intermediate_size)
+        parts = config.num_heads + 2 * config.num_kv_heads
+
+        def floats(*shape: int) -> int:
+            return self._keep(np.zeros(shape, np.float32))
+
+        def rounded(blocks: int) -> tuple[int, int, int]:
+            numbers = self._keep(np.zeros(blocks * BLOCK, np.int8))
+            return numbers, floats(blocks), self._keep(np.zeros((blocks, 2), np.int32))
+
+        own = np.zeros((self._threads, code.OWN_WORDS), np.int64)
+        group = config.num_heads // config.num_kv_heads
+        for words in own:
+            words[code.NORMED] = floats(_whole(config.hidden_size))
+            widest = max(_whole(config.hidden_size), heads)
+            words[code.ROUNDED : code.SUMS + 1] = rounded(rows * widest // BLOCK)
+            words[code.TILE] = floats(rows, OUTPUTS)
+            words[code.OTHER] = floats(rows, OUTPUTS)
+            words[code.KEY] = floats(config.head_dim)
+            words[code.SCORES] = floats(group, config.max_positions)
+        numbers, steps, sums = rounded(rows * inner // BLOCK)
+        return {
+            code.X: self.x.ctypes.data,
+            code.QKV: floats(rows, parts, config.head_dim),
+            code.ATTENDED: floats(rows, heads),
+            code.INNER: numbers,
+            code.INNER_STEPS: steps,
+            code.INNER_SUMS: sums,
+            code.OWN: self._keep(own),
+        }
+
+    def _layer_phases(self, layer: DecoderLayer) -> list[dict[int, int]]:
+        code = self._code
+        config = self._decoder.config
+        factor = config.residual_multiplier
+        number = list(self._decoder.layers).index(layer)
+        # A parallel layer has one norm for both, and its MLP reads what the layer began with.
+        mlp_norm = layer.attention_norm if config.parallel_residual else layer.mlp_norm
+        qkv = self._product(code.TO_QKV, layer.attention.qkv, norm=layer.attention_norm)
+        attention = {
+            code.KIND: code.ATTENTION,
+            code.LAYER: number,
+            code.PIECES: config.num_kv_heads * self._splits(),
+            code.GAINS: self._gains(layer),
+        }
+        out = self._product(code.TO_X, layer.attention.out, factor)
+        kind = code.UP_GATED if config.gated_mlp else code.UP
+        up = self._product(kind, layer.mlp.up, norm=mlp_norm, halves=1 + config.gated_mlp)
+        down = self._product(code.DOWN, layer.mlp.down, factor)
+        middle = [up, out] if config.parallel_residual else [out, up]
+        return [qkv, attention, *middle, down]
+
+    def _head_phase(self) -> dict[int, int]:
         decoder = self._decoder
         config = decoder.config
-        # A parallel layer has one norm for both.
-        mlp_norm = "attention_norm" if config.parallel_residual else "mlp_norm"
         embed = cast(BlockEmbedding, decoder.embed_tokens)
-        head = embed.linear if config.tie_embeddings else cast(BlockLinear, decoder.head)
-        return self._code.Weights(
-            qkv=self._matrix(_each(decoder, "attention.qkv")),
-            out=self._matrix(_each(decoder, "attention.out"), config.residual_multiplier),
-            up=self._matrix(_each(decoder, "mlp.up"), halves=1 + config.gated_mlp),
-            down=self._matrix(_each(decoder, "mlp.down"), config.residual_multiplier),
-            head=self._matrix([head], 1 / config.logits_scaling),
-            attention_norm=_norms(_each(decoder, "attention_norm")),
-            mlp_norm=_norms(_each(decoder, mlp_norm)),
-            last_norm=_norms([decoder.norm])[0],
-            gains=_gains(decoder),
-            rotations=_rotations(decoder),
-        )
+        head = embed.linear if config.tie_embeddings else decoder.head
+        return self._product(self._code.HEAD, head, 1 / config.logits_scaling, decoder.norm)
 
-    def _matrix(self, modules: Sequence[nn.Module], factor: float = 1.0, halves: int = 1) -> Any:
+    def _product(
+        self,
+        kind: int,
+        module: nn.Module,
+        factor: float = 1.0,
+        norm: nn.Module | None = None,
+        halves: int = 1,
+    ) -> dict[int, int]:
         """factor: of the products. halves: 2 where a phase goes over both halves at once."""
-        from model.cpu.blocks.panels import multiply_panel
+        code = self._code
+        linear = cast(BlockLinear, module)
+        panels = np.array(_panels(linear, halves), np.int64)
+        count = len(panels) // halves
+        piece = max(1, count // (PIECES * self._threads))
+        phase = {
+            code.KIND: kind,
+            code.PIECES: -(-count // piece),
+            code.PIECE: piece,
+            code.PANELS: self._keep(panels),
+            code.COUNT: len(panels),
+            code.WIDTH: linear.padded_width,
+            code.FACTOR: _bits(factor),
+        }
+        if linear.bias is not None:
+            phase[code.BIAS] = self._keep(linear.bias.numpy())
+        if norm is not None:
+            phase[code.NORM] = self._norm(cast(Norm, norm))
+        return phase
 
-        linears = [cast(BlockLinear, module) for module in modules]
-        panels = np.array([_panels(linear, halves) for linear in linears], np.int64)
-        bias = np.zeros((len(linears), 0), np.float32)
-        if linears[0].bias is not None:
-            bias = np.stack([linear.bias.numpy() for linear in linears if linear.bias is not None])
-        pieces = PIECES * self._threads
-        return self._code.Matrix(
-            panels=panels,
-            bias=bias,
-            factor=float(factor),
-            width=linears[0].padded_width,
-            piece=max(1, panels.shape[1] // halves // pieces),
-            multiply=multiply_panel.address,
-        )
+    def _norm(self, norm: Norm) -> int:
+        """(2, hidden): weight and bias, which is zero for an RMSNorm."""
+        found = torch.zeros(2, len(norm.weight))
+        found[0] = gains_of(norm)
+        if isinstance(norm, nn.LayerNorm):
+            found[1] = norm.bias
+        return self._keep(found.numpy())
+
+    def _gains(self, layer: DecoderLayer) -> int:
+        """(H + K, D): of the norms on queries and keys; 0 without these."""
+        config = self._decoder.config
+        if not config.qk_norm:
+            return 0
+        attention = layer.attention
+        queries = attention.q_norm.expand(config.num_heads, -1)
+        gains = torch.cat((queries, attention.k_norm.expand(config.num_kv_heads, -1)))
+        return self._keep(gains.numpy())
+
+
+def _bits(number: float) -> int:
+    """A word with a float32 in its first half."""
+    return int(np.float32(number).view(np.uint32))
 
 
 def _panels(linear: BlockLinear, halves: int) -> list[tuple[int, int, int, int]]:
@@ -392,34 +443,6 @@ def _panels(linear: BlockLinear, halves: int) -> list[tuple[int, int, int, int]]
     if any(first < half < first + count for _, _, first, count in found) and halves == 2:
         raise ValueError("the gate's last panel is also the first of the other half")
     return found
-
-
-def _each(decoder: Decoder, path: str) -> list[nn.Module]:
-    """The module at that path of every layer."""
-    return [cast(DecoderLayer, layer).get_submodule(path) for layer in decoder.layers]
-
-
-def _norms(modules: Sequence[nn.Module]) -> Any:
-    """(L, 2, hidden): weights and biases, which are zero for an RMSNorm."""
-    norms = torch.zeros(len(modules), 2, len(cast(Norm, modules[0]).weight))
-    for into, norm in zip(norms, modules, strict=True):
-        into[0] = gains_of(cast(Norm, norm))
-        if isinstance(norm, nn.LayerNorm):
-            into[1] = norm.bias
-    return norms.numpy()
-
-
-def _gains(decoder: Decoder) -> Any:
-    """(L, H + K, D): of the norms on queries and keys; (L, 0, D) without these."""
-    config = decoder.config
-    if not config.qk_norm:
-        return np.zeros((config.num_layers, 0, config.head_dim), np.float32)
-    gains = []
-    for layer in decoder.layers:
-        attention = cast(DecoderLayer, layer).attention
-        queries = attention.q_norm.expand(config.num_heads, -1)
-        gains.append(torch.cat((queries, attention.k_norm.expand(config.num_kv_heads, -1))))
-    return torch.stack(gains).numpy()
 
 
 def _rotations(decoder: Decoder) -> Any:

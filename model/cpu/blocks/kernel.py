@@ -14,8 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model.cpu import code_cache
+from model.cpu.blocks import panels
 from model.cpu.blocks.layout import BLOCK, LARGEST, OUTPUTS, SMALLEST, SUPER, Format
 from model.cpu.blocks.packing import unpack
+from model.cpu.blocks.panels import Panels
 
 AT_ONCE = 2**21  # weights that are widened at once
 SERIAL = 2**19  # products that are computed before a second thread is awake
@@ -35,7 +37,8 @@ class BlockProduct:
 
     def __init__(self) -> None:
         self._code: Any = None
-        self._functions: Any = None
+        self.functions: Any = None  # as product.py takes them, when there is machine code
+        self.panels: Panels | None = None
         self._pool: Pool | None = None
 
     @property
@@ -50,10 +53,15 @@ class BlockProduct:
         if self.ready:
             return
         code_cache.use(folder)
+        self.use(panels.load(folder))
+
+    def use(self, tiles: Panels | None) -> None:
+        """Multiplies with some CPU's tiles from now on. The code's folder has to be in use."""
         from model.cpu.blocks import product  # not before numba knows the folder
 
-        self._functions = product.load()
-        if self._functions is not None:
+        if tiles is not None:
+            self.panels = tiles
+            self.functions = product.load(tiles)
             self._code = product
             self._pool = Pool()
 
@@ -69,7 +77,7 @@ class BlockProduct:
             return y if bias is None else y.add_(bias)
         rows, width = x.shape
         x = x.contiguous()
-        table = part_table(self._code, parts, width)
+        table = part_table(self.panels, parts, width)
         # Machine code does not check where it reads and writes.
         if x.dtype != torch.float32 or parts[-1].first + parts[-1].rows != out:
             raise ValueError(f"{x.dtype} and parts of {parts[-1]} do not go with {out} outputs")
@@ -84,7 +92,7 @@ class BlockProduct:
         self._code.multiply(
             x.data_ptr(), rows, width, table.data_ptr(), len(parts), out, result.data_ptr(),
             bias.data_ptr() if bias is not None else 0, rounded.data_ptr(), steps.data_ptr(),
-            sums.data_ptr(), self._functions, threads, *self._pool.addresses,
+            sums.data_ptr(), self.functions, threads, *self._pool.addresses,
         )  # fmt: skip
         return result
 
@@ -106,10 +114,10 @@ class BlockProduct:
                 result[here] = floats[at, own % OUTPUTS, :width]
             return result
         ids = ids.long().contiguous()
-        table = part_table(self._code, parts, width)
+        table = part_table(self.panels, parts, width)
         self._code.look_up(
             ids.data_ptr(), len(ids), width, table.data_ptr(), len(parts), result.data_ptr(),
-            self._functions,
+            self.functions,
         )  # fmt: skip
         return result
 
@@ -171,11 +179,12 @@ def _address(function: Any) -> int:
     return ctypes.cast(function, ctypes.c_void_p).value or 0
 
 
-def part_table(code: Any, parts: Sequence[Part], width: int) -> Tensor:
-    """What product.py, the code, wants to know of the parts: (parts, HEIGHT + 1).
+def part_table(tiles: Panels | None, parts: Sequence[Part], width: int) -> Tensor:
+    """What product.py wants to know of the parts: (parts, HEIGHT + 1).
 
     Raises ValueError if they do not make up a matrix of that width.
     """
+    assert tiles is not None
     blocks = -(-width // BLOCK)
     found = []
     rows = 0
@@ -187,7 +196,7 @@ def part_table(code: Any, parts: Sequence[Part], width: int) -> Tensor:
         if part.format.two_level and blocks % SUPER:
             raise ValueError(f"{width} columns of {part.format.name} are no whole super-blocks")
         rows += part.rows
-        number, kind = code.numbers_of(part.format)
+        number, kind = tiles.numbers_of(part.format)
         found.append((part.panels.data_ptr(), size, number, kind, part.first, part.rows))
     return torch.tensor(found, dtype=torch.int64)
 

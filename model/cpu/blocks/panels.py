@@ -1,115 +1,81 @@
-"""The tiles as functions, each compiled once, for all who call it by its address: what is inlined
-instead is compiled again in every caller. And the rounding of activations for them.
+"""The tiles (tiles/) as machine code: compiled by LLVM alone, without numba, which would take four
+times as long, and kept as an object file beside numba's code. Others call them by their addresses.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import NamedTuple
 
-import numba
-from llvmlite import ir
-from numba import types
-from numba.extending import intrinsic
+from llvmlite import binding, ir
 
-from model.cpu.blocks.layout import BLOCK, OUTPUTS
-from model.cpu.blocks.tiles.few import MAX_ROWS, tile
-from model.cpu.blocks.tiles.rounding import round_numbers
-from model.cpu.blocks.tiles.wide import wide_tile
-from model.cpu.blocks.tiles.wide import widen as widen_blocks
-from model.cpu.interleaved.intrinsics import CHOSEN, I64
+from model.cpu.blocks.layout import FORMATS, Format
+from model.cpu.blocks.tiles import few, rounding, wide
+from model.cpu.blocks.tiles.cpus import Instructions, chip, instructions_of
 
-njit = numba.njit(cache=True, nogil=True, error_model="numpy")
+FILE = "tiles.o"
 
 
-def _compiled(count: int) -> Any:
-    """Compiles a function of so many whole numbers, where the CPU has instructions for it."""
-    if CHOSEN is None:
-        return lambda function: None
-    signature = types.void(*[types.int64] * count)
-    return numba.cfunc(signature, cache=True, error_model="numpy")
+class Panels(NamedTuple):
+    """Addresses of the functions, which tiles/ describes."""
+
+    cpu: Instructions
+    multiply_panel: int
+    widen: int
+    multiply_wide: int
+    round_blocks: int
+
+    def numbers_of(self, format_: Format) -> tuple[int, int]:
+        """Of a format, and of its kind of wide blocks, as the functions take them."""
+        kind = wide.kinds_of(self.cpu).index(wide.kind_of(self.cpu, format_))
+        return FORMATS.index(format_), kind
 
 
-@_compiled(9)
-def multiply_panel(
-    code: int, weights: int, blocks: int, rows: int, x: int, steps: int, sums: int, s_stride: int,
-    out: int,
-) -> None:  # fmt: skip
-    """rows of x times a panel of FORMATS[code] into out (rows, OUTPUTS); see few.tile."""
-    first = 0
-    stride = blocks * BLOCK
-    line = 4 * OUTPUTS
-    while first < rows:
-        n = min(MAX_ROWS, rows - first)
-        tile(
-            code, n, weights, blocks, x + first * stride, stride, steps + first * s_stride,
-            sums + 2 * first * s_stride, s_stride, out + first * line, line,
-        )  # fmt: skip
-        first += n
+def module_of(cpu: Instructions, target: binding.TargetMachine) -> binding.ModuleRef:
+    """All tiles, optimized for a target that has the instructions."""
+    module = ir.Module("tiles")
+    module.triple = target.triple
+    module.data_layout = str(target.target_data)
+    for tiles in (few, wide, rounding):
+        tiles.define(module, cpu)
+    parsed = binding.parse_assembly(str(module))
+    options = binding.create_pipeline_tuning_options(speed_level=2)
+    builder = binding.create_pass_builder(target, options)
+    builder.getModulePassManager().run(parsed, builder)
+    return parsed
 
 
-@_compiled(5)
-def widen(code: int, panel: int, first: int, blocks: int, into: int) -> None:
-    """See wide.widen."""
-    widen_blocks(code, panel, first, blocks, into)
+def compile_panels(cpu: Instructions, target: binding.TargetMachine) -> bytes:
+    """An object file of all tiles."""
+    return bytes(target.emit_object(module_of(cpu, target)))
 
 
-@_compiled(8)
-def multiply_wide(
-    kind: int, rows: int, wide: int, blocks: int, x: int, steps: int, least: int, out: int
-) -> None:
-    """See wide.wide_tile."""
-    wide_tile(kind, rows, wide, blocks, x, steps, least, out)
+def link(cpu: Instructions, code: bytes, target: binding.TargetMachine) -> Panels:
+    """Puts an object file's functions into memory, where they stay."""
+    empty = binding.parse_assembly("")
+    empty.triple = target.triple
+    engine = binding.create_mcjit_compiler(empty, target)
+    engine.add_object_file(binding.ObjectFileRef.from_data(code))
+    engine.finalize_object()
+    _ENGINES.append(engine)
+    return Panels(cpu, *map(engine.get_function_address, Panels._fields[1:]))
 
 
-def _by_address(count: int) -> Any:
-    """What calls a function of so many whole numbers."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        kind = ir.FunctionType(ir.VoidType(), [I64] * count)
-        builder.call(builder.inttoptr(args[0], kind.as_pointer()), args[1:])
-        return context.get_dummy_value()
-
-    return types.void(*[types.int64] * (count + 1)), generate
+_ENGINES: list[binding.ExecutionEngine] = []
 
 
-@intrinsic
-def call_panel(
-    typing: Any, address: Any, code: Any, weights: Any, blocks: Any, rows: Any, x: Any, steps: Any,
-    sums: Any, s_stride: Any, out: Any,
-) -> Any:  # fmt: skip
-    """Calls multiply_panel by its address."""
-    return _by_address(9)
-
-
-@intrinsic
-def call_widen(
-    typing: Any, address: Any, code: Any, panel: Any, first: Any, blocks: Any, into: Any
-) -> Any:
-    """Calls widen by its address."""
-    return _by_address(5)
-
-
-@intrinsic
-def call_wide(
-    typing: Any, address: Any, kind: Any, rows: Any, wide: Any, blocks: Any, x: Any, steps: Any,
-    least: Any, out: Any,
-) -> Any:  # fmt: skip
-    """Calls multiply_wide by its address."""
-    return _by_address(8)
-
-
-@njit
-def round_block(row: Any, start: int, rounded: Any, steps: Any, sums: Any, block: int) -> None:
-    """row[start : start + BLOCK] to 8 bits, with its scale and the sums of its halves, into the
-    arrays' block of that number."""
-    round_numbers(
-        row.ctypes.data + 4 * start, rounded.ctypes.data + BLOCK * block,
-        steps.ctypes.data + 4 * block, sums.ctypes.data + 8 * block, 0,
-    )  # fmt: skip
-
-
-@njit
-def round_row(row: Any, rounded: Any, steps: Any, sums: Any) -> None:
-    """A row whose length is a multiple of BLOCK."""
-    for block in range(len(row) // BLOCK):
-        round_block(row, BLOCK * block, rounded, steps, sums, block)
+def load(folder: Path) -> Panels | None:
+    """Loads the tiles for this CPU from a folder, or compiles them into it; None where the CPU has
+    no instructions for them. Raises OSError."""
+    name, features = chip()
+    cpu = instructions_of(features)
+    if cpu is None:
+        return None
+    binding.initialize_native_target()
+    binding.initialize_native_asmprinter()
+    target = binding.Target.from_triple(binding.get_process_triple())
+    machine = target.create_target_machine(cpu=name, features=features, opt=2, jit=True)
+    file = folder / FILE
+    if not file.exists():
+        file.write_bytes(compile_panels(cpu, machine))
+    return link(cpu, file.read_bytes(), machine)

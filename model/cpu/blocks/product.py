@@ -14,49 +14,55 @@ import numba
 import numpy as np
 from numba import types
 
-from model.cpu.blocks import panels
-from model.cpu.blocks.layout import BLOCK, FORMATS, OUTPUTS, QUAD, Format
-from model.cpu.blocks.panels import call_panel, call_wide, call_widen
-from model.cpu.blocks.tiles.rounding import round_numbers
+from model.cpu.blocks.layout import BLOCK, FORMATS, OUTPUTS, QUAD
+from model.cpu.blocks.panels import Panels
 from model.cpu.blocks.tiles.wide import (
     AT_ONCE,
     FACTORS,
-    KINDS,
     MINIMUMS,
     S_STRIDE,
     WIDE_BLOCK,
-    WIDE_ROWS,
     X_STRIDE,
-    kind_of,
 )
 from model.cpu.interleaved import sharing
 from model.cpu.interleaved.intrinsics import (
-    CHOSEN,
     add_to,
+    call_with,
+    float_rows_at,
+    floats_at,
     load_now,
+    long_rows_at,
+    longs_at,
     pause,
     to_bytes,
-    to_floats,
     to_ints,
-    to_longs,
 )
 
 njit = numba.njit(cache=True, nogil=True, error_model="numpy")
+# What only compiled code calls.
+inner = numba.njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
 f32 = np.float32
+int64 = np.int64
+ZERO = int64(0)  # Functions are not compiled for its type and again for that of a constant.
 
 FEW = 12  # rows, at most, for which nothing is widened
 TOGETHER = 512  # rows whose sums stay in a core's second cache
 AT_A_TIME = 8  # rows that a thread rounds
 
 # A job's addresses and sizes, and its counters, each in a cache line of its own.
-X, ROWS, WIDTH, PARTS, COUNT, OUT, Y, BIAS, ROUNDED, STEPS, SUMS, PIECE, PANEL, WIDEN, WIDE = range(
-    sharing.BEGIN, sharing.BEGIN + 15
-)
-TAKEN, DONE, PIECES = 56, 64, 72
+(
+    X, ROWS, WIDTH, PARTS, COUNT, OUT, Y, BIAS, ROUNDED, STEPS, SUMS, PIECE, PANEL, WIDEN, WIDE,
+    ROUND, WIDE_ROWS
+) = range(sharing.BEGIN, sharing.BEGIN + 17)  # fmt: skip
+TAKEN, DONE, PIECES = 64, 72, 80
 
 # What tells a part of a matrix: the address of its panels, the bytes of one, numbers of its format
 # and of its kind of wide blocks, first row and how many.
 ADDRESS, BYTES, CODE, KIND, FIRST, HEIGHT = range(6)
+
+# Of each format: scales of a block of a row, and whether it has minimums.
+SCALES = tuple(format_.scales for format_ in FORMATS)
+MINIMUM = tuple(format_.minimum for format_ in FORMATS)
 
 
 @njit
@@ -78,11 +84,13 @@ def multiply(
     shared = sharing.own(pool, threads)
     if shared:
         address = pool
-    job = numba.carray(to_longs(address), (sharing.JOB,))
+    job = longs_at(address, sharing.JOB)
     job[sharing.WORK] = functions[0]
     job[PANEL] = functions[1]
     job[WIDEN] = functions[2]
     job[WIDE] = functions[3]
+    job[ROUND] = functions[4]
+    job[WIDE_ROWS] = functions[5]
     job[X] = x
     job[ROWS] = rows
     job[WIDTH] = width
@@ -99,7 +107,7 @@ def multiply(
     job[DONE] = 0
     job[PIECES] = 0
     if rows <= AT_A_TIME:  # not worth sharing
-        round_group(job, 0)
+        round_group(job, ZERO)
         job[TAKEN] = 1
         job[DONE] = 1
     sharing.run(job, shared, threads, semaphore, post)
@@ -108,7 +116,7 @@ def multiply(
 
 def work(address: int) -> int:
     """A thread's share of the job at an address."""
-    job = numba.carray(to_longs(address), (sharing.JOB,))
+    job = longs_at(address, sharing.JOB)
     groups = -(-job[ROWS] // AT_A_TIME)
     group = add_to(address + 8 * TAKEN, 1)
     while group < groups:
@@ -117,8 +125,8 @@ def work(address: int) -> int:
         group = add_to(address + 8 * TAKEN, 1)
     while load_now(address + 8 * DONE) < groups:
         pause()
-    parts = numba.carray(to_longs(job[PARTS]), (job[COUNT], HEIGHT + 1))
-    panels = 0
+    parts = long_rows_at(job[PARTS], job[COUNT], HEIGHT + 1)
+    panels = ZERO
     for part in range(job[COUNT]):
         panels += -(-parts[part, HEIGHT] // OUTPUTS)
     if job[ROWS] <= FEW:
@@ -128,46 +136,54 @@ def work(address: int) -> int:
     return 0
 
 
-@njit
+@inner
 def round_group(job: Any, group: int) -> None:
     """Rounds some rows: a few rows as few.py takes them, (rows, blocks), many as wide.py does,
     (chunks, rows, AT_ONCE) blocks."""
     rows = job[ROWS]
     width = job[WIDTH]
     blocks = -(-width // BLOCK)
-    places = places_of(rows, width)
-    inputs = numba.carray(to_floats(job[X]), (rows, width))
-    steps = numba.carray(to_floats(job[STEPS]), (places,))
-    sums = numba.carray(to_ints(job[SUMS]), (places, 2))
-    least = numba.carray(to_floats(job[SUMS]), (places, 2))
     whole = width // BLOCK
-    flipped = 128 if rows > FEW else 0
     last = np.zeros(BLOCK, f32)  # of a row, where that is not whole
+    many = rows > FEW
     for r in range(group * AT_A_TIME, min(rows, (group + 1) * AT_A_TIME)):
-        row = inputs[r]
-        for j in range(BLOCK * whole, width):
-            last[j - BLOCK * whole] = row[j]
+        x = job[X] + 4 * width * r
+        for start in range(0, blocks, AT_ONCE):
+            place = r * blocks + start
+            if many:
+                place = (start // AT_ONCE * rows + r) * AT_ONCE
+            full = min(AT_ONCE, whole - start)
+            round_blocks(job, x + 4 * BLOCK * start, full, place, many)
+            if full < min(AT_ONCE, blocks - start):
+                rest = floats_at(x + 4 * BLOCK * whole, width - BLOCK * whole)
+                for j in range(len(rest)):
+                    last[j] = rest[j]
+                round_blocks(job, int64(last.ctypes.data), ZERO + 1, place + full, many)
+
+
+@inner
+def round_blocks(job: Any, x: int, blocks: int, place: int, many: bool) -> None:
+    """Blocks of a row into the room for blocks from a place on."""
+    steps = job[STEPS] + 4 * place
+    sums = job[SUMS] + 8 * place
+    flipped = 128 if many else 0
+    call_with(job[ROUND], (x, blocks, job[ROUNDED] + BLOCK * place, steps, sums, flipped))
+    if many:
+        step = floats_at(steps, blocks)
+        counted = numba.carray(to_ints(sums), (blocks, 2))
+        least = float_rows_at(sums, blocks, 2)
         for block in range(blocks):
-            place = r * blocks + block
-            if rows > FEW:
-                place = (block // AT_ONCE * rows + r) * AT_ONCE + block % AT_ONCE
-            x = row.ctypes.data + 4 * BLOCK * block if block < whole else last.ctypes.data
-            round_numbers(
-                x, job[ROUNDED] + BLOCK * place, job[STEPS] + 4 * place, job[SUMS] + 8 * place,
-                flipped,
-            )  # fmt: skip
-            if rows > FEW:
-                total = sums[place, 0] + sums[place, 1]
-                least[place, 0] = f32(-total) * steps[place]
+            total = counted[block, 0] + counted[block, 1]
+            least[block, 0] = f32(-total) * step[block]
 
 
-@njit
+@inner
 def places_of(rows: int, width: int) -> int:
     """Blocks of activations that there is room for."""
     return rows * AT_ONCE * -(-width // (BLOCK * AT_ONCE))
 
 
-@njit
+@inner
 def find_panel(parts: Any, number: int) -> tuple[int, int]:
     """Which part has a matrix's panel, and as which of its own."""
     part = 0
@@ -177,11 +193,12 @@ def find_panel(parts: Any, number: int) -> tuple[int, int]:
     return part, number
 
 
-@njit
+@inner
 def multiply_few(job: Any, parts: Any, panels: int) -> None:
     rows = job[ROWS]
     blocks = -(-job[WIDTH] // BLOCK)
-    sums = np.empty((FEW, OUTPUTS), f32)
+    room = np.empty((FEW, OUTPUTS), f32)
+    sums = int64(room.ctypes.data)
     piece = job[PIECE]
     taken = job.ctypes.data + 8 * PIECES
     start = piece * add_to(taken, 1)
@@ -189,15 +206,15 @@ def multiply_few(job: Any, parts: Any, panels: int) -> None:
         for number in range(start, min(panels, start + piece)):
             part, panel = find_panel(parts, number)
             address = parts[part, ADDRESS] + panel * parts[part, BYTES]
-            call_panel(
-                job[PANEL], parts[part, CODE], address, blocks, rows, job[ROUNDED], job[STEPS],
-                job[SUMS], 4 * blocks, sums.ctypes.data,
-            )  # fmt: skip
-            store(job, parts[part], panel, 0, sums[:rows])
+            code = parts[part, CODE]
+            x, steps, counted = job[ROUNDED], job[STEPS], job[SUMS]
+            call_with(job[PANEL], (code, address, blocks, rows, x, steps, counted, sums))
+            store(job, parts[part], panel, ZERO, rows, sums)
         start = piece * add_to(taken, 1)
+    room[0, 0] = 0  # its memory has to be there until now
 
 
-@njit
+@inner
 def multiply_many(job: Any, parts: Any, panels: int) -> None:
     rows = job[ROWS]
     together = -(-rows // TOGETHER)  # how many times
@@ -205,71 +222,63 @@ def multiply_many(job: Any, parts: Any, panels: int) -> None:
     room = np.empty(AT_ONCE * WIDE_BLOCK + 4 * OUTPUTS * size + 64, np.uint8)
     wide = room.ctypes.data
     wide += -wide % 64
-    sums = numba.carray(to_floats(wide + AT_ONCE * WIDE_BLOCK), (size, OUTPUTS))
+    sums = wide + AT_ONCE * WIDE_BLOCK
     taken = job.ctypes.data + 8 * PIECES
     piece = add_to(taken, 1)
     while piece < together * panels:
         first = piece // panels * size
         count = min(size, rows - first)
         part, panel = find_panel(parts, piece % panels)
-        sums[:count] = f32(0)
-        add_panel(job, parts[part], panel, first, count, wide, sums.ctypes.data)
-        store(job, parts[part], panel, first, sums[:count])
+        numbers = floats_at(sums, count * OUTPUTS)
+        for j in range(count * OUTPUTS):
+            numbers[j] = f32(0)
+        add_panel(job, parts[part], panel, first, count, wide, sums)
+        store(job, parts[part], panel, first, count, sums)
         piece = add_to(taken, 1)
     room[0] = 0  # its memory has to be there until now
 
 
-@njit
+@inner
 def add_panel(
     job: Any, part: Any, panel: int, first: int, count: int, wide: int, sums: int
 ) -> None:
     """Adds the products of rows with a panel."""
     blocks = -(-job[WIDTH] // BLOCK)
     address = part[ADDRESS] + panel * part[BYTES]
-    groups = -(-count // WIDE_ROWS)  # as large as each other, but for one row
+    groups = -(-count // job[WIDE_ROWS])  # as large as each other, but for one row
     least = count // groups
     more = count % groups
     for start in range(0, blocks, AT_ONCE):
         at_once = min(AT_ONCE, blocks - start)
-        call_widen(job[WIDEN], part[CODE], address, start, at_once, wide)
+        call_with(job[WIDEN], (part[CODE], address, start, at_once, wide))
         chunk = start // AT_ONCE * job[ROWS] + first
         r = 0
         for group in range(groups):
             n = least + 1 if group < more else least
-            call_wide(
-                job[WIDE], part[KIND], n, wide, at_once, job[ROUNDED] + X_STRIDE * (chunk + r),
-                job[STEPS] + S_STRIDE * (chunk + r), job[SUMS] + 2 * S_STRIDE * (chunk + r),
-                sums + 4 * OUTPUTS * r,
-            )  # fmt: skip
+            x = job[ROUNDED] + X_STRIDE * (chunk + r)
+            steps = job[STEPS] + S_STRIDE * (chunk + r)
+            minimums = job[SUMS] + 2 * S_STRIDE * (chunk + r)
+            into = sums + 4 * OUTPUTS * r
+            call_with(job[WIDE], (part[KIND], n, wide, at_once, x, steps, minimums, into))
             r += n
 
 
-@njit
-def store(job: Any, part: Any, panel: int, first: int, sums: Any) -> None:
-    """Puts a panel's outputs for rows from the first on into y."""
+@inner
+def store(job: Any, part: Any, panel: int, first: int, rows: int, sums: int) -> None:
+    """Puts a panel's outputs for rows from the first on, and the bias, into y."""
     out = job[OUT]
-    y = numba.carray(to_floats(job[Y]), (job[ROWS], out))
     at = part[FIRST] + panel * OUTPUTS
     count = min(OUTPUTS, part[HEIGHT] - panel * OUTPUTS)
-    for r in range(len(sums)):
-        add_bias(sums[r], job[BIAS], at, count)
-        copy(sums[r], y[first + r, at : at + count])
-
-
-@njit
-def add_bias(row: Any, bias: int, at: int, count: int) -> None:
-    if bias:
-        wanted = numba.carray(to_floats(bias + 4 * at), (count,))
-        for j in range(count):
-            row[j] += wanted[j]
-
-
-@njit
-def copy(row: Any, into: Any) -> None:
-    """As many numbers of a row as there is room for. (A slice's index needs no check for being
-    negative, so this becomes vector instructions.)"""
-    for j in range(len(into)):
-        into[j] = row[j]
+    for r in range(rows):
+        row = floats_at(sums + 4 * OUTPUTS * r, count)
+        y = floats_at(job[Y] + 4 * (out * (first + r) + at), count)
+        if job[BIAS]:
+            bias = floats_at(job[BIAS] + 4 * at, count)
+            for j in range(count):
+                y[j] = row[j] + bias[j]
+        else:
+            for j in range(count):
+                y[j] = row[j]
 
 
 @njit
@@ -277,9 +286,8 @@ def look_up(
     ids: int, count: int, width: int, parts: int, number: int, y: int, functions: Any
 ) -> None:
     """Rows of a matrix, ids (count,) int64, into y (count, width) float32."""
-    table = numba.carray(to_longs(parts), (number, HEIGHT + 1))
-    rows = numba.carray(to_longs(ids), (count,))
-    floats = numba.carray(to_floats(y), (count, width))
+    table = long_rows_at(parts, number, HEIGHT + 1)
+    rows = longs_at(ids, count)
     blocks = -(-width // BLOCK)
     room = np.empty(AT_ONCE * WIDE_BLOCK + 64, np.uint8)
     wide = room.ctypes.data
@@ -292,42 +300,32 @@ def look_up(
         address = table[part, ADDRESS] + row // OUTPUTS * table[part, BYTES]
         for start in range(0, blocks, AT_ONCE):
             at_once = min(AT_ONCE, blocks - start)
-            call_widen(functions[2], table[part, CODE], address, start, at_once, wide)
+            code = table[part, CODE]
+            call_with(functions[2], (code, address, start, at_once, wide))
             for block in range(at_once):
-                to_row(
-                    wide + WIDE_BLOCK * block, KINDS[table[part, KIND]], row % OUTPUTS,
-                    floats[n, BLOCK * (start + block) :],
-                )  # fmt: skip
+                done = BLOCK * (start + block)
+                into = floats_at(y + 4 * (width * n + done), min(BLOCK, width - done))
+                to_row(wide + WIDE_BLOCK * block, code, row % OUTPUTS, into)
     room[0] = 0  # its memory has to be there until now
 
 
-@njit
-def to_row(wide: int, kind: Any, output: int, row: Any) -> None:
+@inner
+def to_row(wide: int, code: int, output: int, row: Any) -> None:
     """One output of a wide block as floats, as many as the row has."""
     numbers = numba.carray(to_bytes(wide), (BLOCK // QUAD, OUTPUTS, QUAD))
-    factors = numba.carray(to_floats(wide + FACTORS), (2, OUTPUTS))
-    minimums = numba.carray(to_floats(wide + MINIMUMS), (OUTPUTS,))
-    scales, minimum, _ = kind
-    for j in range(min(BLOCK, len(row))):
-        factor = factors[j // (BLOCK // scales), output]
+    factors = floats_at(wide + FACTORS, 2 * OUTPUTS)
+    minimums = floats_at(wide + MINIMUMS, OUTPUTS)
+    columns = BLOCK // SCALES[code]  # of each scale
+    for j in range(len(row)):
+        factor = factors[j // columns * OUTPUTS + output]
         row[j] = f32(numbers[j // QUAD, output, j % QUAD]) * factor
-        if minimum:
+        if MINIMUM[code]:
             row[j] -= minimums[output]
 
 
-def numbers_of(format_: Format) -> tuple[int, int]:
-    """CODE and KIND."""
-    return FORMATS.index(format_), KINDS.index(kind_of(format_))
-
-
-def load() -> Any:
-    """Compiles the functions, or loads them. Their addresses, for `multiply` and `look_up`; None
-    where the CPU has no instructions for them."""
-    if CHOSEN is None:
-        return None
+def load(panels: Panels) -> Any:
+    """Compiles the functions, or loads them. What `multiply` and `look_up` take as functions."""
     addresses = types.Array(types.int64, 1, "C")
     multiply.compile((*[types.int64] * 11, addresses, *[types.int64] * 4))
     look_up.compile((*[types.int64] * 6, addresses))
-    compiled = (panels.multiply_panel, panels.widen, panels.multiply_wide)
-    found = [sharing.address_of(work), *(each.address for each in compiled)]
-    return np.array(found, np.int64)
+    return np.array([sharing.address_of(work), *panels[1:], panels.cpu.wide_rows], np.int64)

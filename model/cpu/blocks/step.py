@@ -12,527 +12,374 @@ for the next one. A thread that slept while a pass ended cannot claim anything i
 A pass may be of some layers alone, and the next one goes on with the residual stream: so a caller
 can ask in between whether the result is still wanted. The head counts as the layer after the last.
 
-Shapes: L layers, R rows, H heads, K key/value heads, D head dimension, T threads, P panels.
+Everything lies in int64 words, most of them addresses: arrays as arguments would take numba several
+times as long to compile, and each call some of a small model's time.
+
+Shapes: R rows, H heads, K key/value heads, D head dimension, T threads, P panels.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numba
 import numpy as np
-from numpy.typing import NDArray
+from numba import types
 
 from model.cpu.blocks.layout import BLOCK, OUTPUTS
-from model.cpu.blocks.panels import call_panel, round_block, round_row
 from model.cpu.interleaved.intrinsics import (
     add_to,
     call,
+    call_with,
     exchange,
+    float_rows_at,
+    floats_at,
     load_now,
+    longs_at,
     pause,
-    to_floats,
-    to_longs,
 )
 from model.cpu.numba_step import ACTIVATIONS as ACTIVATIONS
 from model.cpu.numba_step import activate, attend, gain, norm, rotate
 
-Floats = NDArray[np.float32]
-Longs = NDArray[np.int64]
-
-njit = numba.njit(cache=True, nogil=True, error_model="numpy")
-# Its code is in its caller alone. What is compiled by itself, too, and again in the callers of its
-# callers, takes several times as long.
-inlined = numba.njit(cache=True, nogil=True, error_model="numpy", inline="always")
+# What only compiled code calls.
+njit = numba.njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
 f32 = np.float32
 
 ROWS = 16  # of a pass, at most
-SPINS = 2000  # before a thread lets others run
+SPINS = 2000  # before a thread that waits for others sleeps
 SLEEP_SPINS = 20000  # before a thread without a pass sleeps
 LINE = 8  # int64 in a cache line
 
-# The words of the threads' control block, each in a cache line of its own.
-PASS, ASLEEP, STOP = 0, LINE, 2 * LINE
-# What a pass works on.
-NROWS, KEPT, START, KEYS, VALUES, CAPACITY, LOGITS, PART, END = range(3 * LINE, 3 * LINE + 9)
-WORDS = 5 * LINE
-# Then, for each phase, the number of its last pass with how many pieces are taken, and with how
-# many are done.
+# The words of the threads' control block. Those that change are in cache lines of their own:
+# the number of the last pass, how many threads without one sleep, whether they shall end, and how
+# many sleep until a phase is done.
+PASS, ASLEEP, STOP, WAITING = 0, LINE, 2 * LINE, 3 * LINE
+# What a pass works on: layers from PART until END.
+NROWS, KEPT, START, KEYS, VALUES, CAPACITY, LOGITS, PART, END = range(4 * LINE, 4 * LINE + 9)
+# The model. Floats are in the first half of their word.
+LAYERS, HIDDEN, HEADS, KV_HEADS, DIM, PAIRS, WINDOW, SPLITS, ACTIVATION, RMS, EPS, SCORE_SCALE = (
+    range(6 * LINE, 6 * LINE + 12)
+)
+# Addresses: of the phases; of cos and sin, float32 (positions, PAIRS, 2); of what all threads share
+# (the residual stream, float32 (R, HIDDEN); queries, keys and values (R, H + 2K, D); what attention
+# gives (R, H * D in whole blocks); the MLP's inner activations, rounded); of each thread's words.
+TABLE, ROTATIONS, X, QKV, ATTENDED, INNER, INNER_STEPS, INNER_SUMS, OWN = range(
+    8 * LINE, 8 * LINE + 9
+)
+# Addresses of functions: of the tiles, and of the C library with its semaphores; of these there is
+# one for the threads without a pass, and one for those that wait for a phase's end.
+MULTIPLY, ROUND, THREADS, WAIT, POST, IDLE, DONE = range(10 * LINE, 10 * LINE + 7)
+WORDS = 11 * LINE
+# Then, for each phase, two words in a cache line each: the number of its last pass with how many
+# pieces are taken, and with how many are done.
 PHASE = 2 * LINE
+
+# The words of a phase. PANELS: address of int64 (COUNT, 4). BIAS: address of float32 (outputs,), or
+# 0. NORM: address of float32 (2, HIDDEN), weight and bias, or 0. GAINS: address of float32 (H + K,
+# D), of the norms on queries and keys, or 0. FACTOR: float32, of a product. WIDTH: in whole blocks.
+KIND, LAYER, PIECES, PIECE, PANELS, COUNT, WIDTH, BIAS, NORM, GAINS, FACTOR = range(11)
+FIELDS = 12
 PHASES = 5  # of a layer
+# Kinds. UP_GATED: as many panels of the gate, then those of the other half.
+TO_QKV, ATTENTION, TO_X, UP, UP_GATED, DOWN, HEAD = range(7)
 
 # What tells a panel.
-ADDRESS, CODE, FIRST, COUNT = range(4)
+ADDRESS, CODE, FIRST, OUTS = range(4)
 
-
-class Matrix(NamedTuple):
-    """One matrix of each layer, in panels."""
-
-    panels: Longs  # (L, P, 4): address, number of the format, first output and how many
-    bias: Floats  # (L, out); (L, 0) without
-    factor: float  # of the product
-    width: int  # in whole blocks
-    piece: int  # panels
-    multiply: int  # the address of panels.multiply_panel
-
-
-class Weights(NamedTuple):
-    qkv: Matrix
-    out: Matrix
-    up: Matrix  # gated: as many panels of the gate, then those of the other
-    down: Matrix
-    head: Matrix
-    attention_norm: Floats  # (L, 2, hidden): weight and bias
-    mlp_norm: Floats  # (L, 2, hidden)
-    last_norm: Floats  # (2, hidden)
-    gains: Floats  # (L, H + K, D); (L, 0, D) without norms on queries and keys
-    rotations: Floats  # (positions, dim / 2, 2)
-
-
-class Shape(NamedTuple):
-    layers: int
-    heads: int
-    kv_heads: int
-    dim: int
-    window: int  # 0 without one
-    score_scale: float
-    activation: int
-    gated: bool
-    parallel: bool
-    rms: bool
-    eps: float
-    splits: int  # pieces of a key/value head's attention
-
-
-class Scratch(NamedTuple):
-    """Shared by all threads, or one for each."""
-
-    x: Floats  # (R, hidden): the residual stream
-    qkv: Floats  # (R, H + 2K, D)
-    attended: Floats  # (R, H * D in whole blocks)
-    inner: NDArray[np.int8]  # (R * width of down,)
-    inner_steps: Floats  # (R * blocks,)
-    inner_sums: NDArray[np.int32]  # (R * blocks, 2)
-    normed: Floats  # (T, 1, hidden in whole blocks)
-    rounded: NDArray[np.int8]  # (T, R * the widest of hidden and H * D)
-    steps: Floats  # (T, R * blocks)
-    sums: NDArray[np.int32]  # (T, R * blocks, 2)
-    tile: Floats  # (T, 2, R, OUTPUTS)
-    key: Floats  # (T, D)
-    scores: Floats  # (T, H / K, positions)
+# A thread's own words: addresses of float32 (HIDDEN in whole blocks,); of rounded rows; of two
+# tiles, float32 (R, OUTPUTS); of float32 (D,); and of float32 (H / K, positions).
+NORMED, ROUNDED, STEPS, SUMS, TILE, OTHER, KEY, SCORES = range(8)
+OWN_WORDS = 8
 
 
 @njit
-def take(control: int, phase: int, number: int, pieces: int) -> Any:
+def number_at(words: Any, word: int) -> Any:
+    """The float32 in the first half of a word."""
+    return floats_at(words.ctypes.data + 8 * word, 1)[0]
+
+
+@njit
+def take(counters: int, number: int, pieces: int) -> Any:
     """The next piece of a phase that nobody has taken; -1 if there is none, or the pass is over."""
-    address = control + 8 * (WORDS + PHASE * phase)
     while True:
-        word = load_now(address)
-        if word >> 32 != number:
-            return -1
+        word = load_now(counters)
         piece = word & 0xFFFFFFFF
-        if piece >= pieces:
+        if word >> 32 != number or piece >= pieces:
             return -1
-        if exchange(address, word, word + 1):
+        if exchange(counters, word, word + 1):
             return piece
 
 
 @njit
-def finish(control: int, phase: int, number: int, pieces: int, yield_now: int) -> None:
-    """Waits until all pieces of a phase are done, or the pass is over."""
-    address = control + 8 * (WORDS + PHASE * phase + LINE)
-    done = (number << 32) + pieces
+def count_done(control: Any, counters: int, done: int) -> None:
+    """Counts a piece; the last one wakes who waits for it."""
+    if add_to(counters + 8 * LINE, 1) + 1 == done:
+        for _ in range(load_now(control.ctypes.data + 8 * WAITING)):
+            call(control[POST], control[DONE])
+
+
+@njit
+def finish(control: Any, counters: int, number: int, done: int) -> None:
+    """Waits until all pieces of a phase are done, or the pass is over. Who sleeps is woken at once;
+    who only lets others run would wait for the end of their time."""
+    waiting = control.ctypes.data + 8 * WAITING
+    last = control.ctypes.data + 8 * PASS
     spins = 0
-    while load_now(address) < done:
-        pause()
-        spins += 1
-        if spins > SPINS:
-            call(yield_now, 0)
-
-
-@njit
-def count_done(control: int, phase: int) -> None:
-    add_to(control + 8 * (WORDS + PHASE * phase + LINE), 1)
-
-
-@njit
-def product(
-    matrix: Matrix, layer: int, piece: int, t: int, rows: int, scratch: Scratch, out: Any, add: bool
-) -> None:
-    """One piece of the product with what the thread has rounded, into out (R, outputs)."""
-    panels = matrix.panels[layer]
-    bias = matrix.bias[layer]
-    tile = scratch.tile[t, 0]
-    blocks = matrix.width // BLOCK
-    factor = f32(matrix.factor)
-    x = scratch.rounded[t].ctypes.data
-    steps = scratch.steps[t].ctypes.data
-    sums = scratch.sums[t].ctypes.data
-    for p in range(piece * matrix.piece, min(len(panels), (piece + 1) * matrix.piece)):
-        at = panels[p]
-        call_panel(
-            matrix.multiply, at[CODE], at[ADDRESS], blocks, rows, x, steps, sums, 4 * blocks,
-            tile.ctypes.data,
-        )  # fmt: skip
-        store(tile, at[FIRST], at[COUNT], rows, factor, bias, out, add)
-
-
-@njit
-def store(
-    tile: Any, first: int, count: int, rows: int, factor: Any, bias: Any, out: Any, add: bool
-) -> None:
-    for r in range(rows):
-        if len(bias):
-            for j in range(count):
-                tile[r, j] += bias[first + j]
-        if add:
-            for j in range(count):
-                out[r, first + j] += tile[r, j] * factor
-        else:
-            for j in range(count):
-                out[r, first + j] = tile[r, j] * factor
-
-
-@njit
-def pieces_of(matrix: Matrix) -> Any:
-    return -(-matrix.panels.shape[1] // matrix.piece)
-
-
-@njit
-def prepare_norm(
-    matrix: Matrix,
-    rows: int,
-    first: int,
-    t: int,
-    scratch: Scratch,
-    weights: Any,
-    rms: bool,
-    eps: Any,
-) -> None:
-    """Norms and rounds rows of the residual stream for a thread's products."""
-    hidden = scratch.x.shape[1]
-    normed = scratch.normed[t]
-    width = matrix.width
-    blocks = width // BLOCK
-    for r in range(rows):
-        norm(scratch.x[first + r : first + r + 1], weights, rms, eps, normed[:, :hidden])
-        round_row(
-            normed[0, :width],
-            scratch.rounded[t, r * width : (r + 1) * width],
-            scratch.steps[t, r * blocks : (r + 1) * blocks],
-            scratch.sums[t, r * blocks : (r + 1) * blocks],
-        )
-
-
-@njit
-def prepare(matrix: Matrix, rows: int, t: int, scratch: Scratch) -> None:
-    """Rounds what attention gave for a thread's products."""
-    width = matrix.width
-    blocks = width // BLOCK
-    for r in range(rows):
-        round_row(
-            scratch.attended[r, :width],
-            scratch.rounded[t, r * width : (r + 1) * width],
-            scratch.steps[t, r * blocks : (r + 1) * blocks],
-            scratch.sums[t, r * blocks : (r + 1) * blocks],
-        )
-
-
-@inlined
-def run_pass(
-    control_at: int, number: int, t: int, shape: Shape, weights: Weights, scratch: Scratch,
-    yield_now: int,
-) -> None:  # fmt: skip
-    """A thread's share of the pass of that number."""
-    control = numba.carray(to_longs(control_at), (WORDS,))
-    rows = control[NROWS]
-    kept = control[KEPT]
-    start = control[START]
-    capacity = control[CAPACITY]
-    cache_shape = (shape.layers, shape.kv_heads, capacity, shape.dim)
-    keys = numba.carray(to_floats(control[KEYS]), cache_shape)
-    values = numba.carray(to_floats(control[VALUES]), cache_shape)
-    eps = f32(shape.eps)
-    end = control[END]
-    phase = PHASES * control[PART]
-    for layer in range(control[PART], min(end, shape.layers)):
-        run_qkv(control_at, phase, number, t, rows, layer, shape, weights, scratch, yield_now)
-        pieces = shape.kv_heads * shape.splits
-        piece = take(control_at, phase + 1, number, pieces)
-        while piece >= 0:
-            attend_piece(piece, rows, start, t, layer, shape, weights, scratch, keys, values)
-            count_done(control_at, phase + 1)
-            piece = take(control_at, phase + 1, number, pieces)
-        finish(control_at, phase + 1, number, pieces, yield_now)
-        # A parallel layer's MLP reads what the layer began with.
-        if shape.parallel:
-            run_up(
-                control_at, phase + 2, number, t, rows, layer, shape, weights, scratch, yield_now
-            )
-            run_out(control_at, phase + 3, number, t, rows, layer, weights, scratch, yield_now)
-        else:
-            run_out(control_at, phase + 2, number, t, rows, layer, weights, scratch, yield_now)
-            run_up(
-                control_at, phase + 3, number, t, rows, layer, shape, weights, scratch, yield_now
-            )
-        run_down(control_at, phase + 4, number, t, rows, layer, weights, scratch, yield_now)
-        phase += PHASES
-    if end <= shape.layers:
-        return
-    pieces = pieces_of(weights.head)
-    piece = take(control_at, phase, number, pieces)
-    if piece >= 0:
-        first = rows - kept
-        prepare_norm(weights.head, kept, first, t, scratch, weights.last_norm, shape.rms, eps)
-    logits = numba.carray(to_floats(control[LOGITS]), (kept, vocabulary(weights.head)))
-    while piece >= 0:
-        product(weights.head, 0, piece, t, kept, scratch, logits, False)
-        count_done(control_at, phase)
-        piece = take(control_at, phase, number, pieces)
-    finish(control_at, phase, number, pieces, yield_now)
-
-
-@inlined
-def run_qkv(
-    control_at: int, phase: int, number: int, t: int, rows: int, layer: int, shape: Shape,
-    weights: Weights, scratch: Scratch, yield_now: int,
-) -> None:  # fmt: skip
-    """A thread's share of queries, keys and values."""
-    matrix = weights.qkv
-    # (a reshape of numba's takes seconds to compile)
-    parts, dim = scratch.qkv.shape[1:]
-    out = numba.carray(to_floats(scratch.qkv.ctypes.data), (rows, parts * dim))
-    pieces = pieces_of(matrix)
-    piece = take(control_at, phase, number, pieces)
-    if piece >= 0:
-        norms = weights.attention_norm[layer]
-        prepare_norm(matrix, rows, 0, t, scratch, norms, shape.rms, f32(shape.eps))
-    while piece >= 0:
-        product(matrix, layer, piece, t, rows, scratch, out, False)
-        count_done(control_at, phase)
-        piece = take(control_at, phase, number, pieces)
-    finish(control_at, phase, number, pieces, yield_now)
-
-
-@inlined
-def run_out(
-    control_at: int, phase: int, number: int, t: int, rows: int, layer: int, weights: Weights,
-    scratch: Scratch, yield_now: int,
-) -> None:  # fmt: skip
-    """A thread's share of attention's output projection, added to the residual stream."""
-    matrix = weights.out
-    pieces = pieces_of(matrix)
-    piece = take(control_at, phase, number, pieces)
-    if piece >= 0:
-        prepare(matrix, rows, t, scratch)
-    while piece >= 0:
-        product(matrix, layer, piece, t, rows, scratch, scratch.x, True)
-        count_done(control_at, phase)
-        piece = take(control_at, phase, number, pieces)
-    finish(control_at, phase, number, pieces, yield_now)
-
-
-@inlined
-def run_up(
-    control_at: int, phase: int, number: int, t: int, rows: int, layer: int, shape: Shape,
-    weights: Weights, scratch: Scratch, yield_now: int,
-) -> None:  # fmt: skip
-    """A thread's share of the MLP's upper product and its activation."""
-    matrix = weights.up
-    pieces = inner_pieces(matrix, shape.gated)
-    piece = take(control_at, phase, number, pieces)
-    if piece >= 0:
-        norms = weights.mlp_norm[layer]
-        prepare_norm(matrix, rows, 0, t, scratch, norms, shape.rms, f32(shape.eps))
-    while piece >= 0:
-        inner_piece(matrix, layer, piece, t, rows, shape, scratch)
-        count_done(control_at, phase)
-        piece = take(control_at, phase, number, pieces)
-    finish(control_at, phase, number, pieces, yield_now)
-
-
-@inlined
-def run_down(
-    control_at: int, phase: int, number: int, t: int, rows: int, layer: int, weights: Weights,
-    scratch: Scratch, yield_now: int,
-) -> None:  # fmt: skip
-    """A thread's share of the MLP's lower product, added to the residual stream."""
-    matrix = weights.down
-    pieces = pieces_of(matrix)
-    piece = take(control_at, phase, number, pieces)
-    while piece >= 0:
-        down_piece(matrix, layer, piece, t, rows, scratch)
-        count_done(control_at, phase)
-        piece = take(control_at, phase, number, pieces)
-    finish(control_at, phase, number, pieces, yield_now)
-
-
-@njit
-def vocabulary(head: Matrix) -> Any:
-    last = head.panels[0, head.panels.shape[1] - 1]
-    return last[FIRST] + last[COUNT]
-
-
-@njit
-def inner_pieces(up: Matrix, gated: bool) -> Any:
-    panels = up.panels.shape[1]
-    if gated:
-        panels //= 2
-    return -(-panels // up.piece)
-
-
-@inlined
-def inner_piece(
-    up: Matrix, layer: int, piece: int, t: int, rows: int, shape: Shape, scratch: Scratch
-) -> None:
-    """One piece of the upper product with its activation, rounded: a panel gives one block."""
-    panels = up.panels[layer]
-    bias = up.bias[layer]
-    count = len(panels) // 2 if shape.gated else len(panels)
-    blocks = up.width // BLOCK
-    gate = scratch.tile[t, 0]
-    other = scratch.tile[t, 1]
-    x = scratch.rounded[t].ctypes.data
-    steps = scratch.steps[t].ctypes.data
-    sums = scratch.sums[t].ctypes.data
-    for p in range(piece * up.piece, min(count, (piece + 1) * up.piece)):
-        at = panels[p]
-        call_panel(
-            up.multiply, at[CODE], at[ADDRESS], blocks, rows, x, steps, sums, 4 * blocks,
-            gate.ctypes.data,
-        )  # fmt: skip
-        add_bias(gate, bias, at[FIRST], at[COUNT], rows)
-        for r in range(rows):
-            activate(gate[r], shape.activation)
-        if shape.gated:
-            at = panels[count + p]
-            call_panel(
-                up.multiply, at[CODE], at[ADDRESS], blocks, rows, x, steps, sums, 4 * blocks,
-                other.ctypes.data,
-            )  # fmt: skip
-            add_bias(other, bias, at[FIRST], at[COUNT], rows)
-            for r in range(rows):
-                for j in range(OUTPUTS):
-                    gate[r, j] *= other[r, j]
-        for r in range(rows):
-            for j in range(at[COUNT], OUTPUTS):
-                gate[r, j] = f32(0)
-            round_block(
-                gate[r],
-                0,
-                scratch.inner[(r * count + p) * BLOCK : (r * count + p + 1) * BLOCK],
-                scratch.inner_steps[r * count + p : r * count + p + 1],
-                scratch.inner_sums[r * count + p : r * count + p + 1],
-                0,
-            )
-
-
-@njit
-def add_bias(tile: Any, bias: Any, first: int, count: int, rows: int) -> None:
-    if len(bias):
-        for r in range(rows):
-            for j in range(count):
-                tile[r, j] += bias[first + j]
-
-
-@inlined
-def down_piece(down: Matrix, layer: int, piece: int, t: int, rows: int, scratch: Scratch) -> None:
-    panels = down.panels[layer]
-    tile = scratch.tile[t, 0]
-    blocks = down.width // BLOCK
-    for p in range(piece * down.piece, min(len(panels), (piece + 1) * down.piece)):
-        at = panels[p]
-        call_panel(
-            down.multiply, at[CODE], at[ADDRESS], blocks, rows, scratch.inner.ctypes.data,
-            scratch.inner_steps.ctypes.data, scratch.inner_sums.ctypes.data, 4 * blocks,
-            tile.ctypes.data,
-        )  # fmt: skip
-        store(tile, at[FIRST], at[COUNT], rows, f32(down.factor), down.bias[layer], scratch.x, True)
-
-
-@inlined
-def attend_piece(
-    piece: int, rows: int, start: int, t: int, layer: int, shape: Shape, weights: Weights,
-    scratch: Scratch, keys: Any, values: Any,
-) -> None:  # fmt: skip
-    """Some of the heads that share a key/value head: rotates, caches and attends. The pieces of a
-    key/value head write the same keys and values."""
-    head = piece // shape.splits
-    part = piece % shape.splits
-    group = shape.heads // shape.kv_heads
-    first = head * group + group * part // shape.splits
-    last = head * group + group * (part + 1) // shape.splits
-    qkv = scratch.qkv
-    eps = f32(shape.eps)
-    own_key = scratch.key[t]  # the other pieces of the head write what is the same
-    for r in range(rows):
-        place = start + r
-        for h in range(first, last):
-            if weights.gains.shape[1]:
-                gain(qkv[r, h], weights.gains[layer, h], shape.rms, eps)
-            rotate(qkv[r, h], weights.rotations[place])
-            for j in range(shape.dim):
-                qkv[r, h, j] *= f32(shape.score_scale)
-        own_key[:] = qkv[r, shape.heads + head]
-        if weights.gains.shape[1]:
-            gain(own_key, weights.gains[layer, shape.heads + head], shape.rms, eps)
-        rotate(own_key, weights.rotations[place])
-        keys[layer, head, place] = own_key
-        values[layer, head, place] = qkv[r, shape.heads + shape.kv_heads + head]
-    for r in range(rows):
-        stop = start + r + 1
-        begin = max(0, stop - shape.window) if shape.window else 0
-        attended = scratch.attended[r, first * shape.dim : last * shape.dim]
-        attend(
-            qkv[r, first:last],
-            keys[layer, head, begin:stop],
-            values[layer, head, begin:stop],
-            scratch.scores[t],
-            numba.carray(to_floats(attended.ctypes.data), (last - first, shape.dim)),
-        )
-
-
-@inlined
-def begin(control_at: int, phases: int, threads: int, semaphore: int, post: int) -> Any:
-    """Opens the next pass, whose words are filled in, and wakes who sleeps; its number. Phases that
-    are not the pass's keep an older number, so that nobody claims anything of them."""
-    number = load_now(control_at + 8 * PASS) + 1
-    control = numba.carray(to_longs(control_at), (WORDS + PHASE * phases,))
-    for phase in range(PHASES * control[PART], min(phases, PHASES * control[END])):
-        control[WORDS + PHASE * phase + LINE] = number << 32
-        control[WORDS + PHASE * phase] = number << 32
-    add_to(control_at + 8 * PASS, 1)
-    for _ in range(min(threads - 1, load_now(control_at + 8 * ASLEEP))):
-        call(post, semaphore)
-    return number
-
-
-@njit
-def share(
-    control_at: int, t: int, threads: int, semaphore: int, wait: int, post: int, yield_now: int,
-    shape: Shape, weights: Weights, scratch: Scratch,
-) -> None:  # fmt: skip
-    """Thread 0 runs a pass. Helper t takes part in every pass until STOP is set. (One function for
-    both, because each function that calls run_pass holds a copy of its code.)"""
-    last = load_now(control_at + 8 * PASS)
-    if t == 0:
-        begin(control_at, PHASES * shape.layers + 1, threads, semaphore, post)
-    spins = 0
-    while load_now(control_at + 8 * STOP) == 0:
-        number = load_now(control_at + 8 * PASS)
-        if number != last:
-            last = number
-            spins = 0
-            run_pass(control_at, number, t, shape, weights, scratch, yield_now)
-            if t == 0:
-                return
-        elif spins < SLEEP_SPINS:
+    while load_now(counters + 8 * LINE) < done and load_now(last) == number:
+        if spins < SPINS or not control[WAIT]:
             pause()
             spins += 1
         else:
-            add_to(control_at + 8 * ASLEEP, 1)
+            add_to(waiting, 1)
+            if load_now(counters + 8 * LINE) < done:  # it was not when WAITING was counted
+                call(control[WAIT], control[DONE])
+            add_to(waiting, -1)
+
+
+@njit
+def prepare(control: Any, phase: Any, own: Any) -> None:
+    """Norms and rounds rows for a thread's products."""
+    kind = phase[KIND]
+    if kind in (ATTENTION, DOWN):
+        return
+    rows = control[NROWS]
+    first = 0
+    if kind == HEAD:
+        rows = control[KEPT]
+        first = control[NROWS] - rows
+    hidden = control[HIDDEN]
+    width = phase[WIDTH]
+    blocks = width // BLOCK
+    for r in range(rows):
+        row = control[ATTENDED] + 4 * width * r
+        if phase[NORM]:
+            row = own[NORMED]
+            norm(
+                float_rows_at(control[X] + 4 * hidden * (first + r), 1, hidden),
+                float_rows_at(phase[NORM], 2, hidden), control[RMS] != 0, number_at(control, EPS),
+                float_rows_at(row, 1, hidden),
+            )  # fmt: skip
+        places = (own[ROUNDED] + width * r, own[STEPS] + 4 * blocks * r, own[SUMS] + 8 * blocks * r)
+        call_with(control[ROUND], (row, blocks, places[0], places[1], places[2], 0))
+
+
+@njit
+def product_piece(control: Any, phase: Any, own: Any, piece: int) -> None:
+    """Some panels of a product, into what its kind says."""
+    kind = phase[KIND]
+    rows = control[NROWS]
+    x = (own[ROUNDED], own[STEPS], own[SUMS])
+    if kind == DOWN:
+        x = (control[INNER], control[INNER_STEPS], control[INNER_SUMS])
+    out = control[X]
+    stride = control[HIDDEN]
+    if kind == TO_QKV:
+        out = control[QKV]
+        stride = (control[HEADS] + 2 * control[KV_HEADS]) * control[DIM]
+    elif kind == HEAD:
+        rows = control[KEPT]
+        out = control[LOGITS]
+        last = longs_at(phase[PANELS] + 32 * (phase[COUNT] - 1), 4)
+        stride = last[FIRST] + last[OUTS]
+    factor = number_at(phase, FACTOR)
+    tile = own[TILE]
+    for p in range(piece * phase[PIECE], min(phase[COUNT], (piece + 1) * phase[PIECE])):
+        panel = longs_at(phase[PANELS] + 32 * p, 4)
+        count = panel[OUTS]
+        multiply(control, phase, panel, rows, x, tile)
+        for r in range(rows):
+            numbers = floats_at(tile + 4 * OUTPUTS * r, count)
+            into = floats_at(out + 4 * (stride * r + panel[FIRST]), count)
+            if kind in (TO_QKV, HEAD):
+                for j in range(count):
+                    into[j] = numbers[j] * factor
+            else:
+                for j in range(count):
+                    into[j] += numbers[j] * factor
+
+
+@njit
+def multiply(control: Any, phase: Any, panel: Any, rows: int, x: Any, tile: int) -> None:
+    """Rows times a panel, and a bias, into a tile (R, OUTPUTS)."""
+    code, weights, blocks = panel[CODE], panel[ADDRESS], phase[WIDTH] // BLOCK
+    call_with(control[MULTIPLY], (code, weights, blocks, rows, x[0], x[1], x[2], tile))
+    if phase[BIAS]:
+        count = panel[OUTS]
+        bias = floats_at(phase[BIAS] + 4 * panel[FIRST], count)
+        for r in range(rows):
+            row = floats_at(tile + 4 * OUTPUTS * r, count)
+            for j in range(count):
+                row[j] += bias[j]
+
+
+@njit
+def up_piece(control: Any, phase: Any, own: Any, piece: int) -> None:
+    """Some panels of the upper product with its activation, rounded: a panel gives one block."""
+    gated = phase[KIND] == UP_GATED
+    rows = control[NROWS]
+    x = (own[ROUNDED], own[STEPS], own[SUMS])
+    count = phase[COUNT]
+    if gated:
+        count //= 2
+    for p in range(piece * phase[PIECE], min(count, (piece + 1) * phase[PIECE])):
+        panel = longs_at(phase[PANELS] + 32 * p, 4)
+        multiply(control, phase, panel, rows, x, own[TILE])
+        if gated:
+            other = longs_at(phase[PANELS] + 32 * (count + p), 4)
+            multiply(control, phase, other, rows, x, own[OTHER])
+        for r in range(rows):
+            row = floats_at(own[TILE] + 4 * OUTPUTS * r, OUTPUTS)
+            activate(row, control[ACTIVATION])
+            if gated:
+                by = floats_at(own[OTHER] + 4 * OUTPUTS * r, OUTPUTS)
+                for j in range(OUTPUTS):
+                    row[j] *= by[j]
+            for j in range(panel[OUTS], OUTPUTS):
+                row[j] = f32(0)
+            at = r * count + p
+            inner, steps, sums = control[INNER], control[INNER_STEPS], control[INNER_SUMS]
+            places = (inner + BLOCK * at, steps + 4 * at, sums + 8 * at)
+            call_with(control[ROUND], (row.ctypes.data, 1, places[0], places[1], places[2], 0))
+
+
+@njit
+def attention_piece(control: Any, phase: Any, own: Any, piece: int) -> None:
+    """Some of the heads that share a key/value head: rotates, caches and attends. The pieces of a
+    key/value head write the same keys and values."""
+    dim = control[DIM]
+    kv_heads = control[KV_HEADS]
+    group = control[HEADS] // kv_heads
+    head = piece // control[SPLITS]
+    part = piece % control[SPLITS]
+    first = head * group + group * part // control[SPLITS]
+    count = head * group + group * (part + 1) // control[SPLITS] - first
+    cached = 4 * dim * control[CAPACITY] * (phase[LAYER] * kv_heads + head)
+    keys = float_rows_at(control[KEYS] + cached, control[CAPACITY], dim)
+    values = float_rows_at(control[VALUES] + cached, control[CAPACITY], dim)
+    line = 4 * dim * (control[HEADS] + 2 * kv_heads)
+    for r in range(control[NROWS]):
+        place = control[START] + r
+        row = control[QKV] + line * r
+        for h in range(first, first + count):
+            query = floats_at(row + 4 * dim * h, dim)
+            turn(control, phase, query, h, place)
+            for j in range(dim):
+                query[j] *= number_at(control, SCORE_SCALE)
+        key = floats_at(own[KEY], dim)
+        own_key = floats_at(row + 4 * dim * (control[HEADS] + head), dim)
+        value = floats_at(row + 4 * dim * (control[HEADS] + kv_heads + head), dim)
+        for j in range(dim):
+            key[j] = own_key[j]
+        turn(control, phase, key, control[HEADS] + head, place)
+        for j in range(dim):
+            keys[place, j] = key[j]
+            values[place, j] = value[j]
+    width = -(-control[HEADS] * dim // BLOCK) * BLOCK
+    for r in range(control[NROWS]):
+        stop = control[START] + r + 1
+        start = max(0, stop - control[WINDOW]) if control[WINDOW] else 0
+        attend(
+            float_rows_at(control[QKV] + line * r + 4 * dim * first, count, dim),
+            float_rows_at(control[KEYS] + cached + 4 * dim * start, stop - start, dim),
+            float_rows_at(control[VALUES] + cached + 4 * dim * start, stop - start, dim),
+            float_rows_at(own[SCORES], count, stop - start),
+            float_rows_at(control[ATTENDED] + 4 * (width * r + dim * first), count, dim),
+        )
+
+
+@njit
+def turn(control: Any, phase: Any, vector: Any, head: int, place: int) -> None:
+    """Norms a query or a key, if the model does, and rotates it to its position."""
+    if phase[GAINS]:
+        gains = floats_at(phase[GAINS] + 4 * len(vector) * head, len(vector))
+        gain(vector, gains, control[RMS] != 0, number_at(control, EPS))
+    pairs = control[PAIRS]
+    rotate(vector, float_rows_at(control[ROTATIONS] + 8 * pairs * place, pairs, 2))
+
+
+@njit
+def last_phase(control: Any) -> Any:
+    """The one after the last of a pass."""
+    return min(PHASES * control[LAYERS] + 1, PHASES * control[END])
+
+
+@njit
+def begin(control: Any) -> None:
+    """Opens the next pass, whose words are filled in, and wakes who sleeps. Phases that are not the
+    pass's keep an older number, so that nobody claims anything of them."""
+    address = control.ctypes.data
+    number = load_now(address + 8 * PASS) + 1
+    for index in range(PHASES * control[PART], last_phase(control)):
+        counters = longs_at(address + 8 * (WORDS + PHASE * index), PHASE)
+        counters[LINE] = number << 32
+        counters[0] = number << 32
+    add_to(address + 8 * PASS, 1)
+    for _ in range(min(control[THREADS] - 1, load_now(address + 8 * ASLEEP))):
+        call(control[POST], control[IDLE])
+
+
+@njit
+def wait_for_pass(control: Any, last: int) -> Any:
+    """The number of the pass after the last one; -1 if there is an end. Sleeps after a while."""
+    address = control.ctypes.data
+    spins = 0
+    while load_now(address + 8 * STOP) == 0:
+        number = load_now(address + 8 * PASS)
+        if number != last:
+            return number
+        if spins < SLEEP_SPINS:
+            pause()
+            spins += 1
+        else:
+            add_to(address + 8 * ASLEEP, 1)
             # no pass was begun, and no end announced, before ASLEEP was counted
-            if load_now(control_at + 8 * PASS) == last and load_now(control_at + 8 * STOP) == 0:
-                call(wait, semaphore)
-            add_to(control_at + 8 * ASLEEP, -1)
+            if load_now(address + 8 * PASS) == last and load_now(address + 8 * STOP) == 0:
+                call(control[WAIT], control[IDLE])
+            add_to(address + 8 * ASLEEP, -1)
             spins = 0
+    return -1
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def share(address: int, t: int) -> None:
+    """Thread 0 runs a pass. Helper t takes part in every pass until STOP is set. (One function for
+    both, and for the pass: each one above it would take as long to compile again.)
+
+    address: of the control block.
+    """
+    control = longs_at(address, WORDS)
+    own = longs_at(control[OWN] + 8 * OWN_WORDS * t, OWN_WORDS)
+    last = load_now(address + 8 * PASS)
+    if t == 0:
+        begin(control)
+    while True:
+        number = load_now(address + 8 * PASS)
+        if number == last:
+            number = wait_for_pass(control, last)
+        if number < 0:
+            return
+        last = number
+        for index in range(PHASES * control[PART], last_phase(control)):
+            phase = longs_at(control[TABLE] + 8 * FIELDS * index, FIELDS)
+            counters = address + 8 * (WORDS + PHASE * index)
+            done = (number << 32) + phase[PIECES]
+            piece = take(counters, number, phase[PIECES])
+            if piece >= 0:
+                prepare(control, phase, own)
+            while piece >= 0:
+                if phase[KIND] == ATTENTION:
+                    attention_piece(control, phase, own, piece)
+                elif phase[KIND] in (UP, UP_GATED):
+                    up_piece(control, phase, own, piece)
+                else:
+                    product_piece(control, phase, own, piece)
+                count_done(control, counters, done)
+                piece = take(counters, number, phase[PIECES])
+            finish(control, counters, number, done)
+        if t == 0:
+            return
+
+
+def load() -> None:
+    """Compiles `share`, or loads it."""
+    share.compile((types.int64, types.int64))

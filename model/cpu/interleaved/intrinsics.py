@@ -12,6 +12,7 @@ from llvmlite import binding, ir
 from numba import config, types
 from numba.core import cgutils
 from numba.extending import intrinsic
+from numba.np.arrayobj import populate_array
 
 from model.cpu.interleaved.layout import OUTPUTS, QUAD
 
@@ -253,6 +254,20 @@ def call(typing: Any, function: Any, argument: Any) -> Any:
 
 
 @intrinsic
+def call_with(typing: Any, function: Any, arguments: Any) -> Any:
+    """Calls a function at an address, which takes a tuple's whole numbers and returns nothing."""
+    count = len(arguments)
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        kind = ir.FunctionType(ir.VoidType(), [I64] * count)
+        function = builder.inttoptr(args[0], kind.as_pointer())
+        builder.call(function, cgutils.unpack_tuple(builder, args[1], count))
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.UniTuple(types.int64, count)), generate
+
+
+@intrinsic
 def to_floats(typing: Any, address: Any) -> Any:
     """A pointer to the float32 numbers at an address."""
 
@@ -290,3 +305,48 @@ def to_longs(typing: Any, address: Any) -> Any:
         return builder.inttoptr(args[0], I64.as_pointer())
 
     return types.CPointer(types.int64)(types.int64), generate
+
+
+def _array_at(number: Any, dimensions: int) -> Any:
+    """Makes a function of an address and lengths: an array of what lies there. (numba's own carray
+    has a function compiled for each length that is a constant.)"""
+    kind = types.Array(number, dimensions, "C")
+    size = number.bitwidth // 8
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        array = context.make_array(kind)(context, builder)
+        item = ir.Constant(I64, size)
+        strides = [item]
+        for length in args[:1:-1]:
+            strides.insert(0, builder.mul(strides[0], length))
+        data = builder.inttoptr(args[0], array.data.type)
+        populate_array(
+            array, data=data, shape=args[1:], strides=strides, itemsize=item, meminfo=None
+        )
+        return array._getvalue()
+
+    return kind(types.int64, *[types.int64] * dimensions), generate
+
+
+@intrinsic
+def floats_at(typing: Any, address: Any, count: Any) -> Any:
+    """The float32 numbers (count,) at an address."""
+    return _array_at(types.float32, 1)
+
+
+@intrinsic
+def float_rows_at(typing: Any, address: Any, rows: Any, columns: Any) -> Any:
+    """The float32 numbers (rows, columns) at an address."""
+    return _array_at(types.float32, 2)
+
+
+@intrinsic
+def longs_at(typing: Any, address: Any, count: Any) -> Any:
+    """The int64 numbers (count,) at an address."""
+    return _array_at(types.int64, 1)
+
+
+@intrinsic
+def long_rows_at(typing: Any, address: Any, rows: Any, columns: Any) -> Any:
+    """The int64 numbers (rows, columns) at an address."""
+    return _array_at(types.int64, 2)

@@ -105,7 +105,7 @@ def test_code_that_nobody_used_for_long_goes(
         (parent / name).mkdir(parents=True)
         os.utime(parent / name, (time.time() - days * 86400,) * 2)
     monkeypatch.setattr(code_cache, "use", lambda folder: None)
-    monkeypatch.setattr(code_cache, "load", lambda: None)
+    monkeypatch.setattr(code_cache, "load", lambda folder: None)
     make(parent / "new", parent / "new-1")
     assert {path.name for path in parent.iterdir()} == {"young", "new"}
     assert is_intact(parent / "new")
@@ -115,7 +115,7 @@ def test_a_maker_that_comes_second_leaves_what_is_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(code_cache, "use", lambda folder: None)
-    monkeypatch.setattr(code_cache, "load", lambda: None)
+    monkeypatch.setattr(code_cache, "load", lambda folder: None)
     folder = tmp_path / "compiled" / "key"
     make(folder, folder.with_name("first"))
     before = folder.stat().st_ino

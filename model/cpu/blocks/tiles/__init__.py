@@ -2,6 +2,7 @@
 instructions that numba has no functions for.
 
 In reading order:
+- cpus: what CPUs have for it.
 - code: writes vector instructions; what reads a panel.
 - few: the tile of few rows, which reads a panel as it is.
 - wide: the tile of many rows, for which a panel is widened first.

@@ -2,17 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from llvmlite import ir
-from numba.core import cgutils
 
 from model.cpu.blocks.layout import OUTPUTS, PLANE, QUAD, Format
-from model.cpu.interleaved.intrinsics import AVX2, CHOSEN, F32, I8, I16, I32, I64
+from model.cpu.blocks.tiles.cpus import AVX2, Instructions
 
-F16 = ir.HalfType()
 I1 = ir.IntType(1)
+I8 = ir.IntType(8)
+I16 = ir.IntType(16)
+I32 = ir.IntType(32)
+I64 = ir.IntType(64)
+F16 = ir.HalfType()
+F32 = ir.FloatType()
+
+
+@contextlib.contextmanager
+def function(module: ir.Module, name: str, count: int) -> Iterator[tuple[ir.IRBuilder, Any]]:
+    """A function of so many whole numbers, which returns nothing: its builder and arguments."""
+    kind = ir.FunctionType(ir.VoidType(), [I64] * count)
+    made = ir.Function(module, kind, name)
+    builder = ir.IRBuilder(made.append_basic_block("entry"))
+    yield builder, made.args
+    builder.ret_void()
+
+
+@contextlib.contextmanager
+def loop(builder: ir.IRBuilder, count: Any) -> Iterator[Any]:
+    """The body of a loop; its index, from 0 until the count."""
+    b = builder
+    before = b.block
+    head, body, after = (b.append_basic_block(f"loop.{part}") for part in ("", "body", "after"))
+    b.branch(head)
+    b.position_at_end(head)
+    index = b.phi(I64)
+    index.add_incoming(ir.Constant(I64, 0), before)
+    b.cbranch(b.icmp_signed("<", index, count), body, after)
+    b.position_at_end(body)
+    yield index
+    index.add_incoming(b.add(index, ir.Constant(I64, 1)), b.block)
+    b.branch(head)
+    b.position_at_end(after)
 
 
 def switch(
@@ -25,17 +58,14 @@ def switch(
     after = b.append_basic_block("after")
     choice = b.switch(number, after)
     for n, kind in enumerate(kinds):
-        name = b.module.get_unique_name(f"{b.function.name[:20]}.{n}")
-        function = ir.Function(b.module, ir.FunctionType(ir.VoidType(), [I64] * len(args)), name)
-        function.linkage = "internal"
-        function.attributes.add("noinline")
-        inner = ir.IRBuilder(function.append_basic_block("entry"))
-        write(inner, kind, *function.args)
-        inner.ret_void()
+        with function(b.module, f"{b.function.name}.{n}", len(args)) as (inner, inner_args):
+            inner.function.linkage = "internal"
+            inner.function.attributes.add("noinline")
+            write(inner, kind, *inner_args)
         block = b.append_basic_block(f"case.{n}")
         choice.add_case(ir.Constant(I64, n), block)
         b.position_at_end(block)
-        b.call(function, args)
+        b.call(inner.function, args)
         b.branch(after)
     b.position_at_end(after)
 
@@ -43,11 +73,10 @@ def switch(
 class Code:
     """Writes vector instructions."""
 
-    def __init__(self, builder: ir.IRBuilder) -> None:
-        assert CHOSEN is not None
+    def __init__(self, builder: ir.IRBuilder, cpu: Instructions) -> None:
         self.builder = builder
-        self.cpu = CHOSEN
-        lanes = self.cpu.lanes
+        self.cpu = cpu
+        lanes = cpu.lanes
         self.lanes = lanes
         self.ints = ir.VectorType(I32, lanes)
         self.floats = ir.VectorType(F32, lanes)
@@ -77,6 +106,11 @@ class Code:
         widened = self.call("llvm.x86.avx2.pmadd.wd", self.ints, pairs, ones)
         return self.builder.add(total, widened)
 
+    def variable(self, kind: ir.Type) -> Any:
+        """Where a value of a type is kept: in a register, after LLVM's first pass."""
+        with self.builder.goto_entry_block():
+            return self.builder.alloca(kind)
+
     def row(self, address: Any, stride: Any, row: int) -> Any:
         b = self.builder
         return b.add(address, b.mul(stride, self.index(row)))
@@ -85,10 +119,11 @@ class Code:
         return ir.Constant(I64, value)
 
     def call(self, name: str, kind: ir.Type, *args: Any) -> Any:
-        function = ir.FunctionType(kind, [arg.type for arg in args])
-        return self.builder.call(
-            cgutils.get_or_insert_function(self.builder.module, function, name), args
-        )
+        module = self.builder.module
+        called = module.globals.get(name)
+        if called is None:
+            called = ir.Function(module, ir.FunctionType(kind, [arg.type for arg in args]), name)
+        return self.builder.call(called, args)
 
     def pointer(self, address: Any, offset: int, kind: ir.Type) -> Any:
         b = self.builder
@@ -110,8 +145,8 @@ class Code:
 class Panel(Code):
     """Reads what a panel holds."""
 
-    def __init__(self, builder: ir.IRBuilder, format_: Format) -> None:
-        super().__init__(builder)
+    def __init__(self, builder: ir.IRBuilder, cpu: Instructions, format_: Format) -> None:
+        super().__init__(builder, cpu)
         self.format = format_
 
     def numbers(self, block: Any, quad: int, v: int, loaded: dict[int, Any]) -> Any:

@@ -5,62 +5,64 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import ir
-from numba import types
-from numba.core import cgutils
-from numba.extending import intrinsic
 
 from model.cpu.blocks.layout import BLOCK, FORMATS, OUTPUTS, QUAD, QUADS, SUPER, Format
-from model.cpu.blocks.tiles.code import I1, Panel, switch
-from model.cpu.interleaved.intrinsics import AVX2, AVX512_VNNI, CHOSEN, F32, I32, I64
-
-MAX_ROWS = 6 if CHOSEN is AVX512_VNNI else 4
+from model.cpu.blocks.tiles.code import F32, I1, I32, I64, Panel, function, loop, switch
+from model.cpu.blocks.tiles.cpus import AVX2, Instructions
 
 
-@intrinsic
-def tile(
-    typing: Any, code: Any, rows: Any, weights: Any, blocks: Any, x: Any, x_stride: Any,
-    steps: Any, sums: Any, s_stride: Any, out: Any, out_stride: Any,
-) -> Any:  # fmt: skip
-    """The tile of FORMATS[code].
+def define(module: ir.Module, cpu: Instructions) -> None:
+    """multiply_panel(code, weights, blocks, rows, x, steps, sums, out): rows of x times a panel of
+    FORMATS[code].
 
-    All are whole numbers, most of them addresses; strides are in bytes. rows: 1 to MAX_ROWS.
-    weights: a panel. x: int8, a row of blocks * BLOCK each. steps: float32, the scale of each block
-    of x. sums: int32, of each half of a block of x; both with s_stride bytes from row to row times
-    one and two. out: float32, OUTPUTS of each row.
+    All are whole numbers, most of them addresses. weights: a panel. x: int8 (rows, blocks * BLOCK).
+    steps: float32 (rows, blocks), the scale of each block of x. sums: int32 (rows, blocks, 2), of
+    each half of a block of x. out: float32 (rows, OUTPUTS).
     """
-    signature = types.void(*[types.int64] * 11)
+    most = ir.Constant(I64, cpu.few_rows)
+    kinds = [(format_, rows) for format_ in FORMATS for rows in range(1, cpu.few_rows + 1)]
 
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        kinds = [(format_, rows) for format_ in FORMATS for rows in range(1, MAX_ROWS + 1)]
-        number = builder.mul(args[0], ir.Constant(I64, MAX_ROWS))
-        number = builder.add(number, builder.sub(args[1], ir.Constant(I64, 1)))
+    def write(inner: ir.IRBuilder, kind: tuple[Format, int], *args: Any) -> None:
+        _Tile(inner, cpu, kind[0], *args).generate(kind[1])
 
-        def write(inner: ir.IRBuilder, kind: tuple[Format, int], *args: Any) -> None:
-            _Tile(inner, kind[0], *args).generate(kind[1])
+    with function(module, "multiply_panel", 8) as (b, args):
+        code, weights, blocks, rows, x, steps, sums, out = args
 
-        switch(builder, number, kinds, write, args[2:])
-        return context.get_dummy_value()
+        def skip(address: Any, row_bytes: Any) -> Any:
+            return b.add(address, b.mul(first, row_bytes))
 
-    return signature, generate
+        groups = b.sdiv(b.add(rows, ir.Constant(I64, cpu.few_rows - 1)), most)
+        with loop(b, groups) as group:
+            first = b.mul(group, most)
+            left = b.sub(rows, first)
+            n = b.select(b.icmp_signed("<", left, most), left, most)
+            number = b.add(b.mul(code, most), b.sub(n, ir.Constant(I64, 1)))
+            each = b.mul(blocks, ir.Constant(I64, 4))
+            here = (
+                weights,
+                blocks,
+                skip(x, b.mul(blocks, ir.Constant(I64, BLOCK))),
+                skip(steps, each),
+                skip(sums, b.add(each, each)),
+                skip(out, ir.Constant(I64, 4 * OUTPUTS)),
+            )
+            switch(b, number, kinds, write, here)
 
 
 class _Tile(Panel):
     """Writes a format's tile of a number of rows."""
 
     def __init__(
-        self, builder: ir.IRBuilder, format_: Format, weights: Any, blocks: Any, x: Any,
-        x_stride: Any, steps: Any, sums: Any, s_stride: Any, out: Any, out_stride: Any,
+        self, builder: ir.IRBuilder, cpu: Instructions, format_: Format, weights: Any, blocks: Any,
+        x: Any, steps: Any, sums: Any, out: Any,
     ) -> None:  # fmt: skip
-        super().__init__(builder, format_)
+        super().__init__(builder, cpu, format_)
         self.panel = weights
         self.blocks = blocks
         self.x = x
-        self.x_stride = x_stride
         self.steps = steps
         self.sums = sums
-        self.s_stride = s_stride
         self.out = out
-        self.out_stride = out_stride
 
     def generate(self, rows: int) -> None:
         """In passes over the panel, each over as many of its outputs as there are registers for."""
@@ -72,31 +74,31 @@ class _Tile(Panel):
     def _pass(self, rows: int, vectors: range) -> None:
         b = self.builder
         zero = ir.Constant(self.floats, [0.0] * self.lanes)
-        totals = {(r, v): cgutils.alloca_once_value(b, zero) for r in range(rows) for v in vectors}
-        for total in totals.values():  # the first value is stored where the function begins
+        totals = {(r, v): self.variable(self.floats) for r in range(rows) for v in vectors}
+        for total in totals.values():
             b.store(zero, total)
-        x = [self.row(self.x, self.x_stride, r) for r in range(rows)]
-        steps = [self.row(self.steps, self.s_stride, r) for r in range(rows)]
-        sums = [self.row(self.sums, b.mul(self.s_stride, self.index(2)), r) for r in range(rows)]
+        sizes = [b.mul(self.blocks, self.index(size)) for size in (BLOCK, 4, 8)]
+        x = [self.row(self.x, sizes[0], r) for r in range(rows)]
+        steps = [self.row(self.steps, sizes[1], r) for r in range(rows)]
+        sums = [self.row(self.sums, sizes[2], r) for r in range(rows)]
         format_ = self.format
         if format_.two_level:
             supers = b.udiv(self.blocks, self.index(SUPER))
             size = format_.header_bytes + SUPER * format_.block_bytes
-            with cgutils.for_range(b, supers) as outer:
-                head = b.add(self.panel, b.mul(outer.index, self.index(size)))
+            with loop(b, supers) as outer:
+                head = b.add(self.panel, b.mul(outer, self.index(size)))
                 scale, least = self.heads(head, vectors)
                 first = b.add(head, self.index(format_.header_bytes))
-                with cgutils.for_range(b, self.index(SUPER)) as loop:
-                    number = b.add(b.mul(outer.index, self.index(SUPER)), loop.index)
-                    block = b.add(first, b.mul(loop.index, self.index(format_.block_bytes)))
+                with loop(b, self.index(SUPER)) as within:
+                    number = b.add(b.mul(outer, self.index(SUPER)), within)
+                    block = b.add(first, b.mul(within, self.index(format_.block_bytes)))
                     self._block(block, number, x, steps, sums, totals, vectors, scale, least)
         else:
-            with cgutils.for_range(b, self.blocks) as loop:
-                block = b.add(self.panel, b.mul(loop.index, self.index(format_.block_bytes)))
-                self._block(block, loop.index, x, steps, sums, totals, vectors, {}, {})
+            with loop(b, self.blocks) as number:
+                block = b.add(self.panel, b.mul(number, self.index(format_.block_bytes)))
+                self._block(block, number, x, steps, sums, totals, vectors, {}, {})
         for (r, v), total in totals.items():
-            row = self.row(self.out, self.out_stride, r)
-            b.store(b.load(total), self.pointer(row, 4 * v * self.lanes, self.floats), align=4)
+            self.store(b.load(total), self.out, 4 * (OUTPUTS * r + self.lanes * v))
 
     def _block(
         self, block: Any, number: Any, x: Any, steps: Any, sums: Any, totals: Any, vectors: range,

@@ -7,30 +7,30 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import types
-from numba.extending import intrinsic
 
 from model.cpu.blocks.layout import BLOCK, LARGEST, SMALLEST
-from model.cpu.blocks.tiles.code import Code
-from model.cpu.interleaved.intrinsics import F32, I8, I32
+from model.cpu.blocks.tiles.code import F32, I8, I32, I64, Code, function, loop
+from model.cpu.blocks.tiles.cpus import Instructions
 
 
-@intrinsic
-def round_numbers(typing: Any, x: Any, rounded: Any, step: Any, sums: Any, flipped: Any) -> Any:
-    """A block of activations, float32, to 8 bits, with its scale, float32, and the sums of its
-    halves, int32. All are whole numbers, all but the last addresses. flipped: bits of each of the
-    8-bit numbers.
+def define(module: ir.Module, cpu: Instructions) -> None:
+    """round_blocks(x, blocks, rounded, steps, sums, flipped): some blocks of activations, float32,
+    to 8 bits, with their scales, float32, and the sums of their halves, int32.
 
-    NaN and infinities, which whole numbers do not have, make the scale NaN. (These are vector
+    All are whole numbers, most of them addresses. flipped: bits of each of the 8-bit numbers. NaN
+    and infinities, which whole numbers do not have, make the scale NaN. (These are vector
     instructions because LLVM makes another quotient of a product with 127 / most where it may
     reorder sums, and slow code where it may not.)
     """
+    with function(module, "round_blocks", 6) as (b, args):
+        x, blocks, rounded, steps, sums, flipped = args
+        with loop(b, blocks) as block:
 
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        _Rounding(builder).generate(*args)
-        return context.get_dummy_value()
+            def at(address: Any, size: int) -> Any:
+                return b.add(address, b.mul(block, ir.Constant(I64, size)))
 
-    return types.void(*[types.int64] * 5), generate
+            places = (at(x, 4 * BLOCK), at(rounded, BLOCK), at(steps, 4), at(sums, 8))
+            _Rounding(b, cpu).generate(*places, flipped)
 
 
 class _Rounding(Code):

@@ -13,13 +13,10 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from llvmlite import ir
-from numba import types
-from numba.core import cgutils
-from numba.extending import intrinsic
 
 from model.cpu.blocks.layout import BLOCK, FORMATS, OUTPUTS, QUAD, QUADS, SUPER, Format
-from model.cpu.blocks.tiles.code import I1, Code, Panel, switch
-from model.cpu.interleaved.intrinsics import AVX2, AVX512_VNNI, CHOSEN, F32, I32
+from model.cpu.blocks.tiles.code import F32, I1, I32, I64, Code, Panel, function, loop, switch
+from model.cpu.blocks.tiles.cpus import AVX2, Instructions
 
 AT_ONCE = SUPER  # blocks that are widened
 NUMBERS = OUTPUTS * BLOCK
@@ -29,7 +26,6 @@ MINIMUMS = FACTORS + 2 * 4 * OUTPUTS
 WIDE_BLOCK = MINIMUMS + 4 * OUTPUTS  # bytes
 X_STRIDE = AT_ONCE * BLOCK  # bytes from row to row of the activations
 S_STRIDE = 4 * AT_ONCE  # of their scales
-WIDE_ROWS = 6 if CHOSEN is AVX512_VNNI else 4
 
 
 class Kind(NamedTuple):
@@ -40,60 +36,43 @@ class Kind(NamedTuple):
     room: int  # AVX2: as many sums of two products fit into 16 bits; 0: not even one
 
 
-def kind_of(format_: Format) -> Kind:
-    if CHOSEN is not AVX2:
+def kind_of(cpu: Instructions, format_: Format) -> Kind:
+    if cpu is not AVX2:
         return Kind(format_.scales, format_.minimum, 0)
     largest = format_.offset or 2**format_.bits - 1
     return Kind(format_.scales, format_.minimum, min(8, 32767 // (2 * 255 * largest)))
 
 
-KINDS = tuple(sorted({kind_of(format_) for format_ in FORMATS}))
+def kinds_of(cpu: Instructions) -> list[Kind]:
+    return sorted({kind_of(cpu, format_) for format_ in FORMATS})
 
 
-@intrinsic
-def widen(typing: Any, code: Any, panel: Any, first: Any, blocks: Any, into: Any) -> Any:
-    """Some blocks of a panel of FORMATS[code] to wide ones; first: of them, a multiple of AT_ONCE.
+def define(module: ir.Module, cpu: Instructions) -> None:
+    """widen(code, panel, first, blocks, into): some blocks of a panel of FORMATS[code] to wide
+    ones. first: of them, a multiple of AT_ONCE. blocks: at most AT_ONCE.
 
-    All are whole numbers, panel and into addresses. blocks: at most AT_ONCE.
+    multiply_wide(kind, rows, wide, blocks, x, steps, least, out): adds the products of rows, 1 to
+    cpu.wide_rows, with wide blocks of kinds_of(cpu)[kind] to out. x: unsigned, X_STRIDE bytes from
+    row to row. steps: float32, the scale of each block of x, S_STRIDE bytes from row to row. least:
+    of each block 8 bytes, of which the first four are a float32: its scale times the negative sum
+    of its numbers; twice S_STRIDE bytes from row to row. out: float32 (rows, OUTPUTS).
+
+    All are whole numbers, most of them addresses.
     """
-    signature = types.void(*[types.int64] * 5)
 
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        def write(inner: ir.IRBuilder, format_: Format, *args: Any) -> None:
-            _Widening(inner, format_).generate(*args)
+    def write_widening(inner: ir.IRBuilder, format_: Format, *args: Any) -> None:
+        _Widening(inner, cpu, format_).generate(*args)
 
-        switch(builder, args[0], FORMATS, write, args[1:])
-        return context.get_dummy_value()
+    def write_tile(inner: ir.IRBuilder, kind: tuple[Kind, int], *args: Any) -> None:
+        _WideTile(inner, cpu, *kind, *args).generate()
 
-    return signature, generate
-
-
-@intrinsic
-def wide_tile(
-    typing: Any, kind: Any, rows: Any, wide: Any, blocks: Any, x: Any, steps: Any, least: Any,
-    out: Any,
-) -> Any:  # fmt: skip
-    """Adds the products of rows, 1 to WIDE_ROWS, with wide blocks of KINDS[kind] to out.
-
-    All are whole numbers, most of them addresses. x: unsigned, X_STRIDE bytes from row to row.
-    steps: float32, the scale of each block of x, S_STRIDE bytes from row to row. least: of each
-    block 8 bytes, of which the first four are a float32: its scale times the negative sum of its
-    numbers; twice S_STRIDE bytes from row to row. out: float32 (rows, OUTPUTS).
-    """
-    signature = types.void(*[types.int64] * 8)
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        kinds = [(kind, rows) for kind in KINDS for rows in range(1, WIDE_ROWS + 1)]
-        number = builder.mul(args[0], ir.Constant(args[0].type, WIDE_ROWS))
-        number = builder.add(number, builder.sub(args[1], ir.Constant(args[1].type, 1)))
-
-        def write(inner: ir.IRBuilder, kind: tuple[Kind, int], *args: Any) -> None:
-            _WideTile(inner, *kind, *args).generate()
-
-        switch(builder, number, kinds, write, args[2:])
-        return context.get_dummy_value()
-
-    return signature, generate
+    with function(module, "widen", 5) as (b, args):
+        switch(b, args[0], FORMATS, write_widening, args[1:])
+    with function(module, "multiply_wide", 8) as (b, args):
+        kinds = [(kind, rows) for kind in kinds_of(cpu) for rows in range(1, cpu.wide_rows + 1)]
+        number = b.mul(args[0], ir.Constant(I64, cpu.wide_rows))
+        number = b.add(number, b.sub(args[1], ir.Constant(I64, 1)))
+        switch(b, number, kinds, write_tile, args[2:])
 
 
 class _Widening(Panel):
@@ -109,9 +88,9 @@ class _Widening(Panel):
             start = b.add(start, b.mul(supers, self.index(format_.header_bytes)))
             scale, least = self.heads(start, vectors)
             start = b.add(start, self.index(format_.header_bytes))
-        with cgutils.for_range(b, blocks) as loop:
-            block = b.add(start, b.mul(loop.index, self.index(format_.block_bytes)))
-            wide = b.add(into, b.mul(loop.index, self.index(WIDE_BLOCK)))
+        with loop(b, blocks) as number:
+            block = b.add(start, b.mul(number, self.index(format_.block_bytes)))
+            wide = b.add(into, b.mul(number, self.index(WIDE_BLOCK)))
             for v in vectors:
                 at = 4 * self.lanes * v
                 self._numbers(block, wide, v)
@@ -141,10 +120,10 @@ class _Widening(Panel):
 
 class _WideTile(Code):
     def __init__(
-        self, builder: ir.IRBuilder, kind: Kind, rows: int, wide: Any, blocks: Any, x: Any,
-        steps: Any, least: Any, out: Any,
+        self, builder: ir.IRBuilder, cpu: Instructions, kind: Kind, rows: int, wide: Any,
+        blocks: Any, x: Any, steps: Any, least: Any, out: Any,
     ) -> None:  # fmt: skip
-        super().__init__(builder)
+        super().__init__(builder, cpu)
         self.kind = kind
         self.rows = range(rows)
         self.wide = wide
@@ -166,18 +145,18 @@ class _WideTile(Code):
         totals = {}
         for r in self.rows:
             for v in vectors:
-                totals[r, v] = cgutils.alloca_once(b, self.floats)
+                totals[r, v] = self.variable(self.floats)
                 at = 4 * (OUTPUTS * r + self.lanes * v)
                 b.store(self.load(self.out, at, self.floats), totals[r, v])
-        with cgutils.for_range(b, self.blocks) as loop:
-            block = b.add(self.wide, b.mul(loop.index, self.index(WIDE_BLOCK)))
-            x = b.add(self.x, b.mul(loop.index, self.index(BLOCK)))
-            steps = b.add(self.steps, b.mul(loop.index, self.index(4)))
+        with loop(b, self.blocks) as number:
+            block = b.add(self.wide, b.mul(number, self.index(WIDE_BLOCK)))
+            x = b.add(self.x, b.mul(number, self.index(BLOCK)))
+            steps = b.add(self.steps, b.mul(number, self.index(4)))
             for part in range(self.kind.scales):
                 counted = self._counted(block, x, part, vectors)
                 self._add(block, steps, part, counted, totals)
             if self.kind.minimum:
-                least = b.add(self.least, b.mul(loop.index, self.index(8)))
+                least = b.add(self.least, b.mul(number, self.index(8)))
                 for (r, v), total in totals.items():
                     minimum = self.load(block, MINIMUMS + 4 * self.lanes * v, self.floats)
                     by = self.spread(self.load(least, 2 * S_STRIDE * r, F32), self.floats)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -65,10 +64,8 @@ def activations(rows: int, width: int) -> Tensor:
     return x
 
 
-def results(code: Path) -> dict[str, Tensor]:
-    """Products of few and of many rows, by format, with the code in a folder."""
-    product = BlockProduct()
-    product.load(code)
+def results(product: BlockProduct) -> dict[str, Tensor]:
+    """Products of few and of many rows, by format."""
     width = 768
     x = activations(19, width)
     x[4, 5] = float("nan")

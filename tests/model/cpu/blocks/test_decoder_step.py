@@ -40,10 +40,13 @@ from tests.conftest import (
 from tests.model.cpu.test_quantized_linear import distance
 from tests.model.families.test_parity import LENGTH, WINDOW, WINDOW_IN_ALL_LAYERS, random_ids
 
-pytestmark = [
-    pytest.mark.xdist_group("compiled"),  # one process compiles, for all of them
-    pytest.mark.usefixtures("code"),
-]
+pytestmark = pytest.mark.xdist_group("compiled")  # one process compiles, for all of them
+
+
+@pytest.fixture(autouse=True, scope="module")
+def machine_code(code: Path) -> None:
+    PRODUCT.load(code)
+
 
 FAMILIES: dict[str, dict[str, Any]] = {
     "starcoder2": STARCODER2,
@@ -93,8 +96,7 @@ def in_steps(
 
 
 @families
-def test_it_is_close_to_the_layers(config: dict[str, Any], tmp_path: Path, code: Path) -> None:
-    PRODUCT.load(code)
+def test_it_is_close_to_the_layers(config: dict[str, Any], tmp_path: Path) -> None:
     decoder = load(write_model(tmp_path, config))
     ids = random_ids(LENGTH)
     with torch.inference_mode():
@@ -118,8 +120,7 @@ def test_a_row_comes_out_as_it_does_alone(config: dict[str, Any], tmp_path: Path
 
 
 @pytest.mark.parametrize("scheme", ["q4_0", "q5_0", "q8_0"])
-def test_every_format_that_floats_are_rounded_to(scheme: str, tmp_path: Path, code: Path) -> None:
-    PRODUCT.load(code)
+def test_every_format_that_floats_are_rounded_to(scheme: str, tmp_path: Path) -> None:
     decoder = load(write_model(tmp_path, LLAMA | {"intermediate_size": 64}), scheme)
     assert decoder.layers[0].mlp.up.parts[0].format is BY_NAME[scheme]
     ids = random_ids(LENGTH)

@@ -3,43 +3,79 @@ machine can. All compute the same bits."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
+from llvmlite import binding
 
-from tests.conftest import ROOT
+from model.cpu.blocks import panels
+from model.cpu.blocks.kernel import BlockProduct
+from model.cpu.blocks.tiles import cpus
 from tests.model.cpu.blocks.matrices import results
 
-pytestmark = pytest.mark.slow  # three processes compile
+pytestmark = [
+    pytest.mark.slow,  # the tiles of each CPU take seconds to compile
+    pytest.mark.xdist_group("compiled"),
+]
 
-# For each name of instructions: a CPU that has them, and which words of WORDS its tiles have.
-CPUS = {
-    "AVX512_VNNI": ("icelake-client", {"vpdpbusd", "zmm", "vcvtph2ps"}),
-    "AVX_VNNI": ("alderlake", {"{vex}", "vpdpbusd", "ymm", "vcvtph2ps"}),
-    "AVX2": ("haswell", {"vpmaddubsw", "vpsignb", "vpmaddwd", "ymm", "vcvtph2ps"}),
+X86 = "x86_64-unknown-linux-gnu"
+
+
+class Chip(NamedTuple):
+    """A CPU that has the instructions and no better ones, and words of its assembly text."""
+
+    name: str
+    triple: str
+    words: set[str]
+    others: set[str]  # that are of other CPUs
+
+
+CHIPS = {
+    cpus.AVX512_VNNI: Chip("icelake-client", X86, {"vpdpbusd", "zmm", "vcvtph2ps"}, {"vpmaddubsw"}),
+    cpus.AVX_VNNI: Chip(
+        "alderlake", X86, {"{vex}", "vpdpbusd", "ymm", "vcvtph2ps"}, {"vpmaddubsw", "zmm"}
+    ),
+    cpus.AVX2: Chip(
+        "haswell",
+        X86,
+        {"vpmaddubsw", "vpsignb", "vpmaddwd", "ymm", "vcvtph2ps"},
+        {"vpdpbusd", "zmm"},
+    ),
 }
-HASWELL = "+avx,+avx2,+bmi,+bmi2,+f16c,+fma,+lzcnt,+movbe,+popcnt,+sse4.1,+sse4.2"
 
 
-@pytest.mark.parametrize("name", CPUS)
-def test_tiles_of_every_cpu(name: str, code: Path, tmp_path: Path) -> None:
-    chip, words = CPUS[name]
-    own = {"NUMBA_CACHE_DIR": str(tmp_path / "code")}
-    if name == "AVX2":  # all of the code, not the tiles alone
-        own |= {"NUMBA_CPU_NAME": chip, "NUMBA_CPU_FEATURES": HASWELL}
-    module = "tests.model.cpu.blocks.tiles_of_cpu"
-    done = subprocess.run(
-        [sys.executable, "-m", module, name, chip, str(tmp_path)],
-        env=os.environ | own, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    assert set(done.stdout.split()) == words
-    if (tmp_path / "results.pt").exists():
-        found = torch.load(tmp_path / "results.pt")
-        expected = results(code)
-        assert found.keys() == expected.keys() and len(found) > 0
-        for case, numbers in expected.items():
-            assert torch.equal(found[case].nan_to_num(7), numbers.nan_to_num(7)), case
+def target_of(chip: Chip, features: str = "") -> binding.TargetMachine:
+    binding.initialize_all_targets()
+    binding.initialize_all_asmprinters()
+    target = binding.Target.from_triple(chip.triple)
+    return target.create_target_machine(cpu=chip.name, features=features, opt=2, jit=True)
+
+
+@pytest.mark.parametrize("cpu", CHIPS, ids=lambda cpu: cpu.name)
+def test_tiles_are_made_of_the_instructions_of_a_cpu(cpu: cpus.Instructions) -> None:
+    chip = CHIPS[cpu]
+    target = target_of(chip)
+    text = target.emit_assembly(panels.module_of(cpu, target))
+    assert {word for word in chip.words | chip.others if word in text} == chip.words
+
+
+@pytest.mark.parametrize("cpu", CHIPS, ids=lambda cpu: cpu.name)
+def test_tiles_of_all_cpus_compute_the_same(cpu: cpus.Instructions, code: Path) -> None:
+    """Compiled for what this CPU has: AVX-VNNI's are instructions of AVX512-VNNI, too."""
+    expected = BlockProduct()
+    expected.load(code)
+    name, features = cpus.chip()
+    chip = CHIPS[cpu]
+    if cpu is not cpus.AVX2:
+        if cpus.instructions_of(features) not in (cpu, cpus.AVX512_VNNI):
+            pytest.skip("not on this CPU")
+        chip = chip._replace(name=name)
+    target = target_of(chip, features if chip.name == name else "")
+    played = BlockProduct()
+    played.load(code)
+    played.use(panels.link(cpu, panels.compile_panels(cpu, target), target))
+    ours = results(played)
+    for case, numbers in results(expected).items():
+        assert torch.equal(ours[case].nan_to_num(7), numbers.nan_to_num(7)), case
