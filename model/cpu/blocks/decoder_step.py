@@ -272,6 +272,7 @@ class _Tables:
             for field, value in phase.items():
                 row[field] = value
         functions = PRODUCT.panels
+        assert functions is not None
         rotations = _rotations(decoder)
         self.words = self._shape() | self._scratch()
         self.words |= {

@@ -7,17 +7,18 @@ import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from model.cpu import code_cache
-from model.cpu.blocks import panels
 from model.cpu.blocks.layout import BLOCK, LARGEST, OUTPUTS, SMALLEST, SUPER, Format
 from model.cpu.blocks.packing import unpack
-from model.cpu.blocks.panels import Panels
+
+if TYPE_CHECKING:
+    from model.cpu.blocks.panels import Panels
 
 AT_ONCE = 2**21  # weights that are widened at once
 SERIAL = 2**19  # products that are computed before a second thread is awake
@@ -53,6 +54,8 @@ class BlockProduct:
         if self.ready:
             return
         code_cache.use(folder)
+        from model.cpu.blocks import panels  # llvmlite may be missing
+
         self.use(panels.load(folder))
 
     def use(self, tiles: Panels | None) -> None:
