@@ -26,10 +26,10 @@ def test_code_is_made_once_and_read_after_that(made: Path) -> None:
     script = f"""
 import sys
 from pathlib import Path
-from model.cpu.code_cache import use
+from model.cpu.code_cache import load, use
 use(Path({str(made)!r}))
+load(Path({str(made)!r}))
 from model.cpu.blocks import product
-product.load()
 stats = product.multiply.stats
 print(sum(stats.cache_hits.values()), sum(stats.cache_misses.values()), "torch" in sys.modules)
 """
