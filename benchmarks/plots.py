@@ -3,10 +3,12 @@ pages.
 
     python -m benchmarks.plots distribution replay.json docs/replay.svg
     python -m benchmarks.plots context replay.json docs/context.svg
+    python -m benchmarks.plots lengths throughput.json docs/lengths.svg
 
 "distribution": the share of all keys that were answered within so many milliseconds, a curve for
 each side. "context": the median from key to answer over the length of the prompt, for sides that
-differ by contextTokens alone.
+differ by contextTokens alone. "lengths", of benchmarks.throughput's figures: how long a prompt of
+so many tokens takes, and each token behind it.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import argparse
 import json
 import math
 import re
+import statistics
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -58,6 +61,24 @@ def over_context(sides: Mapping[str, tuple[float, float]]) -> str:
     return chart(curves, "ids in the prompt (median)", "ms from key to answer (median)", marks=True)
 
 
+def over_length(figures: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
+    """Side -> job of benchmarks.throughput -> tokens/s of each repeat: milliseconds over tokens."""
+    curves: dict[str, list[Point]] = {}
+    for side, by_job in figures.items():
+        for job, rates in by_job.items():
+            if found := re.fullmatch(r"(prefill|decode at) (\d+), tokens/s", job):
+                tokens = int(found[2])
+                ms = 1000 / statistics.median(rates)
+                if found[1] == "prefill":
+                    curves.setdefault(f"{side}, reading the prompt", []).append(
+                        (tokens, ms * tokens)
+                    )
+                elif tokens:
+                    curves.setdefault(f"{side}, a token behind it", []).append((tokens, ms))
+    drawn = {name: sorted(points) for name, points in curves.items()}
+    return chart(drawn, "tokens of the prompt", "ms (median)", marks=True, y_log=True)
+
+
 def chart(
     curves: Mapping[str, Sequence[Point]],
     x_label: str,
@@ -66,14 +87,17 @@ def chart(
     y_top: float | None = None,
     steps: bool = False,
     marks: bool = False,
+    y_log: bool = False,
 ) -> str:
-    """Curves over a logarithmic x. Raises ValueError where there is nothing to draw."""
+    """Curves over a logarithmic x; y_log: over a logarithmic y, too. Raises ValueError where there
+    is nothing to draw."""
     points = [point for curve in curves.values() for point in curve]
     if not points:
         raise ValueError("there is nothing to draw")
     low, high = min(x for x, _ in points), max(x for x, _ in points)
     low, high = (low, high) if high > low else (low / 2, high * 2)
     top = y_top or nice(max(y for _, y in points))
+    bottom = 10.0 ** math.floor(math.log10(min(y for _, y in points))) if y_log else 0.0
 
     def x_of(x: float) -> float:
         return LEFT + (math.log(x) - math.log(low)) / (math.log(high) - math.log(low)) * (
@@ -81,15 +105,16 @@ def chart(
         )
 
     def y_of(y: float) -> float:
-        return HEIGHT - BOTTOM - min(y, top) / top * (HEIGHT - TOP - BOTTOM)
+        share = math.log(y / bottom) / math.log(top / bottom) if y_log else min(y, top) / top
+        return HEIGHT - BOTTOM - share * (HEIGHT - TOP - BOTTOM)
 
     parts = []
-    for n in range(5):
-        y = y_of(top * n / 4)
+    for value in ticks(bottom, top) if y_log else [top * n / 4 for n in range(5)]:
+        y = y_of(value)
         parts.append(
             f'<path d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}" stroke="{INK}" stroke-opacity=".25"/>'
         )
-        parts.append(text(LEFT - 6, y + 4, f"{top * n / 4:g}", "end"))
+        parts.append(text(LEFT - 6, y + 4, f"{value:g}", "end"))
     for x in ticks(low, high):
         parts.append(
             f'<path d="M{x_of(x):.1f} {TOP}V{HEIGHT - BOTTOM}" stroke="{INK}" '
@@ -138,13 +163,15 @@ def ticks(low: float, high: float) -> list[float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("kind", choices=["distribution", "context"])
-    parser.add_argument("figures", type=Path, help="what `benchmarks.replay --json` wrote")
+    parser.add_argument("kind", choices=["distribution", "context", "lengths"])
+    parser.add_argument("figures", type=Path, help="what --json of the benchmark wrote")
     parser.add_argument("out", type=Path)
     options = parser.parse_args()
     found = json.loads(options.figures.read_text())
     if options.kind == "distribution":
         drawn = distribution({name: side["ms"] for name, side in found.items()})
+    elif options.kind == "lengths":
+        drawn = over_length(found)
     else:
         drawn = over_context(
             {name: (side["prompt p50"], side["p50"]) for name, side in found.items()}

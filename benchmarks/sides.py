@@ -345,6 +345,8 @@ def write(
 
 # ---- jobs ----
 
+Clock = Callable[[], float]
+
 
 def some_ids(count: int, vocabulary: int) -> list[int]:
     """Ids that no two neighbours share; those below 16 may be special."""
@@ -359,35 +361,35 @@ def fill(side: Side, length: int) -> None:
     side.trim(length)
 
 
-def prefill(side: Side, tokens: int) -> float:
+def prefill(side: Side, tokens: int, clock: Clock = time.perf_counter) -> float:
     """Seconds for a prompt of so many tokens, in one call or in llama.cpp's pieces of 512."""
     side.trim(0)
     ids = some_ids(tokens, side.vocabulary)
-    started = time.perf_counter()
+    started = clock()
     for start in range(0, tokens, 2048):
         side.feed(ids[start : start + 2048])
-    return time.perf_counter() - started
+    return clock() - started
 
 
-def decode(side: Side, tokens: int, length: int) -> float:
+def decode(side: Side, tokens: int, length: int, clock: Clock = time.perf_counter) -> float:
     """Seconds for so many tokens, each made of the one before, behind `length` positions."""
     fill(side, length)
     token = side.feed([17])
-    started = time.perf_counter()
+    started = clock()
     for _ in range(tokens):
         token = side.feed([token])
-    return time.perf_counter() - started
+    return clock() - started
 
 
-def step(side: Side, rows: int, length: int, times: int) -> float:
+def step(side: Side, rows: int, length: int, times: int, clock: Clock = time.perf_counter) -> float:
     """Seconds for a step of so many rows: the mean of `times`."""
     fill(side, length)
     ids = some_ids(rows, side.vocabulary)
     seconds = 0.0
     for _ in range(times):
-        started = time.perf_counter()
+        started = clock()
         side.rows(ids)
-        seconds += time.perf_counter() - started
+        seconds += clock() - started
         side.trim(length)
     return seconds / times
 
@@ -402,6 +404,11 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument(
         "--precision", default="float32", help="of ours and transformers; a GGUF file has its own"
+    )
+    parser.add_argument(
+        "--clock",
+        default="perf_counter",
+        help="of the module time; process_time and --threads 1 where others use the machine",
     )
     parser.add_argument("--positions", type=int, help="at most; without: as many as the model has")
     return parser
@@ -427,7 +434,7 @@ def main() -> None:
     for line in sys.stdin:
         job = json.loads(line)
         with contextlib.suppress(BrokenPipeError):
-            seconds = JOBS[job.pop("job")](side, **job)
+            seconds = JOBS[job.pop("job")](side, clock=getattr(time, options.clock), **job)
             print(json.dumps({"seconds": seconds}), file=out, flush=True)
 
 

@@ -24,6 +24,7 @@ import re
 import statistics
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,31 +35,36 @@ from model.machine import usable_cores
 SIDES = "ours:float32,ours:int8,transformers:float32,llama:f32,llama:q8_0,llama:q4_0,llama:q4_k_m"
 GGUF_SIDES = "ours:blocks,ours:int8,ours:int4,llama:file,llama:q4_0,llama:q8_0"
 DECODED, STEPS, ROWS = 32, 8, (1, 2, 4, 8, 16)
-POSITIONS = 4096  # of each side: what the jobs need
 SPARE_BYTES = 10**9
 TURN_S = 0.2  # a side that has just worked comes to rest
 
 
 def jobs(
-    positions: int, length: int, decoded: int, steps: int
+    positions: int, prefilled: Sequence[int], lengths: Sequence[int], decoded: int, steps: int
 ) -> dict[str, tuple[dict[str, Any], float]]:
     """What is measured: the job of a side, and how many tokens it is about (0: milliseconds are
-    told)."""
+    told). prefilled: the tokens of prompts. lengths: positions in the cache; steps are measured
+    behind the last."""
     found: dict[str, tuple[dict[str, Any], float]] = {}
-    for tokens in (512, 2048):
+    for tokens in prefilled:
         if tokens <= positions:
             found[f"prefill {tokens}, tokens/s"] = {"job": "prefill", "tokens": tokens}, tokens
-    for at in (0, length):
+    lengths = [min(length, positions - decoded - 1) for length in lengths]
+    for at in dict.fromkeys(lengths):
         found[f"decode at {at}, tokens/s"] = (
             {"job": "decode", "tokens": decoded, "length": at},
             decoded,
         )
     for rows in ROWS:
         found[f"step of {rows}, ms"] = (
-            {"job": "step", "rows": rows, "length": length, "times": steps},
+            {"job": "step", "rows": rows, "length": lengths[-1], "times": steps},
             0.0,
         )
     return found
+
+
+def numbers(text: str) -> list[int]:
+    return [int(each) for each in text.split(",")]
 
 
 def main() -> None:
@@ -67,13 +73,20 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--sides", help=f"without: {SIDES}; of a GGUF file {GGUF_SIDES}")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--length", type=int, default=1000, help="positions in the cache")
+    parser.add_argument("--prefill", type=numbers, default=[512, 2048], help="tokens of prompts")
+    parser.add_argument("--lengths", type=numbers, default=[0, 1000], help="positions in the cache")
     parser.add_argument("--decoded", type=int, default=DECODED)
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument(
         "--threads", type=int, help="of each side; without: one for each physical core"
     )
-    parser.add_argument("--only", default="", help="jobs whose name begins so")
+    parser.add_argument(
+        "--clock",
+        choices=["perf_counter", "process_time"],
+        default="perf_counter",
+        help="process_time and --threads 1 where others use the machine",
+    )
+    parser.add_argument("--only", default="", help="jobs whose name begins with one of A,B,…")
     parser.add_argument("--json", type=Path, help="where the figures go, with every repeat")
     options = parser.parse_args()
     options.threads = options.threads or usable_cores()
@@ -98,13 +111,14 @@ def main() -> None:
 
 def measure(exports: Exports, options: argparse.Namespace) -> dict[str, dict[str, list[float]]]:
     """Side -> job -> a figure for each repeat."""
+    positions = max(*options.prefill, *options.lengths) + options.decoded + max(ROWS)
     with contextlib.ExitStack() as stack:
         running = {}
         for side in options.sides.split(","):
             kind, _, precision = side.partition(":")
             try:
                 arguments = ["--threads", str(options.threads), "--precision", precision]
-                arguments += ["--positions", str(POSITIONS)]
+                arguments += ["--positions", str(positions), "--clock", options.clock]
                 model = exports.path(kind, precision)
                 check_room(model)
                 running[side] = stack.enter_context(process("sides", kind, model, *arguments))
@@ -113,10 +127,9 @@ def measure(exports: Exports, options: argparse.Namespace) -> dict[str, dict[str
             ) as error:  # a peer that is not there, or a precision that we do not have yet
                 print(f"without {side}: {error}")
         positions = min(first["positions"] for _, first in running.values())
-        wanted = jobs(
-            positions, min(options.length, positions - 64), options.decoded, options.steps
-        )
-        wanted = {name: job for name, job in wanted.items() if name.startswith(options.only)}
+        wanted = jobs(positions, options.prefill, options.lengths, options.decoded, options.steps)
+        only = tuple(options.only.split(","))
+        wanted = {name: job for name, job in wanted.items() if name.startswith(only)}
         figures: dict[str, dict[str, list[float]]] = {side: {} for side in running}
         for number in range(options.repeats + 1):
             for name, (job, tokens) in wanted.items():

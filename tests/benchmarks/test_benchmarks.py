@@ -16,7 +16,7 @@ import pytest
 from benchmarks.busy_machine import report as busy_report
 from benchmarks.editor import position
 from benchmarks.figures import cpu_seconds, percentile, shown, table
-from benchmarks.plots import distribution, nice, over_context, ticks
+from benchmarks.plots import distribution, nice, over_context, over_length, ticks
 from benchmarks.replay import Key, Played, report, summary
 from benchmarks.sides import common_prefix, dtype_and_quantization, growing, prefill, write
 from benchmarks.targets import parse_side, parse_trace
@@ -237,7 +237,8 @@ def test_a_summary_keeps_the_superseded_apart() -> None:
 
 
 def test_throughput_says_who_is_best_and_by_how_much() -> None:
-    assert "prefill 2048, tokens/s" not in jobs(1024, 900, 8, 2)
+    found = jobs(1024, [512, 2048], [0, 1000], 32, 2)
+    assert "prefill 2048, tokens/s" not in found and "decode at 991, tokens/s" in found
     text = throughput_report(
         {
             "ours:int8": {"prefill 512, tokens/s": [200.0, 400.0, 300.0], "step of 1, ms": [2.0]},
@@ -289,6 +290,27 @@ def test_plots_are_svg(drawn: str) -> None:
     curves = [e for e in root if e.tag.endswith("path") and e.get("fill") == "none"]
     assert len(curves) == 2
     assert {t.text for t in root if t.tag.endswith("text")} >= {"ours"}
+
+
+def test_rates_over_lengths_are_drawn_as_milliseconds() -> None:
+    figures = {
+        "ours": {
+            "prefill 500, tokens/s": [250.0],
+            "prefill 1000, tokens/s": [200.0, 1.0, 999.0],
+            "decode at 0, tokens/s": [50.0],
+            "decode at 1000, tokens/s": [20.0],
+            "step of 1, ms": [7.0],
+        }
+    }
+    root = ET.fromstring(over_length(figures))
+    curves = [e for e in root if e.tag.endswith("path") and e.get("fill") == "none"]
+    marks = [(float(e.attrib["cx"]), float(e.attrib["cy"])) for e in root if "circle" in e.tag]
+    assert len(curves) == 2 and len(marks) == 3
+    (_, reading), (at, longer), (there, token) = marks
+    assert longer < reading < token and at == there  # 5,000, 2,000 and 50 ms
+    assert (token - reading) / (token - longer) == pytest.approx(
+        math.log(40) / math.log(100), abs=0.01
+    )
 
 
 def test_axes_have_round_ends_and_nothing_is_no_plot() -> None:
