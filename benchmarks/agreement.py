@@ -78,7 +78,7 @@ def main() -> None:
     int8 = load_model(options.model, "cpu", quantization="int8")
     upgrade_now(int8.decoder, cache_folder())
     counts = DecodeCounts()
-    history = DraftHistory(int8.decoder.row_costs)
+    history = DraftHistory(int8.decoder.row_costs, int8.decoder.cache_costs)
 
     def ask(model: LoadedModel, way: Way, drafts: DraftHistory | None = None) -> list[Token]:
         return list(

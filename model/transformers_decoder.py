@@ -46,6 +46,7 @@ class TransformersDecoder(Decoder):
         self.scheme = f"{str(model.dtype).removeprefix('torch.')} by transformers"
         self._step = None
         self._row_costs = None
+        self._cache_costs = {}
         self._cache_name = _cache_name(model)
         self._keeps_some = "logits_to_keep" in inspect.signature(model.forward).parameters
 

@@ -1,6 +1,6 @@
 """How long something takes on this machine, and the file that keeps it.
 
-Kernels (kernel_choice.py) and steps (step_costs.py) are chosen by these times. They are measured
+Kernels (kernels.py) are chosen, and drafts sized (step_costs.py), by these times. They are measured
 once for each machine, number of threads and version of torch.
 """
 

@@ -1,29 +1,71 @@
-"""How long a decoder's step takes by its number of rows, which says how many drafts are worth a
-try (model.generation.drafting)."""
+"""How long a decoder's step takes by its number of rows and behind how much, which says how many
+drafts are worth a try (model.generation.drafting) and how long a prefill's chunk may be."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
-from model.cpu.measurements import fastest_us
+from model.cpu.measurements import Busy, Measurements, fastest_us
 from model.decoder.decoder import Decoder
 
-FEW = (1, 2, 4, 8, 16)  # rows of a step with drafts, or of a few typed tokens
-TYPICAL = 768  # positions in the cache while somebody types
+# A tile of the products takes four rows at once, so that a fifth row is dear.
+ROWS = (1, 2, 3, 4, 5, 8, 9, 12, 13, 16)
+LONG = 1024  # positions in the cache of the second measurement
 
 
-def relative_costs(times: Mapping[int, float]) -> dict[int, float]:
-    """The time of so many rows as a multiple of one row's.
+@dataclass(frozen=True, slots=True)
+class StepCosts:
+    """rows: the time of a step over so many rows in an empty cache, as a multiple of one row's.
+    cache: what 1,000 positions in the cache add. row_us: microseconds of each of the most rows
+    behind many positions; None where nothing was measured."""
 
-    More rows never cost less: where they seem to, something else held up the measurement.
+    rows: Mapping[int, float]
+    cache: Mapping[int, float]
+    row_us: float | None = None
+
+
+# What to suppose: products are bound by reading the weights, attention is each row's own.
+BY_THUMB = StepCosts({1: 1.0, 4: 1.35, 5: 1.7, 8: 2.2, 9: 2.7, 12: 3.2, 16: 4.3}, {1: 0.1, 16: 1.6})
+
+
+def step_costs(decoder: Decoder, name: str, folder: Path) -> StepCosts:
+    """The costs of a decoder's step, which were measured before, or are now.
+
+    name: of the way in which the decoder computes. folder: of the measurements. Where the machine
+    is too busy to measure, they are by rule of thumb.
     """
+    long = min(LONG, decoder.config.max_positions // 2)
+    rows = [count for count in ROWS if count + long <= decoder.config.max_positions]
+
+    def measure(way: str, counts: Sequence[int]) -> dict[int, float]:
+        return step_us(decoder, counts, long if way == "long" else 0)
+
+    subject = f"{name} {shape_of(decoder)}"
+    try:
+        times = Measurements(folder).times(subject, {"empty": rows, "long": rows}, measure)
+    except Busy:
+        return BY_THUMB
+    one = times["empty"][1]
+    added = {count: times["long"][count] - times["empty"][count] for count in rows}
+    return StepCosts(
+        rows=_rising(times["empty"], one),
+        cache=_rising(added, one * long / 1000),
+        row_us=times["long"][rows[-1]] / rows[-1],
+    )
+
+
+def _rising(times: Mapping[int, float], unit: float) -> dict[int, float]:
+    """Times of so many rows in a unit. More rows never cost less: where they seem to, something
+    else held up the measurement."""
     costs = {}
-    slowest = 0.0
+    most = 0.0
     for rows in sorted(times):
-        slowest = max(slowest, times[rows])
-        costs[rows] = slowest / times[1]
+        most = max(most, times[rows])
+        costs[rows] = most / unit
     return costs
 
 
@@ -44,16 +86,10 @@ def shape_of(decoder: Decoder) -> str:
     return "x".join(map(str, sizes))
 
 
-def step_rows(decoder: Decoder, max_rows: int) -> list[int]:
-    """The numbers of rows for which a step is measured."""
-    return [rows for rows in FEW if rows <= min(max_rows, decoder.config.max_positions)]
-
-
 @torch.inference_mode()
-def step_us(decoder: Decoder, counts: Sequence[int]) -> dict[int, float]:
-    """Microseconds by rows, after a cache of typical length, to which each row attends."""
+def step_us(decoder: Decoder, counts: Sequence[int], length: int) -> dict[int, float]:
+    """Microseconds by rows, behind so many positions, to which each row attends."""
     cache = decoder.new_cache()
-    length = min(TYPICAL, decoder.config.max_positions - max(counts))
     cache.reserve(length + max(counts))
     cache.keys.zero_()
     cache.values.zero_()

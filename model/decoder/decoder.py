@@ -63,6 +63,7 @@ class Decoder(nn.Module):
             self.head = factory.head(config)
         self._step: FewRowsStep | None = None
         self._row_costs: Mapping[int, float] | None = None
+        self._cache_costs: Mapping[int, float] = {}
         self._rotations: Rotations | None = None
 
     @property
@@ -81,18 +82,28 @@ class Decoder(nn.Module):
 
     @property
     def row_costs(self) -> Mapping[int, float] | None:
-        """The time of a pass over so many rows after a long cache, as a multiple of one row's.
+        """The time of a pass over so many rows, as a multiple of one row's: in an empty cache, or
+        where there are no cache_costs in one of typical length.
 
         Numbers of rows that are missing are not worth drafting for (model.generation.drafting).
         """
         return self._row_costs
 
+    @property
+    def cache_costs(self) -> Mapping[int, float]:
+        """What 1,000 positions in the cache add to row_costs."""
+        return self._cache_costs
+
     def use_step(
-        self, step: FewRowsStep | None, row_costs: Mapping[int, float] | None = None
+        self,
+        step: FewRowsStep | None,
+        row_costs: Mapping[int, float] | None = None,
+        cache_costs: Mapping[int, float] | None = None,
     ) -> None:
         """Lets `step` run few rows from now on; None lets the layers run them."""
         self._step = step
         self._row_costs = row_costs
+        self._cache_costs = cache_costs or {}
 
     def new_cache(self, capacity: int = 0) -> KVCache:
         return KVCache(self.config, dtype=self.dtype, device=self.device, capacity=capacity)

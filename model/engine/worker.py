@@ -93,7 +93,7 @@ class Engine:
         # that a row has the same result beside others, so we do not draft.
         self.history: DraftHistory | None = None
         if model.decoder.row_costs:
-            self.history = DraftHistory(model.decoder.row_costs)
+            self.history = DraftHistory(model.decoder.row_costs, model.decoder.cache_costs)
         self.queue = FairQueue()
         self.busy = False
         self.last_used = time.monotonic()
@@ -177,9 +177,9 @@ class Engine:
             next(upgrade)
             return
         except StopIteration:
-            costs = self.model.decoder.row_costs
-            if self.history is not None and costs:
-                self.history.use(costs)
+            decoder = self.model.decoder
+            if self.history is not None and decoder.row_costs:
+                self.history.use(decoder.row_costs, decoder.cache_costs)
         except Exception:  # such as no memory for it: everything works as it did
             log.exception("an upgrade failed")
         self._upgrade = None

@@ -42,16 +42,34 @@ class DraftHistory:
     """Lasts from one generation to the next: recent texts to draft from, acceptance rates, and the
     cost of each number of rows. One thread uses it."""
 
-    def __init__(self, costs: Mapping[int, float] | None = None) -> None:
-        self.use(costs or ROW_COSTS)
+    def __init__(
+        self,
+        costs: Mapping[int, float] | None = None,
+        cache_costs: Mapping[int, float] | None = None,
+    ) -> None:
+        """See `use`."""
+        self.use(costs or ROW_COSTS, cache_costs or {})
         self.acceptance = list(ACCEPTANCE)
         self._recent: deque[list[int]] = deque(maxlen=REMEMBERED)
         self._prompt_index = TokenIndex(())  # the last prompt with its generation
         self._recent_index = TokenIndex(())
 
-    def use(self, costs: Mapping[int, float]) -> None:
-        """costs: of a pass by its number of rows, in passes over one row."""
-        self.costs = row_costs(costs)
+    def use(self, costs: Mapping[int, float], cache_costs: Mapping[int, float]) -> None:
+        """costs: of a pass by its number of rows, in passes over one row. cache_costs: what 1,000
+        positions in the cache add."""
+        self._costs = row_costs(costs)
+        added = dict(sorted(cache_costs.items())) or {0: 0.0}
+        rows = range(len(self._costs))
+        self._cache_costs = np.interp(rows, list(added), list(added.values())).tolist()
+
+    def costs_at(self, positions: int) -> list[float]:
+        """The cost of a pass at each number of rows, after so many positions."""
+        thousands = positions / 1000
+        costs = [
+            cost + thousands * added
+            for cost, added in zip(self._costs, self._cache_costs, strict=True)
+        ]
+        return [cost / costs[1] for cost in costs]
 
     def begin(self, ids: Sequence[int], never: Collection[int]) -> TextMatches:
         """The matches of a prompt in itself and in recent generations; ids of `never` are not
@@ -91,13 +109,16 @@ class Drafter:
         """The text goes on with this token."""
         self._matches.push(token)
 
-    def propose(self, limit: int, rows: int = 1) -> list[int]:
-        """A draft of at most `limit` tokens, for a pass that has `rows` other rows. Its length
-        brings the most tokens for the time of the pass; rows without a known cost are not used."""
+    def propose(self, limit: int, rows: int = 1, positions: int = 0) -> list[int]:
+        """A draft of at most `limit` tokens, for a pass that has `rows` other rows, after so many
+        positions in the cache. Its length brings the most tokens for the time of the pass; rows
+        without a known cost are not used."""
         if self._history is None:
             return []
         self._match_length, self._draft = self._matches.draft(LONGEST_DRAFT)
-        costs = self._history.costs
+        if not self._draft:
+            return []
+        costs = self._history.costs_at(positions)
         accepted = 1.0  # the probability that the draft is right up to here
         expected = 1.0  # tokens of the pass
         best_rate = 1.0

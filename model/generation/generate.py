@@ -164,7 +164,7 @@ def generate(
     counts = counts or DecodeCounts()
     chunk = options.prefill_chunk or decoder.prefill_chunk
     rows_of_last_chunk = (len(ids) - cache.length - 1) % chunk + 1
-    draft = drafter.propose(left - 1, rows_of_last_chunk)
+    draft = drafter.propose(left - 1, rows_of_last_chunk, len(ids))
     step = DecodeStep(decoder, cache, options.should_stop)
     sample = Sampler(options.sampling)
     with suppress(Cancelled):
@@ -193,7 +193,7 @@ def generate(
                 if not accepted:
                     break
                 cache.commit(1)
-            draft = drafter.propose(left - 1)
+            draft = drafter.propose(left - 1, positions=cache.length)
             logits = step([token, *draft])
             counts.passes += 1
 

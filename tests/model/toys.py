@@ -94,6 +94,7 @@ class Parrot:
     device: torch.device = CPU
     prefill_chunk: int = 512
     row_costs: Mapping[int, float] | None = None
+    cache_costs: Mapping[int, float] = field(default_factory=dict)
 
     def new_cache(self, capacity: int = 0) -> KVCache:
         return KVCache(self.config, dtype=torch.float32, device=self.device, capacity=capacity)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,8 +19,7 @@ from torch import Tensor, nn
 from model.cpu.blocks.kernel import PRODUCT, part_table
 from model.cpu.blocks.layout import BLOCK, FORMATS, OUTPUTS
 from model.cpu.blocks.linear import BlockEmbedding, BlockLinear
-from model.cpu.measurements import Busy, Measurements
-from model.cpu.step_costs import relative_costs, shape_of, step_rows, step_us
+from model.cpu.step_costs import step_costs
 from model.decoder.config import DecoderConfig
 from model.decoder.decoder import Decoder
 from model.decoder.factory import Norm, gains_of
@@ -29,8 +27,6 @@ from model.decoder.kv_cache import KVCache
 from model.decoder.layers import DecoderLayer
 from model.decoder.stopping import ASK_EVERY_S, ShouldStop, ask, chunk_at
 
-# Row costs where nothing can be measured: a pass is bound by reading the weights.
-BY_THUMB = {1: 1.0, 2: 1.1, 4: 1.4, 8: 2.0, 16: 3.6}
 SEMAPHORE_BYTES = 64  # a sem_t has 32
 ALONE = 2**23  # weights that are read before a second thread is awake
 PIECES = 8  # of a phase for each thread, at most: a late thread is waited for one piece at most
@@ -44,23 +40,13 @@ def add_block_step(decoder: Decoder, cache_dir: Path) -> None:
     config = decoder.config
     step = BlockStep(decoder, torch.get_num_threads() if config.step_weights > ALONE else 1)
     decoder.use_step(step)
-
-    def measure(way: str, counts: Sequence[int]) -> dict[int, float]:
-        return step_us(decoder, counts)
-
     formats = sorted({part.format.name for linear in _linears(decoder) for part in linear.parts})
-    subject = f"blocks {' '.join(formats)} {shape_of(decoder)}"
-    wanted = {"all threads": step_rows(decoder, step.max_rows)}
-    costs: Mapping[int, float] = BY_THUMB
-    with contextlib.suppress(Busy):
-        times = Measurements(cache_dir).times(subject, wanted, measure)
-        times_us = times["all threads"]
-        costs = relative_costs(times_us)
-        # A prefill's positions cost what a row of many does, but for the head.
-        most = max(times_us)
+    costs = step_costs(decoder, f"blocks {' '.join(formats)}", cache_dir)
+    decoder.use_step(step, costs.rows, costs.cache)
+    if costs.row_us is not None:
+        # A prefill's positions cost what each of many rows does, but for the head.
         share = config.num_layers * config.layer_weights / config.step_weights
-        decoder.prefill_chunk = chunk_at(most * 1e6 / times_us[most] / share, config.num_layers)
-    decoder.use_step(step, costs)
+        decoder.prefill_chunk = chunk_at(1e6 / costs.row_us / share, config.num_layers)
 
 
 def is_of_blocks(decoder: Decoder) -> bool:

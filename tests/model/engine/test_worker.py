@@ -375,7 +375,7 @@ def test_an_upgrade_goes_on_between_requests_until_it_ends(
         assert text_of(ask(engine, Request(PROMPT, max_new_tokens=4))) == "abcd"
         assert engine.upgraded
         assert engine.history is not None
-        assert engine.history.costs == [0.0, 1.0, 9.0]
+        assert engine.history.costs_at(0) == [0.0, 1.0, 9.0]
 
 
 def test_an_upgrade_that_fails_harms_nobody(

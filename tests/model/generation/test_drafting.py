@@ -320,6 +320,19 @@ def test_a_draft_is_as_long_as_pays() -> None:
     assert 0 < proposed({1: 1.0, 16: 4.0}, 0.6) < proposed({1: 1.0, 16: 4.0}, 0.9) < 15
 
 
+def test_a_long_cache_makes_drafts_shorter() -> None:
+    """Each row attends by itself, so that rows cost more the more there is in the cache."""
+    ids = [TEXT_START, *range(20), *range(4)]
+    history = DraftHistory({1: 1.0, 16: 2.5}, {1: 0.1, 16: 1.6})
+    history.acceptance = [0.8] * len(ACCEPTANCE)
+    drafter = Drafter(history, TextMatches(TokenIndex(ids)))
+    lengths = [len(drafter.propose(15, positions=n)) for n in (0, 500, 2000, 8000, 100000)]
+    assert lengths == sorted(lengths, reverse=True)
+    assert lengths[0] > lengths[-1]
+    assert history.costs_at(1000)[16] == pytest.approx((2.5 + 1.6) / 1.1)
+    assert DraftHistory({1: 1.0, 16: 2.5}).costs_at(1000)[16] == 2.5
+
+
 def test_drafts_that_fail_grow_shorter_and_come_back_when_they_would_be_right() -> None:
     history, matches = DraftHistory(), TextMatches(TokenIndex([TEXT_START, *range(20), *range(4)]))
     drafter = Drafter(history, matches)

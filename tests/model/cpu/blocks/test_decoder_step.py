@@ -276,7 +276,10 @@ def test_the_costs_of_rows_are_known(
     assert isinstance(decoder.step, BlockStep)
     assert decoder.row_costs is not None
     assert decoder.row_costs[1] == 1
-    assert max(decoder.row_costs) == 16
+    for costs in (decoder.row_costs, decoder.cache_costs):
+        assert max(costs) == 16
+        assert list(costs.values()) == sorted(costs.values())
+        assert min(costs.values()) >= 0
 
 
 @pytest.mark.parametrize("rms", [False, True], ids=["layer norm", "RMS norm"])
