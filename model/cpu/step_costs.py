@@ -7,7 +7,9 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
+from statistics import median
 
 import torch
 
@@ -46,32 +48,46 @@ def step_costs(decoder: Decoder, name: str, folder: Path) -> StepCosts:
     long = min(LONG, decoder.config.max_positions // 2)
     rows = [count for count in ROWS if count + long <= decoder.config.max_positions]
 
+    measured: dict[str, dict[int, float]] = {}
+
     def measure(way: str, counts: Sequence[int]) -> dict[int, float]:
-        return step_us(decoder, counts, long if way == "long" else 0)
+        if not measured:  # both at once
+            measured.update(step_us(decoder, counts, {"empty": 0, "long": long}))
+        return measured[way]
 
     subject = f"{name} {shape_of(decoder)}"
     try:
         times = Measurements(folder).times(subject, {"empty": rows, "long": rows}, measure)
     except Busy:
         return BY_THUMB
-    one = times["empty"][1]
-    added = {count: times["long"][count] - times["empty"][count] for count in rows}
     return StepCosts(
-        rows=_rising(times["empty"], one),
-        cache=_rising(added, one * long / 1000),
+        rows=_relative(times["empty"]),
+        cache=_slopes(times["empty"], times["long"], long),
         row_us=times["long"][rows[-1]] / rows[-1],
     )
 
 
-def _rising(times: Mapping[int, float], unit: float) -> dict[int, float]:
-    """Times of so many rows in a unit. More rows never cost less: where they seem to, something
-    else held up the measurement."""
+def _relative(times: Mapping[int, float]) -> dict[int, float]:
+    """The time of so many rows as a multiple of one row's.
+
+    More rows never cost less: where they seem to, something else held up the measurement.
+    """
     costs = {}
     most = 0.0
     for rows in sorted(times):
         most = max(most, times[rows])
-        costs[rows] = most / unit
+        costs[rows] = most / times[1]
     return costs
+
+
+def _slopes(
+    empty: Mapping[int, float], long: Mapping[int, float], positions: int
+) -> dict[int, float]:
+    """What 1,000 positions add for so many rows: as much for each, since each attends by itself.
+    The median is not led astray by a count that something else held up."""
+    each = median((long[rows] - empty[rows]) / rows for rows in empty)
+    per_row = max(0.0, each) / empty[1] * 1000 / positions
+    return {rows: per_row * rows for rows in empty}
 
 
 def shape_of(decoder: Decoder) -> str:
@@ -92,22 +108,26 @@ def shape_of(decoder: Decoder) -> str:
 
 
 @torch.inference_mode()
-def step_us(decoder: Decoder, counts: Sequence[int], length: int) -> dict[int, float]:
-    """Microseconds by rows, behind so many positions, to which each row attends."""
+def step_us(
+    decoder: Decoder, counts: Sequence[int], lengths: Mapping[str, int]
+) -> dict[str, dict[int, float]]:
+    """Microseconds by rows, behind each of the numbers of positions."""
     cache = decoder.new_cache()
-    cache.reserve(length + max(counts))
+    most = max(lengths.values())
+    cache.reserve(most + max(counts))
     cache.keys.zero_()
     cache.values.zero_()
-    cache.commit(length)
-    found = dict.fromkeys(counts, math.inf)
+    cache.commit(most)
+    found = {way: dict.fromkeys(counts, math.inf) for way in lengths}
     begun = time.perf_counter()
     for number in range(MOST_ROUNDS):
         if number >= LEAST_ROUNDS and time.perf_counter() - begun > PATIENCE_S:
             break
-        for rows in counts:
+        for rows, way in product(counts, lengths):
             ids = torch.zeros(1, rows, dtype=torch.long)
-            cache.trim(length)
+            cache.trim(0)
+            cache.commit(lengths[way])
             started = time.perf_counter()
             decoder(ids, cache=cache, logits_to_keep=rows)
-            found[rows] = min(found[rows], (time.perf_counter() - started) * 1e6)
+            found[way][rows] = min(found[way][rows], (time.perf_counter() - started) * 1e6)
     return found
