@@ -25,11 +25,9 @@ from model.private_files import is_private_folder, own_private_folder
 
 FOLDER = Path(__file__).parent
 SOURCES = (
-    FOLDER / "numba_step.py",
-    *(FOLDER / "interleaved" / f"{name}.py" for name in ("layout", "intrinsics", "sharing")),
-    *(FOLDER / "blocks" / f"{name}.py" for name in ("layout", "panels", "product", "step")),
-    *(FOLDER / "blocks" / "tiles" / f"{name}.py" for name in ("code", "cpus", "few", "wide")),
-    FOLDER / "blocks" / "tiles" / "rounding.py",
+    *(FOLDER / "blocks" / f"{name}.py" for name in ("layout", "panels")),
+    *sorted((FOLDER / "blocks" / "compiled").glob("*.py")),
+    *sorted((FOLDER / "blocks" / "tiles").glob("*.py")),
 )
 CHECKSUM = "sha256"
 REMOVALS = 20
@@ -105,7 +103,7 @@ def use(folder: Path) -> None:
     os.environ["NUMBA_CACHE_DIR"] = str(folder)
     with contextlib.suppress(OSError):
         os.utime(folder)
-    from model.cpu.blocks import product, step
+    from model.cpu.blocks.compiled import product, step
 
     for function in (product.multiply, step.share):
         if not Path(str(function.stats.cache_path)).is_relative_to(folder):
@@ -114,8 +112,8 @@ def use(folder: Path) -> None:
 
 def load(folder: Path) -> None:
     """Loads the compiled product and pass, or compiles them where the folder has none."""
-    from model.cpu.blocks import panels, product, step
-    from model.cpu.interleaved import sharing
+    from model.cpu.blocks import panels
+    from model.cpu.blocks.compiled import product, sharing, step
 
     tiles = panels.load(folder)
     if tiles is not None:

@@ -1,7 +1,7 @@
 """How long something takes on this machine, and the file that keeps it.
 
-Kernels (kernels.py) are chosen, and drafts sized (step_costs.py), by these times. They are measured
-once for each machine, number of threads and version of torch.
+Drafts are sized (step_costs.py) by these times. They are measured once for each machine, number of
+threads and version of torch.
 """
 
 from __future__ import annotations

@@ -7,8 +7,7 @@ In reading order:
 - kernel: the product, in torch until there is machine code, and the threads that share it.
 - tiles/: the vector instructions for some rows and one panel.
 - panels: the tiles as machine code.
-- product: the product of any number of rows as machine code, and rows of a matrix as floats.
-- step: a whole pass over few rows as machine code that threads share.
+- compiled/: the product of any number of rows, and a whole pass over few rows, as machine code.
 - decoder_step: that pass as a decoder's step, and the threads.
 
 Invariants:

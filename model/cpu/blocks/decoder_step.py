@@ -66,7 +66,7 @@ class BlockStep:
         self, decoder: Decoder, threads: int, clock: Callable[[], float] = time.perf_counter
     ) -> None:
         """Raises whatever numba raises."""
-        from model.cpu.blocks import step  # code_cache.use has to come first
+        from model.cpu.blocks.compiled import step  # code_cache.use has to come first
 
         config = decoder.config
         self._vocabulary = config.vocab_size
@@ -101,7 +101,7 @@ class _Embeddings:
 
     def __init__(self, decoder: Decoder, x: Any) -> None:
         """x (R, hidden): where to."""
-        from model.cpu.blocks import product
+        from model.cpu.blocks.compiled import product
 
         linear = cast(BlockEmbedding, decoder.embed_tokens).linear
         config = decoder.config

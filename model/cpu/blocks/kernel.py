@@ -60,7 +60,7 @@ class BlockProduct:
 
     def use(self, tiles: Panels | None) -> None:
         """Multiplies with some CPU's tiles from now on. The code's folder has to be in use."""
-        from model.cpu.blocks import product  # not before numba knows the folder
+        from model.cpu.blocks.compiled import product  # not before numba knows the folder
 
         if tiles is not None:
             self.panels = tiles
@@ -148,7 +148,7 @@ class Pool:
     SEMAPHORE_BYTES = 64  # a sem_t has 32
 
     def __init__(self) -> None:
-        from model.cpu.interleaved import sharing
+        from model.cpu.blocks.compiled import sharing
 
         sharing.load()
         self._help = sharing.help_with

@@ -32,10 +32,12 @@ AS_FLOATS = 2**26  # weights that are kept as floats, too, until there is machin
 def can_run(folder: Path | None) -> bool:
     """Whether models are multiplied in blocks on this machine: where machine code can be compiled
     and kept in the cache folder."""
-    if folder is None or torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"):
-        return False
-    code = code_cache.code_folder(folder)
+    code = None if folder is None else code_cache.code_folder(folder)
     if code is None:
+        return False
+    from model.cpu.blocks.tiles.cpus import chip, instructions_of  # llvmlite is there
+
+    if instructions_of(chip()[1]) is None:
         return False
     try:
         own_private_folder(code.parent)

@@ -29,7 +29,7 @@ from pathlib import Path
 from model.cpu.code_cache import load, use
 use(Path({str(made)!r}))
 load(Path({str(made)!r}))
-from model.cpu.blocks import product
+from model.cpu.blocks.compiled import product
 stats = product.multiply.stats
 print(sum(stats.cache_hits.values()), sum(stats.cache_misses.values()), "torch" in sys.modules)
 """

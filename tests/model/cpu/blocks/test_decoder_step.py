@@ -285,7 +285,7 @@ def test_the_costs_of_rows_are_known(
 @pytest.mark.parametrize("rms", [False, True], ids=["layer norm", "RMS norm"])
 def test_a_norm_is_of_the_kind_that_is_asked_for(rms: bool) -> None:
     """On whole rows, and on queries and keys."""
-    from model.cpu.numba_step import gain, norm
+    from model.cpu.blocks.compiled.floats import gain, norm
 
     generator = torch.Generator().manual_seed(6)
     x = torch.randn(3, 40, generator=generator) + 0.5
@@ -305,8 +305,8 @@ def test_a_norm_is_of_the_kind_that_is_asked_for(rms: bool) -> None:
 @families
 def test_every_family_runs_what_was_compiled(config: dict[str, Any], tmp_path: Path) -> None:
     """Else the engine would compile, for seconds and into a folder that is then in doubt."""
-    from model.cpu.blocks.step import load as load_code
-    from model.cpu.blocks.step import share
+    from model.cpu.blocks.compiled.step import load as load_code
+    from model.cpu.blocks.compiled.step import share
 
     load_code()
     decoder = load(write_model(tmp_path, config))

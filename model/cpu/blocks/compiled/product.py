@@ -14,18 +14,8 @@ import numba
 import numpy as np
 from numba import types
 
-from model.cpu.blocks.layout import BLOCK, FORMATS, OUTPUTS, QUAD
-from model.cpu.blocks.panels import Panels
-from model.cpu.blocks.tiles.wide import (
-    AT_ONCE,
-    FACTORS,
-    MINIMUMS,
-    S_STRIDE,
-    WIDE_BLOCK,
-    X_STRIDE,
-)
-from model.cpu.interleaved import sharing
-from model.cpu.interleaved.intrinsics import (
+from model.cpu.blocks.compiled import sharing
+from model.cpu.blocks.compiled.intrinsics import (
     add_to,
     call_with,
     float_rows_at,
@@ -36,6 +26,16 @@ from model.cpu.interleaved.intrinsics import (
     pause,
     to_bytes,
     to_ints,
+)
+from model.cpu.blocks.layout import BLOCK, FORMATS, OUTPUTS, QUAD
+from model.cpu.blocks.panels import Panels
+from model.cpu.blocks.tiles.wide import (
+    AT_ONCE,
+    FACTORS,
+    MINIMUMS,
+    S_STRIDE,
+    WIDE_BLOCK,
+    X_STRIDE,
 )
 
 njit = numba.njit(cache=True, nogil=True, error_model="numpy")

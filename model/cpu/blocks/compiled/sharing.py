@@ -15,7 +15,7 @@ from typing import Any
 import numba
 from numba import types
 
-from model.cpu.interleaved.intrinsics import add_to, call, load_now, pause, to_longs
+from model.cpu.blocks.compiled.intrinsics import add_to, call, load_now, pause, to_longs
 
 njit = numba.njit(cache=True, nogil=True, error_model="numpy")
 

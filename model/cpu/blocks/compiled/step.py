@@ -26,8 +26,9 @@ import numba
 import numpy as np
 from numba import types
 
-from model.cpu.blocks.layout import BLOCK, OUTPUTS
-from model.cpu.interleaved.intrinsics import (
+from model.cpu.blocks.compiled.floats import ACTIVATIONS as ACTIVATIONS
+from model.cpu.blocks.compiled.floats import activate, attend, gain, norm, rotate
+from model.cpu.blocks.compiled.intrinsics import (
     add_to,
     call,
     call_with,
@@ -38,8 +39,7 @@ from model.cpu.interleaved.intrinsics import (
     longs_at,
     pause,
 )
-from model.cpu.numba_step import ACTIVATIONS as ACTIVATIONS
-from model.cpu.numba_step import activate, attend, gain, norm, rotate
+from model.cpu.blocks.layout import BLOCK, OUTPUTS
 
 # What only compiled code calls.
 njit = numba.njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)

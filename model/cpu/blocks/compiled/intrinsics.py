@@ -1,0 +1,176 @@
+"""What numba has no functions for, as LLVM IR: what threads need to share work, calls of functions
+by their addresses, and arrays at addresses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+from numba.np.arrayobj import populate_array
+
+I8 = ir.IntType(8)
+I32 = ir.IntType(32)
+I64 = ir.IntType(64)
+F32 = ir.FloatType()
+
+
+@intrinsic
+def add_to(typing: Any, address: Any, number: Any) -> Any:
+    """Adds to the int64 at an address, as one with all threads, and returns what it was before."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        pointer = builder.inttoptr(args[0], I64.as_pointer())
+        return builder.atomic_rmw("add", pointer, args[1], "seq_cst")
+
+    return types.int64(types.int64, types.int64), generate
+
+
+@intrinsic
+def exchange(typing: Any, address: Any, old: Any, new: Any) -> Any:
+    """Puts a new int64 at an address if the old one is still there, as one with all threads;
+    whether it was."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        pointer = builder.inttoptr(args[0], I64.as_pointer())
+        pair = builder.cmpxchg(pointer, args[1], args[2], "seq_cst", "seq_cst")
+        return builder.extract_value(pair, 1)
+
+    return types.boolean(types.int64, types.int64, types.int64), generate
+
+
+@intrinsic
+def pause(typing: Any) -> Any:
+    """Tells the CPU that a loop waits for another thread."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        kind = ir.FunctionType(ir.VoidType(), [])
+        name = "llvm.x86.sse2.pause"
+        builder.call(cgutils.get_or_insert_function(builder.module, kind, name), [])
+        return context.get_dummy_value()
+
+    return types.void(), generate
+
+
+@intrinsic
+def load_now(typing: Any, address: Any) -> Any:
+    """The int64 at an address, as other threads have left it."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        pointer = builder.inttoptr(args[0], I64.as_pointer())
+        return builder.load_atomic(pointer, "seq_cst", 8)
+
+    return types.int64(types.int64), generate
+
+
+@intrinsic
+def call(typing: Any, function: Any, argument: Any) -> Any:
+    """Calls a function of the C library at an address, which takes a pointer and returns an int."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        kind = ir.FunctionType(I32, [I64])
+        result = builder.call(builder.inttoptr(args[0], kind.as_pointer()), [args[1]])
+        return builder.sext(result, I64)
+
+    return types.int64(types.int64, types.int64), generate
+
+
+@intrinsic
+def call_with(typing: Any, function: Any, arguments: Any) -> Any:
+    """Calls a function at an address, which takes a tuple's whole numbers and returns nothing."""
+    count = len(arguments)
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        kind = ir.FunctionType(ir.VoidType(), [I64] * count)
+        function = builder.inttoptr(args[0], kind.as_pointer())
+        builder.call(function, cgutils.unpack_tuple(builder, args[1], count))
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.UniTuple(types.int64, count)), generate
+
+
+@intrinsic
+def to_floats(typing: Any, address: Any) -> Any:
+    """A pointer to the float32 numbers at an address."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.inttoptr(args[0], F32.as_pointer())
+
+    return types.CPointer(types.float32)(types.int64), generate
+
+
+@intrinsic
+def to_bytes(typing: Any, address: Any) -> Any:
+    """A pointer to the int8 numbers at an address."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.inttoptr(args[0], I8.as_pointer())
+
+    return types.CPointer(types.int8)(types.int64), generate
+
+
+@intrinsic
+def to_ints(typing: Any, address: Any) -> Any:
+    """A pointer to the int32 numbers at an address."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.inttoptr(args[0], I32.as_pointer())
+
+    return types.CPointer(types.int32)(types.int64), generate
+
+
+@intrinsic
+def to_longs(typing: Any, address: Any) -> Any:
+    """A pointer to the int64 numbers at an address."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.inttoptr(args[0], I64.as_pointer())
+
+    return types.CPointer(types.int64)(types.int64), generate
+
+
+def _array_at(number: Any, dimensions: int) -> Any:
+    """Makes a function of an address and lengths: an array of what lies there. (numba's own carray
+    has a function compiled for each length that is a constant.)"""
+    kind = types.Array(number, dimensions, "C")
+    size = number.bitwidth // 8
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        array = context.make_array(kind)(context, builder)
+        item = ir.Constant(I64, size)
+        strides = [item]
+        for length in args[:1:-1]:
+            strides.insert(0, builder.mul(strides[0], length))
+        data = builder.inttoptr(args[0], array.data.type)
+        populate_array(
+            array, data=data, shape=args[1:], strides=strides, itemsize=item, meminfo=None
+        )
+        return array._getvalue()
+
+    return kind(types.int64, *[types.int64] * dimensions), generate
+
+
+@intrinsic
+def floats_at(typing: Any, address: Any, count: Any) -> Any:
+    """The float32 numbers (count,) at an address."""
+    return _array_at(types.float32, 1)
+
+
+@intrinsic
+def float_rows_at(typing: Any, address: Any, rows: Any, columns: Any) -> Any:
+    """The float32 numbers (rows, columns) at an address."""
+    return _array_at(types.float32, 2)
+
+
+@intrinsic
+def longs_at(typing: Any, address: Any, count: Any) -> Any:
+    """The int64 numbers (count,) at an address."""
+    return _array_at(types.int64, 1)
+
+
+@intrinsic
+def long_rows_at(typing: Any, address: Any, rows: Any, columns: Any) -> Any:
+    """The int64 numbers (rows, columns) at an address."""
+    return _array_at(types.int64, 2)
