@@ -137,7 +137,7 @@ def test_a_measurement_that_fails_leaves_a_step(
     monkeypatch.setattr(code_cache, "code_folder", lambda folder: code)
     monkeypatch.setattr(code_cache, "is_intact", lambda folder: True)
     monkeypatch.setattr("model.cpu.measurements.is_quiet", lambda: True)
-    monkeypatch.setattr("model.cpu.blocks.decoder_step.step_us", fail)
+    monkeypatch.setattr("model.cpu.step_costs.step_us", fail)
     with pytest.raises(MemoryError):
         upgrade.upgrade_now(model.decoder, tmp_path)
     assert isinstance(model.decoder.step, BlockStep)
