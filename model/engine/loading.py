@@ -148,8 +148,8 @@ def device_for(name: str) -> str:
 
 
 def keep_weights(engine: Engine) -> None:
-    """Writes the prepared weights that were missing, while no request runs, and deletes those that
-    are of no use any longer."""
+    """Writes the prepared weights that were missing, while no request runs, and has the engine map
+    them from then on; deletes those that are of no use any longer."""
     from model.prepared.weights import Stopped
 
     prepared = engine.model.prepared
@@ -170,6 +170,7 @@ def keep_weights(engine: Engine) -> None:
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOWEST)
     try:
         prepared.write(engine.model.decoder, let_others)
+        engine.improve(prepared.take_over(engine.model.decoder))
     except Stopped:
         log.info("the engine ends before its weights are prepared for the next start")
     except OSError as error:

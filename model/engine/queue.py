@@ -51,6 +51,7 @@ class FairQueue:
         self._running: Job | None = None  # the last that was taken
         self._changed = threading.Condition()
         self._closed = False
+        self._woken = False
 
     def put(self, job: Job) -> Job | None:
         """Returns the idle job that it replaces, which will never start."""
@@ -71,7 +72,7 @@ class FairQueue:
     def take(self, patience_s: float | None = None) -> Job | None:
         """The next job that nobody has cancelled; waits for one. None once the queue is closed.
 
-        Raises TimeoutError where there is none for patience_s.
+        Raises TimeoutError where there is none for patience_s, or when woken.
         """
         with self._changed:
             self._running = None
@@ -83,7 +84,8 @@ class FairQueue:
                         return job
                 if self._closed:
                     return None
-                if not self._changed.wait(patience_s):
+                if self._woken or not self._changed.wait(patience_s):
+                    self._woken = False
                     raise TimeoutError
 
     def _next(self) -> Job:
@@ -95,6 +97,12 @@ class FairQueue:
         if jobs:
             self._waiting[client] = jobs
         return job
+
+    def wake(self) -> None:
+        """Ends the waiting of `take`: there is other work."""
+        with self._changed:
+            self._woken = True
+            self._changed.notify()
 
     def close(self) -> None:
         with self._changed:

@@ -139,6 +139,11 @@ class Engine:
         """Whether the decoder is as fast as it gets."""
         return self._upgrade is None
 
+    def improve(self, upgrade: Iterator[None]) -> None:
+        """Has the worker go on with the iterator, until it ends, while no request comes."""
+        self._upgrade = upgrade
+        self.queue.wake()
+
     def _work(self) -> None:
         while (job := self._next_job()) is not None:
             self.busy = True
@@ -159,10 +164,17 @@ class Engine:
 
     def _next_job(self) -> Job | None:
         """The next job; None at the end. While none comes, the work for idle time is done."""
-        while self._upgrade is not None:
+        while True:
+            with contextlib.suppress(TimeoutError):
+                return self._await_job()
+
+    def _await_job(self) -> Job | None:
+        """As _next_job. Raises TimeoutError where there is more work of this kind."""
+        if self._upgrade is not None:
             with contextlib.suppress(TimeoutError):
                 return self.queue.take(UPGRADE_AFTER_S)
             self._go_on_upgrading(self._upgrade)
+            raise TimeoutError
         with contextlib.suppress(TimeoutError):
             return self.queue.take(TIDY_AFTER_S)
         give_back_memory()
@@ -170,6 +182,8 @@ class Engine:
             with contextlib.suppress(TimeoutError):
                 return self.queue.take(max(SAVE_AFTER_S, self._next_save - time.monotonic()))
             self._save(lambda: self.queue.closed or len(self.queue) > 0)
+        if self._upgrade is not None:  # it has come meanwhile
+            raise TimeoutError
         return self.queue.take()
 
     def _go_on_upgrading(self, upgrade: Iterator[None]) -> None:

@@ -22,6 +22,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from model.cpu.blocks.decoder_step import add_block_step, is_of_blocks
 from model.cpu.blocks.linear import BlockFactory, BlockLinear
 from model.cpu.quantized_linear import TensorSpec
 from model.decoder.decoder import Decoder
@@ -83,14 +84,23 @@ class PreparedWeights:
             with contextlib.suppress(OSError):
                 self.path.unlink()
             return False
-        for name, module in matrices_of(decoder):
-            module.restore(part_of(tensors, name))
-        for name, parameter in decoder.named_parameters():
-            parameter.data = tensors[name]
+        give(decoder, tensors)
         with contextlib.suppress(OSError):  # another process may have deleted it meanwhile
             os.utime(self.path)
         self.restored = True
         return True
+
+    def take_over(self, decoder: Decoder) -> Iterator[None]:
+        """Gives a decoder of blocks that runs the weights of the file in place of those that it was
+        filled with, whose memory is free then. For the thread that runs it, in one stage."""
+        filled = {name: tensor.detach() for name, tensor in tensors_of(decoder).items()}
+        if is_of_blocks(decoder) and self.restore(decoder) and decoder.step is not None:
+            try:  # the step that it has reads weights by their addresses
+                add_block_step(decoder, self.cache_dir)
+            except BaseException:
+                give(decoder, filled)
+                raise
+        yield
 
     def prune(self) -> None:
         """Deletes what other files are of no use any longer."""
@@ -175,6 +185,14 @@ def matrices_of(decoder: Decoder) -> Iterator[tuple[str, BlockLinear]]:
     for name, module in decoder.named_modules():
         if isinstance(module, BlockLinear):
             yield name, module
+
+
+def give(decoder: Decoder, tensors: Mapping[str, Tensor]) -> None:
+    """Gives a decoder the tensors, which are named and shaped as those of `tensors_of`."""
+    for name, module in matrices_of(decoder):
+        module.restore(part_of(tensors, name))
+    for name, parameter in decoder.named_parameters():
+        parameter.data = tensors[name]
 
 
 def part_of(named: Mapping[str, Value], module: str) -> dict[str, Value]:

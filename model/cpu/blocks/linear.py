@@ -131,9 +131,12 @@ class BlockLinear(Packed):
         return found
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """In place of `fill` and `finish`: takes tensors that are as `specs_of` says."""
-        for name, (first, last, format_) in self._places(tensors).items():
-            self.parts.append(Part(first, last - first, format_, tensors[name]))
+        """In place of what there was, or of `fill` and `finish`: takes tensors that are as
+        `specs_of` says."""
+        self.parts = [
+            Part(first, last - first, format_, tensors[name])
+            for name, (first, last, format_) in self._places(tensors).items()
+        ]
 
     def _places(self, names: Iterable[str]) -> dict[str, tuple[int, int, Format]]:
         """The first row, the one after the last, and the format, by those names that say so."""

@@ -27,6 +27,18 @@ def test_clients_take_turns_and_cancelled_jobs_are_passed_over() -> None:
     assert queue.take() is None
 
 
+def test_other_work_ends_the_waiting_once() -> None:
+    queue = FairQueue()
+    queue.wake()
+    job = Job(Request((1,), 1, client="a"), print)
+    queue.put(job)
+    assert queue.take() is job  # jobs come first
+    with pytest.raises(TimeoutError):
+        queue.take()
+    with pytest.raises(TimeoutError):
+        queue.take(0.0)
+
+
 def test_idle_work_comes_last_and_of_a_clients_only_the_newest() -> None:
     queue = FairQueue()
     names: dict[int, str] = {}

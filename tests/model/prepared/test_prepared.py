@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from model import LoadedModel, load_model
+from model.decoder.decoder import Decoder
 from model.engine import loading
 from model.engine.http_server import engine_status
 from model.engine.loading import keep_weights, load_engine
@@ -354,6 +355,34 @@ def test_an_engine_keeps_its_weights_once_no_request_runs(
     assert list(prepared_files(tmp_path / "cache")) == []
     off = replace(launch, options=replace(options, cache_weights=False))
     assert load_engine(off, lambda share: None).model.prepared is None
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_running_decoder_takes_over_what_was_written(
+    fails: bool, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    m = start(folder, tmp_path)
+    assert m.prepared is not None
+    expected = logits_of(m, IDS)
+    filled = {name: tensor.data_ptr() for name, tensor in tensors_of(m.decoder).items()}
+    steps = []
+
+    def add_step(decoder: Decoder, cache_dir: Path) -> None:
+        steps.append(cache_dir)
+        if fails:
+            raise OSError("no step")
+
+    monkeypatch.setattr("model.prepared.weights.add_block_step", add_step)
+    monkeypatch.setattr(type(m.decoder), "step", "reads weights by their addresses")
+    if fails:
+        with pytest.raises(OSError, match="no step"):
+            list(m.prepared.take_over(m.decoder))
+    else:
+        list(m.prepared.take_over(m.decoder))
+    assert steps == [tmp_path]
+    places = {name: tensor.data_ptr() for name, tensor in tensors_of(m.decoder).items()}
+    assert all((places[name] == filled[name]) == fails for name in filled)
+    assert torch.equal(logits_of(m, IDS), expected)
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), TypeError("a fault")])
