@@ -256,6 +256,14 @@ class Home:
         """What the engines here say of themselves."""
         return [status for status in await self._call("GET", "/fimls/status") if status is not None]
 
+    async def engine_of(self, model: str) -> tuple[Path, dict[str, Any]]:
+        """The socket and the status of a model's engine; another may run that stood in for it."""
+        for socket in (self.path / "run").glob("*.sock"):
+            status = await self._ask(socket, "GET", "/fimls/status")
+            if status is not None and status["model"] == model:
+                return socket, status
+        raise EditorError(f"no engine has {model}")
+
     async def until_upgraded(self) -> None:
         """Until the engines here have become as fast as they get."""
         async with asyncio.timeout(READY_TIMEOUT_S):
@@ -281,14 +289,15 @@ class Home:
         shutil.rmtree(self.path, ignore_errors=True)
 
     async def _call(self, method: str, call: str) -> list[dict[str, Any] | None]:
-        found = []
-        for socket in (self.path / "run").glob("*.sock"):
-            client = local_client(socket)
-            try:
-                found.append(await client.call(method, call))
-            finally:
-                await client.close()
-        return found
+        sockets = (self.path / "run").glob("*.sock")
+        return [await self._ask(socket, method, call) for socket in sockets]
+
+    async def _ask(self, socket: Path, method: str, call: str) -> dict[str, Any] | None:
+        client = local_client(socket)
+        try:
+            return await client.call(method, call)
+        finally:
+            await client.close()
 
 
 @contextlib.asynccontextmanager

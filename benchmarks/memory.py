@@ -31,7 +31,7 @@ from lsp_server.commands.errors import CommandError
 from model.machine import memory_bytes
 from model.weights.folder import find_model
 
-SETTLE_S = 3.0  # idle work after the last key
+SETTLE_S = 6.0  # idle work after the last key
 
 
 async def play(player: Player, made: Iterator[Session], requests: int) -> list[Key]:
@@ -47,18 +47,24 @@ def sizes(target: Target) -> list[float]:
 
 
 async def at_rest(side: Side, folder: Path, home: Home) -> None:
-    """Prints the private memory of an engine that has answered nothing yet: at its first start, and
-    where it finds prepared weights."""
+    """Prints the private memory of an engine that has answered nothing yet: at its first start,
+    before and after its weights are prepared, and at the next."""
     file_mb = (
         sum(each.stat().st_size for each in find_model(side.settings.model).weight_files) / 1e6
     )
-    for start in ("weights read", "weights prepared"):
-        async with window(folder, side.options, home):
-            (status,) = await home.statuses()
-            mb = status["memory_bytes"] / 1e6
-            more = f"the file's {file_mb:.0f} {mb - file_mb:+.0f}"
-            print(f"engine at rest, {start}: {mb:.0f} MB, {more}")
-            await home.until_prepared()
+
+    async def tell(when: str) -> None:
+        _, status = await home.engine_of(side.settings.model)
+        mb = status["memory_bytes"] / 1e6
+        print(f"engine at rest, {when}: {mb:.0f} MB, the file's {file_mb:.0f} {mb - file_mb:+.0f}")
+
+    async with window(folder, side.options, home):
+        await tell("its weights read")
+        await home.until_prepared()
+        await asyncio.sleep(SETTLE_S)
+        await tell("the same once they are prepared")
+    async with window(folder, side.options, home):
+        await tell("started with prepared weights")
 
 
 async def measure(options: argparse.Namespace, folder: Path) -> None:

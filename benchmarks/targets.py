@@ -285,8 +285,7 @@ async def running(
             yield Ours(editor, home, [editor.process.pid, started.pid], client)
             return
         editor, home = await stack.enter_async_context(window(folder, options, home))
-        (status,) = await home.statuses()
-        (socket,) = (home.path / "run").glob("*.sock")
+        socket, status = await home.engine_of(side.settings.model)
         client = local_client(socket, side.settings.model)
         stack.push_async_callback(client.close)
         yield Ours(editor, home, [editor.process.pid, status["pid"]], client)
