@@ -46,7 +46,7 @@ class FewRowsStep(Protocol):
 class Decoder(nn.Module):
     """A new decoder holds whatever is in memory for weights; model.weights.checkpoint fills it.
 
-    scheme, prefill_chunk: the factory's.
+    scheme, prefill_chunk, cache_dtype: the factory's.
     """
 
     def __init__(self, config: DecoderConfig, factory: Factory) -> None:
@@ -54,6 +54,7 @@ class Decoder(nn.Module):
         self.config = config
         self.scheme = factory.scheme
         self.prefill_chunk = factory.prefill_chunk
+        self.cache_dtype = factory.cache_dtype
         self.embed_tokens = factory.embedding(config.vocab_size, config.hidden_size)
         if config.rope is None:
             self.embed_positions = factory.positions(config)
@@ -72,7 +73,7 @@ class Decoder(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The type of what is computed between the matrices, and of the cache."""
+        """The type of what is computed between the matrices."""
         return self.norm.weight.dtype
 
     @property
@@ -106,7 +107,7 @@ class Decoder(nn.Module):
         self._cache_costs = cache_costs or {}
 
     def new_cache(self, capacity: int = 0) -> KVCache:
-        return KVCache(self.config, dtype=self.dtype, device=self.device, capacity=capacity)
+        return KVCache(self.config, dtype=self.cache_dtype, device=self.device, capacity=capacity)
 
     def forward(
         self,

@@ -118,6 +118,11 @@ class Factory:
         return str(self.dtype).removeprefix("torch.")
 
     @property
+    def cache_dtype(self) -> torch.dtype:
+        """The type of cached keys and values."""
+        return self.dtype
+
+    @property
     def prefill_chunk(self) -> int:
         """Positions between two commits of a prefill. A cancelled prefill loses at most these."""
         return PREFILL_CHUNK

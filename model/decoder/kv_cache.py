@@ -8,6 +8,7 @@ from torch import Tensor
 from model.decoder.config import DecoderConfig
 
 GROWTH = 512  # positions added at a time, at least
+LARGEST_HALF = torch.finfo(torch.float16).max
 
 
 class KVCache:
@@ -79,13 +80,17 @@ class KVCache:
         """Writes a layer's new keys and values, each (kv_heads, n, head_dim), after `length`.
 
         Returns all keys and values from position `first` on, each (1, kv_heads, length + n - first,
-        head_dim).
+        head_dim), in the type of the new ones.
         """
         end = self.length + keys.shape[1]
-        self.keys[layer, :, self.length : end] = keys
-        self.values[layer, :, self.length : end] = values
         seen = (slice(layer, layer + 1), slice(None), slice(first, end))
-        return self.keys[seen], self.values[seen]
+        each = []
+        for cached, new in ((self.keys, keys), (self.values, values)):
+            if cached.dtype == torch.float16 != new.dtype:
+                new = new.clamp(-LARGEST_HALF, LARGEST_HALF)
+            cached[layer, :, self.length : end] = new
+            each.append(cached[seen].to(new.dtype))
+        return each[0], each[1]
 
     def commit(self, positions: int) -> None:
         """Counts positions that every layer has appended."""

@@ -258,6 +258,11 @@ class BlockFactory(Factory):
         return f"blocks {self.format.name}{' or as stored' if self.keeps else ''}"
 
     @property
+    def cache_dtype(self) -> torch.dtype:
+        """Half precision, as in llama.cpp: a pass after a long context reads half as much."""
+        return torch.float16
+
+    @property
     def prefill_chunk(self) -> int:
         """Whether to stop is asked before each layer."""
         rows = LAYER_PRODUCTS // self.config.layer_weights

@@ -14,6 +14,8 @@ from typing import Any
 import numba
 import numpy as np
 
+from model.cpu.blocks.compiled.intrinsics import from_half
+
 # Floats may be summed in any order, which vector instructions need; infinities and NaN keep their
 # meaning.
 njit = numba.njit(
@@ -35,12 +37,14 @@ CUBIC = f32(0.044715)
 
 
 @njit
-def attend(q: Any, keys: Any, values: Any, scores: Any, out: Any) -> None:
-    """q and out (G, D); keys and values (S, D), which the heads share. scores: scratch (G, >= S)"""
+def attend(q: Any, keys: Any, values: Any, scores: Any, wide: Any, out: Any) -> None:
+    """q and out (G, D); keys and values (S, D), which the heads share, are bits of half-precision
+    numbers. Scratch: scores (G, >= S), wide (4, D)."""
     group, dim = q.shape
     seen = len(keys)
     fours = seen - seen % 4  # positions go by fours: what is summed stays in registers
     for s in range(0, fours, 4):
+        widen(keys, s, 4, wide)
         for g in range(group):
             dot0 = f32(0)
             dot1 = f32(0)
@@ -48,39 +52,52 @@ def attend(q: Any, keys: Any, values: Any, scores: Any, out: Any) -> None:
             dot3 = f32(0)
             for j in range(dim):
                 query = q[g, j]
-                dot0 += query * keys[s, j]
-                dot1 += query * keys[s + 1, j]
-                dot2 += query * keys[s + 2, j]
-                dot3 += query * keys[s + 3, j]
+                dot0 += query * wide[0, j]
+                dot1 += query * wide[1, j]
+                dot2 += query * wide[2, j]
+                dot3 += query * wide[3, j]
             scores[g, s] = dot0
             scores[g, s + 1] = dot1
             scores[g, s + 2] = dot2
             scores[g, s + 3] = dot3
     for s in range(fours, seen):
+        widen(keys, s, 1, wide)
         for g in range(group):
             dot = f32(0)
             for j in range(dim):
-                dot += q[g, j] * keys[s, j]
+                dot += q[g, j] * wide[0, j]
             scores[g, s] = dot
     for g in range(group):
         softmax(scores[g, :seen])
         out[g] = f32(0)
-        for s in range(0, fours, 4):
+    for s in range(0, fours, 4):
+        widen(values, s, 4, wide)
+        for g in range(group):
             share0 = scores[g, s]
             share1 = scores[g, s + 1]
             share2 = scores[g, s + 2]
             share3 = scores[g, s + 3]
             for j in range(dim):
                 out[g, j] += (
-                    share0 * values[s, j]
-                    + share1 * values[s + 1, j]
-                    + share2 * values[s + 2, j]
-                    + share3 * values[s + 3, j]
+                    share0 * wide[0, j]
+                    + share1 * wide[1, j]
+                    + share2 * wide[2, j]
+                    + share3 * wide[3, j]
                 )
-        for s in range(fours, seen):
+    for s in range(fours, seen):
+        widen(values, s, 1, wide)
+        for g in range(group):
             share = scores[g, s]
             for j in range(dim):
-                out[g, j] += share * values[s, j]
+                out[g, j] += share * wide[0, j]
+
+
+@njit
+def widen(rows: Any, first: int, count: int, wide: Any) -> None:
+    """Rows from `first` on of half-precision numbers as float32."""
+    for i in range(count):
+        for j in range(rows.shape[1]):
+            wide[i, j] = from_half(rows[first + i, j])
 
 
 @njit

@@ -165,6 +165,12 @@ def float_rows_at(typing: Any, address: Any, rows: Any, columns: Any) -> Any:
 
 
 @intrinsic
+def half_rows_at(typing: Any, address: Any, rows: Any, columns: Any) -> Any:
+    """The half-precision numbers (rows, columns) at an address, as uint16: see from_half."""
+    return _array_at(types.uint16, 2)
+
+
+@intrinsic
 def longs_at(typing: Any, address: Any, count: Any) -> Any:
     """The int64 numbers (count,) at an address."""
     return _array_at(types.int64, 1)
@@ -174,3 +180,23 @@ def longs_at(typing: Any, address: Any, count: Any) -> Any:
 def long_rows_at(typing: Any, address: Any, rows: Any, columns: Any) -> Any:
     """The int64 numbers (rows, columns) at an address."""
     return _array_at(types.int64, 2)
+
+
+@intrinsic
+def from_half(typing: Any, bits: Any) -> Any:
+    """The float32 of a half-precision number's bits."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.fpext(builder.bitcast(args[0], ir.HalfType()), ir.FloatType())
+
+    return types.float32(types.uint16), generate
+
+
+@intrinsic
+def to_half(typing: Any, number: Any) -> Any:
+    """The bits of the half-precision number that is nearest to a float32."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.bitcast(builder.fptrunc(args[0], ir.HalfType()), ir.IntType(16))
+
+    return types.uint16(types.float32), generate

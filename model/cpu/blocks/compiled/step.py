@@ -35,15 +35,18 @@ from model.cpu.blocks.compiled.intrinsics import (
     exchange,
     float_rows_at,
     floats_at,
+    half_rows_at,
     load_now,
     longs_at,
     pause,
+    to_half,
 )
 from model.cpu.blocks.layout import BLOCK, OUTPUTS
 
 # What only compiled code calls.
 njit = numba.njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
 f32 = np.float32
+LARGEST_HALF = f32(np.finfo(np.float16).max)
 
 ROWS = 16  # of a pass, at most
 SPINS = 2000  # before a thread that waits for others sleeps
@@ -87,9 +90,9 @@ TO_QKV, ATTENTION, TO_X, UP, UP_GATED, DOWN, HEAD = range(7)
 ADDRESS, CODE, FIRST, OUTS = range(4)
 
 # A thread's own words: addresses of float32 (HIDDEN in whole blocks,); of rounded rows; of two
-# tiles, float32 (R, OUTPUTS); of float32 (D,); and of float32 (H / K, positions).
-NORMED, ROUNDED, STEPS, SUMS, TILE, OTHER, KEY, SCORES = range(8)
-OWN_WORDS = 8
+# tiles, float32 (R, OUTPUTS); of float32 (D,), (H / K, positions) and (4, D).
+NORMED, ROUNDED, STEPS, SUMS, TILE, OTHER, KEY, SCORES, WIDE = range(9)
+OWN_WORDS = 9
 
 
 @njit
@@ -253,9 +256,9 @@ def attention_piece(control: Any, phase: Any, own: Any, piece: int) -> None:
     part = piece % control[SPLITS]
     first = head * group + group * part // control[SPLITS]
     count = head * group + group * (part + 1) // control[SPLITS] - first
-    cached = 4 * dim * control[CAPACITY] * (phase[LAYER] * kv_heads + head)
-    keys = float_rows_at(control[KEYS] + cached, control[CAPACITY], dim)
-    values = float_rows_at(control[VALUES] + cached, control[CAPACITY], dim)
+    cached = 2 * dim * control[CAPACITY] * (phase[LAYER] * kv_heads + head)
+    keys = half_rows_at(control[KEYS] + cached, control[CAPACITY], dim)
+    values = half_rows_at(control[VALUES] + cached, control[CAPACITY], dim)
     line = 4 * dim * (control[HEADS] + 2 * kv_heads)
     for r in range(control[NROWS]):
         place = control[START] + r
@@ -272,17 +275,18 @@ def attention_piece(control: Any, phase: Any, own: Any, piece: int) -> None:
             key[j] = own_key[j]
         turn(control, phase, key, control[HEADS] + head, place)
         for j in range(dim):
-            keys[place, j] = key[j]
-            values[place, j] = value[j]
+            keys[place, j] = to_half(min(max(key[j], -LARGEST_HALF), LARGEST_HALF))
+            values[place, j] = to_half(min(max(value[j], -LARGEST_HALF), LARGEST_HALF))
     width = -(-control[HEADS] * dim // BLOCK) * BLOCK
     for r in range(control[NROWS]):
         stop = control[START] + r + 1
         start = max(0, stop - control[WINDOW]) if control[WINDOW] else 0
         attend(
             float_rows_at(control[QKV] + line * r + 4 * dim * first, count, dim),
-            float_rows_at(control[KEYS] + cached + 4 * dim * start, stop - start, dim),
-            float_rows_at(control[VALUES] + cached + 4 * dim * start, stop - start, dim),
+            half_rows_at(control[KEYS] + cached + 2 * dim * start, stop - start, dim),
+            half_rows_at(control[VALUES] + cached + 2 * dim * start, stop - start, dim),
             float_rows_at(own[SCORES], count, stop - start),
+            float_rows_at(own[WIDE], 4, dim),
             float_rows_at(control[ATTENDED] + 4 * (width * r + dim * first), count, dim),
         )
 
