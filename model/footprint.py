@@ -114,7 +114,8 @@ def _in_blocks(
             others += prod(slot.shape) * FLOAT32
             continue
         out, width = slot.shape
-        usual = scheme if slot.parameter.startswith("layers.") else "q8_0"
+        is_usual = slot.parameter.startswith("layers.") and ".qkv." not in slot.parameter
+        usual = scheme if is_usual else "q8_0"
         format_ = BY_NAME[kept.get(name, usual)]
         whole = _ceil(width, format_.columns) * format_.columns
         matrices += _ceil(out, OUTPUTS) * format_.panel_bytes(whole)

@@ -82,3 +82,20 @@ def test_room_grows_in_steps_and_its_bytes_are_counted() -> None:
     cache.reserve(3000)
     assert cache.capacity == 3000
     assert cache.fork(10).capacity == 10 + GROWTH
+
+
+def test_half_precision_keeps_what_fits_and_no_infinity() -> None:
+    config = Parrot().config
+    cache = KVCache(config, dtype=torch.float16, device=torch.device("cpu"), capacity=4)
+    shape = (config.num_kv_heads, 2, config.head_dim)
+    new = torch.randn(shape)
+    new[0, 0, 0] = 1e6
+    new[0, 1, 0] = -1e6
+    for layer in range(config.num_layers):
+        keys, values = cache.append(layer, new, -new)
+        assert keys.dtype == values.dtype == torch.float32
+    cache.commit(2)
+    limit = torch.finfo(torch.float16).max
+    assert torch.equal(keys[0], new.clamp(-limit, limit).half().float())
+    assert torch.equal(values[0], -keys[0])
+    assert cache.nbytes == 2 * 2 * config.num_layers * config.num_kv_heads * 4 * config.head_dim
