@@ -12,6 +12,7 @@ In reading order:
 Invariants:
 - No module here knows a family, a file or a device: model.families makes the config,
   model.weights fills the weights, model.cpu and model.gpu make other modules and steps.
-- A pass that is cancelled leaves the cache as it was.
+- A pass that is cancelled leaves the cache as it was. The same pass, if it is the next one, goes on
+  at the layer where it was cancelled.
 - A decoder does not change after it is loaded, except by `use_step`.
 """

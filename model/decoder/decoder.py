@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from model.decoder.config import DecoderConfig
 from model.decoder.factory import Factory
-from model.decoder.kv_cache import KVCache
+from model.decoder.kv_cache import KVCache, Unfinished
 from model.decoder.layers import DecoderLayer
 from model.decoder.rope import Rotations
-from model.decoder.stopping import ShouldStop, ask
+from model.decoder.stopping import Cancelled, ShouldStop, ask
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,20 +121,30 @@ class Decoder(nn.Module):
 
         logits_to_keep: logits of only the last so many positions; 0 keeps all. should_stop is asked
         before each part of a layer. Raises Cancelled when it returns true; ValueError when the
-        positions do not fit the model.
+        positions do not fit the model. A pass that was cancelled goes on where it was, if it is the
+        next one with its cache.
         """
         new = input_ids.shape[1]
         end = self.make_room(input_ids, cache)
         start = end - new
+        begun = None if cache is None else cache.take_unfinished(input_ids)
         if cache is not None and self._step is not None and new <= self._step.max_rows:
             keep = min(logits_to_keep, new) or new
             logits = self._step(input_ids[0], cache, keep, should_stop)
             return DecoderOutput(logits[None])
         rotations = self._rotations_of(end, cache)[start:end]
-        x = self.embed(input_ids, slice(start, end))
-        for i, layer in enumerate(self.layers):
-            x = layer(x, rotations, i, cache, should_stop=should_stop)
-        ask(should_stop)
+        if begun is None:
+            begun = Unfinished(input_ids, start, 0, self.embed(input_ids, slice(start, end)))
+        layer, x = begun.layer, begun.x
+        try:
+            while layer < len(self.layers):
+                x = self.layers[layer](x, rotations, layer, cache, should_stop=should_stop)
+                layer += 1
+            ask(should_stop)
+        except Cancelled:
+            if cache is not None:
+                cache.unfinished = Unfinished(input_ids.clone(), start, layer, x)
+            raise
         if cache is not None:
             cache.commit(new)
         return DecoderOutput(self.logits_of(self.norm(x[:, -logits_to_keep:])))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -11,13 +14,27 @@ GROWTH = 512  # positions added at a time, at least
 LARGEST_HALF = torch.finfo(torch.float16).max
 
 
+@dataclass(frozen=True, slots=True)
+class Unfinished:
+    """A pass that was cancelled: over ids (1, n) from position `start` on, before `layer`, which
+    reads x. Below it the layers have appended their keys and values."""
+
+    ids: Tensor
+    start: int
+    layer: int
+    x: Tensor
+
+
 class KVCache:
     """Keys and values of the first `length` positions of one sequence.
 
     Tensors are (layers, kv_heads, capacity, head_dim). A forward pass writes after `length` with
     `append`, layer by layer, and counts the new positions with `commit`. A pass that is cancelled
-    in between has changed nothing.
+    in between has changed nothing; `unfinished` lets the next one go on where it was, if that is
+    the same. Whatever else writes after `length`, or moves the tensors, sets it to None.
     """
+
+    unfinished: Unfinished | None = None
 
     def __init__(
         self, config: DecoderConfig, *, dtype: torch.dtype, device: torch.device, capacity: int = 0
@@ -51,12 +68,14 @@ class KVCache:
         Grows by a quarter at least, so that a prompt that grows at every key seldom moves them.
         """
         if positions > self.capacity:
+            self.unfinished = None
             ample = max(self.capacity + GROWTH, self.capacity * 5 // 4)
             self._resize(max(positions, min(ample, self.config.max_positions)))
 
     def shrink(self) -> None:
         """Frees the room after `length`."""
         if self.length < self.capacity:
+            self.unfinished = None
             self._resize(self.length)
 
     @property
@@ -92,6 +111,27 @@ class KVCache:
             each.append(cached[seen].to(new.dtype))
         return each[0], each[1]
 
+    def take_unfinished(self, ids: Tensor) -> Unfinished | None:
+        """The pass over ids (1, n) after `length` that was cancelled; None if the last was another.
+        The caller appends."""
+        unfinished, self.unfinished = self.unfinished, None
+        if unfinished is None or unfinished.start != self.length:
+            return None
+        return unfinished if torch.equal(unfinished.ids, ids) else None
+
+    def begun(self, ids: Sequence[int]) -> int:
+        """How many of the ids after the cached ones a cancelled pass was over."""
+        unfinished = self.unfinished
+        if unfinished is None or unfinished.start != self.length:
+            return 0
+        own = unfinished.ids[0].tolist()
+        return len(own) if list(ids[self.length : self.length + len(own)]) == own else 0
+
+    def head_start(self, ids: Sequence[int]) -> int:
+        """How many positions' worth of work that pass has done."""
+        layer = self.unfinished.layer if self.unfinished is not None else 0
+        return self.begun(ids) * layer // self.config.num_layers
+
     def commit(self, positions: int) -> None:
         """Counts positions that every layer has appended."""
         self.length += positions
@@ -121,6 +161,7 @@ class KVCache:
     def extend(self, block: Tensor) -> None:
         """Adds the positions of a block as copy_out fills it."""
         end = self.length + block.shape[3]
+        self.unfinished = None
         self.reserve(end)
         self.keys[:, :, self.length : end] = block[0]
         self.values[:, :, self.length : end] = block[1]

@@ -13,7 +13,8 @@ CHUNK_STEP = 16
 
 
 class Cancelled(Exception):
-    """`should_stop` returned true within a pass. The cache is as it was before the call."""
+    """`should_stop` returned true within a pass. The cache is as it was before the call, but
+    for what it knows of the unfinished pass."""
 
 
 def chunk_at(positions_per_s: float, layers: int) -> int:

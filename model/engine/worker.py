@@ -227,12 +227,13 @@ class Engine:
             if len(ids) - self.prefixes.cached(ids) > 1:
                 lease = self.prefixes.lease(ids, lambda: job.cancelled)
                 started = time.monotonic()
+                before = lease.reused + lease.cache.head_start(ids)
                 chunk = self._chunk(job.request)
                 for _ in self._tokens(job, ids, lease.cache, chunk, DecodeCounts()):
                     pass
                 if not job.cancelled:
                     seconds = time.monotonic() - started
-                    self.speed.prefilled(lease.cache.length - lease.reused, seconds)
+                    self.speed.prefilled(lease.cache.length - before, seconds)
                 self._count_prefill(len(ids), lease, chunk)
                 self.prefixes.give_back(lease, ids)
 
@@ -285,6 +286,7 @@ class Engine:
         lease = self.prefixes.lease(prompt, lambda: job.cancelled)
         reused = lease.reused
         chunk = self._chunk(request)
+        new = len(prompt) - reused - lease.cache.head_start(prompt)
         begun = time.monotonic()
         job.emit(Started(len(prompt), reused))
         stops = StopStrings(request.stop)
@@ -295,7 +297,7 @@ class Engine:
         for token in self._tokens(job, prompt, lease.cache, chunk, counts):
             if not first_token:
                 first_token = time.monotonic()
-                self.speed.prefilled(len(prompt) - reused, first_token - begun)
+                self.speed.prefilled(new, first_token - begun)
             ids.append(token.id)
             text, stopped = stops.push(token.text)
             job.emit(Token(token.id, text, token.logprob))
@@ -303,7 +305,7 @@ class Engine:
                 break
         ended = time.monotonic()
         if not first_token and not job.cancelled:
-            self.speed.prefilled(len(prompt) - reused, ended - begun)
+            self.speed.prefilled(new, ended - begun)
         first_token = first_token or ended
         generated = len(ids) - len(prompt)
         prefilled, passes = self._count_prefill(len(prompt), lease, chunk)

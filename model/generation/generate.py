@@ -98,9 +98,18 @@ def prefill(
         logits: Tensor = output.logits[0]
         return logits
 
+    if first := begun_chunk(cache, ids):
+        run(list(ids[cache.length : cache.length + first]), 1)
     while cache.length + chunk < len(ids):
         run(list(ids[cache.length : cache.length + chunk]), 1)
     return run([*ids[cache.length :], *draft], 1 + len(draft))
+
+
+def begun_chunk(cache: KVCache, ids: Sequence[int]) -> int:
+    """The length of the chunk that an earlier prefill has begun, which is computed first; 0 where
+    there is none, or nothing would be left after it."""
+    begun = cache.begun(ids)
+    return begun if cache.length + begun < len(ids) else 0
 
 
 class DecodeStep:
@@ -163,7 +172,7 @@ def generate(
     drafter = drafter or no_drafts()
     counts = counts or DecodeCounts()
     chunk = options.prefill_chunk or decoder.prefill_chunk
-    rows_of_last_chunk = (len(ids) - cache.length - 1) % chunk + 1
+    rows_of_last_chunk = (len(ids) - cache.length - begun_chunk(cache, ids) - 1) % chunk + 1
     draft = drafter.propose(left - 1, rows_of_last_chunk, len(ids))
     step = DecodeStep(decoder, cache, options.should_stop)
     sample = Sampler(options.sampling)

@@ -76,5 +76,6 @@ class SplitCache(KVCache):
             layer.copy_out(start, block[:, i : i + 1])
 
     def extend(self, block: Tensor) -> None:
+        self.unfinished = None
         for i, layer in enumerate(self.layers):
             layer.extend(block[:, i : i + 1])

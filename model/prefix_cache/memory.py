@@ -46,12 +46,19 @@ class PrefixCache:
         self._store = store
         # By packed ids, as many as are cached; the most recently used last.
         self._kept: dict[bytes, KVCache] = {}
+        # The same of a cancelled prefill that has begun a chunk and finished none, so that what it
+        # holds is kept above, or nothing.
+        self._begun: tuple[bytes, KVCache] | None = None
         self.unsaved = False  # something was given back since the last `save`
 
     @property
     def nbytes(self) -> int:
         # A copy: the status is asked for on another thread.
-        return sum(cache.nbytes for cache in list(self._kept.values()))
+        caches = list(self._kept.values())
+        begun = self._begun
+        if begun is not None:
+            caches.append(begun[1])
+        return sum(cache.nbytes for cache in caches)
 
     @property
     def restored(self) -> int:
@@ -63,6 +70,7 @@ class PrefixCache:
 
     def clear(self) -> None:
         self._kept.clear()
+        self._begun = None
 
     def cached(self, ids: Sequence[int]) -> int:
         """How many of the ids, the last excepted, the sequences in memory hold."""
@@ -78,7 +86,14 @@ class PrefixCache:
         prefix = packed[:-WIDTH]
         best = max(self._kept, key=lambda kept: shared_ids(kept, prefix), default=b"")
         length = shared_ids(best, prefix)
-        cache = self._take(best, length, packed) if length else self._decoder.new_cache()
+        held, begun = self._begun or (b"", None)
+        self._begun = None
+        if begun is not None and begun.length == length and prefix.startswith(held):
+            cache = begun
+        elif length:
+            cache = self._take(best, length, packed)
+        else:
+            cache = self._decoder.new_cache()
         if self._store is not None:
             stored = self._store.find(prefix)
             if stored is not None and stored.length - length >= WORTH_READING:
@@ -108,12 +123,15 @@ class PrefixCache:
     def give_back(self, lease: CacheLease, ids: Sequence[int]) -> None:
         """Keeps the lease's cache, which holds the first cache.length of ids."""
         held = pack(ids[: lease.cache.length])
-        if not held or not self._budget:
+        if not self._budget:
             return
         # A sequence that is a prefix of another is not needed.
         longer = next((kept for kept in self._kept if kept.startswith(held)), None)
-        if longer is not None:
-            self._kept[longer] = self._kept.pop(longer)
+        if longer is not None or not held:
+            if longer is not None and held:
+                self._kept[longer] = self._kept.pop(longer)
+            if lease.cache.unfinished is not None:
+                self._begun = held, lease.cache
         else:
             for kept in list(self._kept):
                 if held.startswith(kept):

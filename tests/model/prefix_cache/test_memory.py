@@ -323,6 +323,33 @@ def test_what_a_cancelled_prefill_finished_stays(talkative: LoadedModel) -> None
     )
 
 
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_keys_that_interrupt_each_other_come_to_an_end(
+    talkative: LoadedModel, elsewhere: bool
+) -> None:
+    """Every key comes a layer after the one before: also where all that is cached is the beginning
+    of another prompt."""
+    decoder = talkative.decoder
+    layers = decoder.config.num_layers
+    ids = [(7 * i) % 250 + 8 for i in range(700)]
+    with running(talkative) as engine:
+        if elsewhere:
+            ask_and_cancel(engine, [*ids[:100], *range(8, 258), *range(8, 258)], layer=None)
+        held = 100 if elsewhere else 0
+        ends = []
+        for _ in range(layers):
+            ids.append(9)
+            ends.append(ask_and_cancel(engine, ids, layer=1)[1])
+            assert (ends[-1].reason, ends[-1].reused) == ("cancelled", held)
+        ids.append(9)
+        tokens, end = ask_and_cancel(engine, ids, layer=None)
+    fresh = list(talkative.generate(ids, max_new_tokens=6))
+    assert [t.id for t in tokens] == [t.id for t in fresh]
+    assert [t.logprob for t in tokens] == pytest.approx([t.logprob for t in fresh], abs=1e-4)
+    assert [each.prefilled for each in ends] == [0, 512]
+    assert end.reused == held + 512
+
+
 @pytest.mark.parametrize("quantization", [None, "int8"])
 def test_cached_is_fresh_at_every_split(starcoder2_folder: Path, quantization: str | None) -> None:
     """Bit for bit in int8, whose sums are exact, as long as both parts go through the kernels for
