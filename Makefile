@@ -5,7 +5,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: demo test coverage test-slow test-real test-editors vsix gpu lint bench corpus train bundled plot plots attribution picture peers clean
+.PHONY: demo test coverage test-slow test-real test-editors vsix gpu lint bench corpus train bundled plot plots real attribution picture peers clean
 
 # The best model that is on the disk; `make demo MODEL=qwen2.5-coder-0.5b` pulls one first.
 demo: $(STAMP)
@@ -75,6 +75,19 @@ plots: $(STAMP) peers
 	$(BIN)/python -m benchmarks.replay --keys 60 --longest 40 --model long --least 70000 --json test-output/context.json \
 		$(foreach n,$(LENGTHS),--side ours,maxTokens=1,contextTokens=$(n) --side llama:q8_0,maxTokens=1,contextTokens=$(n))
 	$(BIN)/python -m benchmarks.plots context test-output/context.json docs/context.svg
+
+# A real model beside llama.cpp on the same file, which MODEL names: half an hour at 0.5B, on a machine with nothing else to do.
+real: $(STAMP) peers
+	mkdir -p docs test-output
+	$(BIN)/python -m benchmarks.throughput --model $(MODEL)
+	$(BIN)/python -m benchmarks.throughput --model $(MODEL) --sides ours:blocks,llama:file --repeats 3 --only prefill,decode \
+		--prefill $(DEPTHS) --lengths $(DEPTHS) --json test-output/lengths.json
+	$(BIN)/python -m benchmarks.plots lengths test-output/lengths.json docs/lengths.svg
+	$(BIN)/python -m benchmarks.replay --model $(MODEL) --keys 400 --longest 120 --side ours --side llama:file,contextTokens=320 \
+		--side llama:file,contextTokens=320,layout=psm --decode 4 --json test-output/replay-real.json --svg docs/replay-real.svg
+	$(BIN)/python -m benchmarks.busy_machine --model $(MODEL)
+	$(BIN)/python -m benchmarks.memory --model $(MODEL) --warm-up 200 --requests 200 --speedup 1
+DEPTHS := 256,512,1024,2048,4096
 
 # The bundled model from its ingredients. The corpus takes about five minutes and a network; `make train` alone is a trial
 # of two minutes, the real thing is for example

@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,6 +25,7 @@ from benchmarks.editor import Editor, Home, position, window
 from benchmarks.figures import cpu_seconds
 from benchmarks.peers import Exports, process
 from benchmarks.sides import dtype_and_quantization
+from fim import CursorContext
 from lsp_server.commands.errors import CommandError
 from lsp_server.commands.evaluation.evaluate import with_setting
 from lsp_server.completion.query import ask_engine, query_at
@@ -178,7 +179,7 @@ class Thin:
         self._settings, self._prompter = settings, Prompter.for_settings(settings)
         self._engine = RemoteEngine(settings.remote)
         self._texts: dict[Path, tuple[str, str]] = {}
-        self._contexts: dict[Path, Any] = {}
+        self._contexts: dict[Path, Mapping[int, CursorContext]] = {}
         self._task: asyncio.Task[None] | None = None
 
     def open(self, path: Path, language: str, text: str) -> None:
@@ -201,6 +202,8 @@ class Thin:
     def ask(self, path: Path, at: int) -> Answer:
         if self._task is not None:
             self._task.cancel()
+            if self._task.done() and not self._task.cancelled():
+                self._task.result()  # what went wrong is no slow answer
         answer = Answer()
         self._task = asyncio.ensure_future(self._complete(path, at, answer))
         return answer
@@ -211,13 +214,15 @@ class Thin:
         snapshot = Snapshot(
             path.as_uri(), 1, language, text[start : at + WINDOW], at - start, start
         )
-        context = self._prompter.context(
-            snapshot, self._settings, path.name, self._contexts.get(path)
-        )
-        self._contexts[path] = context
         query = query_at(
-            snapshot, path.name, self._prompter, self._settings, "replay", context=context
+            snapshot,
+            path.name,
+            self._prompter,
+            self._settings,
+            "replay",
+            previous=self._contexts.get(path, {}),
         )
+        self._contexts[path] = query.contexts
         with contextlib.suppress(EngineUnavailable):
             done = await ask_engine(self._engine, query)
             answer.ms = (time.perf_counter() - answer.asked) * 1000
@@ -281,14 +286,14 @@ async def running(
                 yield thin
                 return
             options = options | {"remote": {"url": url, "model": "peer"}}
-            editor, home = await stack.enter_async_context(window(folder, options))
-            yield Ours(editor, home, [editor.process.pid, started.pid], client)
+            editor, here = await stack.enter_async_context(window(folder, options))
+            yield Ours(editor, here, [editor.process.pid, started.pid], client)
             return
-        editor, home = await stack.enter_async_context(window(folder, options, home))
-        socket, status = await home.engine_of(side.settings.model)
+        editor, here = await stack.enter_async_context(window(folder, options, home))
+        socket, status = await here.engine_of(side.settings.model)
         client = local_client(socket, side.settings.model)
         stack.push_async_callback(client.close)
-        yield Ours(editor, home, [editor.process.pid, status["pid"]], client)
+        yield Ours(editor, here, [editor.process.pid, status["pid"]], client)
 
 
 def used(target: Target) -> tuple[float, float]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -19,11 +21,13 @@ from benchmarks.figures import cpu_seconds, percentile, shown, table
 from benchmarks.plots import distribution, nice, over_context, over_length, ticks
 from benchmarks.replay import Key, Played, report, summary
 from benchmarks.sides import common_prefix, dtype_and_quantization, growing, prefill, write
-from benchmarks.targets import parse_side, parse_trace
+from benchmarks.targets import Thin, parse_side, parse_trace
 from benchmarks.throughput import jobs
 from benchmarks.throughput import report as throughput_report
 from lsp_server.commands.errors import CommandError
 from lsp_server.completion.trace import Trace
+from lsp_server.engines.interface import CompletionRequest, Piece
+from lsp_server.settings import RemoteSettings
 from tests.conftest import ROOT
 
 
@@ -320,6 +324,47 @@ def test_axes_have_round_ends_and_nothing_is_no_plot() -> None:
         distribution({"ours": [None]})
 
 
+class Stub:
+    """An engine that answers with a line, or cannot."""
+
+    def __init__(self) -> None:
+        self.prompts: list[Any] = []
+
+    async def complete(self, request: CompletionRequest) -> AsyncGenerator[Piece]:
+        self.prompts.append(request.prompt)
+        if len(self.prompts) > 2:
+            raise ValueError("a fault of the benchmark")
+        yield Piece("a + b", reused_tokens=1)
+
+    async def close(self) -> None:
+        pass
+
+
+@pytest.mark.asyncio
+async def test_a_peers_client_asks_with_our_prompt_and_hides_no_fault() -> None:
+    side = parse_side("llama:q8_0,contextTokens=256", "bundled")
+    settings = replace(side.settings, remote=RemoteSettings("http://127.0.0.1:9", "peer"))
+    thin = Thin(side, settings, [], cast(Any, None))
+    await thin._engine.close()
+    stub = Stub()
+    thin._engine = cast(Any, stub)
+    path, text = Path("/tmp/add.py"), "def add(a, b):\n    return \n"
+    thin.open(path, "python", text)
+    for at in (len(text) - 1, len(text)):
+        answer = thin.ask(path, at)
+        assert thin._task is not None
+        await thin._task
+        assert answer.ms is not None and answer.text == "a + b"
+        assert answer.prefilled == len(stub.prompts[-1]) - 1
+        thin.change(path, len(text) - 1, len(text) - 1, " ")
+    assert stub.prompts[0] != stub.prompts[1]
+    thin.ask(path, len(text))
+    with pytest.raises(ValueError, match="a fault"):
+        await asyncio.wait_for(thin._task, 10)
+    with pytest.raises(ValueError, match="a fault"):
+        thin.ask(path, len(text))
+
+
 @pytest.mark.slow
 def test_a_tiny_replay_through_the_real_server(tmp_path: Path) -> None:
     out, picture = tmp_path / "replay.json", tmp_path / "replay.svg"
@@ -343,6 +388,6 @@ def test_a_tiny_replay_through_the_real_server(tmp_path: Path) -> None:
     found: dict[str, Any] = json.loads(out.read_text())
     for side in ("ours", "transformers"):
         assert found[side]["keys"] >= 40 and len(found[side]["ms"]) == found[side]["keys"]
-    assert any(ms is not None for ms in found["ours"]["ms"])
+        assert any(ms is not None for ms in found[side]["ms"])
     assert found["ours"]["MB at last"] > 0 and found["ours"]["cpu s per 1000 keys"] > 0
     ET.fromstring(picture.read_text())
