@@ -31,7 +31,7 @@ class KVCache:
     Tensors are (layers, kv_heads, capacity, head_dim). A forward pass writes after `length` with
     `append`, layer by layer, and counts the new positions with `commit`. A pass that is cancelled
     in between has changed nothing; `unfinished` lets the next one go on where it was, if that is
-    the same. Whatever else writes after `length`, or moves the tensors, sets it to None.
+    the same. Whatever else writes after `length` sets it to None.
     """
 
     unfinished: Unfinished | None = None
@@ -68,7 +68,6 @@ class KVCache:
         Grows by a quarter at least, so that a prompt that grows at every key seldom moves them.
         """
         if positions > self.capacity:
-            self.unfinished = None
             ample = max(self.capacity + GROWTH, self.capacity * 5 // 4)
             self._resize(max(positions, min(ample, self.config.max_positions)))
 
@@ -90,7 +89,10 @@ class KVCache:
     def _moved(self, old: Tensor, capacity: int) -> Tensor:
         layers, kv_heads, _, head_dim = old.shape
         new = old.new_empty((layers, kv_heads, capacity, head_dim))
-        new[:, :, : self.length] = old[:, :, : self.length]
+        held = self.length
+        if self.unfinished is not None:
+            held = max(held, self.unfinished.start + self.unfinished.ids.shape[1])
+        new[:, :, :held] = old[:, :, :held]
         return new
 
     def append(

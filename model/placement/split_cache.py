@@ -57,6 +57,7 @@ class SplitCache(KVCache):
         return sum(layer.nbytes for layer in self.layers)
 
     def _resize(self, capacity: int) -> None:
+        self.unfinished = None
         for layer in self.layers:
             layer._resize(capacity)
 
