@@ -4,9 +4,9 @@ any model can be estimated.
     python -m model.probe [--device auto] [--threads 0] [--cache FOLDER]
 
 Prints JSON. One row through matrices of StarCoder2-3B's shape is bound by reading them, as a decode
-step is; 512 rows are bound by arithmetic, as a prefill is. On a CPU the weights are int8, with the
-best kernel for each; on a GPU they are bfloat16. Of the kernels that are compiled on the user's
-machine, those count that an engine has made in the cache folder.
+step is; 512 rows are bound by arithmetic, as a prefill is. On a CPU the weights have 8 bits: in
+blocks, where an engine has made machine code for those in the cache folder, else with the best of
+torch's kernels for each figure. On a GPU they are bfloat16.
 """
 
 from __future__ import annotations
@@ -35,9 +35,10 @@ COPIES = 4  # more than a CPU's cache holds
 ROWS = 512
 PATIENCE_S = 0.6  # for each figure
 # Of the speed of one product, what a whole step on a CPU reaches, which also attends, norms and
-# waits for threads between its products: 0.4 and 0.5 with 0.5B and 1.5B parameters
-# (benchmarks/RESULTS.md).
+# waits for threads: with torch's products 0.4 and 0.5 (0.5B and 1.5B parameters,
+# benchmarks/RESULTS.md), compiled 0.9 (six layers of 3B's shape).
 STEP_SHARE = 0.45
+COMPILED_SHARE = 0.9
 
 
 def best_seconds(product: Callable[[int], object]) -> float:
@@ -139,7 +140,7 @@ def main() -> None:
             }
         else:
             one, many = on_cpu()
-            one /= STEP_SHARE
+            one /= COMPILED_SHARE if PRODUCT.ready else STEP_SHARE
             weight_bytes = 1
             found |= {
                 "precision": "int8",
