@@ -323,7 +323,7 @@ class _Tables:
             words[code.OTHER] = floats(rows, OUTPUTS)
             words[code.KEY] = floats(config.head_dim)
             words[code.SCORES] = floats(group, config.max_positions)
-            words[code.WIDE] = floats(4, config.head_dim)
+            words[code.WIDE] = floats(code.AT_ONCE, config.head_dim)
         numbers, steps, sums = rounded(rows * inner // BLOCK)
         return {
             code.X: self.x.ctypes.data,

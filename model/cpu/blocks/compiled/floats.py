@@ -28,6 +28,7 @@ GELU_TANH = 0
 GELU = 1
 SILU = 2
 ACTIVATIONS = {"gelu_tanh": GELU_TANH, "gelu": GELU, "silu": SILU}
+AT_ONCE = 32  # positions whose keys, or values, are widened: they fit a core's first cache
 LOG2_E = f32(math.log2(math.e))
 LN2_HIGH = f32(0.693359375)
 LN2_LOW = f32(math.log(2) - 0.693359375)
@@ -39,63 +40,77 @@ CUBIC = f32(0.044715)
 @njit
 def attend(q: Any, keys: Any, values: Any, scores: Any, wide: Any, out: Any) -> None:
     """q and out (G, D); keys and values (S, D), which the heads share, are bits of half-precision
-    numbers. Scratch: scores (G, >= S), wide (4, D)."""
-    group, dim = q.shape
-    seen = len(keys)
-    fours = seen - seen % 4  # positions go by fours: what is summed stays in registers
-    for s in range(0, fours, 4):
-        widen(keys, s, 4, wide)
+    numbers. Scratch: scores (G, >= S), wide (AT_ONCE, D)."""
+    group = len(q)
+    for first in range(0, len(keys), AT_ONCE):
+        count = min(AT_ONCE, len(keys) - first)
+        widen(keys, first, count, wide)
         for g in range(group):
-            dot0 = f32(0)
-            dot1 = f32(0)
-            dot2 = f32(0)
-            dot3 = f32(0)
-            for j in range(dim):
-                query = q[g, j]
-                dot0 += query * wide[0, j]
-                dot1 += query * wide[1, j]
-                dot2 += query * wide[2, j]
-                dot3 += query * wide[3, j]
-            scores[g, s] = dot0
-            scores[g, s + 1] = dot1
-            scores[g, s + 2] = dot2
-            scores[g, s + 3] = dot3
-    for s in range(fours, seen):
-        widen(keys, s, 1, wide)
-        for g in range(group):
-            dot = f32(0)
-            for j in range(dim):
-                dot += q[g, j] * wide[0, j]
-            scores[g, s] = dot
+            score(q, wide, g, count, scores, first)
     for g in range(group):
-        softmax(scores[g, :seen])
+        softmax(scores[g, : len(keys)])
         out[g] = f32(0)
+    for first in range(0, len(keys), AT_ONCE):
+        count = min(AT_ONCE, len(keys) - first)
+        widen(values, first, count, wide)
+        for g in range(group):
+            add_shares(scores, first, wide, g, count, out)
+
+
+@njit
+def score(q: Any, keys: Any, g: int, count: int, scores: Any, first: int) -> None:
+    """The products of a query with some keys, to scores from `first` on."""
+    dim = q.shape[1]
+    fours = count - count % 4  # positions go by fours: what is summed stays in registers
     for s in range(0, fours, 4):
-        widen(values, s, 4, wide)
-        for g in range(group):
-            share0 = scores[g, s]
-            share1 = scores[g, s + 1]
-            share2 = scores[g, s + 2]
-            share3 = scores[g, s + 3]
-            for j in range(dim):
-                out[g, j] += (
-                    share0 * wide[0, j]
-                    + share1 * wide[1, j]
-                    + share2 * wide[2, j]
-                    + share3 * wide[3, j]
-                )
-    for s in range(fours, seen):
-        widen(values, s, 1, wide)
-        for g in range(group):
-            share = scores[g, s]
-            for j in range(dim):
-                out[g, j] += share * wide[0, j]
+        dot0 = f32(0)
+        dot1 = f32(0)
+        dot2 = f32(0)
+        dot3 = f32(0)
+        for j in range(dim):
+            query = q[g, j]
+            dot0 += query * keys[s, j]
+            dot1 += query * keys[s + 1, j]
+            dot2 += query * keys[s + 2, j]
+            dot3 += query * keys[s + 3, j]
+        scores[g, first + s] = dot0
+        scores[g, first + s + 1] = dot1
+        scores[g, first + s + 2] = dot2
+        scores[g, first + s + 3] = dot3
+    for s in range(fours, count):
+        dot = f32(0)
+        for j in range(dim):
+            dot += q[g, j] * keys[s, j]
+        scores[g, first + s] = dot
+
+
+@njit
+def add_shares(scores: Any, first: int, values: Any, g: int, count: int, out: Any) -> None:
+    """Adds some values, each times its share, to a head's output."""
+    dim = out.shape[1]
+    fours = count - count % 4
+    for s in range(0, fours, 4):
+        share0 = scores[g, first + s]
+        share1 = scores[g, first + s + 1]
+        share2 = scores[g, first + s + 2]
+        share3 = scores[g, first + s + 3]
+        for j in range(dim):
+            out[g, j] += (
+                share0 * values[s, j]
+                + share1 * values[s + 1, j]
+                + share2 * values[s + 2, j]
+                + share3 * values[s + 3, j]
+            )
+    for s in range(fours, count):
+        share = scores[g, first + s]
+        for j in range(dim):
+            out[g, j] += share * values[s, j]
 
 
 @njit
 def widen(rows: Any, first: int, count: int, wide: Any) -> None:
-    """Rows from `first` on of half-precision numbers as float32. (One loop, since a row of 64
-    numbers would cost as much to begin as to widen.)"""
+    """Rows from `first` on of half-precision numbers as float32. (One loop over many rows, since to
+    begin one costs as much as to widen 64 numbers.)"""
     from_ = rows[first : first + count].reshape(count * rows.shape[1])
     to = wide.reshape(wide.size)
     for j in range(len(from_)):

@@ -27,6 +27,7 @@ import numpy as np
 from numba import types
 
 from model.cpu.blocks.compiled.floats import ACTIVATIONS as ACTIVATIONS
+from model.cpu.blocks.compiled.floats import AT_ONCE as AT_ONCE
 from model.cpu.blocks.compiled.floats import activate, attend, gain, norm, rotate
 from model.cpu.blocks.compiled.intrinsics import (
     add_to,
@@ -286,7 +287,7 @@ def attention_piece(control: Any, phase: Any, own: Any, piece: int) -> None:
             half_rows_at(control[KEYS] + cached + 2 * dim * start, stop - start, dim),
             half_rows_at(control[VALUES] + cached + 2 * dim * start, stop - start, dim),
             float_rows_at(own[SCORES], count, stop - start),
-            float_rows_at(own[WIDE], 4, dim),
+            float_rows_at(own[WIDE], AT_ONCE, dim),
             float_rows_at(control[ATTENDED] + 4 * (width * r + dim * first), count, dim),
         )
 
