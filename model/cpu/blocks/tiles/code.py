@@ -43,7 +43,7 @@ def loop(builder: ir.IRBuilder, count: Any) -> Iterator[Any]:
     b.cbranch(b.icmp_signed("<", index, count), body, after)
     b.position_at_end(body)
     yield index
-    index.add_incoming(b.add(index, ir.Constant(I64, 1)), b.block)
+    index.add_incoming(b.add(index, ir.Constant(I64, 1), flags=["nsw"]), b.block)
     b.branch(head)
     b.position_at_end(after)
 

@@ -136,7 +136,7 @@ class _WideTile(Code):
     def generate(self) -> None:
         """In passes over the blocks, each over as many outputs as there are registers for."""
         vectors = OUTPUTS // self.lanes
-        at_once = 2 if self.cpu is not AVX2 or self.kind.room == 8 or len(self.rows) <= 2 else 1
+        at_once = 2 if self.cpu is not AVX2 or self.kind.room in (0, 8) or len(self.rows) <= 2 else 1
         for first in range(0, vectors, at_once):
             self._pass(range(first, first + at_once))
 
