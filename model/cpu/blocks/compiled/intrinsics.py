@@ -46,9 +46,11 @@ def pause(typing: Any) -> Any:
     """Tells the CPU that a loop waits for another thread."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        kind = ir.FunctionType(ir.VoidType(), [])
-        name = "llvm.x86.sse2.pause"
-        builder.call(cgutils.get_or_insert_function(builder.module, kind, name), [])
+        name, numbers = "llvm.x86.sse2.pause", []
+        if builder.module.triple.startswith(("aarch64", "arm64")):
+            name, numbers = "llvm.aarch64.hint", [ir.Constant(I32, 1)]  # yield
+        kind = ir.FunctionType(ir.VoidType(), [number.type for number in numbers])
+        builder.call(cgutils.get_or_insert_function(builder.module, kind, name), numbers)
         return context.get_dummy_value()
 
     return types.void(), generate

@@ -9,7 +9,7 @@ from typing import Any
 from llvmlite import ir
 
 from model.cpu.blocks.layout import OUTPUTS, PLANE, QUAD, Format
-from model.cpu.blocks.tiles.cpus import AVX2, Instructions
+from model.cpu.blocks.tiles.cpus import AVX2, NEON_DOT, NEON_I8MM, PORTABLE, Instructions
 
 I1 = ir.IntType(1)
 I8 = ir.IntType(8)
@@ -89,13 +89,43 @@ class Code:
 
     def add_products(self, total: Any, unsigned: Any, signed: Any) -> Any:
         """Adds four products of 8-bit numbers to each 32-bit sum. Each two of the products need a
-        sum of 16 bits on AVX2."""
+        sum of 16 bits on AVX2; where the CPU takes signed numbers alone, both are."""
         if self.cpu is AVX2:
             return self.add_pairs(total, self.pairs(unsigned, signed))
         b = self.builder
+        if self.cpu is PORTABLE:
+            return b.add(total, self._sum_products(unsigned, signed))
+        if self.cpu in (NEON_DOT, NEON_I8MM):
+            unsigned, signed = (b.bitcast(each, self.bytes) for each in (unsigned, signed))
+            name = f"llvm.aarch64.neon.{'sdot' if self.cpu.signed else 'usdot'}.v4i32.v16i8"
+            return self.call(name, self.ints, total, unsigned, signed)
         name = f"llvm.x86.avx512.vpdpbusd.{32 * self.lanes}"
         unsigned, signed = (b.bitcast(each, self.ints) for each in (unsigned, signed))
         return self.call(name, self.ints, total, unsigned, signed)
+
+    def _sum_products(self, unsigned: Any, signed: Any) -> Any:
+        """Sums of four products each, without instructions for it: each product fits into 16 bits,
+        for no activation is -128."""
+        b = self.builder
+        unsigned, signed = (b.bitcast(each, self.shorts) for each in (unsigned, signed))
+        eight = ir.Constant(self.shorts, [8] * self.shorts.count)
+        even = b.mul(
+            b.and_(unsigned, ir.Constant(self.shorts, [255] * self.shorts.count)),
+            b.ashr(b.shl(signed, eight), eight),
+        )
+        odd = b.mul(b.lshr(unsigned, eight), b.ashr(signed, eight))
+        sixteen = ir.Constant(self.ints, [16] * self.lanes)
+        sums = []
+        for each in (even, odd):
+            whole = b.bitcast(each, self.ints)
+            low = b.ashr(b.shl(whole, sixteen), sixteen)
+            sums.append(b.add(low, b.ashr(whole, sixteen)))
+        return b.add(*sums)
+
+    def flip(self, numbers: Any) -> Any:
+        """8-bit numbers less 128: unsigned ones become signed, and signed ones unsigned."""
+        whole = self.builder.bitcast(numbers, self.bytes)
+        return self.builder.xor(whole, ir.Constant(self.bytes, [128] * self.bytes.count))
 
     def pairs(self, unsigned: Any, signed: Any) -> Any:
         """AVX2: sums of two products each, 16 bits."""

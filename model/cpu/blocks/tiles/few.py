@@ -67,7 +67,7 @@ class _Tile(Panel):
     def generate(self, rows: int) -> None:
         """In passes over the panel, each over as many of its outputs as there are registers for."""
         vectors = OUTPUTS // self.lanes
-        at_once = 2 if self.lanes == 16 or rows <= 2 else 1
+        at_once = 2 if self.lanes != 8 or rows <= 2 else 1
         for first in range(0, vectors, at_once):
             self._pass(rows, range(first, first + at_once))
 
@@ -139,7 +139,7 @@ class _Tile(Panel):
         rows = range(len(x))
         counted: dict[tuple[int, int], Any] = {}
         sixteens: dict[tuple[int, int], Any] = {}
-        signed = format_.bits == 8 and self.cpu is AVX2
+        signed = format_.bits == 8 and (self.cpu is AVX2 or self.cpu.signed)
         for r in rows:
             start = ir.Constant(I32, 0)
             if format_.offset and not signed:
@@ -154,6 +154,8 @@ class _Tile(Panel):
             fours = [self.spread(self.load(x[r], QUAD * quad, I32), self.ints) for r in rows]
             for v in vectors:
                 weights = self.numbers(block, quad, v, loaded)
+                if signed:
+                    weights = self.flip(weights)
                 for r in rows:
                     key = (r, v)
                     if self.cpu is not AVX2:
@@ -174,7 +176,6 @@ class _Tile(Panel):
         u = b.bitcast(weights, self.bytes)
         x = b.bitcast(x, self.bytes)
         if signed:  # the sum of two products of 255 would not fit
-            u = b.xor(u, ir.Constant(self.bytes, [128] * self.bytes.count))
             x = self.call("llvm.x86.avx2.psign.b", self.bytes, x, u)
             u = self.call("llvm.abs.v32i8", self.bytes, u, ir.Constant(I1, 0))
         return self.pairs(u, x)

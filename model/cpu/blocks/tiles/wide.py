@@ -136,7 +136,9 @@ class _WideTile(Code):
     def generate(self) -> None:
         """In passes over the blocks, each over as many outputs as there are registers for."""
         vectors = OUTPUTS // self.lanes
-        at_once = 2 if self.cpu is not AVX2 or self.kind.room in (0, 8) or len(self.rows) <= 2 else 1
+        at_once = (
+            2 if self.cpu is not AVX2 or self.kind.room in (0, 8) or len(self.rows) <= 2 else 1
+        )
         for first in range(0, vectors, at_once):
             self._pass(range(first, first + at_once))
 
@@ -177,7 +179,7 @@ class _WideTile(Code):
         kind = self.kind
         counted = {}
         sixteens: dict[tuple[int, int], Any] = {}
-        signed = self.cpu is AVX2 and kind.room == 0
+        signed = self.cpu.signed or (self.cpu is AVX2 and kind.room == 0)
         for v in vectors:
             start = self.load(block, SUMS + 4 * (OUTPUTS * part + self.lanes * v), self.ints)
             if signed:
@@ -193,6 +195,8 @@ class _WideTile(Code):
                 for r in self.rows:
                     four = self.load(x, X_STRIDE * r + QUAD * quad, I32)
                     four = self.builder.bitcast(self.spread(four, self.ints), self.bytes)
+                    if signed:
+                        four = self.flip(four)
                     key = r, v
                     if self.cpu is not AVX2:
                         counted[key] = self.add_products(counted[key], four, weights)
@@ -210,8 +214,6 @@ class _WideTile(Code):
 
     def _add_signed(self, total: Any, x: Any, weights: Any) -> Any:
         """AVX2: the sum of two products of 255 would not fit into 16 bits."""
-        b = self.builder
-        x = b.xor(x, ir.Constant(self.bytes, [128] * self.bytes.count))
         x = self.call("llvm.x86.avx2.psign.b", self.bytes, x, weights)
         size = self.call("llvm.abs.v32i8", self.bytes, weights, ir.Constant(I1, 0))
         return self.add_pairs(total, self.pairs(size, x))

@@ -21,6 +21,7 @@ pytestmark = [
 ]
 
 X86 = "x86_64-unknown-linux-gnu"
+ARM = "aarch64-unknown-linux-gnu"
 
 
 class Chip(NamedTuple):
@@ -43,7 +44,12 @@ CHIPS = {
         {"vpmaddubsw", "vpsignb", "vpmaddwd", "ymm", "vcvtph2ps"},
         {"vpdpbusd", "zmm"},
     ),
+    cpus.NEON_I8MM: Chip("neoverse-v1", ARM, {"usdot", "fcvtl", "fmla"}, {"\tsdot"}),
+    cpus.NEON_DOT: Chip("neoverse-n1", ARM, {"\tsdot", "fcvtl", "fmla"}, {"usdot"}),
+    cpus.PORTABLE: Chip("ivybridge", X86, {"vpmullw", "vcvtph2ps", "fmaf"}, {"ymm", "vpmaddubsw"}),
 }
+# What this CPU's tiles are compared with, compiled for a CPU that has no more.
+PLAYED = (cpus.AVX2, cpus.PORTABLE)
 
 
 def target_of(chip: Chip, features: str = "") -> binding.TargetMachine:
@@ -68,7 +74,9 @@ def test_tiles_of_all_cpus_compute_the_same(cpu: cpus.Instructions, code: Path) 
     expected.load(code)
     name, features = cpus.chip()
     chip = CHIPS[cpu]
-    if cpu is not cpus.AVX2:
+    if chip.triple != X86 or not binding.get_process_triple().startswith("x86_64"):
+        pytest.skip("not on this CPU")
+    if cpu not in PLAYED:
         if cpus.instructions_of(features) not in (cpu, cpus.AVX512_VNNI):
             pytest.skip("not on this CPU")
         chip = chip._replace(name=name)
