@@ -43,6 +43,7 @@ class TransformersDecoder(Decoder):
         self.config = config
         self.layers = nn.ModuleList()
         self.prefill_chunk = PREFILL_CHUNK
+        self.cache_dtype = cast(torch.dtype, model.dtype)
         self.scheme = f"{str(model.dtype).removeprefix('torch.')} by transformers"
         self._step = None
         self._row_costs = None

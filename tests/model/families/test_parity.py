@@ -321,7 +321,7 @@ def test_a_cancelled_chunk_is_dropped_whole_and_finished_ones_stay(starcoder2_fo
     def stop_in_the_third_chunk() -> bool:
         nonlocal asked
         asked += 1
-        return asked > 2 * m.decoder.config.num_layers + 1
+        return asked > 2 * (3 * m.decoder.config.num_layers + 1) + 1
 
     text = m.tokenizer.stream()
     options = GenerationOptions(max_new_tokens=5, prefill_chunk=10)
