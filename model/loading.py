@@ -147,14 +147,14 @@ def load_model(
     device: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1", "mps". dtype: "auto" (the
     fastest that the device has kernels for), "float32", "float16", "bfloat16". quantization: None
     (floats), "int8" (on a CPU fimls' own; on a GPU "llm.int8"), "int4" (fimls' own on a CPU that
-    has the instructions, with a model that is not small; else "nf4-double"), by bitsandbytes
-    "llm.int8", "nf4", "nf4-double", which save memory, not time; or "auto" (on a CPU with the dtype
-    "auto" the blocks of a GGUF file as they are, or int8, else floats; fewer bits where the memory
-    that is free asks for them). measured: a folder that keeps the measured speed of kernels and
-    machine code. progress: is told the share of tensors that are loaded, 0 to 1. prepared: the
-    cache folder that may hold the weights as another process has prepared them. device_map,
-    max_memory, offload_folder, tensor_parallel: see model.placement.spread; there is no faster
-    step for few rows then.
+    has the instructions; else "nf4-double"), by bitsandbytes "llm.int8", "nf4", "nf4-double", which
+    save memory, not time; or "auto" (on a CPU with the dtype "auto" the blocks of a GGUF file as
+    they are, or int8, else floats; fewer bits where the memory that is free asks for them).
+    measured: a folder that keeps machine code and its measured speed; without it torch multiplies.
+    progress: is told the share of tensors that are loaded, 0 to 1. prepared: the cache folder that
+    may hold the weights as another process has prepared them. device_map, max_memory,
+    offload_folder, tensor_parallel: see model.placement.spread; there is no faster step for few
+    rows then.
     """
     spread = Spread(device_map, max_memory, offload_folder, tensor_parallel)
     folder = find_model(name)
