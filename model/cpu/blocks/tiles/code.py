@@ -93,7 +93,7 @@ class Code:
         if self.cpu is AVX2:
             return self.add_pairs(total, self.pairs(unsigned, signed))
         b = self.builder
-        if self.cpu is PORTABLE:
+        if self.cpu.name == PORTABLE.name:
             return b.add(total, self._sum_products(unsigned, signed))
         if self.cpu in (NEON_DOT, NEON_I8MM):
             unsigned, signed = (b.bitcast(each, self.bytes) for each in (unsigned, signed))
@@ -109,11 +109,9 @@ class Code:
         b = self.builder
         unsigned, signed = (b.bitcast(each, self.shorts) for each in (unsigned, signed))
         eight = ir.Constant(self.shorts, [8] * self.shorts.count)
-        even = b.mul(
-            b.and_(unsigned, ir.Constant(self.shorts, [255] * self.shorts.count)),
-            b.ashr(b.shl(signed, eight), eight),
-        )
-        odd = b.mul(b.lshr(unsigned, eight), b.ashr(signed, eight))
+        widened = b.ashr if self.cpu.signed else b.lshr
+        even = b.mul(widened(b.shl(unsigned, eight), eight), b.ashr(b.shl(signed, eight), eight))
+        odd = b.mul(widened(unsigned, eight), b.ashr(signed, eight))
         sixteen = ir.Constant(self.ints, [16] * self.lanes)
         sums = []
         for each in (even, odd):
