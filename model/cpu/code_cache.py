@@ -1,4 +1,4 @@
-"""The folder for the machine code that numba makes of blocks/, in the user's cache folder.
+"""The folder for the machine code that numba and LLVM make of blocks/, in the user's cache folder.
 
 Compiling takes seconds and memory, so a process of its own does it, once for each version of the
 source, numba and CPU. The engine runs what is kept there. So the folder has to be the user's alone,

@@ -19,7 +19,7 @@ from model.decoder.decoder import Decoder
 
 log = logging.getLogger(__name__)
 
-PATIENCE_S = 600.0  # for compiling, which takes a minute on a machine at rest
+PATIENCE_S = 600.0  # for compiling, which takes 15 s on a machine at rest
 
 
 def upgrade(decoder: Decoder, cache_dir: Path) -> Iterator[None]:
