@@ -41,6 +41,16 @@ print(sum(stats.cache_hits.values()), sum(stats.cache_misses.values()), "torch" 
     assert is_intact(made)
 
 
+def test_an_engine_that_only_names_the_folder_compiles_nothing(tmp_path: Path) -> None:
+    script = f"""
+from pathlib import Path
+from model.cpu.code_cache import use
+use(Path({str(tmp_path)!r}))
+"""
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True)
+    assert not any(path.is_file() for path in tmp_path.rglob("*"))
+
+
 def test_what_is_in_doubt_is_not_run(made: Path) -> None:
     checksum, code = made / CHECKSUM, next(made.rglob("*.nbc"))
     good = code.read_bytes()
