@@ -11,6 +11,7 @@ import torch
 
 from model import LoadedModel, load_model
 from model.cpu.blocks.decoder_step import BlockStep
+from model.cpu.blocks.kernel import PRODUCT
 from model.errors import ModelError
 from model.weights.folder import find_model
 from tests.conftest import STABLELM, STARCODER2, write_model
@@ -133,12 +134,12 @@ def rows_after_a_cache(m: LoadedModel, ids: list[int], start: int) -> torch.Tens
 
 
 @pytest.mark.xdist_group("compiled")
-@pytest.mark.usefixtures("code")
 @pytest.mark.parametrize("name", ["dynamic", "yarn, all fields", "longrope, factor"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_int8_steps_rotate_as_the_layers_do(
-    family: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    family: str, name: str, tmp_path: Path, code: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    PRODUCT.load(code)
     plain, partial = FAMILIES[family]
     folder = write_model(tmp_path, plain | newer(name, partial))
     ids = random_ids(STRETCHED)

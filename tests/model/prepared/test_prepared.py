@@ -340,6 +340,7 @@ def test_an_engine_keeps_its_weights_once_no_request_runs(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loading, "QUIET_S", 0.01)
+    monkeypatch.setattr(loading, "LOWEST", os.getpriority(os.PRIO_PROCESS, 0))
     options = EngineOptions(cache_disk=0)
     launch = Launch(model=str(folder), cache_folder=str(tmp_path / "cache"), options=options)
     for restored in (False, True):
@@ -394,6 +395,7 @@ def test_a_full_disk_costs_an_engine_nothing_but_a_line_in_the_log(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(loading, "QUIET_S", 0.01)
+    monkeypatch.setattr(loading, "LOWEST", os.getpriority(os.PRIO_PROCESS, 0))
     launch = Launch(model=str(folder), cache_folder=str(tmp_path / "cache"))
     engine = load_engine(launch, lambda share: None)
 
