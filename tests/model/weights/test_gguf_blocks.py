@@ -14,7 +14,7 @@ from tokenizers import pre_tokenizers
 from torch import Tensor, nn
 
 from model import LoadedModel, load_model
-from model.cpu.blocks.kernel import round_activations
+from model.cpu.blocks.kernel import PRODUCT, round_activations
 from model.cpu.blocks.layout import BY_NAME
 from model.cpu.blocks.linear import BlockEmbedding, BlockLinear
 from model.cpu.quantized_linear import interleaving
@@ -38,7 +38,9 @@ FAMILIES = [name for name in MODELS if "window" not in name]
 
 @pytest.fixture(autouse=True)
 def large(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Toys are treated as large models, on a machine that can compile."""
+    """Toys are treated as large models, on a machine that can compile. Products are torch's, also
+    where another test has loaded machine code."""
+    monkeypatch.setattr(PRODUCT, "_pool", None)
     monkeypatch.setattr("model.loading.can_run", lambda folder: True)
     for module in ("model.loading", "model.cpu.blocks.linear"):
         monkeypatch.setattr(f"{module}.can_wait", lambda config: False)
