@@ -75,7 +75,7 @@ def main() -> None:
     prompter = Prompter.for_settings(settings)
     copying = CopyWeights(**prompter.copying) if prompter.copying else None
     plain = load_model(options.model, "cpu", "float32")
-    int8 = load_model(options.model, "cpu", quantization="int8")
+    int8 = load_model(options.model, "cpu", quantization="int8", measured=cache_folder())
     upgrade_now(int8.decoder, cache_folder())
     counts = DecodeCounts()
     history = DraftHistory(int8.decoder.row_costs, int8.decoder.cache_costs)
