@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from model.cpu import measurements
-from model.cpu.measurements import Busy, Measurements
+from model.cpu.measurements import Busy, Measurements, is_quiet
 
 WANTED = {"way": [1, 4]}
 
@@ -82,3 +83,33 @@ def test_on_a_busy_machine_nothing_is_measured_or_written(
     with pytest.raises(Busy):
         Measurements(tmp_path).times("step", WANTED, never)
     assert not list(tmp_path.iterdir())
+
+
+def test_what_was_measured_while_others_came_is_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = iter([True, False])
+    monkeypatch.setattr(measurements, "is_quiet", lambda: next(looks))
+    with pytest.raises(Busy):
+        Measurements(tmp_path).times("step", WANTED, measure)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("products_ms", "expected"),
+    [([0.2], True), ([0.2] * 50 + [1.0], True), ([0.2] * 9 + [4.0], False), ([0.2, 0.5], False)],
+    ids=["at rest", "a short break", "time slices", "a thread waits every second time"],
+)
+def test_a_machine_is_quiet_where_equal_products_take_equally_long(
+    products_ms: list[float], expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    steps = itertools.chain.from_iterable((0.0, ms / 1000) for ms in itertools.cycle(products_ms))
+
+    def clock() -> float:
+        nonlocal now
+        now += next(steps)
+        return now
+
+    monkeypatch.setattr(measurements.time, "perf_counter", clock)
+    assert is_quiet() == expected
