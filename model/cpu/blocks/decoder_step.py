@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from model.cpu.blocks.kernel import PRODUCT, part_table
+from model.cpu.blocks.kernel import PRODUCT, SEMAPHORE_BYTES, address_of, part_table
 from model.cpu.blocks.layout import BLOCK, FORMATS, OUTPUTS
 from model.cpu.blocks.linear import BlockEmbedding, BlockLinear
 from model.cpu.step_costs import step_costs
@@ -27,7 +27,6 @@ from model.decoder.kv_cache import KVCache
 from model.decoder.layers import DecoderLayer
 from model.decoder.stopping import ASK_EVERY_S, ShouldStop, ask, chunk_at
 
-SEMAPHORE_BYTES = 64  # a sem_t has 32
 ALONE = 2**23  # weights that are read before a second thread is awake
 PIECES = 8  # of a phase for each thread, at most: a late thread is waited for one piece at most
 
@@ -182,8 +181,8 @@ class _Threads:
             library = ctypes.CDLL(None)
             if not any(library.sem_init(ctypes.c_void_p(each), 0, 0) for each in (idle, done)):
                 self._count = count
-                self._words[code.WAIT] = _address(library.sem_wait)
-                self._words[code.POST] = _address(library.sem_post)
+                self._words[code.WAIT] = address_of(library.sem_wait)
+                self._words[code.POST] = address_of(library.sem_post)
         self._words[code.IDLE] = idle
         self._words[code.DONE] = done
         self._words[code.THREADS] = self._count
@@ -224,10 +223,6 @@ class _Threads:
 def _help(held: Any, share: Any, address: int, thread: int) -> None:
     """A helper, which keeps in memory what it reads."""
     share(address, thread)
-
-
-def _address(function: Any) -> int:
-    return ctypes.cast(function, ctypes.c_void_p).value or 0
 
 
 def _whole(width: int) -> int:

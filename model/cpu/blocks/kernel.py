@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from model.cpu.blocks.panels import Panels
 
 AT_ONCE = 2**21  # weights that are widened at once
+SEMAPHORE_BYTES = 64  # a sem_t has 32
 SERIAL = 2**19  # products that are computed before a second thread is awake
 
 
@@ -145,23 +146,21 @@ class Pool:
     that has not even begun.
     """
 
-    SEMAPHORE_BYTES = 64  # a sem_t has 32
-
     def __init__(self) -> None:
         from model.cpu.blocks.compiled import sharing
 
         sharing.load()
         self._help = sharing.help_with
         self._job = torch.zeros(sharing.JOB + 8, dtype=torch.int64)
-        self._semaphore = ctypes.create_string_buffer(self.SEMAPHORE_BYTES)
+        self._semaphore = ctypes.create_string_buffer(SEMAPHORE_BYTES)
         self._helpers = 0
         self._wait = 0
         post = 0
         if sys.platform == "linux":
             library = ctypes.CDLL(None)
             if library.sem_init(self._semaphore, 0, 0) == 0:
-                self._wait = _address(library.sem_wait)
-                post = _address(library.sem_post)
+                self._wait = address_of(library.sem_wait)
+                post = address_of(library.sem_post)
         start = self._job.data_ptr()
         self._start = start + -start % 64
         self.addresses = (self._start, ctypes.addressof(self._semaphore), post)
@@ -178,7 +177,8 @@ class Pool:
         return count
 
 
-def _address(function: Any) -> int:
+def address_of(function: Any) -> int:
+    """Of a function of the C library."""
     return ctypes.cast(function, ctypes.c_void_p).value or 0
 
 

@@ -11,10 +11,8 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from numba.np.arrayobj import populate_array
 
-I8 = ir.IntType(8)
 I32 = ir.IntType(32)
 I64 = ir.IntType(64)
-F32 = ir.FloatType()
 
 
 @intrinsic
@@ -93,46 +91,6 @@ def call_with(typing: Any, function: Any, arguments: Any) -> Any:
     return types.void(types.int64, types.UniTuple(types.int64, count)), generate
 
 
-@intrinsic
-def to_floats(typing: Any, address: Any) -> Any:
-    """A pointer to the float32 numbers at an address."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.inttoptr(args[0], F32.as_pointer())
-
-    return types.CPointer(types.float32)(types.int64), generate
-
-
-@intrinsic
-def to_bytes(typing: Any, address: Any) -> Any:
-    """A pointer to the int8 numbers at an address."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.inttoptr(args[0], I8.as_pointer())
-
-    return types.CPointer(types.int8)(types.int64), generate
-
-
-@intrinsic
-def to_ints(typing: Any, address: Any) -> Any:
-    """A pointer to the int32 numbers at an address."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.inttoptr(args[0], I32.as_pointer())
-
-    return types.CPointer(types.int32)(types.int64), generate
-
-
-@intrinsic
-def to_longs(typing: Any, address: Any) -> Any:
-    """A pointer to the int64 numbers at an address."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.inttoptr(args[0], I64.as_pointer())
-
-    return types.CPointer(types.int64)(types.int64), generate
-
-
 def _array_at(number: Any, dimensions: int) -> Any:
     """Makes a function of an address and lengths: an array of what lies there. (numba's own carray
     has a function compiled for each length that is a constant.)"""
@@ -170,6 +128,18 @@ def float_rows_at(typing: Any, address: Any, rows: Any, columns: Any) -> Any:
 def half_rows_at(typing: Any, address: Any, rows: Any, columns: Any) -> Any:
     """The half-precision numbers (rows, columns) at an address, as uint16: see from_half."""
     return _array_at(types.uint16, 2)
+
+
+@intrinsic
+def byte_quads_at(typing: Any, address: Any, quads: Any, rows: Any, columns: Any) -> Any:
+    """The int8 numbers (quads, rows, columns) at an address."""
+    return _array_at(types.int8, 3)
+
+
+@intrinsic
+def int_rows_at(typing: Any, address: Any, rows: Any, columns: Any) -> Any:
+    """The int32 numbers (rows, columns) at an address."""
+    return _array_at(types.int32, 2)
 
 
 @intrinsic

@@ -17,15 +17,15 @@ from numba import types
 from model.cpu.blocks.compiled import sharing
 from model.cpu.blocks.compiled.intrinsics import (
     add_to,
+    byte_quads_at,
     call_with,
     float_rows_at,
     floats_at,
+    int_rows_at,
     load_now,
     long_rows_at,
     longs_at,
     pause,
-    to_bytes,
-    to_ints,
 )
 from model.cpu.blocks.layout import BLOCK, FORMATS, OUTPUTS, QUAD
 from model.cpu.blocks.panels import Panels
@@ -170,7 +170,7 @@ def round_blocks(job: Any, x: int, blocks: int, place: int, many: bool) -> None:
     call_with(job[ROUND], (x, blocks, job[ROUNDED] + BLOCK * place, steps, sums, flipped))
     if many:
         step = floats_at(steps, blocks)
-        counted = numba.carray(to_ints(sums), (blocks, 2))
+        counted = int_rows_at(sums, blocks, 2)
         least = float_rows_at(sums, blocks, 2)
         for block in range(blocks):
             total = counted[block, 0] + counted[block, 1]
@@ -312,7 +312,7 @@ def look_up(
 @inner
 def to_row(wide: int, code: int, output: int, row: Any) -> None:
     """One output of a wide block as floats, as many as the row has."""
-    numbers = numba.carray(to_bytes(wide), (BLOCK // QUAD, OUTPUTS, QUAD))
+    numbers = byte_quads_at(wide, BLOCK // QUAD, OUTPUTS, QUAD)
     factors = floats_at(wide + FACTORS, 2 * OUTPUTS)
     minimums = floats_at(wide + MINIMUMS, OUTPUTS)
     columns = BLOCK // SCALES[code]  # of each scale

@@ -15,7 +15,7 @@ from typing import Any
 import numba
 from numba import types
 
-from model.cpu.blocks.compiled.intrinsics import add_to, call, load_now, pause, to_longs
+from model.cpu.blocks.compiled.intrinsics import add_to, call, load_now, longs_at, pause
 
 njit = numba.njit(cache=True, nogil=True, error_model="numpy")
 
@@ -62,7 +62,7 @@ def run(job: Any, shared: bool, threads: int, semaphore: int, post: int) -> None
 @njit
 def help_with(pool: int, semaphore: int, wait: int) -> None:
     """What a helper does, without an end."""
-    job = numba.carray(to_longs(pool), (JOB,))
+    job = longs_at(pool, JOB)
     last = 0
     spins = 0
     while True:
