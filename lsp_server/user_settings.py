@@ -15,6 +15,7 @@ from typing import Any
 from lsp_server.folders import config_folder
 from lsp_server.settings import Settings, from_environment, parse
 from model.private_files import write_private_file
+from model.regular_files import read_text, reason
 
 MAX_BYTES = 2**20
 
@@ -27,15 +28,13 @@ def read_user_settings() -> tuple[dict[str, Any], tuple[str, ...]]:
     """The file's content, {} if there is none, and the problems with it."""
     path = settings_file()
     try:
-        if not path.exists():
-            return {}, ()
-        if not path.is_file() or path.stat().st_size > MAX_BYTES:
-            raise ValueError("it is no small file")
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_text(path, MAX_BYTES))
         if not isinstance(content, dict):
             raise ValueError("it holds no object")
+    except (FileNotFoundError, NotADirectoryError):
+        return {}, ()
     except (OSError, ValueError, RecursionError) as error:
-        return {}, (f"{path} is ignored: {error}. Correct or delete it.",)
+        return {}, (f"{path} is ignored: {reason(error)}. Correct or delete it.",)
     return content, ()
 
 

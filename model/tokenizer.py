@@ -12,7 +12,7 @@ from tokenizers import Tokenizer as Backend
 from tokenizers.decoders import DecodeStream
 
 from model.errors import ModelError
-from model.regular_files import read_text
+from model.regular_files import read_text, reason
 
 REPLACEMENT = "\ufffd"
 # Some tokenizer.json list sentinels as added text (Qwen2.5-Coder's <|fim_prefix|>, DeepSeek-Coder's
@@ -39,11 +39,9 @@ class Tokenizer:
             return cls(Backend.from_str(read_text(path)))
         except FileNotFoundError:
             raise ModelError(f"{path} is missing. Use a model folder that has one.") from None
-        except ModelError:
-            raise
         except Exception as error:  # the library raises bare Exception for a malformed file
             raise ModelError(
-                f"{path} cannot be read ({error}). Download the model again."
+                f"{path} cannot be read ({reason(error)}). Download the model again."
             ) from None
 
     @property

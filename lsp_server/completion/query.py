@@ -6,20 +6,16 @@ suggestions.py: the answer may come from the cache, or be returned in part.
 
 from __future__ import annotations
 
-import asyncio
-import logging
-import threading
 import time
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 from hashlib import blake2b
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
-from fim import Attribution, AttributionError, CursorContext, Layout, Shaper, Suggestion, Target
+from fim import CursorContext, Layout, Shaper, Suggestion, Target
 from lsp_server.completion.stream import AnswerStream
 from lsp_server.completion.trace import Outcome, Trace
 from lsp_server.documents import Snapshot
@@ -27,8 +23,6 @@ from lsp_server.engines.interface import CompletionRequest, Engine
 from lsp_server.session.prompt_sizes import UNLIMITED
 from lsp_server.session.prompter import Prompter
 from lsp_server.settings import Settings
-
-logger = logging.getLogger(__name__)
 
 # Alternatives are sampled: at this temperature they differ and are still code.
 ALTERNATIVE_TEMPERATURE = 0.8
@@ -262,8 +256,8 @@ async def attribute(query: Query, suggestion: Suggestion) -> Suggestion:
     setting = query.settings.attribution
     if setting == "off" or suggestion.hidden:
         return suggestion
-    loop = asyncio.get_running_loop()
-    attribution = await loop.run_in_executor(None, read_attribution, query.prompter.attribution)
+    left_s = query.settings.patience - query.elapsed_ms / 1000
+    attribution = await query.prompter.attribution.read(left_s)
     if attribution is None:
         return suggestion
     match = attribution.find(query.snapshot.text[: query.snapshot.offset], suggestion.text)
@@ -275,31 +269,4 @@ async def attribute(query: Query, suggestion: Suggestion) -> Suggestion:
 def load_attribution(query: Query) -> None:
     """Begins to read the filter of known packages on a thread: it takes some ten ms."""
     if query.settings.attribution != "off":
-        path = query.prompter.attribution
-        asyncio.get_running_loop().run_in_executor(None, read_attribution, path)
-
-
-_reading = threading.Lock()
-
-
-def read_attribution(path: Path) -> Attribution | None:
-    """The filter of known packages; None, and a line in the log, without one. Thread-safe."""
-    with _reading:  # lru_cache would let two threads read at once
-        return _read_attribution(path)
-
-
-@lru_cache(maxsize=2)
-def _read_attribution(path: Path) -> Attribution | None:
-    try:
-        return Attribution(path.read_bytes())
-    except FileNotFoundError:
-        logger.info("suggestions are not looked up in known packages: there is no %s", path)
-    except (OSError, AttributionError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        logger.warning(
-            "%s cannot be used: %s. Suggestions are not looked up in known packages; "
-            "install fimls or download the model again.",
-            path,
-            reason,
-        )
-    return None
+        query.prompter.attribution.start()

@@ -8,6 +8,7 @@
   is here and not in completion/ because the session makes it; so completion/ imports this folder,
   and this folder does not import completion/.
 - prompt_sizes.py: how much text a prompt may hold, by the engine's measured speed.
+- known_packages.py: KnownPackages, the filter of known packages that lies beside a model.
 - usage.py: the counts of suggestions that were shown and accepted, and the files that keep them.
 
 Invariants: a workspace's settings choose neither the model nor the endpoint (settings.py). fim and

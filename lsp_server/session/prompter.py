@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from fim import (
     FORMATS,
@@ -26,6 +25,7 @@ from fim import (
 )
 from lsp_server.documents import Snapshot
 from lsp_server.engines.interface import CompletionRequest
+from lsp_server.session.known_packages import KnownPackages
 from lsp_server.session.prompt_sizes import UNLIMITED
 from lsp_server.settings import Settings
 from model.errors import ModelError
@@ -47,12 +47,12 @@ class Prompter:
     sentinels: Sentinels | None  # None: the prompt is sent as text
     context_tokens: int  # prompt and completion together
     layout: Layout | None  # None: the format's preferred one
+    attribution: KnownPackages
     suffix_tokens: int | None = None  # of the text after the cursor, at most
     min_confidence: float = 0.0  # less sure suggestions are hidden
     time_budget: float = TIME_BUDGET_MS  # milliseconds; then whole lines are shown
     heal_tokens: bool = False
     copying: Mapping[str, float] | None = None
-    attribution: Path = BUNDLED / ATTRIBUTION
     languages: tuple[str, ...] = ()  # what the model was trained on; () if unknown
     other_languages: str = ""  # the model to use for other languages
 
@@ -78,7 +78,7 @@ class Prompter:
             suffix_tokens=settings.suffix_tokens,
             min_confidence=first(settings.min_confidence, preferred.min_confidence),
             time_budget=first(settings.time_budget, TIME_BUDGET_MS),
-            attribution=folder.attribution,
+            attribution=KnownPackages(folder.attribution),
             languages=preferred.languages,
             other_languages=preferred.other_languages,
         )
@@ -107,6 +107,7 @@ class Prompter:
             suffix_tokens=settings.suffix_tokens,
             min_confidence=settings.min_confidence or 0.0,
             time_budget=first(settings.time_budget, TIME_BUDGET_MS),
+            attribution=KnownPackages(BUNDLED / ATTRIBUTION),
         )
 
     def most_tokens(self, settings: Settings) -> int:

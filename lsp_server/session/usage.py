@@ -19,9 +19,11 @@ from typing import Any
 from lsp_server.engines.process import is_alive
 from lsp_server.folders import state_folder
 from model.private_files import write_private_file
+from model.regular_files import read_text
 
 logger = logging.getLogger(__name__)
 KEPT_SESSIONS = 200
+MAX_BYTES = 2**16  # of a file
 
 
 @dataclass(slots=True)
@@ -119,11 +121,11 @@ def read_usage() -> list[SessionUsage]:
             with contextlib.suppress(
                 OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError
             ):
-                sessions.append(_parse_session(path.read_bytes()))
+                sessions.append(_parse_session(read_text(path, MAX_BYTES)))
     return sessions
 
 
-def _parse_session(content: bytes) -> SessionUsage:
+def _parse_session(content: str) -> SessionUsage:
     """The usage in a file. Raises ValueError, KeyError, TypeError, OverflowError or RecursionError
     if it is not one of ours."""
     value = json.loads(content)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,8 +17,10 @@ from typing import Any, Literal
 from model.catalogue.entries import entry_of, entry_of_repository, find_entry
 from model.catalogue.places import hub_cache, ollama_stores, repository_of
 from model.catalogue.records import read_record, records
+from model.regular_files import open_regular, read_text
 
 Origin = Literal["fimls", "hub", "ollama"]
+MAX_REVISION = 1024  # bytes
 MAX_JSON = 2**24  # bytes; an index of shards has a few hundred kB
 GGUF_MAGIC = b"GGUF"
 LATER_SHARD = re.compile(r"-(?!00001)\d{5}-of-\d{5}\.gguf$")
@@ -97,7 +100,8 @@ def _in_hub_cache() -> Iterator[Installed]:
 def _snapshot(folder: Path) -> Path | None:
     """The revision of a cached repository to use: main, else the newest."""
     with contextlib.suppress(OSError, ValueError):
-        main = folder / "snapshots" / (folder / "refs" / "main").read_text("ascii").strip()
+        revision = read_text(folder / "refs" / "main", MAX_REVISION).strip()
+        main = folder / "snapshots" / revision
         if main.is_dir():
             return main
     snapshots = [path for path in (folder / "snapshots").iterdir() if path.is_dir()]
@@ -131,9 +135,7 @@ def _is_model_folder(folder: Path) -> bool:
 def is_gguf(path: Path) -> bool:
     """Whether a regular file begins as a GGUF file does."""
     try:
-        if not path.is_file():  # a FIFO would wait for a writer
-            return False
-        with path.open("rb") as raw:
+        with os.fdopen(open_regular(path), "rb") as raw:
             return raw.read(4) == GGUF_MAGIC
     except OSError:
         return False
@@ -185,9 +187,7 @@ def _from_manifest(store: Path, manifests: Path, manifest: Path) -> Installed | 
 def read_small_json(path: Path) -> dict[str, Any] | None:
     """The object in a JSON file; None where that is no small regular file with one."""
     try:
-        if not path.is_file() or path.stat().st_size > MAX_JSON:
-            return None
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(read_text(path, MAX_JSON))
     except (OSError, ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None

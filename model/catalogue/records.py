@@ -12,6 +12,7 @@ from model.catalogue.places import RECORD, folder_name, models_folder
 from model.catalogue.transfer import Job, has_checksum
 from model.errors import ModelError
 from model.private_files import write_private_file
+from model.regular_files import read_text
 
 MAX_RECORD = 2**20  # bytes; a larger file is none of ours
 
@@ -113,9 +114,7 @@ def records() -> Iterator[Record]:
 def _read(path: Path) -> Record | None:
     """None where there is none, or none of ours: it is then fetched and written anew."""
     try:
-        if not path.is_file() or path.stat().st_size > MAX_RECORD:
-            return None
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = json.loads(read_text(path, MAX_RECORD))
         raw["files"] = tuple(PulledFile(**file) for file in raw["files"])
         record = Record(**raw)
     except (OSError, ValueError, TypeError, KeyError, RecursionError):

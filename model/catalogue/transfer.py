@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import os
 import re
 import shutil
 import threading
@@ -15,6 +16,7 @@ from typing import Literal
 
 from model.errors import ModelError
 from model.private_files import make_private_folder
+from model.regular_files import open_regular
 
 Stage = Literal["asking", "waiting", "fetching", "checking"]
 CHUNK = 2**18  # bytes
@@ -124,7 +126,7 @@ def has_checksum(path: Path, checksum: str, job: Job) -> bool:
     if GIT_SHA1.fullmatch(checksum):
         digest = hashlib.sha1(b"blob %d\0" % total, usedforsecurity=False)
     done = 0
-    with path.open("rb") as raw:
+    with os.fdopen(open_regular(path), "rb") as raw:
         while chunk := raw.read(2**22):
             digest.update(chunk)
             done += len(chunk)

@@ -18,8 +18,10 @@ import torch
 
 from model.machine import processor
 from model.private_files import write_private_file
+from model.regular_files import read_text
 
 FILE_NAME = "kernels.json"
+MAX_BYTES = 2**24  # of that file
 REPEATS = 7
 PATIENCE_S = 0.05  # fewer repeats of what takes long
 LOOK_S = 0.1  # that a machine is looked at, some time slices of a scheduler
@@ -90,7 +92,7 @@ class Measurements:
 
 def _read(path: Path) -> dict[str, dict[str, Any]]:
     try:
-        machines = dict(json.loads(path.read_text()))
+        machines = dict(json.loads(read_text(path, MAX_BYTES)))
         return {name: dict(times) for name, times in machines.items()}
     except (OSError, ValueError, TypeError, RecursionError):
         return {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from model.decoder.config import DecoderConfig
 from model.errors import ModelError
 from model.families.registry import FAMILIES
 from model.families.weight_table import WeightSlot
-from model.regular_files import check_regular, read_text
+from model.regular_files import open_regular, read_text, reason
 from model.tokenizer import Tokenizer
 from model.weights.files import ATTRIBUTION, BUNDLED, INT8_ROWS, ModelFiles
 from model.weights.gguf.model import GgufModel
@@ -142,7 +143,9 @@ def read_json(path: Path) -> dict[str, Any]:
             f"{path} is missing. Point the model setting at a whole model folder."
         ) from None
     except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"{path} cannot be read ({error}). Download the model again.") from None
+        raise ModelError(
+            f"{path} cannot be read ({reason(error)}). Download the model again."
+        ) from None
     if not isinstance(value, dict):
         raise ModelError(f"{path} holds no JSON object. Download the model again.")
     return value
@@ -154,8 +157,7 @@ def _header(file: Path) -> dict[str, tuple[int, ...]]:
     Such a file begins with the length of its header, 8 bytes little-endian, and the header as JSON.
     """
     try:
-        check_regular(file)
-        with file.open("rb") as raw:
+        with os.fdopen(open_regular(file), "rb") as raw:
             length = int.from_bytes(raw.read(8), "little")
             header = json.loads(raw.read(length)) if length <= MAX_HEADER else {}
         shapes = {}
@@ -166,7 +168,7 @@ def _header(file: Path) -> dict[str, tuple[int, ...]]:
             raise ValueError("its header lists no tensors")
         return shapes
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ModelError(f"{file} cannot be read ({error}). Download it again.") from None
+        raise ModelError(f"{file} cannot be read ({reason(error)}). Download it again.") from None
 
 
 def find_path(name: str | Path) -> Path:

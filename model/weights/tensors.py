@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from model.errors import ModelError
-from model.regular_files import check_regular
+from model.regular_files import check_regular, reason
 from model.weights.folder import SCALE
 
 # Buffers that older checkpoints carry and that are computed from the config.
@@ -52,7 +52,7 @@ def _tensors(file: Path, int8_rows: bool) -> Iterator[tuple[str, Tensor]]:
                     tensor = _dequantize(tensor, tensors.get_tensor(name + SCALE), name, file)
                 yield name, tensor
     except (SafetensorError, OSError) as error:
-        raise ModelError(f"{file} cannot be read ({error}). Download it again.") from None
+        raise ModelError(f"{file} cannot be read ({reason(error)}). Download it again.") from None
 
 
 def _dequantize(weight: Tensor, scale: Tensor, name: str, file: Path) -> Tensor:

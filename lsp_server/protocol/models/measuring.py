@@ -14,6 +14,7 @@ from typing import Any
 from lsp_server.folders import state_folder
 from model.errors import ModelError
 from model.private_files import write_private_file
+from model.regular_files import read_text
 
 DOCTOR_TIMEOUT_S = 180.0
 MAX_BYTES = 2**24
@@ -68,9 +69,7 @@ def keep(report: dict[str, Any]) -> None:
 def measured() -> dict[str, Any]:
     """The last report that was kept; {} without one, and where it holds no measurements."""
     try:
-        if not _file().is_file() or _file().stat().st_size > MAX_BYTES:
-            return {}
-        report = json.loads(_file().read_bytes())
+        report = json.loads(read_text(_file(), MAX_BYTES))
         for each in report["estimates"]:
             each["name"], each["memory_bytes"], each["line_ms"], each["verdict"]
         report["recommendation"]

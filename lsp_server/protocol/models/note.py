@@ -8,7 +8,6 @@ good; "Not now" for a month.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import time
@@ -23,12 +22,14 @@ from lsp_server.protocol.server import FimlsServer
 from lsp_server.user_settings import read_user_settings
 from model.errors import ModelError
 from model.private_files import make_private_folder
+from model.regular_files import read_text
 
 logger = logging.getLogger(__name__)
 PAUSE_S = 30.0  # from the start: the first suggestions come first
 READY_POLL_S = 1.0
 NO_NOTE = "FIMLS_NO_NOTE"  # set: no note, for tests and for administrators
 LATER = "Not now"
+MAX_ANSWER = 1024  # bytes
 LATER_S = 30 * 24 * 3600.0
 
 
@@ -114,11 +115,15 @@ def is_wanted() -> bool:
     stored, _ = read_user_settings()
     if stored.get("model"):
         return False
-    with contextlib.suppress(FileNotFoundError):
+    try:
         age_s = time.time() - asked_file().stat().st_mtime
-        if age_s < LATER_S or asked_file().read_text() != LATER:
+        if age_s < LATER_S or read_text(asked_file(), MAX_ANSWER) != LATER:
             return False
         asked_file().unlink()
+    except FileNotFoundError:
+        return True
+    except (OSError, ValueError):  # it holds no answer of ours
+        return False
     return True
 
 

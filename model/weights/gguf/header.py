@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from model.errors import ModelError
-from model.regular_files import check_regular, open_regular
+from model.regular_files import check_regular, open_regular, reason
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
@@ -120,7 +120,7 @@ def read_header(path: Path) -> Header:
     except FileNotFoundError:
         raise ModelError(f"There is no file {path}. Download the model again.") from None
     except (Malformed, OSError, ValueError) as error:
-        raise ModelError(f"{path} cannot be read ({error}). Download it again.") from None
+        raise ModelError(f"{path} cannot be read ({reason(error)}). Download it again.") from None
 
 
 @lru_cache(maxsize=8)

@@ -5,8 +5,11 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
-from collections.abc import AsyncIterator
+import sys
+import threading
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ from typing import Any
 import pytest
 
 from lsp_server.commands.complete import complete_at
+from lsp_server.session import known_packages
 from lsp_server.settings import parse
 from tests.corpora import code, write_corpus
 from tests.lsp_server.helpers import INLINE, Endpoint, Window, says, until, window_in_process
@@ -148,10 +152,58 @@ async def test_the_file_is_not_read_before_a_suggestion(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[Path] = []
-    whole = Path.read_bytes
-    monkeypatch.setattr(Path, "read_bytes", lambda path: read.append(path) or whole(path))
+    monkeypatch.setattr(
+        known_packages, "read_bytes", lambda path, most: read.append(path) or path.read_bytes()
+    )
     async with window_on_known(folder, LINES[20][12:]) as window:
         assert folder / "attribution.bin" not in read
         await window.suggestion(20, 12)
         await window.suggestion(20, 12)
     assert read.count(folder / "attribution.bin") == 1
+
+
+def with_fifo(file: Path) -> None:
+    file.unlink()
+    os.mkfifo(file)
+
+
+def with_terabyte(file: Path) -> None:
+    os.truncate(file, 2**40)
+
+
+@pytest.mark.asyncio
+@pytest.mark.skipif(sys.platform == "win32", reason="FIFOs")
+@pytest.mark.parametrize("spoil", [with_fifo, with_terabyte])
+async def test_what_becomes_of_the_file_later_holds_no_suggestion_up(
+    spoil: Callable[[Path], None], folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "lsp_server")
+    async with window_on_known(folder, LINES[20][12:]) as window:
+
+        async def ready() -> bool:
+            return (await window.request("fimls/status"))["state"] == "ready"
+
+        await until(ready)
+        spoil(folder / "attribution.bin")
+        for _ in range(2):
+            (item,) = await window.ask(20, 12, invoked=True)[1]
+            assert len(item["command"]["arguments"]) == 1
+    assert caplog.text.count("attribution.bin cannot be used") == 1
+
+
+@pytest.mark.asyncio
+async def test_a_disk_that_does_not_answer_holds_no_suggestion_up(
+    folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dead = threading.Event()
+    monkeypatch.setattr(known_packages, "read_bytes", lambda path, most: dead.wait() and b"")
+    monkeypatch.setattr(known_packages, "READING_S", 0.05)
+    async with window_on_known(folder, LINES[20][12:]) as window:
+        for _ in range(3):
+            (item,) = await window.ask(20, 12, invoked=True)[1]
+            assert len(item["command"]["arguments"]) == 1
+            window.reopen("\n".join([*LINES[:20], LINES[20][:12]]))
+        (reader,) = (each for each in threading.enumerate() if each.name == "fimls-files")
+        assert reader.daemon, "the process could not end"
+    dead.set()
+    assert caplog.text.count("the disk does not answer") == 1

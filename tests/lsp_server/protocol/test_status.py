@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import subprocess
 import sys
 from itertools import pairwise
@@ -257,6 +258,7 @@ async def test_counts_are_kept_here_without_a_word_of_the_text(
         file.with_name(f"0-{number}.json").write_text(json.dumps(ours | wrong))
     file.with_name("1.json").write_text("[" * 100_000)
     file.with_name("2.json").write_text("{")  # cut short
+    os.mkfifo(file.with_name("3.json"))
     assert read_usage() == [session]
     assert summary(read_usage())[-1].endswith(
         "2 shown, 0 accepted (0%), 0 in part, 0 typed through"

@@ -12,6 +12,7 @@ from model.catalogue.entries import CATALOGUE, entries, entry_of, find_entry
 from model.catalogue.installed import find_all, locate
 from model.catalogue.places import RECORD, folder_name
 from model.catalogue.records import PulledFile, Record, write_record
+from model.catalogue.transfer import Job, has_checksum
 from model.weights.preferences import read_preferences
 
 SMALL = "qwen2.5-coder-0.5b"
@@ -78,6 +79,21 @@ def test_a_record_that_is_a_fifo_holds_nobody_up(places: Path) -> None:
     folder.mkdir(parents=True)
     os.mkfifo(folder / RECORD)
     assert locate(SMALL) is None
+
+
+def test_a_cache_of_fifos_holds_nobody_up(places: Path) -> None:
+    folder = snapshot(places, "org/repo")
+    main = folder.parent.parent / "refs" / "main"
+    main.unlink()
+    os.mkfifo(main)
+    put(folder / "m.gguf", size=1000)
+    for name in ("config.json", "tokenizer.json", "model.safetensors.index.json"):
+        os.mkfifo(folder / name)
+    assert [installed.bytes for installed in find_all()] == [1000]
+    blob = places / "blob"
+    os.mkfifo(blob)
+    with pytest.raises(OSError, match="not a regular file"):
+        has_checksum(blob, "0" * 64, Job())
 
 
 def test_the_files_of_the_hubs_cache_are_found(places: Path) -> None:
