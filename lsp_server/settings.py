@@ -117,6 +117,17 @@ class RemoteSettings:
     ca_file: str | None = setting(None, text("the path of a PEM file", PRINTABLE, optional=True))
     """A PEM bundle to trust in place of the system's authorities."""
     verify_tls: bool = setting(True, flag())
+    proxy: str | None = setting(
+        None,
+        text(
+            "an http address or none",
+            r"none|https?://[^\s/@]+(:[^\s/@]*@[^\s/@]+)?/?",
+            optional=True,
+            secret=True,
+        ),
+    )
+    """The proxy on the way there; "none" takes none. None: as HTTPS_PROXY, HTTP_PROXY and NO_PROXY
+    say, or the system's settings. It may hold a user name and a password."""
 
 
 @dataclass(frozen=True, slots=True)

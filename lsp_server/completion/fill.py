@@ -63,6 +63,7 @@ async def fill(
             without(snapshot, target), path, prompter, settings, session.client, target=target
         )
         completion = await ask_engine(engine, query)
+        session.engine_answers()
     if completion is None:
         raise FillError(session.problem or "The engine gave no answer; try again.")
     logger.info("%s", json.dumps(completion.trace.to_json()))

@@ -27,7 +27,8 @@ from lsp_server.completion.query import (
 )
 from lsp_server.completion.stream import AnswerStream
 from lsp_server.documents import Snapshot
-from lsp_server.engines.interface import Engine, EngineUnavailable
+from lsp_server.engines.interface import Engine
+from lsp_server.engines.trouble import too_slow
 from lsp_server.scheduler import Background
 from lsp_server.session.prompt_sizes import UNLIMITED, PromptSizes
 from lsp_server.session.prompter import Prompter
@@ -66,17 +67,23 @@ class Suggestions:
         invoked: the user asked. Then there are alternatives, also unsure ones, and a model that is
         loading is waited for.
         """
+        session = self._session
         uri = snapshot.uri
-        self._session.requests.close(uri)  # even if this request is not answered
-        if not self._session.answers(snapshot.language, invoked=invoked):
+        session.requests.close(uri)  # even if this request is not answered
+        shown_before = session.messages_shown
+        found: list[Found] | None = []
+        if session.answers(snapshot.language, invoked=invoked):
+            work = self._find(snapshot, path, invoked)
+            try:
+                with session.working():
+                    found = await session.requests.latest(uri, work)
+            except asyncio.CancelledError:
+                self._close_rest(uri)
+                raise
+        if found is None:  # a newer request has taken its place
             return []
-        work = self._find(snapshot, path, invoked)
-        try:
-            with self._session.working():
-                found = await self._session.requests.latest(uri, work) or []
-        except asyncio.CancelledError:
-            self._close_rest(uri)
-            raise
+        if invoked and not found and session.messages_shown == shown_before:
+            session.say_why_nothing(snapshot.language)
         self.offers.answered([offer.id for offer, _ in found])
         self._save_soon()
         return found
@@ -106,7 +113,6 @@ class Suggestions:
             while len(found) + len(made) < wanted and misses_left:
                 alternative = query.alternative(number)
                 completion, unfinished = await self._ask(alternative, engine, whole=invoked)
-                session.problem = None  # the engine answers
                 logger.info("%s", json.dumps(completion.trace.to_json()))
                 if prompter is not session.prompter:
                     break
@@ -176,6 +182,9 @@ class Suggestions:
                 await stream.finished()
             else:
                 state = await wait_for_lines(query, stream)
+            if state == "late" and not engine.has_idle_time:  # nobody here can say why
+                raise too_slow(engine.address, query.settings.patience, "patience")
+            self._session.engine_answers()
             completion = await make_completion(query, stream, state)
             self._cache.keep(query, stream)
             if stream.prompt_tokens and stream.prompt_tokens < len(query.request.prompt):
@@ -243,25 +252,24 @@ class Suggestions:
         """Makes an offer longer, line by line, until its answer is whole or is closed."""
         lines = stream.lines
         try:
-            while offer.stream is stream:
-                await stream.more()
-                running = stream.running
-                if running and stream.lines == lines:
-                    continue
-                if not running and not stream.whole:
-                    return
-                lines = stream.lines
-                completion = await make_completion(query, stream, "cut" if running else "whole")
-                if offer.stream is not stream:  # closed meanwhile
-                    return
-                if offer.grow(completion):
-                    self.keep_reason(completion)
-                stream.changed.ring()
-                if not running:
-                    self._cache.keep(query, stream)
-                    return
-        except EngineUnavailable as error:
-            logger.info("the rest of an answer is lost: %s", error.message)
+            with self._session.reported():
+                while offer.stream is stream:
+                    await stream.more()
+                    running = stream.running
+                    if running and stream.lines == lines:
+                        continue
+                    if not running and not stream.whole:
+                        return
+                    lines = stream.lines
+                    completion = await make_completion(query, stream, "cut" if running else "whole")
+                    if offer.stream is not stream:  # closed meanwhile
+                        return
+                    if offer.grow(completion):
+                        self.keep_reason(completion)
+                    stream.changed.ring()
+                    if not running:
+                        self._cache.keep(query, stream)
+                        return
         finally:
             if offer.stream is stream:
                 self._close_rest(query.snapshot.uri)

@@ -1,6 +1,7 @@
 """Engines: the programs that run a model and answer completion requests.
 
 - interface.py: the Engine protocol, CompletionRequest, the pieces of an answer, an engine's state.
+- trouble.py: what a person reads when there is no answer.
 - http.py: the one client of OpenAI's completions dialect, and the request as JSON.
 - remote.py: an endpoint elsewhere.
 - local.py: the engine on this machine. It is found by the name of its socket, started if it is not

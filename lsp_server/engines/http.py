@@ -12,19 +12,26 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Any
 
 import aiohttp
-from aiohttp.http import HttpProcessingError
 
 from lsp_server.engines.interface import CompletionRequest, EngineUnavailable, Piece
+from lsp_server.engines.trouble import (
+    BAD_ANSWER,
+    LOOK,
+    NO_ANSWER,
+    broken_off,
+    no_answer,
+    other_dialect,
+    refusal,
+)
 
 CONNECT_TIMEOUT_S = 2.0
-NO_ANSWER = (aiohttp.ClientError, OSError, TimeoutError, ValueError)  # from aiohttp
 
 
 class HttpClient:
     """The dialect over one aiohttp session, which is made when it is first needed.
 
     extensions: the endpoint knows the fields that vLLM and our own engine add to the dialect;
-    OpenAI's own endpoint refuses them.
+    OpenAI's own endpoint refuses them. name: of the endpoint in messages, in place of its address.
     """
 
     def __init__(
@@ -36,6 +43,8 @@ class HttpClient:
         headers: Mapping[str, str] | None = None,
         timeout_s: float | None = None,
         extensions: bool = False,
+        proxy: str | None = None,
+        name: str | None = None,
     ) -> None:
         self._base_url = base_url.rstrip("/")
         self._make_connector = make_connector
@@ -43,6 +52,8 @@ class HttpClient:
         self._headers = dict(headers or {})
         self._timeout_s = timeout_s
         self._extensions = extensions
+        self._proxy = proxy
+        self._name = name or self._base_url
         self._session: aiohttp.ClientSession | None = None
 
     async def call(
@@ -90,12 +101,10 @@ class HttpClient:
                     data = line[5:].strip()
                     if data == b"[DONE]":
                         return
-                    yield _piece(data)
-            raise EngineUnavailable("the answer broke off")
-        except (*NO_ANSWER, HttpProcessingError) as error:  # the latter: an endless line
-            raise EngineUnavailable(
-                f"no answer from {self._base_url} ({type(error).__name__})"
-            ) from None
+                    yield self._piece(data)
+            raise broken_off(self._name)
+        except (*NO_ANSWER, BAD_ANSWER) as error:
+            raise no_answer(self._name, error, self._timeout_s) from None
 
     async def close(self) -> None:
         if self._session is not None:
@@ -109,7 +118,8 @@ class HttpClient:
                 connector=self._make_connector(),
                 headers=self._headers,
                 timeout=timeout,
-                trust_env=False,
+                proxy=self._proxy,
+                trust_env=False,  # it would also send what ~/.netrc holds
             )
         return self._session
 
@@ -147,8 +157,18 @@ class HttpClient:
             words = _words((await response.json(content_type=None))["error"])
         except (ValueError, KeyError, TypeError, aiohttp.ClientError):
             words = response.reason or ""
-        message = f"{self._base_url} answered with status {response.status}"
-        return EngineUnavailable(message, quoted=words, refused=400 <= response.status < 500)
+        return refusal(self._name, response.status, words)
+
+    def _piece(self, data: bytes) -> Piece:
+        """One event of the stream. Raises EngineUnavailable."""
+        try:
+            body = json.loads(data)
+            if "error" in body:
+                words = _words(body["error"])
+                raise EngineUnavailable(f"{self._name} failed", quoted=words, remedy=LOOK)
+            return _piece(body)
+        except (ValueError, TypeError, AttributeError, LookupError):
+            raise other_dialect(self._name) from None
 
 
 def _words(error: Any) -> str:
@@ -159,24 +179,18 @@ def _words(error: Any) -> str:
     return "".join(first_line)[:200]
 
 
-def _piece(data: bytes) -> Piece:
-    """One event of the stream. Raises EngineUnavailable."""
-    try:
-        body = json.loads(data)
-        if "error" in body:
-            raise EngineUnavailable("the endpoint failed", quoted=_words(body["error"]))
-        choices = body.get("choices") or [{}]
-        logprobs = (choices[0].get("logprobs") or {}).get("token_logprobs") or ()
-        usage = body.get("usage") or {}
-        details = usage.get("prompt_tokens_details") or {}
-        own = body.get("fimls") or {}
-        return Piece(
-            text=str(choices[0].get("text") or ""),
-            logprobs=tuple(float(x) for x in logprobs if isinstance(x, int | float)),
-            reused_tokens=details.get("cached_tokens"),
-            passes=own.get("passes"),
-            prompt_tokens=usage.get("prompt_tokens"),
-            prefill_per_s=own.get("prefill_per_s"),
-        )
-    except (ValueError, TypeError, AttributeError, LookupError):
-        raise EngineUnavailable("the endpoint's answer is not in the completions dialect") from None
+def _piece(body: Any) -> Piece:
+    """Raises ValueError, TypeError, AttributeError, LookupError for what is none."""
+    choices = body.get("choices") or [{}]
+    logprobs = (choices[0].get("logprobs") or {}).get("token_logprobs") or ()
+    usage = body.get("usage") or {}
+    details = usage.get("prompt_tokens_details") or {}
+    own = body.get("fimls") or {}
+    return Piece(
+        text=str(choices[0].get("text") or ""),
+        logprobs=tuple(float(x) for x in logprobs if isinstance(x, int | float)),
+        reused_tokens=details.get("cached_tokens"),
+        passes=own.get("passes"),
+        prompt_tokens=usage.get("prompt_tokens"),
+        prefill_per_s=own.get("prefill_per_s"),
+    )

@@ -59,17 +59,22 @@ class EngineUnavailable(Exception):
     """The engine gives no answer now; the message says why.
 
     quoted: the endpoint's own words, which may repeat the user's text: for the user to read, not
-    for the log. refused: the endpoint will not answer such requests later either, until somebody
-    mends something.
+    for the log. remedy: a sentence. tell_after: what may pass by itself is worth a message only
+    after so many failures in a row.
     """
 
-    def __init__(self, message: str, *, quoted: str = "", refused: bool = False) -> None:
+    def __init__(
+        self, message: str, *, quoted: str = "", remedy: str = "", tell_after: int = 1
+    ) -> None:
         words = message
         if quoted:
-            words = f"{message}: {quoted}"
+            words = f"{message}: {quoted.rstrip('.')}"
+        if remedy:
+            words = f"{words}. {remedy}"
         super().__init__(words)
         self.message = message
-        self.refused = refused
+        self.quoted = quoted
+        self.tell_after = tell_after
 
 
 class Engine(Protocol):

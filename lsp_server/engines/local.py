@@ -36,6 +36,7 @@ logger = logging.getLogger(__name__)
 
 POLL_S = 0.05
 MAX_PAUSE_S = 60.0
+RESTARTS = 3  # in a row without an answer, before the user is told
 STEADY_S = 30.0  # after so long an engine is restarted without a pause
 
 
@@ -93,17 +94,23 @@ class LocalEngine:
     async def complete(self, request: CompletionRequest) -> AsyncGenerator[Piece]:
         if self.state.name != "ready":
             self.start()
-            raise EngineUnavailable(self.state.message or "the model is loading")
+            words = self.state.message or "The model is loading"
+            raise EngineUnavailable(words, tell_after=RESTARTS)
         pieces = self._client.stream(request)
         try:
             async for piece in pieces:
                 self.prefill_per_s = piece.prefill_per_s or self.prefill_per_s
                 yield piece
-        except EngineUnavailable:
+        except EngineUnavailable as error:
             status = await self._client.call("GET", "/fimls/status")
             if status is None and self.state.name == "ready":
                 self._lost()
-            raise
+            raise EngineUnavailable(
+                error.message,
+                quoted=error.quoted,
+                remedy=f"Its log is {engine_log()}.",
+                tell_after=RESTARTS if status is None else 1,
+            ) from None
         finally:
             await pieces.aclose()
 
@@ -230,6 +237,7 @@ def local_client(socket: Path, model: str = "") -> HttpClient:
         lambda: aiohttp.UnixConnector(path=str(socket), limit=0),
         model=model,
         extensions=True,
+        name="The engine",
     )
 
 

@@ -6,11 +6,15 @@ import asyncio
 import os
 import ssl
 from collections.abc import AsyncGenerator
+from ipaddress import ip_address
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 
 from lsp_server.engines.http import HttpClient
 from lsp_server.engines.interface import CompletionRequest, EngineState, EngineUnavailable, Piece
+from lsp_server.engines.trouble import PROXY
 from lsp_server.settings import RemoteSettings
 
 
@@ -27,14 +31,16 @@ class RemoteEngine:
         key = _key(settings)
         if key:
             headers["Authorization"] = f"Bearer {key}"
+        proxy = proxy_of(settings)
         self.address = settings.url
         self._client = HttpClient(
             settings.url.rstrip("/").removesuffix("/v1"),
-            lambda: aiohttp.TCPConnector(ssl=_tls(settings)),
+            lambda: _connector(settings, proxy),
             model=settings.model,
             headers=headers,
             timeout_s=settings.timeout,
             extensions=settings.format is None,  # an endpoint that takes ids takes stop ids
+            proxy=proxy,
         )
 
     def start(self) -> None:
@@ -63,6 +69,14 @@ def _key(settings: RemoteSettings) -> str | None:
     return os.environ.get(settings.api_key_env)
 
 
+def _connector(settings: RemoteSettings, proxy: str | None) -> aiohttp.BaseConnector:
+    """Raises EngineUnavailable."""
+    if proxy is not None and urlsplit(proxy).scheme not in ("http", "https"):
+        message = f"No answer from {settings.url}: the proxy is no HTTP proxy"
+        raise EngineUnavailable(message, remedy=PROXY)
+    return aiohttp.TCPConnector(ssl=_tls(settings))
+
+
 def _tls(settings: RemoteSettings) -> ssl.SSLContext | bool:
     if not settings.verify_tls:
         return False
@@ -71,7 +85,33 @@ def _tls(settings: RemoteSettings) -> ssl.SSLContext | bool:
     try:
         return ssl.create_default_context(cafile=settings.ca_file)
     except OSError as error:  # also ssl.SSLError
+        reason = "it holds no certificate" if isinstance(error, ssl.SSLError) else error.strerror
         raise EngineUnavailable(
-            f"the certificates in fimls.remote.caFile cannot be read ({type(error).__name__})",
-            refused=True,
+            "fimls.remote.caFile cannot be read",
+            quoted=f"{settings.ca_file} ({reason})",
+            remedy="Name a PEM file.",
         ) from None
+
+
+def proxy_of(settings: RemoteSettings) -> str | None:
+    """The proxy's address, by the setting, the environment or the system; None: there is none."""
+    assert settings.url is not None
+    if settings.proxy is not None:
+        return None if settings.proxy == "none" else settings.proxy
+    url = urlsplit(settings.url)
+    host = url.hostname or ""
+    if is_loopback(host) or proxy_bypass(url.netloc):
+        return None
+    proxies = getproxies()
+    proxy = proxies.get(url.scheme) or proxies.get("all")
+    if proxy and "://" not in proxy:
+        return f"http://{proxy}"
+    return proxy or None
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine, which no proxy leads to."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")

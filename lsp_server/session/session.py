@@ -78,6 +78,8 @@ class Session:
         self.requests = Scheduler()  # for suggestions, by document
         self.edits = Scheduler()  # fill-in edits, by document
         self.problem: str | None = None  # why there are no suggestions
+        self.messages_shown = 0
+        self._failures = 0  # of the engine in a row
         self._layers = SettingsLayers()
         # The chosen model's:
         self._engine: Engine | None = None
@@ -317,7 +319,8 @@ class Session:
 
     @contextmanager
     def reported(self) -> Iterator[None]:
-        """Catches EngineUnavailable and FormatError in the block; the status then says why."""
+        """Catches EngineUnavailable and FormatError in the block: the status then says why, and a
+        message if it does not pass by itself."""
         from fim import FormatError
         from lsp_server.engines.interface import EngineUnavailable
 
@@ -325,14 +328,18 @@ class Session:
             yield
         except EngineUnavailable as error:
             logger.info("no suggestion: %s", error.message)
-            if error.refused:
-                self.report(str(error), quoted=True)
-            else:  # it may pass: in the status, but no message
-                self.problem = str(error)
+            self.problem = str(error)
+            self._failures += 1
+            if self._failures >= error.tell_after:
+                self._tell((self.problem,), cause=error.message, error=True, in_status=True)
         except FormatError as error:
             self.report(str(error))
-        else:
-            self.problem = None
+        self._on_status()
+
+    def engine_answers(self) -> None:
+        """The trouble is over."""
+        self.problem = None
+        self._failures = 0
 
     @contextmanager
     def working(self) -> Iterator[None]:
@@ -432,29 +439,48 @@ class Session:
             self._language_told = True
             self._tell((advice,), in_status=True)
 
-    def report(self, problem: str, *, quoted: bool = False) -> None:
-        """Shows the user, once, why there are no suggestions, and logs it.
-
-        quoted: it may repeat the user's text, which the log never holds.
-        """
+    def report(self, problem: str) -> None:
+        """Shows the user, once, why there are no suggestions, and logs it."""
         self.problem = problem
         self._on_status()
-        if self._tell((problem,), error=True, in_status=True) and not quoted:
+        if self._tell((problem,), error=True, in_status=True):
             logger.error("%s", problem)
 
     def report_once(self, problem: str) -> None:
         """Shows the user something that does not keep suggestions from coming."""
         self._tell((problem,))
 
+    def say_why_nothing(self, language: str) -> None:
+        """Answers an explicit request in words, if there is anything to say."""
+        status = self.status(language)
+        if status.state in ("failed", "off"):
+            self._show(status.message, error=status.state == "failed")
+
     def _tell(
-        self, problems: Iterable[str], *, error: bool = False, in_status: bool = False
+        self,
+        problems: Iterable[str],
+        *,
+        cause: str | None = None,
+        error: bool = False,
+        in_status: bool = False,
     ) -> int:
-        """Shows the user the problems that are new; returns how many there are."""
-        new = self._reporter.new(problems)
+        """Shows the user the problems that are new; returns how many there are.
+
+        cause: of the only one, where its words vary. in_status: the status has it, too.
+        """
+        new = tuple(problems)
+        if cause is None:
+            new = self._reporter.new(new)
+        elif not self._reporter.new((cause,)):
+            new = ()
         if not (in_status and self.client_shows_status):
             for problem in new:
-                self._show_message(problem, error=error)
+                self._show(problem, error=error)
         return len(new)
+
+    def _show(self, message: str, *, error: bool) -> None:
+        self.messages_shown += 1
+        self._show_message(message, error=error)
 
     def close_work(self, uri: str) -> None:
         """Cancels the work for a document, whose text is another one now."""

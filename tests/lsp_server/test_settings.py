@@ -123,6 +123,7 @@ ALL = {
         "timeout": 3,
         "caFile": "~/ca.pem",
         "verifyTls": False,
+        "proxy": "http://me:secret@proxy:3128",
     },
     "log": {"level": "debug"},
 }
@@ -143,7 +144,15 @@ ALL_PARSED = Settings(
     seed=7,
     engine=EngineOptions("cuda:1", "bfloat16", "int8", 60.0, 4, 30.5, 64, 0, False),
     remote=RemoteSettings(
-        "https://example.org:8443/v1", "m", None, "k-1", "codellama", 3.0, "~/ca.pem", False
+        "https://example.org:8443/v1",
+        "m",
+        None,
+        "k-1",
+        "codellama",
+        3.0,
+        "~/ca.pem",
+        False,
+        "http://me:secret@proxy:3128",
     ),
     log=LogSettings("debug"),
 )

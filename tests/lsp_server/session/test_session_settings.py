@@ -89,7 +89,10 @@ async def test_an_endpoint_that_refuses_is_reported_once() -> None:
     async with window_on(answers_with(401, '{"error": "no such key"}')) as (window, endpoint):
         for _ in range(3):
             assert await window.ask(0, 4)[1] == []
-        assert window.shown == [f"fimls: {endpoint.url} answered with status 401: no such key"]
+        assert window.shown == [
+            f"fimls: {endpoint.url} answered with status 401: no such key. Put its key into the "
+            "variable that fimls.remote.apiKeyEnv names (FIMLS_API_KEY)."
+        ]
 
 
 @pytest.mark.asyncio
