@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import traceback
 from collections.abc import Coroutine
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lsp_server.folders import log_folder
+from model.private_files import make_private_folder
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -36,8 +38,9 @@ async def quietly(work: Coroutine[Any, Any, T]) -> T | None:
 def engine_log() -> Path:
     """The path of the engines' log, which they write; a large one is renamed to begin a new one."""
     path = log_folder() / "engine.log"
-    if path.exists() and path.stat().st_size > MAX_BYTES:
-        path.replace(path.with_suffix(".old.log"))
+    with contextlib.suppress(OSError):
+        if path.stat().st_size > MAX_BYTES:
+            path.replace(path.with_suffix(".old.log"))
     return path
 
 
@@ -49,6 +52,7 @@ def log_to_file(name: str) -> None:
     """
     handler: logging.Handler
     try:
+        make_private_folder(log_folder())
         handler = RotatingFileHandler(
             log_folder() / name, maxBytes=MAX_BYTES, backupCount=1, encoding="utf-8"
         )

@@ -26,7 +26,10 @@ def settings_file() -> Path:
 
 def read_user_settings() -> tuple[dict[str, Any], tuple[str, ...]]:
     """The file's content, {} if there is none, and the problems with it."""
-    path = settings_file()
+    try:
+        path = settings_file()
+    except OSError as error:  # there is no home
+        return {}, (f"The user's settings are ignored: {error}.",)
     try:
         content = json.loads(read_text(path, MAX_BYTES))
         if not isinstance(content, dict):

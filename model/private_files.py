@@ -43,6 +43,24 @@ def own_private_folder(path: Path) -> None:
         path.chmod(0o700)
 
 
+def temporary_folder() -> Path:
+    """This user's own folder below the one for temporary files, which is made: in place of a home.
+    Raises NotOwned and other kinds of OSError, which name the remedy."""
+    # On Windows the folder for temporary files is not shared by users.
+    number = 0 if sys.platform == "win32" else os.getuid()
+    try:
+        folder = Path(tempfile.gettempdir()) / f"fimls-{number}"
+        own_private_folder(folder)
+    except NotOwned as error:
+        raise NotOwned(f"{error}; set HOME or TMPDIR to a folder of your own") from None
+    except OSError as error:
+        raise OSError(
+            f"no folder for temporary files can be used ({error.strerror}); set HOME or TMPDIR to "
+            "a folder of your own"
+        ) from None
+    return folder
+
+
 def is_private_folder(path: Path) -> bool:
     """Whether the path is a folder of this user in which nobody else can have written. Raises
     OSError where nothing has the path."""

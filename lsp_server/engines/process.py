@@ -16,6 +16,7 @@ from typing import BinaryIO
 from lsp_server.folders import runtime_folder
 from lsp_server.logs import engine_log
 from model.engine.options import Launch
+from model.private_files import make_private_folder
 
 _spare: subprocess.Popen[bytes] | None = None
 """An engine process that loads torch and waits on its stdin to be told what to serve."""
@@ -79,6 +80,7 @@ def _start(argument: str, stdin: int) -> subprocess.Popen[bytes]:
 def open_log() -> BinaryIO:
     """The engines' log, to append to; the null device where there is no log folder."""
     try:
+        make_private_folder(engine_log().parent)
         return engine_log().open("ab")
     except OSError:
         return Path(os.devnull).open("ab")

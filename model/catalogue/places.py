@@ -11,16 +11,22 @@ import re
 import sys
 from pathlib import Path
 
+from model.private_files import temporary_folder
+
 RECORD = "pulled.json"
 
 
 def data_folder() -> Path:
-    """What fimls keeps for good; FIMLS_DATA_DIR."""
+    """What fimls keeps for good; FIMLS_DATA_DIR. Raises OSError where there is no home, and no
+    folder for temporary files."""
     if chosen := os.environ.get("FIMLS_DATA_DIR"):
         return Path(chosen)
     import platformdirs
 
-    return platformdirs.user_data_path("fimls", appauthor=False)
+    try:
+        return platformdirs.user_data_path("fimls", appauthor=False)
+    except RuntimeError:  # no home
+        return temporary_folder() / "data"
 
 
 def models_folder() -> Path:
@@ -38,14 +44,17 @@ def hub_cache() -> Path:
         return _expanded(chosen) / "hub"
     if chosen := os.environ.get("XDG_CACHE_HOME"):
         return _expanded(chosen) / "huggingface" / "hub"
-    return _expanded("~/.cache/huggingface/hub")
+    if (home := _home()) is None:
+        return data_folder() / "huggingface" / "hub"
+    return home / ".cache" / "huggingface" / "hub"
 
 
 def ollama_stores() -> list[Path]:
     """Where ollama may keep models: OLLAMA_MODELS, else the user's and the Linux service's."""
     if chosen := os.environ.get("OLLAMA_MODELS"):
         return [_expanded(chosen)]
-    stores = [_expanded("~/.ollama/models")]
+    home = _home()
+    stores = [] if home is None else [home / ".ollama" / "models"]
     if sys.platform == "linux":
         stores.append(Path("/usr/share/ollama/.ollama/models"))
     return stores
@@ -71,6 +80,13 @@ def names_in_cache(path: Path) -> list[str]:
 def folder_name(name: str) -> str:
     """A model's name as the name of one folder."""
     return re.sub(r"[/\\:]", "--", name)
+
+
+def _home() -> Path | None:
+    """The user's home; None without one: ~ then stays as it is, and would be a folder of the
+    working folder, which may be anyone's repository."""
+    home = _expanded("~")
+    return home if home.is_absolute() else None
 
 
 def _expanded(path: str) -> Path:

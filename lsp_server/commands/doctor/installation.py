@@ -74,10 +74,10 @@ def folders(settings: Settings) -> Iterator[Finding]:
     }
     for name, find in places.items():
         yield _folder(name, find)
-    place = cache_folder()
-    while not place.exists() and place != place.parent:
-        place = place.parent
-    free = shutil.disk_usage(place).free
+    try:
+        free = free_bytes(cache_folder())
+    except OSError:  # `_folder` has told
+        return
     wanted = settings.engine.cache_disk * MIB
     if free < wanted:
         yield wrong(
@@ -87,6 +87,13 @@ def folders(settings: Settings) -> Iterator[Finding]:
         )
     else:
         yield fine(f"{free / 1e9:.1f} GB of the disk are free.")
+
+
+def free_bytes(place: Path) -> int:
+    """Of the disk that a folder is on, or will be on when it is made. Raises OSError."""
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    return shutil.disk_usage(place).free
 
 
 def _folder(name: str, find: Callable[[], Path]) -> Finding:
