@@ -180,3 +180,20 @@ def peers() -> Path:
     if not python.exists() or subprocess.run(probe, capture_output=True, check=False).returncode:
         pytest.skip(f"{python} has no llama-cpp-python: `make peers` builds it")
     return python
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A certificate for 127.0.0.1 that nobody but itself vouches for, with its key."""
+    path = tmp_path_factory.mktemp("tls") / "both.pem"
+    command = (
+        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj "
+        "/CN=fimls-test "
+        f"-addext subjectAltName=IP:127.0.0.1 -keyout {path} -out {path}.crt"
+    )
+    try:
+        subprocess.run(command.split(), check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("there is no openssl to make a certificate with")
+    path.write_text(path.read_text() + Path(f"{path}.crt").read_text())
+    return path

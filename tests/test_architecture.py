@@ -284,7 +284,7 @@ HEAVY = {"torch", "transformers", "accelerate", "bitsandbytes", "numpy"}
             [
                 "model.loading",
                 "model.engine.worker",
-                "model.engine.openai_api",
+                "model.engine.http.openai_api",
                 "model.engine.process",
             ],
             HEAVY - {"torch", "numpy"},

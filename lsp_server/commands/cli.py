@@ -275,12 +275,16 @@ def engine_serve(
         str, Option(metavar="HOST:PORT", help="Where to serve it.")
     ] = "127.0.0.1:8712",
     model: Model = None,
+    certificate: Annotated[str, Option(metavar="FILE", help="For TLS: a PEM file.")] = "",
+    certificate_key: Annotated[
+        str, Option(metavar="FILE", help="Its key, if the certificate's file does not hold it.")
+    ] = "",
 ) -> None:
     """Serves the OpenAI completions dialect to other machines, for those that have the key in
     FIMLS_API_KEY."""
     from lsp_server.commands.engine import serve_engine
 
-    serve_engine(listen, settings_from(model))
+    serve_engine(listen, settings_from(model), certificate, certificate_key)
 
 
 @app.command()

@@ -102,7 +102,16 @@ async def call_engines(method: str, path: str) -> list[dict[str, Any]]:
     return answers
 
 
-def serve_engine(listen: str, settings: Settings) -> None:
+def serve_engine(
+    listen: str, settings: Settings, certificate: str = "", certificate_key: str = ""
+) -> None:
     """`fimls engine serve`: replaces this process by an engine that listens at HOST:PORT."""
-    launch = Launch(f"tcp:{listen}", settings.model, ends_when_idle=False, options=settings.engine)
+    launch = Launch(
+        f"tcp:{listen}",
+        settings.model,
+        ends_when_idle=False,
+        certificate=certificate,
+        certificate_key=certificate_key,
+        options=settings.engine,
+    )
     os.execv(sys.executable, [sys.executable, "-P", "-m", "model.engine", launch.to_json()])

@@ -7,7 +7,7 @@ To understand how it starts, read in this order:
 - loading.py: whether the model is loading, ready or failed; the model, warm, with its caches.
 
 To understand how a request is answered:
-- http_server.py: the routes. openai_api.py: the dialect's JSON to a Request, and events to JSON.
+- http/: where it listens, the routes, and the dialect.
 - request.py: a Request and the events of its answer.
 - queue.py: clients take turns, and idle work comes last.
 - speed.py: the measured speed of prefill and decode.

@@ -23,6 +23,7 @@ from model.errors import ModelError
 from model.machine import usable_cores
 
 if TYPE_CHECKING:
+    from model.engine.http.port import Port
     from model.engine.worker import Engine
 
 log = logging.getLogger(__name__)
@@ -36,6 +37,7 @@ class EngineProcess:
 
     launch: Launch
     key: str | None = None  # what a client must send; None where the socket is private
+    port: Port | None = None  # where it listens on a network port
     engine: Engine | None = None
     progress: float = 0.0
     failure: str | None = None

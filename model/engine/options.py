@@ -65,7 +65,7 @@ class Launch:
     """Everything that an engine process is told when it is started, as one JSON value."""
 
     listen: str = setting(
-        "tcp:127.0.0.1:8712", text("unix:PATH or tcp:HOST:PORT", r"(?s)unix:.+|tcp:.*:[0-9]+")
+        "tcp:127.0.0.1:8712", text("unix:PATH or tcp:HOST:PORT", r"(?s)(unix|tcp):.+")
     )
     model: str = setting("bundled", text('"bundled" or the path of a model folder', r"(?s).+"))
     version: str = setting("", text("a text", r"(?s).*"))
@@ -73,6 +73,10 @@ class Launch:
     cache_folder: str = setting("", text("a text", r"(?s).*"))
     """For prompts, compiled code and the speed of kernels; "" keeps nothing on disk."""
     ends_when_idle: bool = setting(True, flag())
+    certificate: str = setting("", text("the path of a PEM file", r"(?s).*"))
+    """For TLS on a network port; "" speaks plain HTTP."""
+    certificate_key: str = setting("", text("the path of a PEM file", r"(?s).*"))
+    """"" where the certificate's file holds it, too."""
     options: EngineOptions = field(default_factory=EngineOptions)
 
     def to_json(self) -> str:

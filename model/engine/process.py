@@ -11,7 +11,6 @@ import contextlib
 import logging
 import os
 import signal
-import socket
 import sys
 import threading
 import time
@@ -20,7 +19,8 @@ from pathlib import Path
 from aiohttp import web
 from filelock import FileLock, Timeout
 
-from model.engine.http_server import make_app
+from model.engine.http.addresses import answers, listen, read_key
+from model.engine.http.routes import make_app
 from model.engine.loading import EngineProcess
 from model.engine.options import BadOptions, parse_launch
 
@@ -43,15 +43,12 @@ def main(arguments: list[str]) -> int:
             return 0
     try:
         launch = parse_launch(text)
+        kind, _, address = launch.listen.partition(":")
+        if kind == "tcp":
+            asyncio.run(serve(EngineProcess(launch, read_key())))
+            return 0
     except BadOptions as error:
         return complain(f"fimls engine: {error}")
-    kind, _, address = launch.listen.partition(":")
-    if kind == "tcp":
-        key = os.environ.pop("FIMLS_API_KEY", None)
-        if not key:
-            return complain("Set FIMLS_API_KEY: an engine on a network port wants a key.")
-        asyncio.run(serve(EngineProcess(launch, key)))
-        return 0
     path = Path(address)
     lock = take_lock(path)
     if lock is None:
@@ -116,35 +113,6 @@ def take_lock(path: Path, patience_s: float = LOCK_PATIENCE_S) -> FileLock | Non
             time.sleep(0.05)
 
 
-def answers(path: Path) -> bool:
-    """Whether a process listens on this Unix socket."""
-    with unix_socket() as probe:
-        try:
-            probe.connect(str(path))
-        except OSError:
-            return False
-    return True
-
-
-def private_socket(path: Path) -> socket.socket:
-    """Binds a Unix socket that only this user may open. Whoever holds the lock may remove a stale
-    file."""
-    path.unlink(missing_ok=True)
-    listener = unix_socket()
-    old = os.umask(0o177)
-    try:
-        listener.bind(str(path))
-    finally:
-        os.umask(old)
-    return listener
-
-
-def unix_socket() -> socket.socket:
-    if sys.platform == "win32":
-        raise OSError("Windows has no Unix sockets: listen on tcp:127.0.0.1:PORT, or use WSL")
-    return socket.socket(socket.AF_UNIX)
-
-
 async def serve(process: EngineProcess) -> None:
     """Answers at once, loads the model meanwhile, and returns when the engine should end."""
     # handler_cancellation: a client that closes its stream cancels the handler, and so the job.
@@ -153,7 +121,7 @@ async def serve(process: EngineProcess) -> None:
     )
     await runner.setup()
     try:
-        await listen(runner, process.launch.listen)
+        await listen(runner, process)
         loader = threading.Thread(target=process.load, name="loader", daemon=True)
         loader.start()
         loop = asyncio.get_running_loop()
@@ -165,21 +133,12 @@ async def serve(process: EngineProcess) -> None:
         engine = process.engine
         if engine is not None:
             engine.close(save=not process.told_to)
+        if process.port is not None:
+            await process.port.close()
         await runner.cleanup()
         if engine is not None:
             await asyncio.to_thread(engine.join, LAST_SAVE_S)
             await asyncio.to_thread(loader.join, LAST_SAVE_S)  # it may be writing weights
-
-
-async def listen(runner: web.AppRunner, address: str) -> None:
-    """address: unix:PATH or tcp:HOST:PORT; port 0 takes any that is free."""
-    kind, _, where = address.partition(":")
-    if kind == "unix":
-        await web.SockSite(runner, private_socket(Path(where))).start()
-        return
-    host, _, port = where.rpartition(":")
-    await web.TCPSite(runner, host, int(port)).start()
-    print(f"listening on http://{host}:{runner.addresses[0][1]}/v1", flush=True)
 
 
 async def until_done(process: EngineProcess) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from model import LoadedModel, Tokenizer
-from model.engine.openai_api import Answer, parse_request
+from model.engine.http.openai_api import Answer, parse_request
 from model.engine.request import Event, Failed, Finished, Request, Started
 from model.errors import BadRequest
 from model.generation.copying import CopyWeights

@@ -17,7 +17,7 @@ import torch
 from model import LoadedModel, load_model
 from model.decoder.decoder import Decoder
 from model.engine import loading
-from model.engine.http_server import engine_status
+from model.engine.http.routes import engine_status
 from model.engine.loading import keep_weights, load_engine
 from model.engine.options import EngineOptions, Launch
 from model.errors import ModelError

@@ -28,7 +28,7 @@ from model.errors import BadRequest
 from model.machine import memory_bytes
 
 if TYPE_CHECKING:  # torch is loaded on a thread of its own, after the socket answers
-    from model.engine.openai_api import Answer
+    from model.engine.http.openai_api import Answer
     from model.engine.request import Event, Request
     from model.engine.worker import Engine
 
@@ -70,11 +70,15 @@ def make_app(process: EngineProcess) -> web.Application:
 @web.middleware
 async def require_key(request: web.Request, handler: Any) -> web.StreamResponse:
     """Over TCP only the key lets one in; a Unix socket is private by its permissions."""
-    key = request.app[PROCESS].key
-    if key is not None:
-        given = request.headers.get("Authorization", "")
-        if not hmac.compare_digest(given.encode(), f"Bearer {key}".encode()):
-            return problem(401, "The API key is missing or wrong.")
+    process = request.app[PROCESS]
+    if process.key is not None:
+        given = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
+        if not hmac.compare_digest(given, f"Bearer {process.key}".encode()):
+            refusal = problem(401, "The API key is missing or wrong.")
+            refusal.force_close()
+            return refusal
+    if process.port is not None and request.transport is not None:
+        process.port.admit(request.transport.get_extra_info("peername"))
     response: web.StreamResponse = await handler(request)
     return response
 
@@ -168,7 +172,7 @@ async def completions(request: web.Request) -> web.StreamResponse:
     engine = process.engine
     if engine is None:
         return problem(503, process.failure or "The model is loading.")
-    from model.engine.openai_api import Answer, parse_request
+    from model.engine.http.openai_api import Answer, parse_request
 
     body = await json_object(request)
     prefill_only = request.path == "/fimls/prefill"
