@@ -16,6 +16,7 @@ from pathlib import Path
 
 OTHERS_MAY_WRITE = 0o022
 OTHERS_MAY_ANYTHING = 0o077
+SYSTEM = (0, 65534)  # root; whom a container's user does not know
 
 
 class NotOwned(PermissionError):
@@ -46,8 +47,9 @@ def own_private_folder(path: Path) -> None:
 def temporary_folder() -> Path:
     """This user's own folder below the one for temporary files, which is made: in place of a home.
     Raises NotOwned and other kinds of OSError, which name the remedy."""
-    # On Windows the folder for temporary files is not shared by users.
-    number = 0 if sys.platform == "win32" else os.getuid()
+    number = 0  # on Windows the folder for temporary files is not shared by users
+    if sys.platform != "win32":
+        number = os.getuid()
     try:
         folder = Path(tempfile.gettempdir()) / f"fimls-{number}"
         own_private_folder(folder)
@@ -77,6 +79,60 @@ def is_private_file(path: Path) -> bool:
     if not stat.S_ISREG(info.st_mode) or not is_mine(info):
         return False
     return sys.platform == "win32" or not info.st_mode & OTHERS_MAY_ANYTHING
+
+
+def read_private_file(path: Path) -> bytes:
+    """The content of a file that nobody else can have written: a regular one of this user's, under
+    one name, and no link. It is opened once. Raises NotOwned and other kinds of OSError."""
+    flags = os.O_RDONLY | getattr(os, "O_BINARY", 0)
+    flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # a FIFO would wait
+    with os.fdopen(os.open(path, flags), "rb") as file:
+        info = os.fstat(file.fileno())
+        if sys.platform != "win32" and not (
+            stat.S_ISREG(info.st_mode)
+            and is_mine(info)
+            and info.st_nlink == 1
+            and not info.st_mode & OTHERS_MAY_WRITE
+        ):
+            raise NotOwned(f"{path} is not a file that only this user can have written")
+        return file.read()
+
+
+def check_way(folder: Path) -> None:
+    """Looks at every folder above one, also above what links on the way lead to. Raises NotOwned,
+    with the remedy, where somebody else could put another folder in its place, and other kinds of
+    OSError."""
+    if sys.platform == "win32":
+        return
+    absolute = Path(os.path.abspath(folder))  # noqa: PTH100 - resolve() follows links
+    for place in {*absolute.parents, *folder.resolve().parents}:
+        info = place.lstat()
+        # A link can be changed by whoever can write to its folder, which is looked at, too.
+        if stat.S_ISLNK(info.st_mode):
+            continue
+        if not is_mine(info) and info.st_uid not in SYSTEM:
+            raise NotOwned(f"{place} belongs to another user, who could exchange {folder}")
+        others_write = info.st_mode & OTHERS_MAY_WRITE
+        if others_write == stat.S_IWGRP and _is_own_group(info.st_gid):
+            continue
+        if others_write and not info.st_mode & stat.S_ISVTX:
+            raise NotOwned(
+                f"others can write to {place}, and so exchange {folder}. Close it: "
+                f"chmod go-w '{place}'"
+            )
+
+
+def _is_own_group(number: int) -> bool:
+    """Whether a group is the one that many systems make for each user, with the same name."""
+    if sys.platform == "win32":
+        return True
+    import grp
+    import pwd
+
+    try:
+        return grp.getgrgid(number).gr_name == pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return False
 
 
 def is_mine(info: os.stat_result) -> bool:

@@ -21,7 +21,13 @@ import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from model.private_files import is_private_folder, own_private_folder
+from model.private_files import (
+    NotOwned,
+    check_way,
+    is_private_folder,
+    own_private_folder,
+    read_private_file,
+)
 
 FOLDER = Path(__file__).parent
 SOURCES = (
@@ -55,12 +61,27 @@ def code_folder(cache_dir: Path) -> Path | None:
     return cache_dir / "compiled" / key
 
 
+def check_place(folder: Path) -> None:
+    """Raises OSError, with the remedy, where others could write into the folder or put another one
+    in its place. It need not be there yet."""
+    check_way(folder.parent.parent)
+    for level in (folder.parent.parent, folder.parent, folder):
+        with contextlib.suppress(FileNotFoundError):
+            if not is_private_folder(level):
+                raise NotOwned(
+                    f"others can write to {level}, or it is a link. Close it: chmod 700 '{level}'"
+                )
+
+
 def is_intact(folder: Path) -> bool:
-    """Whether its files are as `make` wrote them, in folders that only this user can write to."""
-    levels = (folder.parent.parent, folder.parent, folder)
+    """Whether its files are as `make` wrote them, and nobody else can have written or exchanged
+    one, nor can do so."""
     try:
-        private = all(map(is_private_folder, levels))
-        return private and (folder / CHECKSUM).read_bytes() == _checksum(folder)
+        before = folder.lstat()
+        check_place(folder)
+        intact = read_private_file(folder / CHECKSUM) == _checksum(folder)
+        check_place(folder)
+        return intact and os.path.samestat(before, folder.lstat())
     except OSError:
         return False
 
@@ -123,10 +144,14 @@ def load(folder: Path) -> None:
 
 
 def _checksum(folder: Path) -> bytes:
+    """Raises OSError where the folder holds anything else than private folders and files."""
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.name != CHECKSUM:
-            content = path.read_bytes()
+        if path.is_dir() and not path.is_symlink():
+            if not is_private_folder(path):
+                raise NotOwned(f"others can write to {path}")
+        elif path != folder / CHECKSUM:
+            content = read_private_file(path)
             digest.update(f"{path.relative_to(folder)} {len(content)}\n".encode() + content)
     return digest.digest()
 
@@ -140,10 +165,15 @@ def _end_with_input(written: Path) -> None:
     os._exit(1)
 
 
-if __name__ == "__main__":
-    wanted = Path(sys.argv[1])
+def main(folder: str, how: str = "") -> None:
+    wanted = Path(folder)
     here = wanted.with_name(f"{wanted.name}-{os.getpid()}")
     threading.Thread(target=_end_with_input, args=(here,), daemon=True).start()
-    if "behind" in sys.argv[2:] and hasattr(os, "nice"):  # not on Windows
+    if how == "behind" and hasattr(os, "nice"):  # not on Windows
         os.nice(19)
+    os.umask(0o077)  # numba makes folders and files as it allows
     make(wanted, here)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -27,6 +27,7 @@ from model.errors import ModelError
 from model.private_files import (
     OTHERS_MAY_ANYTHING,
     NotOwned,
+    check_way,
     is_mine,
     make_private_folder,
 )
@@ -121,6 +122,10 @@ def _folder(name: str, find: Callable[[], Path]) -> Finding:
             f"The {name} folder {folder} is open to other users.",
             f"Close it: chmod 700 '{folder}'.",
         )
+    try:
+        check_way(folder)
+    except OSError as error:
+        return wrong(f"The {name} folder can be exchanged: {error}.")
     return fine(f"The {name} folder is {folder}.")
 
 

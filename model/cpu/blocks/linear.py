@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ from model.decoder.layers import Attention
 from model.ggml import KINDS, Quantized, quantized
 from model.private_files import own_private_folder
 
+log = logging.getLogger(__name__)
+
 AT_ONCE = 2**19  # weights that are packed at once: they fit a CPU's cache
 LAYER_PRODUCTS = 3 * 10**9  # that a layer's chunk of a prefill takes: 15 to 30 ms
 MIN_CHUNK, MAX_CHUNK = 32, 512
@@ -41,7 +44,9 @@ def can_run(folder: Path | None) -> bool:
         return False
     try:
         own_private_folder(code.parent)
-    except OSError:
+        code_cache.check_place(code)
+    except OSError as error:
+        log.warning("machine code cannot be kept: %s", error)
         return False
     return True
 

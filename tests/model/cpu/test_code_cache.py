@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,121 @@ def test_a_folder_that_others_can_write_to_is_not_believed(
     link.unlink()
     monkeypatch.setattr("model.private_files.is_mine", lambda info: False)
     assert not is_intact(made)
+
+
+def with_link(code: Path, elsewhere: Path) -> None:
+    code.rename(elsewhere / code.name)
+    code.symlink_to(elsewhere / code.name)
+
+
+def with_second_name(code: Path, elsewhere: Path) -> None:
+    (elsewhere / code.name).hardlink_to(code)
+
+
+def with_fifo(code: Path, elsewhere: Path) -> None:
+    os.mkfifo(code.with_name("more.nbi"))
+
+
+def with_file_open_to_others(code: Path, elsewhere: Path) -> None:
+    code.chmod(0o666)
+
+
+def with_folder_open_to_others(code: Path, elsewhere: Path) -> None:
+    code.parent.chmod(0o777)
+
+
+def with_linked_folder(code: Path, elsewhere: Path) -> None:
+    code.parent.rename(elsewhere / "folder")
+    code.parent.symlink_to(elsewhere / "folder")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="modes and links")
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        with_link,
+        with_second_name,
+        with_fifo,
+        with_file_open_to_others,
+        with_folder_open_to_others,
+        with_linked_folder,
+    ],
+)
+def test_a_file_that_others_can_have_written_is_not_believed(
+    spoil: Callable[[Path, Path], None], tmp_path: Path
+) -> None:
+    folder = kept_in(tmp_path / "cache")
+    (tmp_path / "elsewhere").mkdir()
+    spoil(next(folder.rglob("*.nbc")), tmp_path / "elsewhere")
+    assert not is_intact(folder)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="modes and links")
+def test_the_way_to_the_code_is_private_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    groups = [True]  # whether a folder's group is the user's own
+    monkeypatch.setattr("model.private_files._is_own_group", lambda number: groups[-1])
+    folder = kept_in(tmp_path / "home" / "deep" / "cache")
+    home = tmp_path / "home"
+    home.chmod(0o1777)  # as the folder for temporary files: nobody can rename another's
+    assert is_intact(folder)
+    (tmp_path / "link").symlink_to(home)
+    linked = tmp_path / "link" / folder.relative_to(home)
+    assert is_intact(linked)
+    home.chmod(0o770)
+    assert is_intact(folder)
+    groups.append(False)
+    for mode in (0o777, 0o770, 0o707):
+        home.chmod(mode)
+        for each in (folder, linked):
+            assert not is_intact(each)
+            with pytest.raises(PermissionError, match=f"chmod go-w '{home}'"):
+                code_cache.check_place(each)
+    home.chmod(0o755)
+    assert is_intact(folder)
+
+
+def test_a_folder_above_that_is_another_users_is_not_believed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = kept_in(tmp_path / "cache")
+    stranger = tmp_path.parent.stat()
+    monkeypatch.setattr("model.private_files.SYSTEM", ())
+    mine = "model.private_files.is_mine"
+    monkeypatch.setattr(mine, lambda info: not os.path.samestat(info, stranger))
+    with pytest.raises(PermissionError, match="belongs to another user"):
+        code_cache.check_place(folder)
+    assert not is_intact(folder)
+
+
+def test_the_maker_lets_nobody_else_write_whatever_the_umask(tmp_path: Path) -> None:
+    folder = tmp_path / "compiled" / "key"
+    script = "import os, runpy, sys; os.umask(0); sys.argv[1:] = sys.argv[2:]; "
+    script += "import model.cpu.code_cache as c; c.use = lambda f: (f / 'd').mkdir(); "
+    script += "c.load = lambda f: (f / 'd' / 'x').touch(); c.main(sys.argv[1])"
+    with subprocess.Popen(
+        [sys.executable, "-c", script, "-", str(folder)], cwd=ROOT, stdin=subprocess.PIPE
+    ) as process:
+        assert process.wait(60) == 0
+    assert [path.stat().st_mode & 0o077 for path in folder.rglob("*")] == [0, 0, 0]
+    assert is_intact(folder)
+
+
+def kept_in(cache: Path) -> Path:
+    """A folder as `make` leaves it."""
+    cache.mkdir(mode=0o700, parents=True)
+    folder = cache / "compiled" / "key"
+    (folder / "below").mkdir(mode=0o700, parents=True)
+    for each in (folder.parent, folder):
+        each.chmod(0o700)
+    code = folder / "below" / "x.1.nbc"
+    code.write_bytes(b"code")
+    code.chmod(0o600)
+    (folder / CHECKSUM).write_bytes(code_cache._checksum(folder))
+    (folder / CHECKSUM).chmod(0o600)
+    assert is_intact(folder)
+    return folder
 
 
 def test_other_sources_versions_and_machines_have_code_of_their_own(
