@@ -107,9 +107,9 @@ def read_key() -> str:
     key = os.environ.pop("FIMLS_API_KEY", "")
     if not key.strip():
         raise BadOptions("Set FIMLS_API_KEY: an engine on a network port wants a key.")
-    if re.fullmatch("[!-~]+", key) is None:
+    if re.fullmatch("[!-~]([ -~]*[!-~])?", key) is None:
         raise BadOptions(
-            "FIMLS_API_KEY holds something else than visible ASCII, which HTTP cannot carry. "
+            "FIMLS_API_KEY has to be visible ASCII without blanks around it: HTTP carries no other. "
             "Choose another key."
         )
     return key

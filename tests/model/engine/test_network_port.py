@@ -180,7 +180,7 @@ def refusal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
     return run
 
 
-@pytest.mark.parametrize("key", ["", " ", "\t", "ключ", "a b"])
+@pytest.mark.parametrize("key", ["", " ", "\t", "ключ", " a", "a\n", "a\tb"])
 def test_a_key_that_cannot_be_one_is_refused(refusal: Any, key: str) -> None:
     assert "FIMLS_API_KEY" in refusal(key)
 
@@ -194,7 +194,8 @@ def test_an_address_that_is_not_free_or_not_here_is_named(refusal: Any) -> None:
     assert "cannot be listened on" in refusal(listen="tcp:192.0.2.1:1")
     assert "cannot be listened on" in refusal(listen="tcp:nowhere.invalid:1")
     assert "cannot be listened on" in refusal(listen=f"tcp:{'a' * 70}.b:1")
-    assert "is no address to listen on" in refusal(listen="tcp:localhost")
+    assert "is no address to listen on" in refusal(listen="tcp:::1:80")
+    assert "expected unix:PATH or tcp:HOST:PORT" in refusal(listen="tcp:localhost")
 
 
 def test_a_certificate_that_cannot_be_used_is_named(
