@@ -109,7 +109,7 @@ def read_key() -> str:
         raise BadOptions("Set FIMLS_API_KEY: an engine on a network port wants a key.")
     if re.fullmatch("[!-~]([ -~]*[!-~])?", key) is None:
         raise BadOptions(
-            "FIMLS_API_KEY has to be visible ASCII without blanks around it: HTTP carries no other. "
+            "FIMLS_API_KEY has to be visible ASCII without blanks around it, as HTTP carries it. "
             "Choose another key."
         )
     return key
