@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import combinations, product
 from pathlib import Path
 from statistics import median
 
@@ -19,6 +19,7 @@ from model.decoder.decoder import Decoder
 # A tile of the products takes four rows at once, so that a fifth row is dear.
 ROWS = (1, 2, 3, 4, 5, 8, 9, 12, 13, 16)
 LONG = 1024  # positions in the cache of the second measurement
+CHUNK = 64  # positions of a prefill that is measured behind those
 # All counts in turn, so that what holds up the machine for a moment does not hold up one of them.
 LEAST_ROUNDS, MOST_ROUNDS = 3, 9
 PATIENCE_S = 0.5
@@ -27,16 +28,18 @@ PATIENCE_S = 0.5
 @dataclass(frozen=True, slots=True)
 class StepCosts:
     """rows: the time of a step over so many rows in an empty cache, as a multiple of one row's.
-    cache: what 1,000 positions in the cache add. row_us: microseconds of each of the most rows
-    behind many positions; None where nothing was measured."""
+    cache: what 1,000 positions in the cache add. position_us: microseconds of each position of a
+    prefill; None where nothing was measured."""
 
     rows: Mapping[int, float]
     cache: Mapping[int, float]
-    row_us: float | None = None
+    position_us: float | None = None
 
 
-# What to suppose: products are bound by reading the weights, attention is each row's own.
-BY_THUMB = StepCosts({1: 1.0, 4: 1.35, 5: 1.7, 8: 2.2, 9: 2.7, 12: 3.2, 16: 4.3}, {1: 0.1, 16: 1.6})
+# What to suppose: products are bound by reading the weights.
+BY_THUMB = StepCosts(
+    rows={1: 1.0, 4: 1.35, 5: 1.7, 8: 2.2, 9: 2.7, 12: 3.2, 16: 4.3}, cache={1: 0.05, 16: 0.6}
+)
 
 
 def step_costs(decoder: Decoder, name: str, folder: Path) -> StepCosts:
@@ -51,19 +54,22 @@ def step_costs(decoder: Decoder, name: str, folder: Path) -> StepCosts:
     measured: dict[str, dict[int, float]] = {}
 
     def measure(way: str, counts: Sequence[int]) -> dict[int, float]:
-        if not measured:  # both at once
-            measured.update(step_us(decoder, counts, {"empty": 0, "long": long}))
+        if way not in measured:  # steps behind both numbers of positions in turn
+            lengths = {"empty": 0, "long": long} if way in ("empty", "long") else {way: long}
+            measured.update(step_us(decoder, counts, lengths))
         return measured[way]
 
     subject = f"{name} {shape_of(decoder)}"
+    chunk = min(CHUNK, decoder.config.max_positions - long)
+    wanted = {"empty": rows, "long": rows, "prefill": [chunk]}
     try:
-        times = Measurements(folder).times(subject, {"empty": rows, "long": rows}, measure)
+        times = Measurements(folder).times(subject, wanted, measure)
     except Busy:
         return BY_THUMB
     return StepCosts(
         rows=_relative(times["empty"]),
         cache=_slopes(times["empty"], times["long"], long),
-        row_us=times["long"][rows[-1]] / rows[-1],
+        position_us=times["prefill"][chunk] / chunk,
     )
 
 
@@ -83,11 +89,13 @@ def _relative(times: Mapping[int, float]) -> dict[int, float]:
 def _slopes(
     empty: Mapping[int, float], long: Mapping[int, float], positions: int
 ) -> dict[int, float]:
-    """What 1,000 positions add for so many rows: as much for each, since each attends by itself.
-    The median is not led astray by a count that something else held up."""
-    each = median((long[rows] - empty[rows]) / rows for rows in empty)
-    per_row = max(0.0, each) / empty[1] * 1000 / positions
-    return {rows: per_row * rows for rows in empty}
+    """What 1,000 positions add for so many rows: some for any number, and some for each row.
+    Medians (Theil and Sen's line) are not led astray by a count that something else held up."""
+    added = {rows: (long[rows] - empty[rows]) * 1000 / positions / empty[1] for rows in empty}
+    pairs = combinations(added, 2)
+    each = max(0.0, median((added[b] - added[a]) / (b - a) for a, b in pairs))
+    any_number = max(0.0, median(more - each * rows for rows, more in added.items()))
+    return {rows: any_number + each * rows for rows in empty}
 
 
 def shape_of(decoder: Decoder) -> str:
@@ -128,6 +136,6 @@ def step_us(
             cache.trim(0)
             cache.commit(lengths[way])
             started = time.perf_counter()
-            decoder(ids, cache=cache, logits_to_keep=rows)
+            decoder(ids, cache=cache, logits_to_keep=min(rows, ROWS[-1]))
             found[way][rows] = min(found[way][rows], (time.perf_counter() - started) * 1e6)
     return found

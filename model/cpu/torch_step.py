@@ -25,7 +25,7 @@ from model.cpu.quantized_linear import Int8Linear, is_small
 from model.decoder.config import DecoderConfig
 from model.decoder.decoder import Decoder
 from model.decoder.factory import Norm, gains_of
-from model.decoder.kv_cache import KVCache
+from model.decoder.kv_cache import KVCache, Unfinished
 from model.decoder.layers import ACTIVATIONS, DecoderLayer, normalize_heads
 from model.decoder.stopping import ShouldStop, ask
 
@@ -116,7 +116,7 @@ class Buffers:
 
 
 class TorchStep:
-    """Runs a decoder whose matrices are Int8Linear: a model.decoder.decoder.FewRowsStep."""
+    """Runs a decoder whose matrices are Int8Linear: a model.decoder.decoder.Step."""
 
     def __init__(self, decoder: Decoder, max_rows: int) -> None:
         self.max_rows = max_rows
@@ -135,9 +135,14 @@ class TorchStep:
 
     @torch.inference_mode()
     def __call__(
-        self, ids: Tensor, cache: KVCache, keep: int, should_stop: ShouldStop | None
+        self,
+        ids: Tensor,
+        cache: KVCache,
+        keep: int,
+        should_stop: ShouldStop | None,
+        begun: Unfinished | None = None,
     ) -> Tensor:
-        """See FewRowsStep."""
+        """See Step."""
         if self.threads is None:
             return self._run(ids, cache, keep, should_stop)
         with threads(self.threads):

@@ -25,7 +25,7 @@ class DecoderOutput:
     logits: Tensor
 
 
-class FewRowsStep(Protocol):
+class Step(Protocol):
     """Runs up to `max_rows` new positions after a cache, faster than the decoder's layers do.
 
     The result of each row does not depend on the other rows, except for the last bits on CUDA
@@ -35,11 +35,17 @@ class FewRowsStep(Protocol):
     max_rows: int
 
     def __call__(
-        self, ids: Tensor, cache: KVCache, keep: int, should_stop: ShouldStop | None
+        self,
+        ids: Tensor,
+        cache: KVCache,
+        keep: int,
+        should_stop: ShouldStop | None,
+        begun: Unfinished | None,
     ) -> Tensor:
         """ids (rows,) -> logits (keep, vocabulary) of the last rows.
 
-        The cache has room for the rows. Commits them. Raises Cancelled.
+        The cache has room for the rows. Commits them. begun: the same pass, which was cancelled; it
+        may go on from there. Raises Cancelled.
         """
 
 
@@ -62,7 +68,7 @@ class Decoder(nn.Module):
         self.norm = factory.norm(config)
         if not config.tie_embeddings:
             self.head = factory.head(config)
-        self._step: FewRowsStep | None = None
+        self._step: Step | None = None
         self._row_costs: Mapping[int, float] | None = None
         self._cache_costs: Mapping[int, float] = {}
         self._rotations: Rotations | None = None
@@ -77,8 +83,8 @@ class Decoder(nn.Module):
         return self.norm.weight.dtype
 
     @property
-    def step(self) -> FewRowsStep | None:
-        """Runs a few rows after a cache in place of the layers; None where the layers do."""
+    def step(self) -> Step | None:
+        """Runs rows after a cache in place of the layers; None where the layers do."""
         return self._step
 
     @property
@@ -97,11 +103,11 @@ class Decoder(nn.Module):
 
     def use_step(
         self,
-        step: FewRowsStep | None,
+        step: Step | None,
         row_costs: Mapping[int, float] | None = None,
         cache_costs: Mapping[int, float] | None = None,
     ) -> None:
-        """Lets `step` run few rows from now on; None lets the layers run them."""
+        """Lets `step` run what it can from now on; None lets the layers run everything."""
         self._step = step
         self._row_costs = row_costs
         self._cache_costs = cache_costs or {}
@@ -130,7 +136,7 @@ class Decoder(nn.Module):
         begun = None if cache is None else cache.take_unfinished(input_ids)
         if cache is not None and self._step is not None and new <= self._step.max_rows:
             keep = min(logits_to_keep, new) or new
-            logits = self._step(input_ids[0], cache, keep, should_stop)
+            logits = self._step(input_ids[0], cache, keep, should_stop, begun)
             return DecoderOutput(logits[None])
         rotations = self._rotations_of(end, cache)[start:end]
         if begun is None:

@@ -34,7 +34,7 @@ import torch
 from torch import Tensor
 
 from model.decoder.decoder import Decoder
-from model.decoder.kv_cache import KVCache
+from model.decoder.kv_cache import KVCache, Unfinished
 from model.decoder.layers import Attention, DecoderLayer, normalize_heads
 from model.decoder.stopping import ask
 
@@ -136,9 +136,14 @@ class Graphs:
 
     @torch.inference_mode()
     def __call__(
-        self, ids: Tensor, cache: KVCache, keep: int, should_stop: Callable[[], bool] | None
+        self,
+        ids: Tensor,
+        cache: KVCache,
+        keep: int,
+        should_stop: Callable[[], bool] | None,
+        begun: Unfinished | None = None,
     ) -> Tensor:
-        """See model.decoder.decoder.FewRowsStep. should_stop is asked once, before the pass."""
+        """See model.decoder.decoder.Step. should_stop is asked once, before the pass."""
         ask(should_stop)
         rows = ids.shape[0]
         size = self._size(rows)

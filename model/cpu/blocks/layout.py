@@ -26,6 +26,22 @@ PLANE = OUTPUTS * BLOCK // 8  # bytes of one bit of every number of a panel's bl
 LARGEST = 127  # of an activation's 8-bit number; none is -128
 SMALLEST = 1e-20  # divides a block of zeros
 
+# A wide block (tiles/wide.py): bytes, and where its parts begin.
+AT_ONCE = SUPER  # that are widened
+NUMBERS = OUTPUTS * BLOCK
+WIDE_SUMS = NUMBERS
+WIDE_FACTORS = WIDE_SUMS + 2 * 4 * OUTPUTS  # two, of a block's halves, as in Format.scales
+WIDE_MINIMUMS = WIDE_FACTORS + 2 * 4 * OUTPUTS
+WIDE_BLOCK = WIDE_MINIMUMS + 4 * OUTPUTS
+
+# Cached positions as attention takes them (tiles/attention.py).
+POSITIONS = 32  # that are widened
+WIDTHS = (4, 8, 16, 32)  # queries of a tile
+LARGEST_DIM = 256  # of a head
+# Bytes of a widened key or value: whole cache lines, an odd number, for an even one of rows would
+# fall to the same few places of a cache.
+ROW = 4 * (LARGEST_DIM + 16)
+
 
 class Format(NamedTuple):
     """One way of quantizing. The names are those of GGUF where it has the same numbers."""

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from llvmlite import binding, ir
 
 from model.cpu.blocks.layout import FORMATS, Format
-from model.cpu.blocks.tiles import few, rounding, wide
+from model.cpu.blocks.tiles import attention, few, rounding, wide
 from model.cpu.blocks.tiles.cpus import Instructions, chip, instructions_of
 
 FILE = "tiles.o"
@@ -24,6 +24,8 @@ class Panels(NamedTuple):
     widen: int
     multiply_wide: int
     round_blocks: int
+    widen_rows: int
+    attend: int
 
     def numbers_of(self, format_: Format) -> tuple[int, int]:
         """Of a format, and of its kind of wide blocks, as the functions take them."""
@@ -36,7 +38,7 @@ def module_of(cpu: Instructions, target: binding.TargetMachine) -> binding.Modul
     module = ir.Module("tiles")
     module.triple = target.triple
     module.data_layout = str(target.target_data)
-    for tiles in (few, wide, rounding):
+    for tiles in (few, wide, rounding, attention):
         tiles.define(module, cpu)
     parsed = binding.parse_assembly(str(module))
     options = binding.create_pipeline_tuning_options(speed_level=2)

@@ -15,8 +15,8 @@ from tests.model.toys import Parrot, toy_config
 
 
 class Slow(Parrot):
-    """Takes 10 ms, 1 for each row, and 1 for each row and 100 positions; now and then 100 more, and
-    nine rows in an empty cache always."""
+    """Takes 10 ms, 1 for each row, and for 100 positions 2 and 1 for each row; now and then 100
+    more, and nine rows in an empty cache always."""
 
     now = 0.0
     calls = 0
@@ -25,9 +25,9 @@ class Slow(Parrot):
         self, input_ids: torch.Tensor, *, cache: KVCache, logits_to_keep: int, **_: object
     ) -> DecoderOutput:
         rows = input_ids.shape[1]
-        assert rows == logits_to_keep
+        assert logits_to_keep == min(rows, 16)
         self.calls += 1
-        self.now += 0.010 + 0.001 * rows * (1 + cache.length / 100)
+        self.now += 0.010 + 0.001 * rows + (0.002 + 0.001 * rows) * cache.length / 100
         if self.calls % 7 == 0 or (rows == 9 and not cache.length):
             self.now += 0.1
         return DecoderOutput(torch.zeros(1, rows, 1))
@@ -48,9 +48,9 @@ def test_costs_are_of_rows_and_of_positions(
     expected = {rows: (10 + rows) / 11 for rows in ROWS}
     expected |= dict.fromkeys((9, 12, 13, 16), 119 / 11)  # more rows never cost less
     assert costs.rows == pytest.approx(expected)
-    assert costs.cache == pytest.approx({rows: 10 * rows / 11 for rows in ROWS})
+    assert costs.cache == pytest.approx({rows: 10 * (2 + rows) / 11 for rows in ROWS})
     long = min(1024, positions // 2)
-    assert costs.row_us == pytest.approx((10 + 16 * (1 + long / 100)) * 1000 / 16)
+    assert costs.position_us == pytest.approx((10 + 64 + 66 * long / 100) * 1000 / 64)
     monkeypatch.setattr(step_costs, "step_us", lambda *_: pytest.fail("measured again"))
     assert measured(monkeypatch, tmp_path, positions) == costs
 

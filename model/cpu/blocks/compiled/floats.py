@@ -1,9 +1,9 @@
 """What a pass computes beside its products, on float32 numbers, compiled by numba: norms, rotary
-embedding, attention and activations.
+embedding and activations.
 
-Shapes: G query heads that share a key/value head, D head dimension, S positions seen. Arrays are
-contiguous in their last dimension, or the loops over it are not vectorized. Inner loops index whole
-arrays, because a view of one costs as much as 32 products.
+Shapes: R rows, D head dimension. Arrays are contiguous in their last dimension, or the loops over
+it are not vectorized. Inner loops index whole arrays, because a view of one costs as much as 32
+products.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import numba
 import numpy as np
 
-from model.cpu.blocks.compiled.intrinsics import from_half
+from model.cpu.blocks.compiled.words import GELU, GELU_TANH
 
 # Floats may be summed in any order, which vector instructions need; infinities and NaN keep their
 # meaning.
@@ -24,111 +24,12 @@ njit = numba.njit(
 f32 = np.float32
 i32 = np.int32
 
-GELU_TANH = 0
-GELU = 1
-SILU = 2
-ACTIVATIONS = {"gelu_tanh": GELU_TANH, "gelu": GELU, "silu": SILU}
-AT_ONCE = 32  # positions whose keys, or values, are widened: they fit a core's first cache
 LOG2_E = f32(math.log2(math.e))
 LN2_HIGH = f32(0.693359375)
 LN2_LOW = f32(math.log(2) - 0.693359375)
 ROOT_HALF = f32(math.sqrt(0.5))
 TWICE_ROOT_2_PI = f32(2 * math.sqrt(2 / math.pi))
 CUBIC = f32(0.044715)
-
-
-@njit
-def attend(q: Any, keys: Any, values: Any, scores: Any, wide: Any, out: Any) -> None:
-    """q and out (G, D); keys and values (S, D), which the heads share, are bits of half-precision
-    numbers. Scratch: scores (G, >= S), wide (AT_ONCE, D)."""
-    group = len(q)
-    for first in range(0, len(keys), AT_ONCE):
-        count = min(AT_ONCE, len(keys) - first)
-        widen(keys, first, count, wide)
-        for g in range(group):
-            score(q, wide, g, count, scores, first)
-    for g in range(group):
-        softmax(scores[g, : len(keys)])
-        out[g] = f32(0)
-    for first in range(0, len(keys), AT_ONCE):
-        count = min(AT_ONCE, len(keys) - first)
-        widen(values, first, count, wide)
-        for g in range(group):
-            add_shares(scores, first, wide, g, count, out)
-
-
-@njit
-def score(q: Any, keys: Any, g: int, count: int, scores: Any, first: int) -> None:
-    """The products of a query with some keys, to scores from `first` on."""
-    dim = q.shape[1]
-    fours = count - count % 4  # positions go by fours: what is summed stays in registers
-    for s in range(0, fours, 4):
-        dot0 = f32(0)
-        dot1 = f32(0)
-        dot2 = f32(0)
-        dot3 = f32(0)
-        for j in range(dim):
-            query = q[g, j]
-            dot0 += query * keys[s, j]
-            dot1 += query * keys[s + 1, j]
-            dot2 += query * keys[s + 2, j]
-            dot3 += query * keys[s + 3, j]
-        scores[g, first + s] = dot0
-        scores[g, first + s + 1] = dot1
-        scores[g, first + s + 2] = dot2
-        scores[g, first + s + 3] = dot3
-    for s in range(fours, count):
-        dot = f32(0)
-        for j in range(dim):
-            dot += q[g, j] * keys[s, j]
-        scores[g, first + s] = dot
-
-
-@njit
-def add_shares(scores: Any, first: int, values: Any, g: int, count: int, out: Any) -> None:
-    """Adds some values, each times its share, to a head's output."""
-    dim = out.shape[1]
-    fours = count - count % 4
-    for s in range(0, fours, 4):
-        share0 = scores[g, first + s]
-        share1 = scores[g, first + s + 1]
-        share2 = scores[g, first + s + 2]
-        share3 = scores[g, first + s + 3]
-        for j in range(dim):
-            out[g, j] += (
-                share0 * values[s, j]
-                + share1 * values[s + 1, j]
-                + share2 * values[s + 2, j]
-                + share3 * values[s + 3, j]
-            )
-    for s in range(fours, count):
-        share = scores[g, first + s]
-        for j in range(dim):
-            out[g, j] += share * values[s, j]
-
-
-@njit
-def widen(rows: Any, first: int, count: int, wide: Any) -> None:
-    """Rows from `first` on of half-precision numbers as float32. (One loop over many rows, since to
-    begin one costs as much as to widen 64 numbers.)"""
-    from_ = rows[first : first + count].reshape(count * rows.shape[1])
-    to = wide.reshape(wide.size)
-    for j in range(len(from_)):
-        to[j] = from_half(from_[j])
-
-
-@njit
-def softmax(x: Any) -> None:
-    """In place."""
-    most = x[0]
-    total = f32(0)
-    for j in range(len(x)):
-        most = max(most, x[j])
-    for j in range(len(x)):
-        x[j] = exp(x[j] - most)
-        total += x[j]
-    for j in range(len(x)):
-        x[j] /= total
 
 
 @njit

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numba
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
@@ -126,7 +127,7 @@ def float_rows_at(typing: Any, address: Any, rows: Any, columns: Any) -> Any:
 
 @intrinsic
 def half_rows_at(typing: Any, address: Any, rows: Any, columns: Any) -> Any:
-    """The half-precision numbers (rows, columns) at an address, as uint16: see from_half."""
+    """The half-precision numbers (rows, columns) at an address, as uint16: see to_half."""
     return _array_at(types.uint16, 2)
 
 
@@ -155,16 +156,6 @@ def long_rows_at(typing: Any, address: Any, rows: Any, columns: Any) -> Any:
 
 
 @intrinsic
-def from_half(typing: Any, bits: Any) -> Any:
-    """The float32 of a half-precision number's bits."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.fpext(builder.bitcast(args[0], ir.HalfType()), ir.FloatType())
-
-    return types.float32(types.uint16), generate
-
-
-@intrinsic
 def to_half(typing: Any, number: Any) -> Any:
     """The bits of the half-precision number that is nearest to a float32."""
 
@@ -172,3 +163,9 @@ def to_half(typing: Any, number: Any) -> Any:
         return builder.bitcast(builder.fptrunc(args[0], ir.HalfType()), ir.IntType(16))
 
     return types.uint16(types.float32), generate
+
+
+@numba.njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+def number_at(words: Any, word: int) -> Any:
+    """The float32 in the first half of a word."""
+    return floats_at(words.ctypes.data + 8 * word, 1)[0]

@@ -19,24 +19,24 @@ from model.cpu.blocks.compiled.intrinsics import (
     add_to,
     byte_quads_at,
     call_with,
-    float_rows_at,
     floats_at,
-    int_rows_at,
     load_now,
     long_rows_at,
     longs_at,
     pause,
 )
-from model.cpu.blocks.layout import BLOCK, FORMATS, OUTPUTS, QUAD
-from model.cpu.blocks.panels import Panels
-from model.cpu.blocks.tiles.wide import (
+from model.cpu.blocks.compiled.rows import add_panel, round_wide
+from model.cpu.blocks.layout import (
     AT_ONCE,
-    FACTORS,
-    MINIMUMS,
-    S_STRIDE,
+    BLOCK,
+    FORMATS,
+    OUTPUTS,
+    QUAD,
     WIDE_BLOCK,
-    X_STRIDE,
+    WIDE_FACTORS,
+    WIDE_MINIMUMS,
 )
+from model.cpu.blocks.panels import Panels
 
 njit = numba.njit(cache=True, nogil=True, error_model="numpy")
 # What only compiled code calls.
@@ -164,17 +164,12 @@ def round_group(job: Any, group: int) -> None:
 @inner
 def round_blocks(job: Any, x: int, blocks: int, place: int, many: bool) -> None:
     """Blocks of a row into the room for blocks from a place on."""
-    steps = job[STEPS] + 4 * place
-    sums = job[SUMS] + 8 * place
-    flipped = 128 if many else 0
-    call_with(job[ROUND], (x, blocks, job[ROUNDED] + BLOCK * place, steps, sums, flipped))
+    to = (job[ROUNDED], job[STEPS], job[SUMS])
     if many:
-        step = floats_at(steps, blocks)
-        counted = int_rows_at(sums, blocks, 2)
-        least = float_rows_at(sums, blocks, 2)
-        for block in range(blocks):
-            total = counted[block, 0] + counted[block, 1]
-            least[block, 0] = f32(-total) * step[block]
+        round_wide(job[ROUND], x, blocks, place, to)
+        return
+    places = (to[0] + BLOCK * place, to[1] + 4 * place, to[2] + 8 * place)
+    call_with(job[ROUND], (x, blocks, places[0], places[1], places[2], 0))
 
 
 @inner
@@ -232,35 +227,15 @@ def multiply_many(job: Any, parts: Any, panels: int) -> None:
         numbers = floats_at(sums, count * OUTPUTS)
         for j in range(count * OUTPUTS):
             numbers[j] = f32(0)
-        add_panel(job, parts[part], panel, first, count, wide, sums)
+        address = parts[part, ADDRESS] + panel * parts[part, BYTES]
+        numbers_of = (address, parts[part, CODE], parts[part, KIND])
+        x = (job[ROUNDED], job[STEPS], job[SUMS])
+        tiles = (job[WIDEN], job[WIDE], job[WIDE_ROWS])
+        blocks = -(-job[WIDTH] // BLOCK)
+        add_panel(tiles, numbers_of, blocks, (rows, first, count), x, wide, sums)
         store(job, parts[part], panel, first, count, sums)
         piece = add_to(taken, 1)
     room[0] = 0  # its memory has to be there until now
-
-
-@inner
-def add_panel(
-    job: Any, part: Any, panel: int, first: int, count: int, wide: int, sums: int
-) -> None:
-    """Adds the products of rows with a panel."""
-    blocks = -(-job[WIDTH] // BLOCK)
-    address = part[ADDRESS] + panel * part[BYTES]
-    groups = -(-count // job[WIDE_ROWS])  # as large as each other, but for one row
-    least = count // groups
-    more = count % groups
-    for start in range(0, blocks, AT_ONCE):
-        at_once = min(AT_ONCE, blocks - start)
-        call_with(job[WIDEN], (part[CODE], address, start, at_once, wide))
-        chunk = start // AT_ONCE * job[ROWS] + first
-        r = 0
-        for group in range(groups):
-            n = least + 1 if group < more else least
-            x = job[ROUNDED] + X_STRIDE * (chunk + r)
-            steps = job[STEPS] + S_STRIDE * (chunk + r)
-            minimums = job[SUMS] + 2 * S_STRIDE * (chunk + r)
-            into = sums + 4 * OUTPUTS * r
-            call_with(job[WIDE], (part[KIND], n, wide, at_once, x, steps, minimums, into))
-            r += n
 
 
 @inner
@@ -313,8 +288,8 @@ def look_up(
 def to_row(wide: int, code: int, output: int, row: Any) -> None:
     """One output of a wide block as floats, as many as the row has."""
     numbers = byte_quads_at(wide, BLOCK // QUAD, OUTPUTS, QUAD)
-    factors = floats_at(wide + FACTORS, 2 * OUTPUTS)
-    minimums = floats_at(wide + MINIMUMS, OUTPUTS)
+    factors = floats_at(wide + WIDE_FACTORS, 2 * OUTPUTS)
+    minimums = floats_at(wide + WIDE_MINIMUMS, OUTPUTS)
     columns = BLOCK // SCALES[code]  # of each scale
     for j in range(len(row)):
         factor = factors[j // columns * OUTPUTS + output]
@@ -328,4 +303,5 @@ def load(panels: Panels) -> Any:
     addresses = types.Array(types.int64, 1, "C")
     multiply.compile((*[types.int64] * 11, addresses, *[types.int64] * 4))
     look_up.compile((*[types.int64] * 6, addresses))
-    return np.array([sharing.address_of(work), *panels[1:], panels.cpu.wide_rows], np.int64)
+    functions = panels[1:5]
+    return np.array([sharing.address_of(work), *functions, panels.cpu.wide_rows], np.int64)

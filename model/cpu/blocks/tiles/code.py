@@ -73,10 +73,11 @@ def switch(
 class Code:
     """Writes vector instructions."""
 
-    def __init__(self, builder: ir.IRBuilder, cpu: Instructions) -> None:
+    def __init__(self, builder: ir.IRBuilder, cpu: Instructions, lanes: int = 0) -> None:
+        """lanes: of a vector; 0 are as many as the CPU has."""
         self.builder = builder
         self.cpu = cpu
-        lanes = cpu.lanes
+        lanes = lanes or cpu.lanes
         self.lanes = lanes
         self.ints = ir.VectorType(I32, lanes)
         self.floats = ir.VectorType(F32, lanes)

@@ -20,15 +20,18 @@ class Instructions(NamedTuple):
     lanes: int  # 32-bit sums in a vector
     few_rows: int  # of a tile that reads a panel as it is
     wide_rows: int  # of a tile that reads widened blocks
+    registers: int  # for vectors
     signed: bool = False  # only two signed numbers can be multiplied
 
 
-AVX512_VNNI = Instructions("avx512vnni", lanes=16, few_rows=6, wide_rows=6)
-AVX_VNNI = Instructions("avxvnni", lanes=8, few_rows=4, wide_rows=4)
-AVX2 = Instructions("avx2", lanes=8, few_rows=4, wide_rows=4)
-NEON_I8MM = Instructions("i8mm", lanes=4, few_rows=4, wide_rows=4)  # (no tile uses smmla)
-NEON_DOT = Instructions("dotprod", lanes=4, few_rows=4, wide_rows=4, signed=True)
-PORTABLE = Instructions("portable", lanes=4, few_rows=2, wide_rows=2)
+AVX512_VNNI = Instructions("avx512vnni", lanes=16, few_rows=6, wide_rows=6, registers=32)
+AVX_VNNI = Instructions("avxvnni", lanes=8, few_rows=4, wide_rows=4, registers=16)
+AVX2 = Instructions("avx2", lanes=8, few_rows=4, wide_rows=4, registers=16)
+NEON_I8MM = Instructions(
+    "i8mm", lanes=4, few_rows=4, wide_rows=4, registers=32
+)  # (no tile uses smmla)
+NEON_DOT = Instructions("dotprod", lanes=4, few_rows=4, wide_rows=4, registers=32, signed=True)
+PORTABLE = Instructions("portable", lanes=4, few_rows=2, wide_rows=2, registers=16)
 
 
 def instructions_of(features: str) -> Instructions | None:

@@ -14,16 +14,23 @@ from typing import Any, NamedTuple
 
 from llvmlite import ir
 
-from model.cpu.blocks.layout import BLOCK, FORMATS, OUTPUTS, QUAD, QUADS, SUPER, Format
+from model.cpu.blocks.layout import (
+    AT_ONCE,
+    BLOCK,
+    FORMATS,
+    OUTPUTS,
+    QUAD,
+    QUADS,
+    SUPER,
+    WIDE_BLOCK,
+    WIDE_FACTORS,
+    WIDE_MINIMUMS,
+    WIDE_SUMS,
+    Format,
+)
 from model.cpu.blocks.tiles.code import F32, I1, I32, I64, Code, Panel, function, loop, switch
 from model.cpu.blocks.tiles.cpus import AVX2, Instructions
 
-AT_ONCE = SUPER  # blocks that are widened
-NUMBERS = OUTPUTS * BLOCK
-SUMS = NUMBERS
-FACTORS = SUMS + 2 * 4 * OUTPUTS  # two, of a block's halves, as in Format.scales
-MINIMUMS = FACTORS + 2 * 4 * OUTPUTS
-WIDE_BLOCK = MINIMUMS + 4 * OUTPUTS  # bytes
 X_STRIDE = AT_ONCE * BLOCK  # bytes from row to row of the activations
 S_STRIDE = 4 * AT_ONCE  # of their scales
 
@@ -96,9 +103,9 @@ class _Widening(Panel):
                 self._numbers(block, wide, v)
                 for part in range(format_.scales):
                     factor = self.factor(block, part, v, scale)
-                    self.store(factor, wide, FACTORS + 4 * OUTPUTS * part + at)
+                    self.store(factor, wide, WIDE_FACTORS + 4 * OUTPUTS * part + at)
                 if format_.minimum:
-                    self.store(self.minimum(block, v, least), wide, MINIMUMS + at)
+                    self.store(self.minimum(block, v, least), wide, WIDE_MINIMUMS + at)
 
     def _numbers(self, block: Any, wide: Any, v: int) -> None:
         b = self.builder
@@ -115,7 +122,9 @@ class _Widening(Panel):
             total = self.add_products(total, ones, numbers)
             if quad % each == each - 1:
                 total = b.neg(b.shl(total, ir.Constant(self.ints, [7] * self.lanes)))
-                self.store(total, wide, SUMS + 4 * OUTPUTS * (quad // each) + 4 * self.lanes * v)
+                self.store(
+                    total, wide, WIDE_SUMS + 4 * OUTPUTS * (quad // each) + 4 * self.lanes * v
+                )
 
 
 class _WideTile(Code):
@@ -160,7 +169,7 @@ class _WideTile(Code):
             if self.kind.minimum:
                 least = b.add(self.least, b.mul(number, self.index(8)))
                 for (r, v), total in totals.items():
-                    minimum = self.load(block, MINIMUMS + 4 * self.lanes * v, self.floats)
+                    minimum = self.load(block, WIDE_MINIMUMS + 4 * self.lanes * v, self.floats)
                     by = self.spread(self.load(least, 2 * S_STRIDE * r, F32), self.floats)
                     b.store(self.fma(minimum, by, b.load(total)), total)
         for (r, v), total in totals.items():
@@ -169,7 +178,9 @@ class _WideTile(Code):
     def _add(self, block: Any, steps: Any, part: int, counted: Any, totals: Any) -> None:
         b = self.builder
         for (r, v), total in totals.items():
-            factor = self.load(block, FACTORS + 4 * (OUTPUTS * part + self.lanes * v), self.floats)
+            factor = self.load(
+                block, WIDE_FACTORS + 4 * (OUTPUTS * part + self.lanes * v), self.floats
+            )
             step = self.spread(self.load(steps, S_STRIDE * r, F32), self.floats)
             whole = b.sitofp(counted[r, v], self.floats)
             b.store(self.fma(whole, b.fmul(factor, step), b.load(total)), total)
@@ -181,7 +192,7 @@ class _WideTile(Code):
         sixteens: dict[tuple[int, int], Any] = {}
         signed = self.cpu.signed or (self.cpu is AVX2 and kind.room == 0)
         for v in vectors:
-            start = self.load(block, SUMS + 4 * (OUTPUTS * part + self.lanes * v), self.ints)
+            start = self.load(block, WIDE_SUMS + 4 * (OUTPUTS * part + self.lanes * v), self.ints)
             if signed:
                 start = ir.Constant(self.ints, [0] * self.lanes)
             for r in self.rows:

@@ -16,13 +16,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from model.cpu.blocks import tables
 from model.cpu.blocks.decoder_step import BlockStep, Pace, add_block_step
 from model.cpu.blocks.kernel import PRODUCT
 from model.cpu.blocks.layout import BY_NAME
 from model.cpu.blocks.linear import BlockFactory
 from model.cpu.measurements import Busy
 from model.decoder.decoder import Decoder
-from model.decoder.kv_cache import KVCache
+from model.decoder.kv_cache import KVCache, Unfinished
 from model.decoder.stopping import ASK_EVERY_S, Cancelled, ShouldStop
 from model.weights.checkpoint import Checkpoint
 from model.weights.folder import find_model
@@ -46,6 +47,11 @@ pytestmark = pytest.mark.xdist_group("compiled")  # one process compiles, for al
 @pytest.fixture(autouse=True, scope="module")
 def machine_code(code: Path) -> None:
     PRODUCT.load(code)
+
+
+@pytest.fixture(autouse=True)
+def small_models_share_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "ALONE", 0)
 
 
 FAMILIES: dict[str, dict[str, Any]] = {
@@ -108,12 +114,13 @@ def test_it_is_close_to_the_layers(config: dict[str, Any], tmp_path: Path) -> No
 
 @families
 def test_a_row_comes_out_as_it_does_alone(config: dict[str, Any], tmp_path: Path) -> None:
-    """Bit for bit, in logits and cache, and whatever the threads: speculative decoding then says
-    what plain decoding says."""
+    """Bit for bit, in logits and cache, in steps and in a prefill, and whatever the threads:
+    speculative decoding then says what plain decoding says, and a warm cache gives what a cold one
+    does."""
     decoder = load(write_model(tmp_path, config))
     decoder.use_step(BlockStep(decoder, 1))
     alone = in_steps(decoder, random_ids(LENGTH), 1)
-    for threads, rows in ((1, 2), (1, 16), (2, 1), (2, 7), (3, 16)):
+    for threads, rows in ((1, 2), (1, 16), (2, 1), (2, 7), (3, 16), (1, 17), (3, LENGTH)):
         decoder.use_step(BlockStep(decoder, threads))
         for ours, expected in zip(in_steps(decoder, random_ids(LENGTH), rows), alone, strict=True):
             assert torch.equal(ours, expected)
@@ -142,6 +149,16 @@ class Clock:
         return self.now
 
 
+class Never:
+    """Never stops."""
+
+    asked = 0
+
+    def __call__(self) -> bool:
+        self.asked += 1
+        return False
+
+
 def test_a_pass_is_divided_by_what_a_layer_took(starcoder2_folder: Path) -> None:
     config = replace(Checkpoint.open(find_model(starcoder2_folder)).config, num_layers=12)
     clock = Clock()
@@ -149,12 +166,14 @@ def test_a_pass_is_divided_by_what_a_layer_took(starcoder2_folder: Path) -> None
 
     def run(rows: int, layer_s: float) -> list[tuple[int, int]]:
         parts = []
-        for first, end in pace.parts(rows, lambda: False):
-            clock.now += layer_s * (min(end, 12) - first + 2 * (end == 13))
+        head = 2 if rows <= 16 else 2 / rows  # of one row
+        for first, end in pace.parts(rows, 1, lambda: False):
+            clock.now += layer_s * (min(end, 12) - first + head * (end == 13))
             parts.append((first, end))
         return parts
 
-    assert list(pace.parts(1, None)) == [(0, 13)]  # nobody asks
+    assert list(pace.parts(1, 1, None)) == [(0, 13)]  # nobody asks
+    assert list(pace.parts(1, 1, None, 4)) == [(4, 13)]
     slow, fast = ASK_EVERY_S / 3.5, ASK_EVERY_S / 20
     assert run(4, slow) == [(0, 1), (1, 4), (4, 7), (7, 10), (10, 12), (12, 13)]
     assert run(4, slow) == [(0, 3), (3, 6), (6, 9), (9, 12), (12, 13)]
@@ -162,13 +181,15 @@ def test_a_pass_is_divided_by_what_a_layer_took(starcoder2_folder: Path) -> None
     assert run(4, fast) == [(0, 13)]
     assert run(1, 2 * ASK_EVERY_S) == [(n, n + 1) for n in range(13)]
     assert run(4, fast) == [(0, 13)]
+    assert run(64, ASK_EVERY_S / 6.1) == [(0, 1), (1, 7), (7, 13)]
 
 
+@pytest.mark.parametrize("rows", [7, 20])
 @pytest.mark.parametrize("threads", [1, 2])
-def test_a_pass_in_parts_is_the_whole_one(threads: int, starcoder2_folder: Path) -> None:
+def test_a_pass_in_parts_is_the_whole_one(threads: int, rows: int, starcoder2_folder: Path) -> None:
     decoder = load(starcoder2_folder)
     decoder.use_step(BlockStep(decoder, threads, Clock(1.0)))  # each layer takes long
-    ids = torch.tensor([random_ids(7)])
+    ids = torch.tensor([random_ids(rows)])
     cache = decoder.new_cache()
     with torch.inference_mode():
         decoder(torch.tensor([random_ids(9)]), cache=cache)
@@ -185,7 +206,10 @@ def test_a_pass_in_parts_is_the_whole_one(threads: int, starcoder2_folder: Path)
                 with pytest.raises(Cancelled):
                     decoder(ids, cache=cache, should_stop=stop)
                 assert cache.length == 9
-                assert torch.equal(decoder(ids, cache=cache).logits, whole)
+                again = Never()
+                goes_on = decoder(ids, cache=cache, should_stop=again)
+                assert torch.equal(goes_on.logits, whole)
+                assert again.asked == decoder.config.num_layers + 1 - stop_at
             else:
                 assert torch.equal(decoder(ids, cache=cache, should_stop=stop).logits, whole)
                 assert len(asked) == stop_at
@@ -206,6 +230,19 @@ def test_threads_that_come_late_or_never_change_nothing(starcoder2_folder: Path)
         for ours, expected in zip(found, alone, strict=True):
             assert torch.equal(ours, expected)
         time.sleep(0.002 * (turn % 3))  # some of them go to sleep
+
+
+def test_a_small_model_shares_a_prefill_alone(
+    starcoder2_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
+    before = set(threading.enumerate())
+    decoder = load(starcoder2_folder)
+    decoder.use_step(BlockStep(decoder, 2))
+    in_steps(decoder, random_ids(8), 1)
+    assert set(threading.enumerate()) == before
+    in_steps(decoder, random_ids(32), 32)
+    assert len(set(threading.enumerate()) - before) == 1
 
 
 def test_helpers_end_with_the_step(starcoder2_folder: Path) -> None:
@@ -235,14 +272,38 @@ def test_what_is_not_finite_stays_in_its_row(starcoder2_folder: Path) -> None:
         assert decoder(torch.tensor([random_ids(2)]), cache=cache).logits.isfinite().all()
 
 
-def test_only_the_logits_that_are_asked_for(starcoder2_folder: Path) -> None:
+@pytest.mark.parametrize("rows", [6, 40])
+def test_only_the_logits_that_are_asked_for(rows: int, starcoder2_folder: Path) -> None:
     decoder = load(starcoder2_folder)
     decoder.use_step(BlockStep(decoder, 2))
-    ids = torch.tensor([random_ids(6)])
+    ids = torch.tensor([random_ids(rows)])
     with torch.inference_mode():
         whole = decoder(ids, cache=decoder.new_cache()).logits
         last = decoder(ids, cache=decoder.new_cache(), logits_to_keep=2).logits
+        many = decoder(ids, cache=decoder.new_cache(), logits_to_keep=rows - 3).logits
+    assert whole.shape[1] == rows
     assert torch.equal(last, whole[:, -2:])
+    assert torch.equal(many, whole[:, 3:])
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+@pytest.mark.parametrize("rows", [12, 40])
+def test_what_is_not_finite_reaches_later_rows_alone(
+    rows: int, number: float, starcoder2_folder: Path
+) -> None:
+    decoder = load(starcoder2_folder)
+    decoder.use_step(BlockStep(decoder, 2))
+    ids = torch.tensor([random_ids(rows)])
+    cache = decoder.new_cache()
+    with torch.inference_mode():
+        expected = decoder(ids, cache=cache).logits[0]
+        cache.trim(0)
+        x = decoder.embed(ids, slice(0, rows))
+        x[0, 9, 3] = number
+        cache.unfinished = Unfinished(ids, 0, 0, x)
+        found = decoder(ids, cache=cache).logits[0]
+    assert torch.equal(found[:9], expected[:9])
+    assert found[9:].isnan().all()
 
 
 def test_what_does_not_fit_is_refused(starcoder2_folder: Path) -> None:
