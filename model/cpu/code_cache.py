@@ -134,11 +134,10 @@ def use(folder: Path) -> None:
 def load(folder: Path) -> None:
     """Loads the compiled product and pass, or compiles them where the folder has none."""
     from model.cpu.blocks import panels
-    from model.cpu.blocks.compiled import product, sharing, step
+    from model.cpu.blocks.compiled import product, step
 
     tiles = panels.load(folder)
     if tiles is not None:
-        sharing.load()
         product.load(tiles)
         step.load()
 

@@ -35,7 +35,7 @@ class Quick(Widened):
 def test_each_figure_is_that_of_its_best_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     found = {kernel.name: kernel for kernel in (Steady(), Quick())}
     monkeypatch.setattr(probe, "kernels", lambda: found)
-    monkeypatch.setattr(probe.PRODUCT, "_pool", None)  # no machine code
+    monkeypatch.setattr(probe.PRODUCT, "_code", None)  # no machine code
     monkeypatch.setattr(probe.time, "perf_counter", lambda: now[0])
     monkeypatch.setattr(probe, "OUT", 8)
     monkeypatch.setattr(probe, "WIDTH", 8)

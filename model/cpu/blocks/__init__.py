@@ -4,7 +4,7 @@ In reading order:
 - layout: the formats, and how a matrix of one lies in memory.
 - packing: rounds matrices to a format, and puts numbers into the layout and takes them out.
 - linear: the modules of a decoder, the factory that makes them, and where it is used.
-- kernel: the product, in torch until there is machine code, and the threads that share it.
+- kernel: the product, in torch until there is machine code.
 - tiles/: the vector instructions for some rows and one panel, and for attention.
 - panels: the tiles as machine code.
 - compiled/: the product of any number of rows, and a decoder's whole pass, as machine code.

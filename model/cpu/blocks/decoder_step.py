@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from model.cpu.blocks.compiled import words as word
-from model.cpu.blocks.kernel import PRODUCT, SEMAPHORE_BYTES, address_of, part_table
+from model.cpu.blocks.kernel import PRODUCT, part_table
 from model.cpu.blocks.layout import LARGEST_DIM
 from model.cpu.blocks.linear import MAX_CHUNK, BlockEmbedding, BlockLinear
 from model.cpu.blocks.tables import Pass, Tables
@@ -25,6 +25,8 @@ from model.decoder.config import DecoderConfig
 from model.decoder.decoder import Decoder
 from model.decoder.kv_cache import KVCache, Unfinished
 from model.decoder.stopping import ASK_EVERY_S, Cancelled, ShouldStop, ask, chunk_at
+
+SEMAPHORE_BYTES = 64  # a sem_t has 32
 
 
 def add_block_step(decoder: Decoder, cache_dir: Path) -> None:
@@ -259,3 +261,8 @@ class _Threads:
 def _help(held: Any, share: Any, address: int, thread: int) -> None:
     """A helper, which keeps in memory what it reads."""
     share(address, thread)
+
+
+def address_of(function: Any) -> int:
+    """Of a function of the C library."""
+    return ctypes.cast(function, ctypes.c_void_p).value or 0

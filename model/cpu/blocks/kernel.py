@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import sys
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -21,8 +18,6 @@ if TYPE_CHECKING:
     from model.cpu.blocks.panels import Panels
 
 AT_ONCE = 2**21  # weights that are widened at once
-SEMAPHORE_BYTES = 64  # a sem_t has 32
-SERIAL = 2**19  # products that are computed before a second thread is awake
 
 
 class Part(NamedTuple):
@@ -41,11 +36,10 @@ class BlockProduct:
         self._code: Any = None
         self.functions: Any = None  # as product.py takes them, when there is machine code
         self.panels: Panels | None = None
-        self._pool: Pool | None = None
 
     @property
     def ready(self) -> bool:
-        return self._pool is not None
+        return self._code is not None
 
     def load(self, folder: Path) -> None:
         """Loads machine code from a folder that is intact (code_cache.py), or compiles it there.
@@ -67,7 +61,6 @@ class BlockProduct:
             self.panels = tiles
             self.functions = product.load(tiles)
             self._code = product
-            self._pool = Pool()
 
     def multiply(
         self, x: Tensor, parts: Sequence[Part], out: int, bias: Tensor | None = None
@@ -76,7 +69,7 @@ class BlockProduct:
 
         Raises ValueError if the sizes of x and the parts do not go together.
         """
-        if self._pool is None:
+        if self._code is None:
             y = self._slow(x, parts)
             return y if bias is None else y.add_(bias)
         rows, width = x.shape
@@ -92,11 +85,10 @@ class BlockProduct:
         rounded = torch.empty(places * BLOCK, dtype=torch.int8)
         steps = torch.empty(places)
         sums = torch.empty(places * 2)
-        threads = self._pool.threads() if rows * width * out > SERIAL else 1
         self._code.multiply(
             x.data_ptr(), rows, width, table.data_ptr(), len(parts), out, result.data_ptr(),
             bias.data_ptr() if bias is not None else 0, rounded.data_ptr(), steps.data_ptr(),
-            sums.data_ptr(), self.functions, threads, *self._pool.addresses,
+            sums.data_ptr(), self.functions,
         )  # fmt: skip
         return result
 
@@ -106,7 +98,7 @@ class BlockProduct:
         if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < rows:
             raise IndexError(f"there are {rows} rows")
         result = torch.empty(len(ids), width)
-        if self._pool is None:
+        if self._code is None:
             for part in parts:
                 here = (ids >= part.first) & (ids < part.first + part.rows)
                 if not here.any():
@@ -136,50 +128,6 @@ class BlockProduct:
             if extra:
                 found[-1] = found[-1][:, :-extra]
         return torch.cat(found, 1)
-
-
-class Pool:
-    """Threads of this process that help with a product (sharing.py). They are started when they are
-    wanted first, do without Python from then on, and end with the process.
-
-    They are not OpenMP's, because there all threads wait for the last: on a busy machine for one
-    that has not even begun.
-    """
-
-    def __init__(self) -> None:
-        from model.cpu.blocks.compiled import sharing
-
-        sharing.load()
-        self._help = sharing.help_with
-        self._job = torch.zeros(sharing.JOB + 8, dtype=torch.int64)
-        self._semaphore = ctypes.create_string_buffer(SEMAPHORE_BYTES)
-        self._helpers = 0
-        self._wait = 0
-        post = 0
-        if sys.platform == "linux":
-            library = ctypes.CDLL(None)
-            if library.sem_init(self._semaphore, 0, 0) == 0:
-                self._wait = address_of(library.sem_wait)
-                post = address_of(library.sem_post)
-        start = self._job.data_ptr()
-        self._start = start + -start % 64
-        self.addresses = (self._start, ctypes.addressof(self._semaphore), post)
-
-    def threads(self) -> int:
-        """How many share a product: as many as torch's. One where there are no semaphores."""
-        if not self._wait:
-            return 1
-        count = torch.get_num_threads()
-        while self._helpers < count - 1:
-            self._helpers += 1
-            arguments = (self._start, self.addresses[1], self._wait)
-            threading.Thread(target=self._help, args=arguments, daemon=True).start()
-        return count
-
-
-def address_of(function: Any) -> int:
-    """Of a function of the C library."""
-    return ctypes.cast(function, ctypes.c_void_p).value or 0
 
 
 def part_table(tiles: Panels | None, parts: Sequence[Part], width: int) -> Tensor:

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.xdist_group("compiled")  # one process compiles, for al
 def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LoadedModel:
     """A small model in blocks, before there is machine code."""
     monkeypatch.setattr("model.loading.can_run", lambda folder: True)
-    monkeypatch.setattr(PRODUCT, "_pool", None)
+    monkeypatch.setattr(PRODUCT, "_code", None)
     return load_model(write_model(tmp_path / "toy", STARCODER2), "cpu", quantization="int8")
 
 

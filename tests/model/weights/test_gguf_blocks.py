@@ -40,7 +40,7 @@ FAMILIES = [name for name in MODELS if "window" not in name]
 def large(monkeypatch: pytest.MonkeyPatch) -> None:
     """Toys are treated as large models, on a machine that can compile. Products are torch's, also
     where another test has loaded machine code."""
-    monkeypatch.setattr(PRODUCT, "_pool", None)
+    monkeypatch.setattr(PRODUCT, "_code", None)
     monkeypatch.setattr("model.loading.can_run", lambda folder: True)
     for module in ("model.loading", "model.cpu.blocks.linear"):
         monkeypatch.setattr(f"{module}.can_wait", lambda config: False)

@@ -3,7 +3,6 @@ but for words, before code_cache.use has told numba the folder for their code.
 
 In reading order:
 - intrinsics: what numba has no functions for.
-- sharing: how threads share a product.
 - rows: many rows, rounded once, times panels, widened once.
 - product: the product of any number of rows, and rows of a matrix as floats.
 - words: what tells a pass what to do.

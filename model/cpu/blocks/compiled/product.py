@@ -1,9 +1,8 @@
 """The product with weights in blocks for any number of rows, and rows of a matrix as floats,
-compiled by numba.
+compiled by numba, on one thread: what needs speed is a pass (step.py).
 
-A job has two parts: threads round the rows of activations, and when all are rounded they multiply
-panels. A few rows take a panel as it is (tiles/few.py). For many rows each chunk of a panel is
-widened first (tiles/wide.py).
+A few rows take a panel as it is (tiles/few.py). For many rows each chunk of a panel is widened
+first (tiles/wide.py).
 """
 
 from __future__ import annotations
@@ -14,16 +13,12 @@ import numba
 import numpy as np
 from numba import types
 
-from model.cpu.blocks.compiled import sharing
 from model.cpu.blocks.compiled.intrinsics import (
-    add_to,
     byte_quads_at,
     call_with,
     floats_at,
-    load_now,
     long_rows_at,
     longs_at,
-    pause,
 )
 from model.cpu.blocks.compiled.rows import add_panel, round_wide
 from model.cpu.blocks.layout import (
@@ -47,14 +42,12 @@ ZERO = int64(0)  # Functions are not compiled for its type and again for that of
 
 FEW = 12  # rows, at most, for which nothing is widened
 TOGETHER = 512  # rows whose sums stay in a core's second cache
-AT_A_TIME = 8  # rows that a thread rounds
 
-# A job's addresses and sizes, and its counters, each in a cache line of its own.
+# What tells a product: addresses and sizes.
 (
-    X, ROWS, WIDTH, PARTS, COUNT, OUT, Y, BIAS, ROUNDED, STEPS, SUMS, PIECE, PANEL, WIDEN, WIDE,
-    ROUND, WIDE_ROWS
-) = range(sharing.BEGIN, sharing.BEGIN + 17)  # fmt: skip
-TAKEN, DONE, PIECES = 64, 72, 80
+    X, ROWS, WIDTH, PARTS, COUNT, OUT, Y, BIAS, ROUNDED, STEPS, SUMS, PANEL, WIDEN, WIDE, ROUND,
+    WIDE_ROWS,
+) = range(16)  # fmt: skip
 
 # What tells a part of a matrix: the address of its panels, the bytes of one, numbers of its format
 # and of its kind of wide blocks, first row and how many.
@@ -68,85 +61,42 @@ MINIMUM = tuple(format_.minimum for format_ in FORMATS)
 @njit
 def multiply(
     x: int, rows: int, width: int, parts: int, count: int, out: int, y: int, bias: int,
-    rounded: int, steps: int, sums: int, functions: Any, threads: int, pool: int, semaphore: int,
-    post: int,
+    rounded: int, steps: int, sums: int, functions: Any,
 ) -> None:  # fmt: skip
     """x (rows, width) float32 times a matrix (out, width) in `count` parts, and a bias (out,), into
     y (rows, out).
 
     bias: 0 without one. rounded, steps, sums: room for BLOCK, 4 and 8 bytes of each of
-    places_of(rows, width) blocks. functions: addresses, as `load` gives them. pool: address of the
-    job that the helpers wait for, sharing.JOB int64. semaphore, post: addresses, of a semaphore and
-    of the C library's sem_post.
+    places_of(rows, width) blocks. functions: as `load` gives them.
     """
-    alone = np.zeros(sharing.JOB, np.int64)
-    address = alone.ctypes.data
-    shared = sharing.own(pool, threads)
-    if shared:
-        address = pool
-    job = longs_at(address, sharing.JOB)
-    job[sharing.WORK] = functions[0]
-    job[PANEL] = functions[1]
-    job[WIDEN] = functions[2]
-    job[WIDE] = functions[3]
-    job[ROUND] = functions[4]
-    job[WIDE_ROWS] = functions[5]
-    job[X] = x
-    job[ROWS] = rows
-    job[WIDTH] = width
-    job[PARTS] = parts
-    job[COUNT] = count
-    job[OUT] = out
-    job[Y] = y
-    job[BIAS] = bias
-    job[ROUNDED] = rounded
-    job[STEPS] = steps
-    job[SUMS] = sums
-    job[PIECE] = max(1, min(16, -(-out // OUTPUTS) // (4 * threads)))  # panels, of few rows
-    job[TAKEN] = 0
-    job[DONE] = 0
-    job[PIECES] = 0
-    if rows <= AT_A_TIME:  # not worth sharing
-        round_group(job, ZERO)
-        job[TAKEN] = 1
-        job[DONE] = 1
-    sharing.run(job, shared, threads, semaphore, post)
-    alone[0] = 0  # its memory has to be there until now
-
-
-def work(address: int) -> int:
-    """A thread's share of the job at an address."""
-    job = longs_at(address, sharing.JOB)
-    groups = -(-job[ROWS] // AT_A_TIME)
-    group = add_to(address + 8 * TAKEN, 1)
-    while group < groups:
-        round_group(job, group)
-        add_to(address + 8 * DONE, 1)
-        group = add_to(address + 8 * TAKEN, 1)
-    while load_now(address + 8 * DONE) < groups:
-        pause()
-    parts = long_rows_at(job[PARTS], job[COUNT], HEIGHT + 1)
-    panels = ZERO
-    for part in range(job[COUNT]):
-        panels += -(-parts[part, HEIGHT] // OUTPUTS)
-    if job[ROWS] <= FEW:
-        multiply_few(job, parts, panels)
-    else:
-        multiply_many(job, parts, panels)
-    return 0
+    job = np.array(
+        (
+            x, rows, width, parts, count, out, y, bias, rounded, steps, sums, functions[0],
+            functions[1], functions[2], functions[3], functions[4],
+        ),
+        np.int64,
+    )  # fmt: skip
+    round_rows(job)
+    each = long_rows_at(parts, count, HEIGHT + 1)
+    for part in range(count):
+        for panel in range(-(-each[part, HEIGHT] // OUTPUTS)):
+            if rows <= FEW:
+                multiply_few(job, each[part], panel)
+            else:
+                multiply_many(job, each[part], panel)
 
 
 @inner
-def round_group(job: Any, group: int) -> None:
-    """Rounds some rows: a few rows as few.py takes them, (rows, blocks), many as wide.py does,
-    (chunks, rows, AT_ONCE) blocks."""
+def round_rows(job: Any) -> None:
+    """A few rows as few.py takes them, (rows, blocks), many as wide.py does, (chunks, rows,
+    AT_ONCE) blocks."""
     rows = job[ROWS]
     width = job[WIDTH]
     blocks = -(-width // BLOCK)
     whole = width // BLOCK
     last = np.zeros(BLOCK, f32)  # of a row, where that is not whole
     many = rows > FEW
-    for r in range(group * AT_A_TIME, min(rows, (group + 1) * AT_A_TIME)):
+    for r in range(rows):
         x = job[X] + 4 * width * r
         for start in range(0, blocks, AT_ONCE):
             place = r * blocks + start
@@ -159,6 +109,7 @@ def round_group(job: Any, group: int) -> None:
                 for j in range(len(rest)):
                     last[j] = rest[j]
                 round_blocks(job, int64(last.ctypes.data), ZERO + 1, place + full, many)
+    last[0] = 0  # its memory has to be there until now
 
 
 @inner
@@ -179,62 +130,37 @@ def places_of(rows: int, width: int) -> int:
 
 
 @inner
-def find_panel(parts: Any, number: int) -> tuple[int, int]:
-    """Which part has a matrix's panel, and as which of its own."""
-    part = 0
-    while number >= -(-parts[part, HEIGHT] // OUTPUTS):
-        number -= -(-parts[part, HEIGHT] // OUTPUTS)
-        part += 1
-    return part, number
-
-
-@inner
-def multiply_few(job: Any, parts: Any, panels: int) -> None:
+def multiply_few(job: Any, part: Any, panel: int) -> None:
     rows = job[ROWS]
-    blocks = -(-job[WIDTH] // BLOCK)
     room = np.empty((FEW, OUTPUTS), f32)
     sums = int64(room.ctypes.data)
-    piece = job[PIECE]
-    taken = job.ctypes.data + 8 * PIECES
-    start = piece * add_to(taken, 1)
-    while start < panels:
-        for number in range(start, min(panels, start + piece)):
-            part, panel = find_panel(parts, number)
-            address = parts[part, ADDRESS] + panel * parts[part, BYTES]
-            code = parts[part, CODE]
-            x, steps, counted = job[ROUNDED], job[STEPS], job[SUMS]
-            call_with(job[PANEL], (code, address, blocks, rows, x, steps, counted, sums))
-            store(job, parts[part], panel, ZERO, rows, sums)
-        start = piece * add_to(taken, 1)
+    address = part[ADDRESS] + panel * part[BYTES]
+    blocks = -(-job[WIDTH] // BLOCK)
+    x, steps, counted = job[ROUNDED], job[STEPS], job[SUMS]
+    call_with(job[PANEL], (part[CODE], address, blocks, rows, x, steps, counted, sums))
+    store(job, part, panel, ZERO, rows, sums)
     room[0, 0] = 0  # its memory has to be there until now
 
 
 @inner
-def multiply_many(job: Any, parts: Any, panels: int) -> None:
+def multiply_many(job: Any, part: Any, panel: int) -> None:
     rows = job[ROWS]
-    together = -(-rows // TOGETHER)  # how many times
-    size = -(-rows // together)
+    size = min(rows, TOGETHER)
     room = np.empty(AT_ONCE * WIDE_BLOCK + 4 * OUTPUTS * size + 64, np.uint8)
     wide = room.ctypes.data
     wide += -wide % 64
     sums = wide + AT_ONCE * WIDE_BLOCK
-    taken = job.ctypes.data + 8 * PIECES
-    piece = add_to(taken, 1)
-    while piece < together * panels:
-        first = piece // panels * size
+    numbers_of = (part[ADDRESS] + panel * part[BYTES], part[CODE], part[KIND])
+    x = (job[ROUNDED], job[STEPS], job[SUMS])
+    tiles = (job[WIDEN], job[WIDE], job[WIDE_ROWS])
+    for first in range(0, rows, size):
         count = min(size, rows - first)
-        part, panel = find_panel(parts, piece % panels)
         numbers = floats_at(sums, count * OUTPUTS)
         for j in range(count * OUTPUTS):
             numbers[j] = f32(0)
-        address = parts[part, ADDRESS] + panel * parts[part, BYTES]
-        numbers_of = (address, parts[part, CODE], parts[part, KIND])
-        x = (job[ROUNDED], job[STEPS], job[SUMS])
-        tiles = (job[WIDEN], job[WIDE], job[WIDE_ROWS])
         blocks = -(-job[WIDTH] // BLOCK)
         add_panel(tiles, numbers_of, blocks, (rows, first, count), x, wide, sums)
-        store(job, parts[part], panel, first, count, sums)
-        piece = add_to(taken, 1)
+        store(job, part, panel, first, count, sums)
     room[0] = 0  # its memory has to be there until now
 
 
@@ -276,7 +202,7 @@ def look_up(
         for start in range(0, blocks, AT_ONCE):
             at_once = min(AT_ONCE, blocks - start)
             code = table[part, CODE]
-            call_with(functions[2], (code, address, start, at_once, wide))
+            call_with(functions[1], (code, address, start, at_once, wide))
             for block in range(at_once):
                 done = BLOCK * (start + block)
                 into = floats_at(y + 4 * (width * n + done), min(BLOCK, width - done))
@@ -301,7 +227,7 @@ def to_row(wide: int, code: int, output: int, row: Any) -> None:
 def load(panels: Panels) -> Any:
     """Compiles the functions, or loads them. What `multiply` and `look_up` take as functions."""
     addresses = types.Array(types.int64, 1, "C")
-    multiply.compile((*[types.int64] * 11, addresses, *[types.int64] * 4))
+    multiply.compile((*[types.int64] * 11, addresses))
     look_up.compile((*[types.int64] * 6, addresses))
-    functions = panels[1:5]
-    return np.array([sharing.address_of(work), *functions, panels.cpu.wide_rows], np.int64)
+    functions = (panels.multiply_panel, panels.widen, panels.multiply_wide, panels.round_blocks)
+    return np.array([*functions, panels.cpu.wide_rows], np.int64)

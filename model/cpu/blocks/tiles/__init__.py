@@ -10,6 +10,7 @@ In reading order:
 - attention: some queries and a block of cached positions.
 
 Invariants:
-- Every float of a product is the result of the same operations in the same order, whatever the CPU and however
-  many rows: whole numbers are summed exactly within a block, and blocks are added one by one.
+- Every float of a product is the result of the same operations in the same order, whatever the CPU
+  and however many rows: whole numbers are summed exactly within a block, and blocks are added one
+  by one. Every float of attention is so on one CPU.
 """

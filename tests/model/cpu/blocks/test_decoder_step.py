@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -243,6 +244,26 @@ def test_a_small_model_shares_a_prefill_alone(
     assert set(threading.enumerate()) == before
     in_steps(decoder, random_ids(32), 32)
     assert len(set(threading.enumerate()) - before) == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no helpers there")
+def test_helpers_sleep_until_they_are_wanted(starcoder2_folder: Path) -> None:
+    decoder = load(starcoder2_folder)
+    decoder.use_step(BlockStep(decoder, 2))
+
+    def others_time() -> float:
+        """Seconds that the threads of this process but this one have run."""
+        return time.process_time() - time.thread_time()
+
+    before = others_time()
+    until = time.monotonic() + 20
+    while others_time() - before < 0.05 and time.monotonic() < until:
+        in_steps(decoder, random_ids(LENGTH), LENGTH)
+    assert others_time() - before >= 0.05
+    time.sleep(0.1)
+    before = others_time()
+    time.sleep(0.5)
+    assert others_time() - before < 0.05
 
 
 def test_helpers_end_with_the_step(starcoder2_folder: Path) -> None:
