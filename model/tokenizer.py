@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +26,7 @@ class Tokenizer:
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
+        self._changing = threading.Lock()  # of what it takes for sentinels
         self._backend.no_padding()
         self._backend.no_truncation()
         added = self._backend.get_added_tokens_decoder().values()
@@ -58,12 +60,18 @@ class Tokenizer:
         return ids
 
     def encode_prompt(self, text: str) -> list[int]:
-        """Ids of a prompt as remote clients send it: sentinels written out are sentinels."""
-        self._backend.encode_special_tokens = False
-        try:
-            return self.encode(text)
-        finally:
-            self._backend.encode_special_tokens = True
+        """Ids of a prompt as remote clients send it: sentinels written out are sentinels.
+
+        Thread-safe, and other threads run meanwhile: a long text takes seconds.
+        """
+        clean = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+        with self._changing:
+            self._backend.encode_special_tokens = False
+            try:  # encode holds Python's lock, encode_batch does not
+                (encoding,) = self._backend.encode_batch([clean], add_special_tokens=False)
+            finally:
+                self._backend.encode_special_tokens = True
+        return list(encoding.ids)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids, special tokens included as their names."""

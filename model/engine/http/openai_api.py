@@ -16,20 +16,23 @@ from model.generation.sampling import Sampling
 from model.loading import LoadedModel
 
 MOST_SHORTER = 8
+SHORTER = "Each of shorter_prompts must be shorter than the one before."
+MOST_CHARACTERS = 32  # of a text for each position of the model; code has three or four
+MOST_STOPS = 64
+MOST_STOP_IDS = 1024
+MOST_OF_A_NAME = 200  # characters
 
 
 def parse_request(body: Mapping[str, Any], model: LoadedModel, *, prefill_only: bool) -> Request:
-    """The dialect's fields and ours -> Request. Raises BadRequest."""
+    """The dialect's fields and ours -> Request. Raises BadRequest.
+
+    What is too long is refused before it is looked at. A text that is not may take seconds.
+    """
     most = model.decoder.config.max_positions
-    ids = _ids(body.get("prompt"), model, "prompt")
     max_new_tokens = 0
     if not prefill_only:
         max_new_tokens = _whole(body, "max_tokens", 16, 0, most)
-    if len(ids) + max_new_tokens > most:
-        raise BadRequest(
-            f"prompt ({len(ids)} tokens) and max_tokens ({max_new_tokens}) exceed the model's "
-            f"{most}."
-        )
+    ids = _ids(body.get("prompt"), model, "prompt", most, max_new_tokens)
     if body.get("n") not in (None, 1) or body.get("best_of") not in (None, 1) or body.get("echo"):
         raise BadRequest("n, best_of and echo are not supported.")
     return Request(
@@ -38,7 +41,7 @@ def parse_request(body: Mapping[str, Any], model: LoadedModel, *, prefill_only: 
         sampling=_sampling(body),
         stop_ids=_stop_ids(body),
         stop=_stop(body),
-        client=str(body.get("user") or ""),
+        client=_client(body),
         begin_with=_begin_with(body),
         copying=_copying(body),
         idle=_idle(body),
@@ -63,11 +66,28 @@ def _whole(body: Mapping[str, Any], name: str, default: int, low: int, high: int
     return int(value)
 
 
-def _ids(ids: Any, model: LoadedModel, name: str) -> list[int]:
-    """Token ids, or a text in which sentinels count. name: of the field, for the message."""
+def is_costly(body: Mapping[str, Any]) -> bool:
+    """Whether `parse_request` may take long: for texts, which are made into token ids."""
+    shorter = body.get("shorter_prompts")
+    others = shorter if isinstance(shorter, list) else []
+    return any(isinstance(each, str) for each in (body.get("prompt"), *others[:MOST_SHORTER]))
+
+
+def _ids(ids: Any, model: LoadedModel, name: str, most: int, max_new_tokens: int) -> list[int]:
+    """At most so many token ids, with those that are to be generated, or a text in which sentinels
+    count. name: of the field, for the message."""
     size = model.decoder.config.vocab_size
     if isinstance(ids, str):
+        if len(ids) > most * MOST_CHARACTERS:
+            raise BadRequest(
+                f"{name} ({len(ids)} characters) is longer than {most} tokens of the model."
+            )
         ids = model.tokenizer.encode_prompt(ids)
+    if isinstance(ids, list) and len(ids) + max_new_tokens > most:
+        raise BadRequest(
+            f"{name} ({len(ids)} tokens) and max_tokens ({max_new_tokens}) exceed the model's "
+            f"{most}."
+        )
     known = isinstance(ids, list) and all(type(id) is int and 0 <= id < size for id in ids)
     if not known or not ids:
         raise BadRequest(
@@ -85,9 +105,11 @@ def _shorter(
         raise BadRequest(f"shorter_prompts must be a list of at most {MOST_SHORTER} prompts.")
     found = []
     for prompt in prompts:
-        ids = _ids(prompt, model, "Each of shorter_prompts")
+        if isinstance(prompt, list) and len(prompt) >= length:
+            raise BadRequest(SHORTER)
+        ids = _ids(prompt, model, "Each of shorter_prompts", length, 0)
         if len(ids) >= length:
-            raise BadRequest("Each of shorter_prompts must be shorter than the one before.")
+            raise BadRequest(SHORTER)
         length = len(ids)
         found.append(tuple(ids))
     return tuple(found)
@@ -97,16 +119,18 @@ def _stop(body: Mapping[str, Any]) -> tuple[str, ...]:
     stop = body.get("stop") or []
     if isinstance(stop, str):
         stop = [stop]
-    if not isinstance(stop, list) or not all(isinstance(each, str) for each in stop):
-        raise BadRequest("stop must be a text or a list of texts.")
+    few = isinstance(stop, list) and len(stop) <= MOST_STOPS
+    if not few or not all(isinstance(each, str) for each in stop):
+        raise BadRequest(f"stop must be a text or a list of texts, at most {MOST_STOPS}.")
     return tuple(stop)
 
 
 def _stop_ids(body: Mapping[str, Any]) -> frozenset[int]:
     """The token ids that end the answer, in a field that vLLM has, too."""
     ids = body.get("stop_token_ids") or []
-    if not isinstance(ids, list) or not all(type(id) is int for id in ids):
-        raise BadRequest("stop_token_ids must be a list of token ids.")
+    few = isinstance(ids, list) and len(ids) <= MOST_STOP_IDS
+    if not few or not all(type(id) is int for id in ids):
+        raise BadRequest(f"stop_token_ids must be a list of token ids, at most {MOST_STOP_IDS}.")
     return frozenset(ids)
 
 
@@ -118,6 +142,14 @@ def _sampling(body: Mapping[str, Any]) -> Sampling:
         return Sampling(temperature, top_p, seed)
     except ValueError as error:
         raise BadRequest(str(error)) from None
+
+
+def _client(body: Mapping[str, Any]) -> str:
+    """Who asks: clients take turns."""
+    name = body.get("user") or ""
+    if not isinstance(name, str) or len(name) > MOST_OF_A_NAME:
+        raise BadRequest(f"user must be a text of at most {MOST_OF_A_NAME} characters.")
+    return name
 
 
 def _begin_with(body: Mapping[str, Any]) -> str:

@@ -19,6 +19,7 @@ import json
 import os
 import sys
 from collections.abc import AsyncGenerator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
@@ -33,7 +34,10 @@ if TYPE_CHECKING:  # torch is loaded on a thread of its own, after the socket an
     from model.engine.worker import Engine
 
 HEAVY_PACKAGES = ("torch", "transformers", "accelerate", "bitsandbytes")
-MAX_BODY = 16 * 2**20
+MAX_BODY = 16 * 2**20  # bytes, whatever the model
+MAX_SHORT_BODY = 2**18  # beside the prompts
+BYTES_A_POSITION = 9 * 8  # a prompt and its shorter ones, as ids
+MAX_WAITING = 256  # requests
 PROCESS = web.AppKey("process", EngineProcess)
 NOT_LOADED = {
     "device": None,
@@ -172,11 +176,14 @@ async def completions(request: web.Request) -> web.StreamResponse:
     engine = process.engine
     if engine is None:
         return problem(503, process.failure or "The model is loading.")
-    from model.engine.http.openai_api import Answer, parse_request
+    from model.engine.http.openai_api import Answer, is_costly, parse_request
 
-    body = await json_object(request)
+    if len(engine.queue) >= MAX_WAITING:
+        return problem(503, "Too many requests are waiting. Ask again later.")
+    body = await json_object(request, max_body(engine))
     prefill_only = request.path == "/fimls/prefill"
-    wanted = parse_request(body, engine.model, prefill_only=prefill_only)
+    parse = partial(parse_request, body, engine.model, prefill_only=prefill_only)
+    wanted = await asyncio.to_thread(parse) if is_costly(body) else parse()
     logprobs = body.get("logprobs") not in (None, False)
     answer = Answer(process.launch.model, logprobs=logprobs)
     process.used_by(wanted.client)
@@ -188,10 +195,21 @@ async def completions(request: web.Request) -> web.StreamResponse:
     return web.json_response(whole, status=status)
 
 
-async def json_object(request: web.Request) -> dict[str, Any]:
-    """Raises BadRequest."""
+def max_body(engine: Engine) -> int:
+    """Bytes of the longest request that this model can answer, or a little more."""
+    positions = engine.model.decoder.config.max_positions
+    return min(MAX_BODY, MAX_SHORT_BODY + BYTES_A_POSITION * positions)
+
+
+async def json_object(request: web.Request, most: int) -> dict[str, Any]:
+    """The body, of at most so many bytes. Raises BadRequest, HTTPRequestEntityTooLarge."""
+    text = bytearray()
+    async for part in request.content.iter_any():
+        text += part
+        if len(text) > most:
+            raise web.HTTPRequestEntityTooLarge(max_size=most, actual_size=len(text))
     try:
-        body = await request.json()
+        body = json.loads(text.decode(request.charset or "utf-8"))
     # The latter two: bottomless nesting, an unknown charset.
     except (ValueError, RecursionError, LookupError):
         raise BadRequest("The body is not JSON.") from None
