@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from functools import cache
 
 from fim.formats import Encoder
+from fim.stops import Reason
 
 # Source code has some 3 to 4 characters per token. Text further away than this is never looked at:
 # the cost of a window depends on the budget and not on the file, and few tokens are counted in
 # vain.
 _CHARS_PER_TOKEN = 4
-_FAR = 2 * _CHARS_PER_TOKEN  # characters that a window may have, per token of the budget
+FAR = 2 * _CHARS_PER_TOKEN  # characters that a window may have, per token of the budget
 _SEEN = 64  # characters at a window's edge by which it is recognized in a later text
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _PARAGRAPH = re.compile(r"\n[ \t]*\r?\n")
@@ -43,6 +44,8 @@ class CursorContext:
     before: int = 0  # code points of the text left of the prefix
     after: int = 0  # code points of the text right of the suffix
     typed: int = 0  # code points at the prefix's end that were typed since the anchor: fim.anchor
+    secrets: frozenset[str] = frozenset()  # what is written over in the text: fim.secrets
+    withheld: Reason | None = None  # why there is no text, and nothing is to be asked
 
 
 def around_cursor(
@@ -145,7 +148,7 @@ class _Windows:
             seen = without_surrogates(self.text[start : start + len(head)])
             if start > self.offset or (start > 0 and seen != head):
                 continue
-            if self.offset - start > self.budget * _FAR:
+            if self.offset - start > self.budget * FAR:
                 return None
             if start > 0 and self._left(start) < self.budget // 4:
                 return None
@@ -162,7 +165,7 @@ class _Windows:
             whole = end == len(self.text)
             if not whole and seen != tail:
                 continue
-            if end - self.offset > self.budget * _FAR or self._right(end) > self.most_right:
+            if end - self.offset > self.budget * FAR or self._right(end) > self.most_right:
                 return None
             if not whole and self._right(end) < self.share // 4:
                 return None

@@ -13,6 +13,7 @@ from fim.attribution import Match
 from fim.context import CursorContext
 from fim.formats import FimFormat
 from fim.lines import brackets, only_closes, open_quote, opens_block, splits_word
+from fim.secrets import holds_secret
 from fim.stops import STRANGE, Bounds, Extent, Reason, first_stop
 
 Multiline = Literal["auto", "always", "never"]
@@ -79,6 +80,7 @@ class Shaper(Bounds):
     after: str  # the cursor's line right of the cursor
     crlf: bool
     min_confidence: float = 0.0  # suggestions below are hidden
+    secrets: frozenset[str] = frozenset()  # of the text, where the model saw a mask
     fixed: bool = False  # what is replaced is chosen already: what stands right of the cursor stays
 
     @classmethod
@@ -110,6 +112,7 @@ class Shaper(Bounds):
             min_confidence=min_confidence,
             least_columns=0,
             closing="",
+            secrets=context.secrets,
         )
 
     @classmethod
@@ -164,6 +167,10 @@ class Shaper(Bounds):
         hidden = not text.strip() or confidence < self.min_confidence
         if hidden:
             reasons.append("unsure" if text.strip() else "blank")
+        elif holds_secret(self.before, text, self.secrets):
+            hidden = True
+            reasons.append("secret")
+        if hidden:
             text = ""
             replaced = 0
         if self.crlf:

@@ -34,6 +34,9 @@ Reason = Literal[
     "blank",
     "unsure",
     "attributed",
+    "secret",
+    "secret here",
+    "secret file",
 ]
 
 # Control characters, and those that are invisible or turn the direction of text (CVE-2021-42574,

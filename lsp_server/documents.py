@@ -44,6 +44,7 @@ class Snapshot:
     text: str
     offset: int
     window_start: int = 0
+    secret: bool = False  # by its place on the disk: see context/secret_files.py
 
 
 @dataclass(frozen=True, slots=True)

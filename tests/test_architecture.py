@@ -60,12 +60,15 @@ LSP_SERVER = {
     "daemon": "",
     "scheduler": "logs",
     "engines": "settings folders logs",
-    "session": "engines documents settings user_settings daemon scheduler folders logs",
-    "completion": "session engines documents settings scheduler logs",
+    "context": "daemon documents",
+    "session": "context engines documents settings user_settings daemon scheduler folders logs",
+    "completion": "session context engines documents settings scheduler logs",
     "protocol": (
-        "session completion engines documents settings user_settings daemon scheduler folders logs"
+        "session completion context engines documents settings user_settings daemon scheduler "
+        "folders logs"
     ),
-    "commands": "protocol session completion engines documents settings user_settings folders logs",
+    "commands": "protocol session completion context engines documents settings user_settings "
+    "folders logs",
     "__main__": "commands protocol engines logs",
 }
 LSP_SERVER_SEES = {

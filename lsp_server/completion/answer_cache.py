@@ -71,7 +71,8 @@ class AnswerCache:
         """As query_at, but reuses the context of a text that was seen before."""
         uri = snapshot.uri
         max_tokens = prompter.most_tokens(settings)
-        about = (snapshot.window_start, snapshot.offset, snapshot.language, path, max_tokens, sizes)
+        place = (snapshot.window_start, snapshot.offset, snapshot.language, snapshot.secret)
+        about = (place, path, max_tokens, sizes)
         key = digest(f"{about}\n{snapshot.text}")
         query = query_at(
             snapshot,
@@ -84,7 +85,8 @@ class AnswerCache:
             previous=self._last.get(uri, {}),
         )
         self._contexts.put(uri, key, query.contexts)
-        self._last[uri] = {**self._last.get(uri, {}), **query.contexts}
+        if query.withheld is None:
+            self._last[uri] = {**self._last.get(uri, {}), **query.contexts}
         return query
 
     def find(self, query: Query) -> AnswerStream | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from fim.secrets import holds_secret
 from lsp_server.completion.query import Completion
 
 REASONS = {
@@ -22,6 +23,11 @@ REASONS = {
     "blank": "hidden: nothing but blanks was left",
     "unsure": "hidden: the model was less sure than minConfidence asks",
     "attributed": "hidden: it repeats a known package, and the setting attribution hides that",
+    "secret": "hidden: it has something that looks like a key or a password",
+    "secret here": "the model was not asked: what stands at the cursor looks like a key or a "
+    "password",
+    "secret file": "the model was not asked: the name of this file is one of those that hold "
+    "secrets, or a .fimlsignore names it or cannot be read",
 }
 KINDS = {"line": "rest of a line", "block": "block of lines", "span": "text between two others"}
 
@@ -68,7 +74,10 @@ def _filters(completion: Completion) -> list[str]:
     if suggestion.match is not None:
         filters.append(f"- {suggestion.match}")
     parts = ["\n".join(filters)]
-    if completion.answer != suggestion.text:
+    query = completion.query
+    if holds_secret(query.shaper.before, completion.answer, query.context.secrets):
+        parts.append("What the model wrote before the filters is not shown: it has a secret.")
+    elif completion.answer != suggestion.text:
         parts += ["What the model wrote before the filters:", fenced(completion.answer)]
     return parts
 

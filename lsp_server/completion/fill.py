@@ -8,6 +8,7 @@ import logging
 from dataclasses import replace
 
 from fim import Kind, Target, target_at
+from lsp_server.completion.explain import REASONS
 from lsp_server.completion.query import Completion, ask_engine, query_at
 from lsp_server.completion.suggestions import Suggestions
 from lsp_server.documents import Snapshot
@@ -49,6 +50,7 @@ async def fill(
     if ready is None:
         raise FillError(session.status().message)
     prompter, engine = ready
+    snapshot = await suggestions.secret_files.checked(snapshot)
     old = snapshot.text[target.start : target.end]
     if kind == "selection" and prompter.count(old) > prompter.context_tokens // 2:
         raise FillError("The selection is longer than the model can write at once; select less.")
@@ -68,6 +70,8 @@ async def fill(
         raise FillError(session.problem or "The engine gave no answer; try again.")
     logger.info("%s", json.dumps(completion.trace.to_json()))
     suggestions.keep_reason(completion)
+    if (reason := query.withheld) is not None:
+        raise FillError(f"Nothing was written here: {REASONS[reason]}.")
     return target, target.fit(words_of(completion))
 
 

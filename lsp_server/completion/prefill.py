@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 from lsp_server.completion.query import Query
@@ -23,7 +23,9 @@ class Prefill:
     """
 
     def __init__(
-        self, session: Session, unanswered: Callable[[Snapshot, str | None], Query | None]
+        self,
+        session: Session,
+        unanswered: Callable[[Snapshot, str | None], Awaitable[Query | None]],
     ) -> None:
         self._session = session
         self._unanswered = unanswered
@@ -68,7 +70,7 @@ class Prefill:
             return
         self._uri = snapshot.uri
         await asyncio.sleep(DELAY_S)
-        query = self._unanswered(snapshot, path)
+        query = await self._unanswered(snapshot, path)
         if query is not None:
             await engine.prefill(replace(query.request, idle=True))
 

@@ -15,7 +15,7 @@ from hashlib import blake2b
 from types import MappingProxyType
 from typing import Any, Literal
 
-from fim import CursorContext, Layout, Shaper, Suggestion, Target
+from fim import CursorContext, Layout, Reason, Shaper, Suggestion, Target
 from lsp_server.completion.stream import AnswerStream
 from lsp_server.completion.trace import Outcome, Trace
 from lsp_server.documents import Snapshot
@@ -52,6 +52,11 @@ class Query:
         """The largest."""
         return next(iter(self.contexts.values()))
 
+    @property
+    def withheld(self) -> Reason | None:
+        """Why the engine is not to be asked."""
+        return self.context.withheld
+
     @cached_property
     def key(self) -> bytes:
         """The cache's key: prompt, sampling and Shaper (with min_confidence, which can end an
@@ -65,8 +70,9 @@ class Query:
             )
             lengths = tuple(map(len, request.shorter))
             request = replace(request, prompt=lengths, shorter=())
-        rules = replace(self.shaper, known=frozenset())
-        return digest(repr((request, rules, sorted(self.shaper.known))), ids)
+        rules = replace(self.shaper, known=frozenset(), secrets=frozenset())
+        texts = (sorted(self.shaper.known), sorted(self.shaper.secrets))
+        return digest(repr((request, rules, texts)), ids)
 
     @property
     def elapsed_ms(self) -> float:
@@ -122,10 +128,7 @@ def query_at(
     """
     started = time.perf_counter()
     if contexts is None:
-        contexts = {}
-        for size in sizes:
-            before = previous.get(size)
-            contexts[size] = prompter.context(snapshot, settings, path, before, size)
+        contexts = prompter.contexts(snapshot, settings, path, previous, sizes)
     context, *smaller = contexts.values()
     gathered = time.perf_counter()
     request, layout = prompter.request(context, settings, client)
@@ -154,6 +157,8 @@ def query_at(
 async def ask_engine(engine: Engine, query: Query) -> Completion:
     """A completion of the whole answer; cancelling ends it at the engine, too. Raises
     EngineUnavailable."""
+    if query.withheld is not None:
+        return without_asking(query, query.withheld)
     load_attribution(query)
     stream = AnswerStream(engine, query.request, query.shaper)
     try:
@@ -161,6 +166,13 @@ async def ask_engine(engine: Engine, query: Query) -> Completion:
         return await make_completion(query, stream)
     finally:
         stream.close()
+
+
+def without_asking(query: Query, reason: Reason) -> Completion:
+    """A completion that shows nothing, for which the engine was not asked."""
+    suggestion = Suggestion("", (0, 0), 0.0, (reason,), True)
+    trace = Trace(outcome="hidden", total_ms=query.elapsed_ms, reasons=suggestion.reasons)
+    return Completion(query, "", suggestion, trace)
 
 
 async def wait_for_lines(query: Query, stream: AnswerStream) -> State:

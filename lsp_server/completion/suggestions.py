@@ -24,8 +24,10 @@ from lsp_server.completion.query import (
     load_attribution,
     make_completion,
     wait_for_lines,
+    without_asking,
 )
 from lsp_server.completion.stream import AnswerStream
+from lsp_server.context.secret_files import SecretFiles
 from lsp_server.documents import Snapshot
 from lsp_server.engines.interface import Engine
 from lsp_server.engines.trouble import too_slow
@@ -49,6 +51,7 @@ class Suggestions:
     def __init__(self, session: Session) -> None:
         self.offers = Offers()
         self.prefill = Prefill(session, self._unanswered)
+        self.secret_files = SecretFiles()
         self._session = session
         self._cache = AnswerCache()
         self._sizes = PromptSizes()
@@ -95,7 +98,10 @@ class Suggestions:
             return []
         prompter, engine = ready
         session.tell_of_language(snapshot.language)
+        snapshot = await self.secret_files.checked(snapshot)
         self._use(prompter)
+        if snapshot.secret:
+            self.offers.close(snapshot.uri)  # of before it was
         found = await self._rest_at(snapshot, whole=invoked)
         if found and not invoked:
             return found
@@ -169,6 +175,8 @@ class Suggestions:
 
         whole: waits for the whole answer, beyond the time budget. Raises EngineUnavailable.
         """
+        if query.withheld is not None:
+            return without_asking(query, query.withheld), None
         known = self._cache.find(query)
         if known is not None:
             return await make_completion(query, known, from_memory=True), None
@@ -216,8 +224,10 @@ class Suggestions:
         sizes = self._sizes.at(engine.prefill_per_s, prompter.time_budget, prompter.context_tokens)
         return sizes[:1] if best else sizes
 
-    def _unanswered(self, snapshot: Snapshot, path: str | None) -> Query | None:
-        """The query at the cursor, unless its answer is known or being written."""
+    async def _unanswered(self, snapshot: Snapshot, path: str | None) -> Query | None:
+        """The query at the cursor, unless its answer is known or being written, or nothing is to be
+        asked there."""
+        snapshot = await self.secret_files.checked(snapshot)
         prompter = self._session.prompter
         if prompter is None:
             return None
@@ -228,7 +238,8 @@ class Suggestions:
             query = self._query(snapshot, path, prompter)
         except FormatError:
             return None  # the next request reports it
-        return query if self._cache.find(query) is None else None
+        asked = query.withheld is None and self._cache.find(query) is None
+        return query if asked else None
 
     def _use(self, prompter: Prompter) -> None:
         """Forgets the offers and answers of another prompter."""
@@ -310,6 +321,7 @@ class Suggestions:
         self.offers.close(uri)
         self._cache.close(uri)
         if uri is None:
+            self.secret_files.close()
             self.close_rests()
             self._reasons.clear()
         else:

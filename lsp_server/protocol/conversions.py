@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, cast
-from urllib.parse import unquote, urlsplit
 
 from lsprotocol import types as lsp
 
@@ -51,17 +48,3 @@ def to_encoding(kind: str) -> Encoding:
     encoding = getattr(kind, "value", kind)
     assert encoding in ("utf-8", "utf-16", "utf-32")
     return cast(Encoding, encoding)
-
-
-def to_path(uri: str) -> Path | None:
-    """The path of a file: URI; None for any other document (untitled, notebook cells, remote)."""
-    try:
-        parts = urlsplit(uri)
-    except ValueError:  # "file://["
-        return None
-    if parts.scheme != "file" or parts.netloc not in ("", "localhost"):
-        return None
-    path = unquote(parts.path)
-    if os.name == "nt":
-        path = path.removeprefix("/")
-    return Path(path)

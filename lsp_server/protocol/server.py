@@ -18,9 +18,10 @@ from pygls.protocol.json_rpc import RPCMessage, RPCRequest
 from pygls.protocol.language_server import lsp_method
 
 from lsp_server import __version__
+from lsp_server.context.locations import to_path
 from lsp_server.documents import Documents
 from lsp_server.logs import log_error, quietly
-from lsp_server.protocol.conversions import to_change, to_encoding, to_path, value_at
+from lsp_server.protocol.conversions import to_change, to_encoding, value_at
 from lsp_server.scheduler import Background
 from lsp_server.session.session import Session, Status
 

@@ -23,6 +23,10 @@ from fim import (
     without_closers,
     without_surrogates,
 )
+from fim.context import FAR
+from fim.secrets import Masked, is_secret_path, mask
+from fim.secrets.paths import LANGUAGES
+from lsp_server.context.locations import name_in
 from lsp_server.documents import Snapshot
 from lsp_server.engines.interface import CompletionRequest
 from lsp_server.session.known_packages import KnownPackages
@@ -127,12 +131,48 @@ class Prompter:
         previous: the document's last context with this `most`; the new prompt then extends the
         previous one.
         """
+        previously = {} if previous is None else {most: previous}
+        return self.contexts(snapshot, settings, path, previously, (most,))[most]
+
+    def contexts(
+        self,
+        snapshot: Snapshot,
+        settings: Settings,
+        path: str | None,
+        previous: Mapping[int, CursorContext],
+        sizes: Sequence[int],
+    ) -> Mapping[int, CursorContext]:
+        """As `context`, by size. All text of a prompt comes from here: what is secret in it is
+        written over, and where all of it is, or what stands at the cursor, there is no text."""
+        language = snapshot.language
+        if snapshot.secret or language in LANGUAGES or is_secret_path(name_in(snapshot.uri)):
+            nothing = CursorContext("", "", language=language, withheld="secret file")
+            return dict.fromkeys(sizes, nothing)
+        masked = mask(snapshot.text, snapshot.offset, self.context_tokens * FAR)
+        if masked.at_cursor:
+            nothing = CursorContext("", "", language=language, withheld="secret here")
+            return dict.fromkeys(sizes, nothing)
+        contexts = {}
+        for size in sizes:
+            before = previous.get(size)
+            contexts[size] = self._context(snapshot, masked, settings, path, before, size)
+        return contexts
+
+    def _context(
+        self,
+        snapshot: Snapshot,
+        masked: Masked,
+        settings: Settings,
+        path: str | None,
+        previous: CursorContext | None,
+        most: int,
+    ) -> CursorContext:
         header = HEADER_TOKENS
         if path and self.format.always_names_file:
             header += len(self.encoder.encode(path))
         room = self.context_tokens - self.most_tokens(settings) - header
         context = around_cursor(
-            snapshot.text,
+            masked.text,
             snapshot.offset,
             encoder=self.encoder,
             token_budget=max(0, min(room, most)),
@@ -141,6 +181,7 @@ class Prompter:
             language=snapshot.language,
             previous=previous,
         )
+        context = replace(context, secrets=masked.values)
         anchored = (self.layout or self.format.layouts[0]) == "anchored"
         return with_anchor(context, previous, self.encoder) if anchored else context
 

@@ -12,9 +12,10 @@ from typing import Any
 from lsprotocol import types as lsp
 from pygls.exceptions import JsonRpcException, JsonRpcInvalidParams
 
+from lsp_server.context.locations import to_path
 from lsp_server.daemon import FILES_TIMEOUT_S, in_daemon
 from lsp_server.logs import log_error
-from lsp_server.protocol.conversions import Commands, to_path, value_at
+from lsp_server.protocol.conversions import Commands, value_at
 from lsp_server.protocol.models.measuring import keep, parse, run_doctor
 from lsp_server.protocol.models.pulling import pull
 from lsp_server.protocol.server import FimlsServer

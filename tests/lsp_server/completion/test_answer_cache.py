@@ -86,6 +86,7 @@ SHAPER = {
     "min_confidence": 0.5,
     "least_columns": 9,
     "closing": "}",
+    "secrets": frozenset({"hunter22"}),
     "fixed": True,
 }
 DECIDES_NOTHING = {"client", "idle"}

@@ -1,0 +1,133 @@
+"""A text with its secrets written over."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+from fim.secrets.keys import Line, read_line, unfinished
+
+MASK = "x"  # which people write themselves for what is not to be read
+# Beyond both ends of what is asked for: a private key of 8,192 bits has 6,400 characters.
+_MARGIN = 8192
+_LONGEST = 400  # characters of a piece that is remembered
+_KEPT = 16_384  # pieces, some 3 MB
+_LEAST = 8  # characters of a value that is looked for elsewhere in the text, and in suggestions
+
+_WRAP = r"""[ \t"'`#*>;|+,.()-]{0,32}"""
+_END = rf"{_WRAP}(?:\r?\n|\\[nr])(?:{_WRAP}(?:\r?\n|\\[nr])){{0,3}}{_WRAP}"
+_BLOCK = re.compile(
+    r"(?:-{4,5} ?BEGIN [A-Z0-9 ]{0,32}PRIVATE KEY(?: BLOCK)? ?-{4,5}|Private-Lines: \d+)"
+    rf"{_END}(?:[A-Za-z-]+: [^\n\\]*{_END}){{0,4}}"
+    rf"(?P<body>[A-Za-z0-9+/=]{{32,}}(?:{_END}(?!-{{4}})[A-Za-z0-9+/=]+(?={_WRAP}(?:\r?\n|\\|\Z)))*)"
+)
+_REST = re.compile(r"[\w+/=.:~-]*")  # of a secret, right of the cursor
+_TYPED = re.compile(r"[\w+/=.~-]{6,}\Z")
+_BODY = re.compile(r"(?<!\\)[A-Za-z0-9+/=]+")
+_PIECE = re.compile(r"[^\n]{200,400}?[,;{}()\[\] \t](?![ \t])|[^\n]{1,400}")  # _LONGEST
+
+
+@dataclass(frozen=True, slots=True)
+class Masked:
+    """A text with its secrets written over, as long as before."""
+
+    text: str
+    values: frozenset[str]  # the secrets
+    at_cursor: bool  # the cursor stands in or behind one that is being written
+
+
+def mask(text: str, cursor: int, reach: int) -> Masked:
+    """The text with all secrets written over that begin within `reach` characters of the cursor.
+
+    It costs what lies in reach, and of that mostly what changed since the last call.
+    """
+    low = _line_start(text, max(0, cursor - reach - _MARGIN))
+    part = text[low : cursor + reach + _MARGIN]
+    at = cursor - low
+    spans = list(_spans(part))
+    line = part[part.rfind("\n", 0, at) + 1 : at]
+    values = frozenset(part[start:end] for start, end in spans if end - start >= _LEAST)
+    start = _unfinished(line[-_LONGEST:], values)
+    if start is not None:
+        rest = _REST.match(part, at)
+        spans.append((at - len(line[-_LONGEST:]) + start, rest.end() if rest else at))
+    at_cursor = any(start < at <= end for start, end in spans)
+    if not spans:
+        return Masked(text, frozenset(), False)
+    written = _written_over(part, spans)
+    for value in values:  # the same without its name
+        written = written.replace(value, _over(value))
+    return Masked(text[:low] + written + text[low + len(part) :], values, at_cursor)
+
+
+def holds_secret(before: str, text: str, values: Collection[str]) -> bool:
+    """Whether a text behind the masked line `before` would write a secret, or a mask.
+
+    values: the secrets of the masked text.
+    """
+    if values and (MASK * _LEAST in text or any(value in text for value in values)):
+        return True
+    joined = before[-_LONGEST:] + text
+    start = len(joined) - len(text)
+    return any(end > start for _, end in _spans(joined))
+
+
+def _unfinished(line: str, values: Collection[str]) -> int | None:
+    """Where in the cursor's line a secret begins that is being typed, maybe once more."""
+    start = unfinished(line)
+    if start is None and values and (typed := _TYPED.search(line)):
+        for value in values:
+            if value.startswith(typed[0]):
+                return typed.start()
+    return start
+
+
+def _line_start(text: str, index: int) -> int:
+    """The start of the line of an index; of an overlong line the index itself."""
+    start = text.rfind("\n", max(0, index - _MARGIN), index) + 1
+    return start or (index if index > _MARGIN else 0)
+
+
+def _spans(text: str) -> Iterator[tuple[int, int]]:
+    """The places of secrets in a text."""
+    if "PRIVATE KEY" in text or "Private-Lines" in text:
+        for block in _BLOCK.finditer(text):
+            for run in _BODY.finditer(text, *block.span("body")):
+                yield run.span()
+    start = 0
+    opened = ""
+    for line in text.split("\n"):
+        if len(line) <= _LONGEST:
+            found = _read(line, opened)
+            for span in found.spans:
+                yield start + span[0], start + span[1]
+            opened = found.open
+        else:
+            for piece in _PIECE.finditer(line):
+                found = _read(piece[0], opened)
+                for span in found.spans:
+                    yield start + piece.start() + span[0], start + piece.start() + span[1]
+                opened = found.open
+        start += len(line) + 1
+
+
+@lru_cache(_KEPT)
+def _read(line: str, opened: str) -> Line:
+    return read_line(line, opened)
+
+
+def _written_over(text: str, spans: Iterable[tuple[int, int]]) -> str:
+    parts = []
+    done = 0
+    for start, end in sorted(spans):
+        parts.append(text[done : max(start, done)])
+        parts.append(_over(text[max(start, done) : max(end, done)]))
+        done = max(end, done)
+    return "".join(parts) + text[done:]
+
+
+def _over(value: str) -> str:
+    """A mask for a value, with its blanks and line ends."""
+    return re.sub(r"\S", MASK, value)
