@@ -27,6 +27,7 @@ from lsp_server.folders import cache_folder
 from lsp_server.session.prompter import Prompter
 from lsp_server.settings import Settings
 from model import LoadedModel, load_model
+from model.cpu.upgrade import upgrade_now
 
 
 @dataclass
@@ -40,12 +41,20 @@ class Found:
 
 def load(name: str, precision: str) -> LoadedModel:
     dtype, quantization = dtype_and_quantization(precision)
-    return load_model(name, "cpu", dtype, quantization, measured=cache_folder())
+    model = load_model(name, "cpu", dtype, quantization, measured=cache_folder())
+    upgrade_now(model.decoder, cache_folder())
+    return model
 
 
 @torch.inference_mode()
 def look(model: LoadedModel, prompt: list[int], answer: list[int], found: Found) -> None:
-    logits = model.decoder(torch.tensor([prompt + answer[:-1]]), logits_to_keep=len(answer)).logits
+    decoder = model.decoder
+    cache = decoder.new_cache()
+    for start in range(0, len(prompt) - 1, decoder.prefill_chunk):
+        ids = prompt[start : min(start + decoder.prefill_chunk, len(prompt) - 1)]
+        decoder(torch.tensor([ids]), cache=cache, logits_to_keep=1)
+    ids = prompt[-1:] + answer[:-1]
+    logits = decoder(torch.tensor([ids]), cache=cache, logits_to_keep=len(answer)).logits
     wanted = torch.tensor(answer)
     found.right.append(bool((logits[0].argmax(-1) == wanted).all()))
     found.nats += float(

@@ -9,6 +9,7 @@ In reading order:
 - panels: the tiles as machine code.
 - compiled/: the product of any number of rows, and a decoder's whole pass, as machine code.
 - tables: what that pass reads and where it writes.
+- semaphore: what threads sleep on, for machine code.
 - decoder_step: the pass as a decoder's step, and the threads.
 
 Invariants:

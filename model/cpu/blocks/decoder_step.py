@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import sys
 import threading
 import time
 import weakref
@@ -19,14 +17,13 @@ from model.cpu.blocks.compiled import words as word
 from model.cpu.blocks.kernel import PRODUCT, part_table
 from model.cpu.blocks.layout import LARGEST_DIM
 from model.cpu.blocks.linear import MAX_CHUNK, BlockEmbedding, BlockLinear
+from model.cpu.blocks.semaphore import Semaphore
 from model.cpu.blocks.tables import Pass, Tables
 from model.cpu.step_costs import step_costs
 from model.decoder.config import DecoderConfig
 from model.decoder.decoder import Decoder
 from model.decoder.kv_cache import KVCache, Unfinished
 from model.decoder.stopping import ASK_EVERY_S, Cancelled, ShouldStop, ask, chunk_at
-
-SEMAPHORE_BYTES = 64  # a sem_t has 32
 
 
 def add_block_step(decoder: Decoder, cache_dir: Path) -> None:
@@ -195,18 +192,13 @@ class _Threads:
         self._address = self._words.ctypes.data
         for number, value in tables.words.items():
             self._words[number] = value
-        self._semaphores = ctypes.create_string_buffer(2 * SEMAPHORE_BYTES)
-        idle = ctypes.addressof(self._semaphores)
-        done = idle + SEMAPHORE_BYTES
-        self._count = 1
-        if sys.platform == "linux":
-            library = ctypes.CDLL(None)
-            if not any(library.sem_init(ctypes.c_void_p(each), 0, 0) for each in (idle, done)):
-                self._count = count
-                self._words[word.WAIT] = address_of(library.sem_wait)
-                self._words[word.POST] = address_of(library.sem_post)
-        self._words[word.IDLE] = idle
-        self._words[word.DONE] = done
+        self._idle = Semaphore()
+        self._done = Semaphore()
+        self._count = count if self._idle.handle and self._done.handle else 1
+        self._words[word.WAIT] = self._idle.wait
+        self._words[word.POST] = self._idle.post
+        self._words[word.IDLE] = self._idle.handle
+        self._words[word.DONE] = self._done.handle
         self._started = 0
 
     def run(
@@ -233,7 +225,7 @@ class _Threads:
         words[word.THREADS] = min(self._count, which.threads)
         while self._started < words[word.THREADS] - 1:
             self._started += 1
-            held = (self._semaphores, self._words, self._tables)
+            held = (self._idle, self._done, self._words, self._tables)
             arguments = (held, self._share, self._address, self._started)
             threading.Thread(target=_help, args=arguments, daemon=True).start()
         words[word.FIRST_PHASE] = which.first
@@ -252,17 +244,10 @@ class _Threads:
     def stop(self) -> None:
         """Lets the helpers end."""
         self._words[word.STOP] = 1
-        if self._count > 1:
-            post = ctypes.CDLL(None).sem_post
-            for _ in range(self._started):
-                post(ctypes.c_void_p(int(self._words[word.IDLE])))
+        for _ in range(self._started):
+            self._idle.wake()
 
 
 def _help(held: Any, share: Any, address: int, thread: int) -> None:
     """A helper, which keeps in memory what it reads."""
     share(address, thread)
-
-
-def address_of(function: Any) -> int:
-    """Of a function of the C library."""
-    return ctypes.cast(function, ctypes.c_void_p).value or 0

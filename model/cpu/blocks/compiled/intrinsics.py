@@ -67,18 +67,6 @@ def load_now(typing: Any, address: Any) -> Any:
 
 
 @intrinsic
-def call(typing: Any, function: Any, argument: Any) -> Any:
-    """Calls a function of the C library at an address, which takes a pointer and returns an int."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        kind = ir.FunctionType(I32, [I64])
-        result = builder.call(builder.inttoptr(args[0], kind.as_pointer()), [args[1]])
-        return builder.sext(result, I64)
-
-    return types.int64(types.int64, types.int64), generate
-
-
-@intrinsic
 def call_with(typing: Any, function: Any, arguments: Any) -> Any:
     """Calls a function at an address, which takes a tuple's whole numbers and returns nothing."""
     count = len(arguments)

@@ -18,11 +18,20 @@ from __future__ import annotations
 from typing import Any
 
 import numba
+import numpy as np
 from numba import types
 
+from model.cpu.blocks import semaphore
 from model.cpu.blocks.compiled import few, many
 from model.cpu.blocks.compiled.attention import attend_few, attend_many
-from model.cpu.blocks.compiled.intrinsics import add_to, call, exchange, load_now, longs_at, pause
+from model.cpu.blocks.compiled.intrinsics import (
+    add_to,
+    call_with,
+    exchange,
+    load_now,
+    longs_at,
+    pause,
+)
 from model.cpu.blocks.compiled.words import (
     ASLEEP,
     ATTENTION,
@@ -57,6 +66,7 @@ from model.cpu.blocks.compiled.words import (
 
 # What only compiled code calls.
 njit = numba.njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+ZERO, ONE, FOREVER = np.int64(0), np.int64(semaphore.ONE), np.int64(semaphore.FOREVER)
 SPINS = 2000  # before a thread that waits for others sleeps
 SLEEP_SPINS = 20000  # before a thread without a pass sleeps
 
@@ -78,7 +88,7 @@ def count_done(control: Any, counters: int, done: int) -> None:
     """Counts a piece; the last one wakes who waits for it."""
     if add_to(counters + 8 * LINE, 1) + 1 == done:
         for _ in range(load_now(control.ctypes.data + 8 * WAITING)):
-            call(control[POST], control[DONE])
+            call_with(control[POST], (control[DONE], ONE, ZERO))
 
 
 @njit
@@ -95,7 +105,7 @@ def finish(control: Any, counters: int, number: int, done: int) -> None:
         else:
             add_to(waiting, 1)
             if load_now(counters + 8 * LINE) < done:  # it was not when WAITING was counted
-                call(control[WAIT], control[DONE])
+                call_with(control[WAIT], (control[DONE], FOREVER, ZERO))
             add_to(waiting, -1)
 
 
@@ -121,7 +131,7 @@ def begin(control: Any) -> None:
         counters[0] = number << 32
     add_to(address + 8 * PASS, 1)
     for _ in range(min(control[THREADS] - 1, load_now(address + 8 * ASLEEP))):
-        call(control[POST], control[IDLE])
+        call_with(control[POST], (control[IDLE], ONE, ZERO))
 
 
 @njit
@@ -140,7 +150,7 @@ def wait_for_pass(control: Any, last: int) -> Any:
             add_to(address + 8 * ASLEEP, 1)
             # no pass was begun, and no end announced, before ASLEEP was counted
             if load_now(address + 8 * PASS) == last and load_now(address + 8 * STOP) == 0:
-                call(control[WAIT], control[IDLE])
+                call_with(control[WAIT], (control[IDLE], FOREVER, ZERO))
             add_to(address + 8 * ASLEEP, -1)
             spins = 0
     return -1

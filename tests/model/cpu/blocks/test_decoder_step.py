@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import gc
 import os
-import sys
 import threading
 import time
 from dataclasses import replace
@@ -246,7 +245,6 @@ def test_a_small_model_shares_a_prefill_alone(
     assert len(set(threading.enumerate()) - before) == 1
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="no helpers there")
 def test_helpers_sleep_until_they_are_wanted(starcoder2_folder: Path) -> None:
     decoder = load(starcoder2_folder)
     decoder.use_step(BlockStep(decoder, 2))
