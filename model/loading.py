@@ -239,6 +239,7 @@ def load_decoder(
     try:
         factory = choose_factory(checkpoint.config, device, dtype, quantization, measured)
         decoder = Decoder(checkpoint.config, factory).eval().requires_grad_(False)
+        decoder.rotations  # noqa: B018 - of a long context they take memory, too
     except RuntimeError as error:
         first_line = str(error).splitlines()[0]
         raise ModelError(

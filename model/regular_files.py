@@ -10,7 +10,8 @@ import os
 import stat
 from pathlib import Path
 
-MAX_TEXT = 256 * 2**20  # bytes of config.json, tokenizer.json and other small files
+CHUNK = 2**20  # bytes; as much memory is taken, however small the file
+MAX_TEXT = 2**26  # bytes of tokenizer.json and smaller ones; the largest known has 2**25
 
 
 class NotRegular(OSError):
@@ -45,11 +46,15 @@ def open_regular(path: Path, most: int | None = None) -> int:
 
 def read_bytes(path: Path, most: int) -> bytes:
     """The content of a file of at most so many bytes. Raises OSError."""
+    chunks = []
+    left = most
     with os.fdopen(open_regular(path, most), "rb") as file:
-        content = file.read(most + 1)
-    if len(content) > most:  # it has grown meanwhile
-        raise _too_large(path, len(content), most)
-    return content
+        while chunk := file.read(min(CHUNK, left + 1)):
+            chunks.append(chunk)
+            left -= len(chunk)
+            if left < 0:  # it grows meanwhile
+                raise _too_large(path, most - left, most)
+    return b"".join(chunks)
 
 
 def read_text(path: Path, most: int = MAX_TEXT) -> str:

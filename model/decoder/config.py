@@ -11,6 +11,10 @@ Activation = Literal["gelu_tanh", "gelu", "silu"]
 RopeKind = Literal["default", "linear", "dynamic", "yarn", "longrope", "llama3"]
 
 
+MAX_EPS = 0.1
+MAX_MULTIPLIER = 10**6
+
+
 @dataclass(frozen=True, slots=True)
 class RopeConfig:
     """Rotary position embedding (Su et al. 2021) and its extensions to longer contexts."""
@@ -156,10 +160,17 @@ class DecoderConfig:
             raise ModelError(
                 f"config.json: {self.rope.dim} of {self.head_dim} head dimensions cannot be rotated"
             )
-        if not self.logits_scaling > 0:
+        if not 0 <= self.norm_eps <= MAX_EPS:
             raise ModelError(
-                f"config.json: logits_scaling is {self.logits_scaling}, but must be positive"
+                f"config.json: the epsilon of the norms is {self.norm_eps}, but must be from 0 to "
+                f"{MAX_EPS}"
             )
+        for name in ("embedding_multiplier", "residual_multiplier", "logits_scaling"):
+            if not 0 < getattr(self, name) <= MAX_MULTIPLIER:
+                raise ModelError(
+                    f"config.json: {name} is {getattr(self, name)}, but must be positive, and at "
+                    f"most {MAX_MULTIPLIER:,}"
+                )
 
 
 def uneven(hidden_size: int, num_heads: int, num_kv_heads: int) -> ModelError:

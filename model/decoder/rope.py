@@ -25,6 +25,8 @@ from torch import Tensor
 
 from model.decoder.config import RopeConfig
 
+PIECE = 2**16  # positions
+
 
 def rope_frequencies(rope: RopeConfig, length: int) -> tuple[Tensor, float]:
     """Radians per position of each rotated pair, (dim / 2,), and the factor of cos and sin.
@@ -131,8 +133,23 @@ class Rotations:
     def of_first(
         cls, positions: int, rope: RopeConfig | None, device: torch.device, dtype: torch.dtype
     ) -> Rotations:
-        """The rotations of a sequence of so many positions; of no dimension without rope."""
-        return cls.of(torch.arange(positions, device=device), rope, positions, dtype)
+        """The rotations of a sequence of so many positions; of no dimension without rope. They take
+        no more memory while they are made."""
+        if rope is None or positions <= PIECE:
+            return cls.of(torch.arange(positions, device=device), rope, positions, dtype)
+        made = cls(
+            torch.empty(positions, 1, rope.dim, dtype=dtype, device=device),
+            torch.empty(positions, 1, rope.dim, dtype=dtype, device=device),
+            torch.empty(positions, 1, rope.dim // 2, dtype=torch.complex64, device=device),
+        )
+        for first in range(0, positions, PIECE):
+            some = torch.arange(first, min(first + PIECE, positions), device=device)
+            piece = cls.of(some, rope, positions, dtype)
+            there = made[first : first + PIECE]
+            there.cos.copy_(piece.cos)
+            there.sin.copy_(piece.sin)
+            there.pairs.copy_(piece.pairs)
+        return made
 
     @classmethod
     def of(

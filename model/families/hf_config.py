@@ -6,7 +6,9 @@ whole is refused.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -27,6 +29,7 @@ HARMLESS_KEYS = frozenset(
     """.split()
 )
 MAX_LAYERS = 1000
+MAX_POSITIONS = 2**24
 MAX_STRETCH = 1000
 # The fields that each rope type cannot do without.
 ROPE_FIELDS: dict[RopeKind, tuple[str, ...]] = {
@@ -47,6 +50,14 @@ ACTIVATIONS: dict[str, Activation] = {
 }
 
 
+def finite(key: str, value: float) -> float:
+    """The value as a float. Raises ModelError for NaN, and for what is as large as infinity."""
+    with suppress(OverflowError):
+        if math.isfinite(number := float(value)):
+            return number
+    raise ModelError(f"config.json: {key} is no finite number")
+
+
 class ConfigReader:
     """Gives the values of config.json by key and type, and remembers which keys were read."""
 
@@ -64,8 +75,8 @@ class ConfigReader:
         if value is None:
             return default
         is_bool = isinstance(value, bool)
-        if isinstance(value, int) and not is_bool and kind is float:
-            return float(value)
+        if isinstance(value, int | float) and not is_bool and kind is float:
+            return finite(key, value)
         if not isinstance(value, kind) or (is_bool and kind is not bool):
             raise ModelError(f"config.json: {key} is {value!r}, which is not of the expected type")
         return value
@@ -98,14 +109,22 @@ def max_positions(reader: ConfigReader, default: int) -> int:
                 f"config.json: the rotary embedding's factor is {factor}, but must be from 1 to "
                 f"{MAX_STRETCH} for the rope type dynamic"
             )
-        positions = int(positions * factor)
+        positions = _plausible(int(positions * factor))
     return positions
 
 
 def stated_positions(reader: ConfigReader, default: int) -> int:
     """max_position_embeddings, or what older files call it. Raises ModelError."""
     older = "n_positions" in reader.raw and "max_position_embeddings" not in reader.raw
-    return int(reader.get("n_positions" if older else "max_position_embeddings", int, default))
+    key = "n_positions" if older else "max_position_embeddings"
+    return _plausible(int(reader.get(key, int, default)))
+
+
+def _plausible(positions: int) -> int:
+    """The positions. Raises ModelError where a table of them would fill the memory."""
+    if positions > MAX_POSITIONS:
+        raise ModelError(f"config.json: {positions:,} positions are more than any model has")
+    return positions
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,7 +280,7 @@ def _numbers(rope: ConfigReader, key: str) -> tuple[float, ...]:
     numbers = rope.get(key, list, [])
     if not all(type(number) in (int, float) for number in numbers):
         raise ModelError(f"config.json: {key} must be a list of numbers")
-    return tuple(float(number) for number in numbers)
+    return tuple(finite(key, number) for number in numbers)
 
 
 def stop_ids(raw: Mapping[str, Any], default: int | None = None) -> tuple[int, ...]:

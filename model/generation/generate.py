@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from model.decoder.config import DecoderConfig
 from model.decoder.decoder import Decoder
 from model.decoder.kv_cache import KVCache
 from model.decoder.stopping import Cancelled
+from model.errors import ModelError
 from model.generation.drafting import LONGEST_DRAFT, Drafter, no_drafts
 from model.generation.sampling import Sampler, Sampling
 
@@ -142,10 +144,17 @@ class DecodeStep:
         return logits
 
     def log_probabilities(self, logits: Tensor) -> NDArray[np.float32]:
-        """Logits (vocabulary,) -> log-probabilities, in a buffer that the next call reuses."""
+        """Logits (vocabulary,) -> log-probabilities, in a buffer that the next call reuses. Raises
+        ModelError where they are not finite."""
         if logits.dtype != torch.float32 or not self._on_cpu:
             logits = logits.to("cpu", torch.float32)
         torch.log_softmax(logits, -1, out=self._scores)
+        first = self._score_numbers[0]  # all are NaN where one logit is; -inf where one is inf
+        if not math.isfinite(first) and np.isnan(self._score_numbers).any():
+            raise ModelError(
+                "The model computes numbers that are not finite. Download it again, or set the "
+                "dtype to 'float32'."
+            )
         return self._score_numbers
 
 

@@ -23,6 +23,7 @@ from model.ggml import Blocks
 from model.weights.files import INT8_ROWS, ModelFiles
 
 HEAD = "lm_head.weight"  # some tools write it for tied models too, as a copy of the embeddings
+MAX_WEIGHT = 1e6  # a flipped bit of an exponent gives more
 NAMED = 4  # of the tensors that are missing
 
 
@@ -140,6 +141,11 @@ def check(
     if not all(map(math.isfinite, ends)):
         raise _not_finite(name, file)
     largest = max(map(abs, ends))
+    if largest > MAX_WEIGHT:
+        raise ModelError(
+            f"{file}: {name} holds {largest:.3g}, which no training gives: the file is damaged. "
+            "Download the model again."
+        )
     if dtype == torch.float16 and largest > torch.finfo(dtype).max:
         raise ModelError(
             f"{file}: {name} holds {largest:.3g}, which float16 has no room for. Set the dtype to "

@@ -67,9 +67,12 @@ class ModelFiles(ABC):
     def max_positions(self) -> int:
         """Prompt and completion together, in tokens. Raises ModelError."""
         reader = ConfigReader(self.config)
-        if not self.is_native:  # transformers' cache does not fit frequencies that change
-            return stated_positions(reader, UNSTATED_POSITIONS)
-        return max_positions(reader, FAMILIES[self.model_type].defaults.positions)
+        try:
+            if not self.is_native:  # transformers' cache does not fit frequencies that change
+                return stated_positions(reader, UNSTATED_POSITIONS)
+            return max_positions(reader, FAMILIES[self.model_type].defaults.positions)
+        except ModelError as error:
+            raise self._refused(error) from None
 
     def recipe(self) -> tuple[DecoderConfig, dict[str, WeightSlot]]:
         """What decoder the configuration describes, and where the tensors go. Raises ModelError."""
@@ -81,12 +84,16 @@ class ModelFiles(ABC):
             )
         try:
             config = family.decoder_config(self.config)
-        except ModelError as error:  # begins with config.json
-            raise ModelError(
-                f"{self.path}{self.before_config}{error}. Download the model again; if it "
-                "stays so, use another or report this one."
-            ) from None
+        except ModelError as error:
+            raise self._refused(error) from None
         return config, family.weight_table(config)
+
+    def _refused(self, error: ModelError) -> ModelError:
+        """error: begins with config.json."""
+        return ModelError(
+            f"{self.path}{self.before_config}{error}. Download the model again; if it stays so, "
+            "use another or report this one."
+        )
 
     @property
     def attribution(self) -> Path:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from model.catalogue.entries import find_entry
 from model.catalogue.installed import is_gguf, locate
@@ -31,7 +31,7 @@ TOKENIZER = "tokenizer.json"
 PREFERENCES = "fimls.json"
 SCALE = "_scale"  # ends the name of the scales of int8 rows
 PICKLED = {".bin", ".pt", ".pth", ".ckpt"}
-MAX_HEADER = 100 * 2**20  # bytes; safetensors' own limit
+MAX_HEADER = 2**24  # bytes; a large model's has 100 kB
 
 
 @dataclass(frozen=True)
@@ -158,8 +158,7 @@ def _header(file: Path) -> dict[str, tuple[int, ...]]:
     """
     try:
         with os.fdopen(open_regular(file), "rb") as raw:
-            length = int.from_bytes(raw.read(8), "little")
-            header = json.loads(raw.read(length)) if length <= MAX_HEADER else {}
+            header = json.loads(raw.read(header_length(raw)))
         shapes = {}
         for name, entry in sorted(header.items()):
             if name != "__metadata__":
@@ -169,6 +168,15 @@ def _header(file: Path) -> dict[str, tuple[int, ...]]:
         return shapes
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ModelError(f"{file} cannot be read ({reason(error)}). Download it again.") from None
+
+
+def header_length(raw: BinaryIO) -> int:
+    """Reads the length of a safetensors file's header. Raises ValueError for one that no model has:
+    it would fill the memory."""
+    length = int.from_bytes(raw.read(8), "little")
+    if length > MAX_HEADER:
+        raise ValueError(f"its header of {length:,} bytes is longer than any model's")
+    return length
 
 
 def find_path(name: str | Path) -> Path:

@@ -7,6 +7,7 @@ NAME_scale with one scale a row.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -15,8 +16,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from model.errors import ModelError
-from model.regular_files import check_regular, reason
-from model.weights.folder import SCALE
+from model.regular_files import open_regular, reason
+from model.weights.folder import SCALE, header_length
 
 # Buffers that older checkpoints carry and that are computed from the config.
 COMPUTED = (".rotary_emb.inv_freq",)
@@ -38,7 +39,8 @@ def safetensors_tensors(
 def _tensors(file: Path, int8_rows: bool) -> Iterator[tuple[str, Tensor]]:
     """A file's tensors one after the other; int8 rows as the floats that they stand for."""
     try:
-        check_regular(file)
+        with os.fdopen(open_regular(file), "rb") as raw:
+            header_length(raw)
         with safe_open(file, framework="pt") as tensors:
             names = set(tensors.keys())
             scaled = set()
@@ -51,7 +53,7 @@ def _tensors(file: Path, int8_rows: bool) -> Iterator[tuple[str, Tensor]]:
                 if name in scaled:
                     tensor = _dequantize(tensor, tensors.get_tensor(name + SCALE), name, file)
                 yield name, tensor
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, ValueError) as error:
         raise ModelError(f"{file} cannot be read ({reason(error)}). Download it again.") from None
 
 

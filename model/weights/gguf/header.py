@@ -24,6 +24,11 @@ VERSIONS = (2, 3)
 DEFAULT_ALIGNMENT = 32
 MAX_DIMENSIONS = 4
 MAX_NAME = 2**16  # bytes of a key
+# Beyond any model: they would fill the memory. The largest vocabularies take 16 MB.
+MAX_METADATA = 2**26  # bytes
+MAX_ARRAY = 2**21
+MAX_KEYS = 2**12
+MAX_TENSORS = 2**17
 STRING = 8
 ARRAY = 9
 # The types of metadata values by number -> their struct formats.
@@ -135,14 +140,16 @@ def _read_header(path: Path, size: int, changed_ns: int) -> Header:
             if version & 0xFFFF == 0:
                 raise Malformed("it is big-endian; take a little-endian one")
             raise Malformed(f"it has version {version} of the format; known are 2 and 3")
-        tensor_count = cursor.count(least_bytes=24)
-        key_count = cursor.count(least_bytes=13)
+        tensor_count = cursor.count(24, MAX_TENSORS)
+        key_count = cursor.count(13, MAX_KEYS)
         metadata: dict[str, Any] = {}
         for _ in range(key_count):
             key = cursor.text(MAX_NAME)
             if key in metadata:
                 raise Malformed(f"the key {key} comes twice")
             metadata[key] = _value(cursor, cursor.number("I"), path)
+            if cursor.offset > MAX_METADATA:
+                raise Malformed("its metadata are longer than any model's")
         infos = [_tensor_info(cursor) for _ in range(tensor_count)]
         alignment = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
         if type(alignment) is not int or not 0 < alignment <= 2**20 or alignment % 8:
@@ -184,17 +191,17 @@ class _Cursor:
         size = struct.calcsize(f"<{form}")
         return struct.unpack(f"<{form}", self.bytes(size))[0]
 
-    def count(self, least_bytes: int) -> int:
-        """A number of things that take at least so many bytes each."""
+    def count(self, least_bytes: int, most: int) -> int:
+        """A number of things that take at least so many bytes each, no more than `most`."""
         count: int = self.number("Q")
         if count * least_bytes > len(self.data) - self.offset:
             raise Malformed(f"it says to hold {count} things, more than there is room for")
+        if count > most:
+            raise Malformed(f"it says to hold {count:,} things, where no model has {most:,}")
         return count
 
-    def text(self, most: int | None = None) -> str:
-        length = self.count(1)
-        if most is not None and length > most:
-            raise Malformed(f"a name has {length} bytes")
+    def text(self, most: int = MAX_METADATA) -> str:
+        length = self.count(1, most)
         return self.bytes(length).decode("utf-8", "replace")
 
     def texts(self, count: int) -> list[str]:
@@ -233,14 +240,14 @@ def _value(cursor: _Cursor, kind: int, path: Path) -> Any:
         raise Malformed(f"it has a value of the unknown type {kind}")
     inner = cursor.number("I")
     if inner == STRING:
-        count = cursor.count(8)
+        count = cursor.count(8, MAX_ARRAY)
         texts = StringArray(path, cursor.offset, count)
         cursor.skip_texts(count)
         return texts
     if inner not in SCALARS:
         raise Malformed(f"it has an array of the type {inner}")
     size = struct.calcsize(f"<{SCALARS[inner]}")
-    count = cursor.count(size)
+    count = cursor.count(size, MAX_ARRAY)
     return struct.unpack(f"<{count}{SCALARS[inner]}", cursor.bytes(count * size))
 
 

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+import math
 import pickle
 import random
 import shutil
 import struct
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from model import load_model
 from model.errors import ModelError
+from model.generation.sampling import Sampling
 from model.weights.folder import find_model
 from tests.conftest import write_tokenizer
 from tests.model.folders import INDEX, WEIGHTS, check_refused, configure, logits, write_index
@@ -203,6 +207,20 @@ CONFIG_FAULTS: list[tuple[dict[str, Any], list[str]]] = [
     ({"use_bias": "yes"}, ["use_bias is 'yes', which is not"]),
     ({"use_bias": 1}, ["use_bias is 1, which is not"]),
     ({"norm_epsilon": "tiny"}, ["norm_epsilon is 'tiny', which is not"]),
+    *[
+        ({key: value}, [f"config.json: {key} is no finite number", "Download the model again"])
+        for key in ("norm_epsilon", "rope_theta")
+        for value in (math.nan, math.inf, 10**400)
+    ],
+    ({"norm_epsilon": -1e-5}, ["epsilon of the norms is -1e-05, but must be from 0 to 0.1"]),
+    ({"norm_epsilon": 1e30}, ["epsilon of the norms is 1e+30, but must be from 0 to 0.1"]),
+    (longrope(short_factor=[math.nan] * 4, long_factor=[2.0] * 4), ["short_factor is no finite"]),
+    ({"rope_scaling": {"type": "linear", "factor": math.nan}}, ["factor is no finite number"]),
+    ({"max_position_embeddings": 2**31}, ["2,147,483,648 positions are more than any model has"]),
+    (
+        {"rope_scaling": {"type": "dynamic", "factor": 900.0}, "max_position_embeddings": 2**23},
+        ["positions are more than any model has"],
+    ),
     ({"sliding_window": 0}, ["sliding_window is 0, but must be positive or null"]),
     ({"eos_token_id": "<eos>"}, ["eos_token_id is '<eos>', but must be a token id"]),
     ({"eos_token_id": [0, None]}, ["eos_token_id is [0, None], but must be a token id"]),
@@ -288,6 +306,47 @@ def test_positions_that_are_no_number_are_refused_without_torch(folder: Path) ->
     configure(folder, max_position_embeddings="many")
     with pytest.raises(ModelError, match="max_position_embeddings is 'many'"):
         assert find_model(folder).max_positions
+
+
+def test_a_header_of_a_million_tensors_is_refused_unread(folder: Path) -> None:
+    row = b'"%d":{"dtype":"F32","shape":[0],"data_offsets":[0,0]},'
+    header = b"{" + b"".join(row % number for number in range(10**6))[:-1] + b"}"
+    path = folder / "model.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ModelError, match="longer than any model's"):
+            _ = find_model(folder).parameters
+        with pytest.raises(ModelError, match="longer than any model's"):
+            load(folder)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < len(header) / 4
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [(math.nan, "not finite"), (math.inf, "not finite"), (-3e38, "no training gives")],
+)
+@pytest.mark.parametrize("place", ["model.embed_tokens.weight", "model.norm.bias"])
+def test_a_weight_that_cannot_be_is_refused(
+    folder: Path, place: str, value: float, words: str
+) -> None:
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    tensors[place].view(-1)[-1] = value
+    save_file(tensors, path)
+    check_refused(folder, place, words, "Download the model again")
+
+
+def test_a_model_that_computes_no_numbers_says_so(folder: Path) -> None:
+    model = load(folder)
+    for value in (math.nan, math.inf):
+        next(model.decoder.norm.parameters()).fill_(value)
+        for sampling in (None, Sampling(temperature=1.0)):
+            with pytest.raises(ModelError, match=r"not finite. Download it again, or set the dt"):
+                list(model.generate([1, 2, 3], max_new_tokens=2, sampling=sampling))
 
 
 def test_harmless_keys_are_passed_over(folder: Path) -> None:

@@ -81,6 +81,36 @@ BYTES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
 }
 
 
+def huge(at: int, value: int, *more: bytes) -> Callable[[Path], Any]:
+    """A number at a place of a file that has room for as many, without taking it on the disk."""
+
+    def change(file: Path) -> None:
+        start = file.read_bytes()[:at] + struct.pack("<Q", value) + b"".join(more)
+        file.write_bytes(start)
+        os.truncate(file, 2**40)
+
+    return change
+
+
+FIRST_KEY = struct.pack("<Q", 1) + b"k"
+HUGE: dict[str, Callable[[Path], Any]] = {
+    "2^24 tensors": huge(8, 2**24),
+    "2^24 keys": huge(16, 2**24),
+    "a text of 2^36 bytes": huge(16, 9, FIRST_KEY, struct.pack("<IQ", 8, 2**36)),
+    "2^32 numbers": huge(16, 9, FIRST_KEY, struct.pack("<IIQ", 9, 0, 2**32)),
+    "2^32 texts": huge(16, 9, FIRST_KEY, struct.pack("<IIQ", 9, 8, 2**32)),
+}
+
+
+@pytest.mark.parametrize("fault", HUGE)
+def test_what_would_fill_the_memory_is_refused_unread(
+    fault: str, whole: Path, tmp_path: Path
+) -> None:
+    file = shutil.copyfile(whole, tmp_path / "bad.gguf")
+    HUGE[fault](file)
+    check_refused(file, "where no model has", AGAIN)
+
+
 def count_of(file: Path) -> int:
     return int(struct.unpack_from("<Q", file.read_bytes(), 8)[0])
 
@@ -111,6 +141,11 @@ KEYS: dict[str, tuple[dict[str, Any], list[str]]] = {
         ["'longrope'", "Use"],
     ),
     "no epsilon": ({"qwen2.attention.layer_norm_rms_epsilon": None}, ["lacks", "epsilon", AGAIN]),
+    "an epsilon of NaN": (
+        {"qwen2.attention.layer_norm_rms_epsilon": math.nan},
+        ["epsilon is nan", AGAIN],
+    ),
+    "2^31 positions": ({"qwen2.context_length": 2**31 - 1}, ["more than any model has", AGAIN]),
     "an alignment of 12": ({"general.alignment": 12}, ["alignment is 12", AGAIN]),
     "no tokenizer": ({"tokenizer.ggml.model": None}, ["tokenizer", "None", "tokenizer.json"]),
     "another tokenizer": ({"tokenizer.ggml.model": "rwkv"}, ["'rwkv'", "tokenizer.json"]),
