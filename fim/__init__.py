@@ -7,10 +7,12 @@ The modules in reading order:
 - anchor: where the typed text begins in the layout "anchored"
 - prompt: a CursorContext as token ids or as text (Prompt); token healing
 - pieces: a tokenizer that encodes only what changed (PieceEncoder)
+- characters: those that cannot be seen
 - lines: indentation, brackets and quotes of source text
 - stops: the rules for where an answer ends, one function each; a Reason names each filter
 - postprocess: an answer cut, hidden, or fitted to the rest of the line (Shaper, Suggestion)
 - attribution: whether a suggestion repeats a known package
+- secrets/: what is never part of a prompt or a suggestion
 - editing/: what in a text can be written anew: bodies, docstrings (Target)
 - evaluation/: samples with a known answer, and scores
 

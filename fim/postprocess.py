@@ -10,11 +10,12 @@ from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 from fim.attribution import Match
+from fim.characters import STRANGE
 from fim.context import CursorContext
 from fim.formats import FimFormat
 from fim.lines import brackets, only_closes, open_quote, opens_block, splits_word
 from fim.secrets import holds_secret
-from fim.stops import STRANGE, Bounds, Extent, Reason, first_stop
+from fim.stops import Bounds, Extent, Reason, first_stop
 
 Multiline = Literal["auto", "always", "never"]
 
@@ -97,8 +98,6 @@ class Shaper(Bounds):
         before, after = _cursor_line(context)
         around = context.prefix + context.suffix
         known = set(STRANGE.findall(around)) - {"\r"}
-        if "\ufffd" in around:
-            known.add("\ufffd")
         sentinels = format.texts if format else ()
         return cls(
             extent=extent_at(context, multiline=multiline),

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import Literal, NamedTuple
 
+from fim.characters import STRANGE
 from fim.lines import is_closing, may_be_closing, opens_block, width
 
 Extent = Literal["line", "block", "span"]
@@ -39,12 +40,6 @@ Reason = Literal[
     "secret file",
 ]
 
-# Control characters, and those that are invisible or turn the direction of text (CVE-2021-42574,
-# "Trojan Source").
-STRANGE = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff"
-    "\ud800-\udfff\U000e0000-\U000e007f]"
-)
 # Decoding leaves U+FFFD for a character whose bytes are not all there yet: at the text's end it may
 # still be mended.
 _BROKEN = re.compile("\ufffd+(?=[^\ufffd])")
@@ -133,9 +128,10 @@ def strange_character(text: str, lines: list[Line], bounds: Bounds) -> Stop | No
 
 
 def half_character(text: str, lines: list[Line], bounds: Bounds) -> Stop | None:
-    """Ends at a character that lacks some of its bytes."""
+    """Ends at a character that lacks some of its bytes, also where the user's own text has one:
+    what a model means by U+FFFD cannot be told from what is left of another character."""
     broken = _BROKEN.search(text)
-    if broken is None or "\ufffd" in bounds.known:
+    if broken is None:
         return None
     return Stop(broken.end() + 1, broken.start(), "half character")
 

@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from fim.characters import escaped
 from lsp_server.commands.demo import SAMPLE, places
 from lsp_server.commands.doctor.machine import measure_machine
 from lsp_server.commands.engine import ready_engine
@@ -203,7 +204,7 @@ def print_measured(measured: Measured) -> None:
         "next keys": f"{measured.key_ms:,.0f} ms (median), {measured.key_p95_ms:,.0f} ms (95%)",
         "answered with a suggestion": f"{measured.suggestions} of {measured.keys} keys",
     }
-    print(f"{measured.model}, measured in {measured.where}:")
+    print(escaped(f"{measured.model}, measured in {measured.where}:"))
     for name, value in rows.items():
         print(f"  {name:32}{value}")
 

@@ -74,9 +74,11 @@ def read_settings(model: str | None) -> tuple[Settings, tuple[str, ...]]:
 
 def settings_from(model: str | None) -> Settings:
     """What `read_settings` gives; prints what is wrong."""
+    from fim.characters import escaped
+
     settings, problems = read_settings(model)
     for problem in problems:
-        typer.echo(f"fimls: {problem}", err=True)
+        typer.echo(escaped(f"fimls: {problem}"), err=True)
     return settings
 
 
@@ -89,6 +91,7 @@ def run(command: Coroutine[Any, Any, None]) -> None:
 def expected_errors() -> Iterator[None]:
     """Around a command: an error that it expects ends as one line on stderr and exit code 2."""
     from fim import FormatError
+    from fim.characters import escaped
     from lsp_server.commands.errors import CommandError
     from lsp_server.engines.interface import EngineUnavailable
     from model.errors import ModelError
@@ -100,7 +103,7 @@ def expected_errors() -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(1) from None
     except (CommandError, ModelError, FormatError, EngineUnavailable, OSError) as error:
-        typer.echo(f"fimls: {error}", err=True)
+        typer.echo(escaped(f"fimls: {error}"), err=True)
         raise typer.Exit(2) from None
 
 

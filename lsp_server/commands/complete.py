@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import re
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from lsp_server.commands.engine import ready_engine
 from lsp_server.commands.errors import CommandError
 from lsp_server.commands.source_files import language_of, read_source
+from lsp_server.completion.explain import REASONS
 from lsp_server.completion.query import ask_engine, query_at
-from lsp_server.documents import Document
+from lsp_server.context.secret_files import is_secret_file
+from lsp_server.documents import Document, Snapshot
 from lsp_server.session.prompter import Prompter
 from lsp_server.settings import Settings
 
@@ -26,7 +28,8 @@ async def print_completion(place: str, settings: Settings, *, as_json: bool) -> 
     elif answer["text"]:
         print(answer["text"])
     else:
-        print("fimls: no suggestion here.", file=sys.stderr)
+        withheld = [REASONS[each] for each in answer["timings"]["reasons"] if "secret" in each]
+        print(": ".join(("fimls: no suggestion here", *withheld)) + ".", file=sys.stderr)
 
 
 async def complete_at(place: str, settings: Settings) -> dict[str, Any]:
@@ -38,7 +41,7 @@ async def complete_at(place: str, settings: Settings) -> dict[str, Any]:
     path, line, column = parse_place(place)
     document = document_at(path, line, column)
     prompter = Prompter.for_settings(settings)
-    snapshot = document.snapshot(line, column)
+    snapshot = snapshot_at(document, path, line, column)
     async with ready_engine(settings) as engine:
         done = await ask_engine(engine, query_at(snapshot, path.name, prompter, settings, "cli"))
     suggestion = done.suggestion
@@ -79,6 +82,11 @@ def document_at(path: Path, line: int, column: int) -> Document:
             "characters"
         )
     return document
+
+
+def snapshot_at(document: Document, path: Path, line: int, column: int) -> Snapshot:
+    """The file's document with its cursor; it says whether the file is secret."""
+    return replace(document.snapshot(line, column), secret=is_secret_file(path))
 
 
 def one_based_position(document: Document, offset: int) -> dict[str, int]:

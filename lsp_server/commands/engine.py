@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
 
+from fim.characters import escaped
 from lsp_server import __version__
 from lsp_server.commands.errors import CommandError
 from lsp_server.engines.interface import Engine
@@ -80,7 +81,7 @@ def print_statuses(statuses: list[dict[str, Any]]) -> None:
             memory = f"{status['memory_bytes'] / 1e6:.0f} MB"
         prepared = " with prepared weights" if status.get("prepared") else ""
         print(
-            f"{status['model']}: {status['state']}, {status['device']} {status['dtype']}, "
+            f"{escaped(status['model'])}: {status['state']}, {status['device']} {status['dtype']}, "
             f"{memory}{prepared}, {status['served']} requests, idle for {status['idle_s']:.0f} s, "
             f"process {status['pid']}"
         )

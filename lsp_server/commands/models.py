@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from fim.characters import escaped
 from lsp_server.folders import cache_folder
 from lsp_server.settings import Settings
 from lsp_server.user_settings import store_model
@@ -170,14 +171,14 @@ def print_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         padded = []
         for number, (text, width) in enumerate(zip(line, widths, strict=True)):
             padded.append(text.rjust(width) if number in (1, 2) else text.ljust(width))
-        print("  " + "  ".join(padded).rstrip())
+        print(escaped("  " + "  ".join(padded).rstrip()))
 
 
 def print_model(model: dict[str, Any]) -> None:
     weights = [f"{dtype} {count / 1e6:,.1f} MB" for dtype, count in model["weights_bytes"].items()]
     chosen = " (chosen)" if model["chosen"] else ""
     print(
-        f"{model['name']}{chosen}: {model['architecture']}, "
+        f"{escaped(model['name'])}{chosen}: {model['architecture']}, "
         f"{model['parameters'] / 1e6:,.1f}M parameters, "
         f"{model['max_positions']:,} tokens of context, {model['disk_bytes'] / 1e6:,.1f} MB on "
         f"disk; weights in memory: {model['memory_bytes'] / 1e6:,.1f} MB; as {', '.join(weights)}"

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePath
 
 from lsp_server.commands.errors import CommandError
+from lsp_server.context.secret_files import is_secret_file
 
 HELD_OUT = Path(__file__).parents[2] / "training" / "data"  # after `make corpus`
 SPLITS = ("test", "validation")
@@ -162,12 +163,14 @@ def _read_folder(folder: Path) -> Packages:
 
 
 def _source_files(folder: Path) -> Iterator[Path]:
-    """Sorted by name; hidden files and folders, and folders of others' code, are left out."""
+    """Sorted by name; secret files, hidden files and folders, and folders of others' code, are left
+    out."""
     for current, subfolders, files in os.walk(folder):
         here = Path(current)
         subfolders[:] = sorted(name for name in subfolders if _is_own(here / name))
         for name in sorted(files):
-            if Path(name).suffix in SUFFIXES and not name.startswith("."):
+            readable = Path(name).suffix in SUFFIXES and not name.startswith(".")
+            if readable and not is_secret_file(here / name):
                 yield here / name
 
 

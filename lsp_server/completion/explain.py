@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from fim.characters import escaped
 from fim.secrets import holds_secret
 from lsp_server.completion.query import Completion
 
@@ -137,7 +138,7 @@ def _prompt(completion: Completion, where: str) -> list[str]:
 
 def quoted(text: str) -> str:
     """The text as code within a line or a table; nothing in it is read as Markdown."""
-    text = " ".join(text.split("\n")).replace("|", "\\|")
+    text = escaped(text).replace("\n", "\\n").replace("\t", "\\t").replace("|", "\\|")
     ticks = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
     return f"{ticks} {text} {ticks}"
 

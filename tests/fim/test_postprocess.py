@@ -1,8 +1,11 @@
+import unicodedata
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fim import FORMATS, Extent, Multiline, Shaper, Suggestion, extent_at
+from fim.characters import STRANGE, escaped
 from tests.fim.toys import context_at
 
 
@@ -19,6 +22,11 @@ def check(
     assert found.reasons == reasons
     assert found.hidden == (found.text == "")
     return found
+
+
+HIDDEN = (
+    "\u3164\u115f\u1160\uffa0\u034f\u17b4\u2800\ue000\ufe00\ufe0f\U000e0100\U000f0000\xa0\u2007"
+)
 
 
 @pytest.mark.parametrize(
@@ -186,7 +194,14 @@ def test_block(text: str, answer: str, expected: str, reasons: list[str]) -> Non
         ("x = '\u200b'‸", " + '\u200b'", "x = '\u200b' + '\u200b'", []),
         ("x = ‸", "'é\ufffd", "x = 'é", ["half character"]),
         ("x = ‸", "'\ufffd' + 1", "x = '", ["half character"]),
-        ("'\ufffd'\nx = ‸", "'\ufffd'", "'\ufffd'\nx = '\ufffd'", []),
+        # whatever the text has: a U+FFFD that the model means cannot be told from half a character
+        ("'\ufffd'\nx = ‸", "'\ufffd'", "'\ufffd'\nx = '", ["half character"]),
+        ("'\ufffd\ufffd'\nx = ‸", "'é\ufffd", "'\ufffd\ufffd'\nx = 'é", ["half character"]),
+        ("# 😀\ufffd\nx = ‸", "\ufffd", "# 😀\ufffd\nx = ", ["half character", "blank"]),
+        # more that cannot be seen
+        *[("x = ‸", f"1{hidden}2", "x = 1", ["strange character"]) for hidden in HIDDEN],
+        ("x = ‸", "'❤\ufe0f' + '©\ufe0e'", "x = '❤\ufe0f' + '©\ufe0e'", []),
+        ("x = '\u3164'‸", " + '\u3164'", "x = '\u3164' + '\u3164'", []),
         # line ends as the file has them
         ("a\r\n‸", "b\nc", "a\r\nb\r\nc", []),
         ("‸\r\nx", "b\r\nc\r\n", "b\r\nc\r\nx", []),
@@ -197,6 +212,19 @@ def test_block(text: str, answer: str, expected: str, reasons: list[str]) -> Non
 )
 def test_characters(text: str, answer: str, expected: str, reasons: list[str]) -> None:
     check(text, answer, expected, *reasons)
+
+
+def test_what_cannot_be_seen() -> None:
+    """All of Unicode's control, format, private and unpaired characters, and its blanks, but those
+    that texts are full of and the signs of Arabic and Kaithi that stand around numbers."""
+    seen = {*"\t\n \u3000", *map(chr, range(0x600, 0x606)), "\u06dd", "\U000110bd", "\U000110cd"}
+    for code in range(0x110000):
+        if unicodedata.category(chr(code)) in ("Cc", "Cf", "Co", "Cs", "Zl", "Zp", "Zs"):
+            assert (STRANGE.fullmatch(chr(code)) is None) == (chr(code) in seen), hex(code)
+
+
+def test_for_a_terminal() -> None:
+    assert escaped("a\x1b[31m\u202eb\nc\td é 漢") == "a\\x1b[31m\\u202eb\nc\td é 漢"
 
 
 def test_multiline_setting() -> None:

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from fim import FormatError
-from lsp_server.commands.complete import document_at, parse_place
+from lsp_server.commands.complete import document_at, parse_place, snapshot_at
 from lsp_server.commands.doctor.findings import Finding, fine, note, wrong
 from lsp_server.commands.engine import ready_engine
 from lsp_server.commands.errors import CommandError
@@ -86,7 +86,8 @@ async def _ask(
     """Asks the engine, as `fimls complete` does. Raises what that does."""
     document = document_at(path, line, column)
     prompter = Prompter.for_settings(settings)
-    query = query_at(document.snapshot(line, column), path.name, prompter, settings, "cli")
+    snapshot = snapshot_at(document, path, line, column)
+    query = query_at(snapshot, path.name, prompter, settings, "cli")
     async with ready_engine(settings) as engine:
         done = await ask_engine(engine, query)
     where = f"at {settings.remote.url}" if settings.remote.url else "on this machine"

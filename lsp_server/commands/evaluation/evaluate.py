@@ -34,6 +34,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from fim import LAYOUTS
+from fim.characters import escaped
 from fim.evaluation.samples import TASKS, Sample, Task, draw
 from fim.evaluation.scoring import copy_baseline
 from lsp_server.commands.engine import ready_engine
@@ -114,7 +115,7 @@ async def print_samples(
 
     def say(text: str) -> None:
         if not as_json:
-            print(text, flush=True)
+            print(escaped(text), flush=True)
 
     say(
         f"{contestants[0].model}: {way}; {plan.samples} samples a task from {count} files of "
@@ -167,7 +168,8 @@ async def print_programs(
     if not as_json:
         without = f", without {'; '.join(lacks)}" if lacks else ""
         print(
-            f"{contestants[0].model}: {way}; {len(problems)} tasks of {file.name}; the programs "
+            f"{escaped(contestants[0].model)}: {way}; {len(problems)} tasks of "
+            f"{escaped(file.name)}; the programs "
             f"run in a sandbox{without}\n\n{heading(width)}",
             flush=True,
         )

@@ -36,6 +36,9 @@ def test_a_folders_own_source_files_by_package(tmp_path: Path) -> None:
         "own/x.py": "",
         "src/.x.py": "",
         "zoo/large.py": "x" * 200_001,
+        ".fimlsignore": "ours/\n",
+        "src/ours/x.py": "",
+        "src/.aws/x.py": "",
     }
     folder = write(tmp_path / "place", **wanted, **others)
     (folder / "binary.py").write_bytes(b"\0")
