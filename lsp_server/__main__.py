@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 
@@ -35,12 +36,21 @@ def lsp(arguments: list[str]) -> int:
     start_spare()  # it has more to import than this process
 
     import asyncio
+    import logging
 
     from lsp_server.logs import log_to_file
     from lsp_server.protocol.app import run
 
     log_to_file("lsp.log")
-    return asyncio.run(run(incoming, outgoing, parent))
+
+    async def serve() -> None:
+        status = await run(incoming, outgoing, parent)
+        # Neither a thread that waits for a disk nor one that imports is waited for.
+        logging.shutdown()
+        os._exit(status)
+
+    asyncio.run(serve())
+    return 1
 
 
 if __name__ == "__main__":

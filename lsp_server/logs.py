@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import traceback
 from collections.abc import Coroutine
-from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Any, TypeVar
 
 from lsp_server.folders import log_folder
-from model.private_files import make_private_folder
+from model.engine.log import FORMAT, PrivateLog, open_log
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
-MAX_BYTES = 2**20
 
 
 def log_error(logger: logging.Logger, error: BaseException) -> None:
@@ -36,12 +33,8 @@ async def quietly(work: Coroutine[Any, Any, T]) -> T | None:
 
 
 def engine_log() -> Path:
-    """The path of the engines' log, which they write; a large one is renamed to begin a new one."""
-    path = log_folder() / "engine.log"
-    with contextlib.suppress(OSError):
-        if path.stat().st_size > MAX_BYTES:
-            path.replace(path.with_suffix(".old.log"))
-    return path
+    """The path of the engines' log, which they write."""
+    return log_folder() / "engine.log"
 
 
 def log_to_file(name: str) -> None:
@@ -51,17 +44,12 @@ def log_to_file(name: str) -> None:
     text. Our server reports their errors without it.
     """
     handler: logging.Handler
+    path = log_folder() / name
     try:
-        make_private_folder(log_folder())
-        handler = RotatingFileHandler(
-            log_folder() / name, maxBytes=MAX_BYTES, backupCount=1, encoding="utf-8"
-        )
-        (log_folder() / name).chmod(0o600)
+        handler = PrivateLog(path, [open_log(path)])
     except OSError:
         handler = logging.StreamHandler()
-    handler.setFormatter(
-        logging.Formatter("%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s")
-    )
+        handler.setFormatter(logging.Formatter(FORMAT))
     logging.getLogger("lsp_server").addHandler(handler)
     logging.getLogger("lsp_server").setLevel(logging.INFO)
     logging.getLogger("pygls").setLevel(logging.CRITICAL + 1)

@@ -188,6 +188,7 @@ def _rules(settings: Any, prefix: str = "") -> dict[str, Rule]:
 
 
 _RULES = _rules(Settings)
+_TOP = frozenset(name.partition(".")[0] for name in _RULES)
 _GROUPS = frozenset(name.partition(".")[0] for name in _RULES if "." in name)
 
 MACHINE_SCOPE = frozenset(
@@ -211,7 +212,7 @@ def parse(
     values: dict[str, object] = {}
     problems: list[str] = []
     unknown: list[str] = []
-    for name, value in _flatten(_section(raw, problems), problems):
+    for name, value in _flatten(_section(raw, problems, trusted), problems):
         rule = _RULES.get(name)
         if rule is None:
             unknown.append(name)
@@ -269,7 +270,7 @@ def variable(name: str) -> str:
     return "FIMLS_" + _snake(name.removeprefix("engine.")).replace(".", "_").upper()
 
 
-def _section(raw: object, problems: list[str]) -> Mapping[Any, Any]:
+def _section(raw: object, problems: list[str], trusted: bool) -> Mapping[Any, Any]:
     """The section's own mapping, out of itself or of a whole configuration."""
     section = _mapping(raw, SECTION, problems)
     dotted = {}
@@ -278,14 +279,24 @@ def _section(raw: object, problems: list[str]) -> Mapping[Any, Any]:
             dotted[str(key).removeprefix(f"{SECTION}.")] = value
     if SECTION in section:
         return {**_mapping(section[SECTION], SECTION, problems), **dotted}
+    if not trusted and not dotted and _is_of_others(section):
+        return {}
     return dotted or section
+
+
+def _is_of_others(section: Mapping[Any, Any]) -> bool:
+    """Whether a whole configuration, which some clients send bare, holds other servers' settings
+    alone: groups, none of them ours."""
+    names = {str(key).partition(".")[0] for key in section}
+    grouped = any("." in str(key) or isinstance(value, Mapping) for key, value in section.items())
+    return grouped and not names & _TOP
 
 
 def _mapping(value: object, name: str, problems: list[str]) -> Mapping[Any, Any]:
     """A section or a group of settings; a value that is no object is a problem."""
     if isinstance(value, Mapping):
         return value
-    if value is not None:
+    if value is not None and value != []:  # what an empty table of Lua becomes
         problems.append(
             f"{name} is {_show(value)}, expected an object with settings; it is ignored"
         )

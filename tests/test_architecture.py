@@ -48,7 +48,8 @@ MODEL = {
     "heads": "loading placement generation precision weights catalogue families decoder errors",
     "probe": "cpu machine",
     "prefix_cache": "weights generation decoder errors private_files",
-    "engine": "prefix_cache loading prepared weights cpu generation decoder errors machine",
+    "engine": "prefix_cache loading prepared weights cpu generation decoder errors machine "
+    "private_files",
     "export": "loading precision weights families decoder tokenizer errors",
 }
 LSP_SERVER = {
@@ -86,6 +87,7 @@ LSP_SERVER_SEES = {
     "model.prepared.files",
     "model.private_files",
     "model.regular_files",
+    "model.engine.log",
     "model.engine.options",
     "model.engine.rules",
 }

@@ -216,6 +216,7 @@ class LocalEngine:
             model=self._model,
             version=__version__,
             cache_folder=str(cache_folder().absolute()),
+            log=str(engine_log().absolute()),
             options=self._options,
         )
         self._process = start_engine(launch)

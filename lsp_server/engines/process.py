@@ -15,8 +15,8 @@ from typing import BinaryIO
 
 from lsp_server.folders import runtime_folder
 from lsp_server.logs import engine_log
+from model.engine.log import open_log
 from model.engine.options import Launch
-from model.private_files import make_private_folder
 
 _spare: subprocess.Popen[bytes] | None = None
 """An engine process that loads torch and waits on its stdin to be told what to serve."""
@@ -61,7 +61,7 @@ def end_spare() -> None:
 
 
 def _start(argument: str, stdin: int) -> subprocess.Popen[bytes]:
-    with open_log() as log:
+    with open_engine_log() as log:
         process = subprocess.Popen(
             # -P: the working folder, which may be anyone's repository, is no place to import from
             [sys.executable, "-P", "-m", "model.engine", argument],
@@ -77,11 +77,10 @@ def _start(argument: str, stdin: int) -> subprocess.Popen[bytes]:
     return process
 
 
-def open_log() -> BinaryIO:
-    """The engines' log, to append to; the null device where there is no log folder."""
+def open_engine_log() -> BinaryIO:
+    """The engines' log, to append to; the null device where none can be written."""
     try:
-        make_private_folder(engine_log().parent)
-        return engine_log().open("ab")
+        return os.fdopen(open_log(engine_log()), "ab")
     except OSError:
         return Path(os.devnull).open("ab")
 

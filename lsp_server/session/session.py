@@ -20,6 +20,7 @@ from lsp_server.session.stand_in import (
     BUNDLED,
     RunningModel,
     StandIn,
+    load_modules,
     make_engine,
     make_prompter,
 )
@@ -138,6 +139,7 @@ class Session:
     async def _make(self) -> str | None:
         """Makes the engine and the prompter of the chosen model, and starts the engine if
         suggestions are on. Returns what is wrong."""
+        await in_daemon(load_modules)
         from fim import FormatError
         from model.errors import ModelError
 

@@ -32,6 +32,12 @@ class RunningModel:
     engine: Engine
 
 
+def load_modules() -> None:
+    """Loads what a window needs to answer, which takes long: not on the event loop."""
+    import lsp_server.engines.local
+    import lsp_server.session.prompter  # noqa: F401
+
+
 async def make_prompter(settings: Settings) -> Prompter:
     """Raises ModelError, FormatError, OSError, TimeoutError."""
     from lsp_server.session.prompter import Prompter

@@ -75,7 +75,7 @@ def locked(path: Path, job: Job) -> Iterator[None]:
     from filelock import FileLock, Timeout
 
     make_private_folder(path.parent)
-    lock = FileLock(path)
+    lock = FileLock(path, mode=0o600)
     while True:
         try:
             lock.acquire(timeout=LOCK_POLL_S)

@@ -72,6 +72,8 @@ class Launch:
     """The front's; a front of another version replaces the engine."""
     cache_folder: str = setting("", text("a text", r"(?s).*"))
     """For prompts, compiled code and the speed of kernels; "" keeps nothing on disk."""
+    log: str = setting("", text("a text", r"(?s).*"))
+    """The file that the descriptors 1 and 2 lead to; "" where they lead elsewhere."""
     ends_when_idle: bool = setting(True, flag())
     certificate: str = setting("", text("the path of a PEM file", r"(?s).*"))
     """For TLS on a network port; "" speaks plain HTTP."""

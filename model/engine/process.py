@@ -22,6 +22,7 @@ from filelock import FileLock, Timeout
 from model.engine.http.addresses import answers, listen, read_key
 from model.engine.http.routes import make_app
 from model.engine.loading import EngineProcess
+from model.engine.log import FORMAT, PrivateLog, Sparing
 from model.engine.options import BadOptions, parse_launch
 
 log = logging.getLogger(__name__)
@@ -43,6 +44,7 @@ def main(arguments: list[str]) -> int:
             return 0
     try:
         launch = parse_launch(text)
+        log_to(launch.log)
         kind, _, address = launch.listen.partition(":")
         if kind == "tcp":
             asyncio.run(serve(EngineProcess(launch, read_key())))
@@ -70,7 +72,17 @@ def set_up() -> None:
     # loaded.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     sys.setswitchinterval(0.001)  # the worker's Python must not hold up the socket
-    logging.basicConfig(level="INFO", format="%(asctime)s %(process)d %(levelname)s %(message)s")
+    os.umask(0o077)  # everything that an engine writes is its user's alone
+    handler = logging.StreamHandler()
+    handler.addFilter(Sparing())
+    logging.basicConfig(level="INFO", format=FORMAT, handlers=[handler])
+
+
+def log_to(path: str) -> None:
+    """Keeps the log from growing, where descriptors 1 and 2 lead to this file."""
+    with contextlib.suppress(OSError):
+        if path and os.path.samestat(os.fstat(2), Path(path).stat()):
+            logging.basicConfig(level="INFO", handlers=[PrivateLog(Path(path), [2, 1])], force=True)
 
 
 def complain(message: str) -> int:
@@ -85,7 +97,7 @@ def wait_as_spare() -> str:
     Returns the line of JSON on stdin that says which; "" when the window ends without one. Of
     several spares at once only one imports: the others' windows will share its engine.
     """
-    lock = FileLock("spare.lock")  # in the runtime folder, where engines run
+    lock = FileLock("spare.lock", mode=0o600)  # in the runtime folder, where engines run
     with contextlib.suppress(Timeout):
         lock.acquire(timeout=0)
         threading.Thread(target=lambda: __import__("torch"), name="spare", daemon=True).start()
@@ -101,7 +113,7 @@ def take_lock(path: Path, patience_s: float = LOCK_PATIENCE_S) -> FileLock | Non
     An engine that is just ending may hold the lock a moment longer than it answers: this waits for
     it.
     """
-    lock = FileLock(path.with_suffix(".lock"))
+    lock = FileLock(path.with_suffix(".lock"), mode=0o600)
     deadline = time.monotonic() + patience_s
     while True:
         try:

@@ -352,3 +352,31 @@ def test_a_deep_value_is_no_trap() -> None:
     deep = json.loads("[" * 500 + "]" * 500)
     _, problems = parse({"model": deep})
     assert problems[0].startswith("fimls.model is [[[[")
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        {"python": {"analysis": {"typeCheckingMode": "strict"}}, "rust-analyzer": {}},
+        {"rust-analyzer.cargo.features": "all", "editor.fontSize": 12},
+        {"yaml": {"validate": True}, "trace": "off"},
+        [],
+    ],
+)
+def test_settings_of_other_servers_are_no_matter(raw: object) -> None:
+    """Clients that send all they have to each server."""
+    assert parse(raw, trusted=False) == (Settings(), ())
+
+
+@pytest.mark.parametrize(
+    ("raw", "name"),
+    [
+        ({"maxTokns": 5}, "maxTokns"),
+        ({"maxTokens": 5, "engines": {}}, "engines"),
+        ({"fimls": {"engines": {"device": "cpu"}}}, "engines"),
+        ({"fimls.engines.device": "cpu"}, "engines.device"),
+    ],
+)
+def test_a_setting_of_ours_that_is_misspelt_is_named(raw: object, name: str) -> None:
+    _, problems = parse(raw, trusted=False)
+    assert [problem.split(" is not a setting")[0] for problem in problems] == [f"fimls.{name}"]

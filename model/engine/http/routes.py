@@ -225,9 +225,9 @@ async def stream(
     response = web.StreamResponse(
         headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"}
     )
-    await response.prepare(request)
     # A client that has gone is an ordinary end of a request.
     with contextlib.suppress(ConnectionError):
+        await response.prepare(request)
         async with contextlib.aclosing(run(engine, wanted)) as events:
             async for event in events:
                 data = json.dumps(answer.chunk(event)).encode()

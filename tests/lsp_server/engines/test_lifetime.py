@@ -3,6 +3,7 @@ wrongly."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -50,6 +51,21 @@ async def test_exit_ends_the_server_with_the_status_of_the_protocol(
 async def test_the_end_of_input_ends_the_server(home: Home) -> None:
     async with Window.spawn(home) as window:
         await window.start({"enabled": False})
+        window.end_of_input()
+        assert await gone_in_time(window) == 1
+    assert home.log("stderr") == ""
+
+
+@pytest.mark.slow
+@pytest.mark.asyncio
+@pytest.mark.parametrize("after_s", [0.0, 0.3, 0.6, 1.2])
+async def test_a_server_that_is_starting_ends_in_time(home: Home, after_s: float) -> None:
+    """It waited for its own threads, which imported: two to nine seconds on a busy machine."""
+    async with Window.spawn(home) as window:
+        await window.start()
+        window.open("x = ")
+        window.ask(0, 4)
+        await asyncio.sleep(after_s)
         window.end_of_input()
         assert await gone_in_time(window) == 1
     assert home.log("stderr") == ""

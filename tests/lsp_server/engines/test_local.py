@@ -23,7 +23,7 @@ from lsp_server import __version__
 from lsp_server.engines import local
 from lsp_server.engines.interface import CompletionRequest, EngineState, EngineUnavailable
 from lsp_server.engines.local import LocalEngine
-from lsp_server.engines.process import open_log
+from lsp_server.engines.process import open_engine_log
 from model.engine.options import EngineOptions
 from model.engine.process import RELEASED_S
 from model.weights.folder import find_model
@@ -406,7 +406,7 @@ def test_without_a_log_folder_there_is_still_an_engine(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FIMLS_LOG_DIR", "/dev/null/nowhere")
-    with open_log() as log:
+    with open_engine_log() as log:
         assert log.name == os.devnull
 
 

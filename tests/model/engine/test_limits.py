@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from aiohttp import ClientConnectionResetError, ServerDisconnectedError, web
 from aiohttp.test_utils import TestClient, TestServer
 
 from model import Tokenizer
@@ -97,3 +98,20 @@ def test_texts_are_made_into_tokens_by_several_threads(byte_tokenizer: Tokenizer
     assert set(alone) > {1, 2, 3}
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(byte_tokenizer.encode_prompt, [prompt] * 200)) == [alone] * 200
+
+
+@pytest.mark.asyncio
+async def test_a_client_that_has_gone_is_no_line_in_the_log(
+    client: TestClient[Any, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Each stream that was cut before its beginning left a traceback."""
+
+    async def prepare(*_: object) -> None:
+        raise ClientConnectionResetError("Cannot write to closing transport")
+
+    monkeypatch.setattr(web.StreamResponse, "prepare", prepare)
+    with pytest.raises(ServerDisconnectedError):
+        await client.post("/v1/completions", json={"prompt": [5], "stream": True})
+    assert caplog.messages == []
