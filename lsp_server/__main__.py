@@ -5,13 +5,21 @@ from __future__ import annotations
 import os
 import sys
 
+from model.errors import NO_MEMORY, lacks_memory  # first: later there may be no memory for it
+
 
 def main() -> None:
-    if sys.argv[1:2] == ["lsp"] and "--help" not in sys.argv:
-        sys.exit(lsp(sys.argv[2:]))
-    from lsp_server.commands.cli import app
+    try:
+        if sys.argv[1:2] == ["lsp"] and "--help" not in sys.argv:
+            sys.exit(lsp(sys.argv[2:]))
+        from lsp_server.commands.cli import app
 
-    app()
+        app()
+    except (MemoryError, ImportError, OSError, RuntimeError, SystemError) as error:
+        if not lacks_memory(error):
+            raise
+        print(f"fimls: {NO_MEMORY}", file=sys.stderr)
+        sys.exit(2)
 
 
 def lsp(arguments: list[str]) -> int:

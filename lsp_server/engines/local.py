@@ -29,6 +29,7 @@ from lsp_server.folders import cache_folder, runtime_folder
 from lsp_server.logs import engine_log
 from lsp_server.settings import Settings
 from model.engine.options import EngineOptions, Launch
+from model.errors import NO_MEMORY, NO_MEMORY_STATUS
 from model.weights.files import ModelFiles
 from model.weights.folder import find_model
 
@@ -196,7 +197,7 @@ class LocalEngine:
         if code is not None:
             self._process = None  # with status 0 it has found another engine on the socket
             if code:
-                self._fail(f"The engine ended with status {code}. Its log is {engine_log()}.")
+                self._fail(_why_ended(code))
 
     def _attach(self, status: dict[str, Any]) -> None:
         """An engine answers, ours or another window's: its state becomes the state here."""
@@ -220,6 +221,18 @@ class LocalEngine:
             options=self._options,
         )
         self._process = start_engine(launch)
+
+
+def _why_ended(status: int) -> str:
+    """The message for an exit status; a negative one is a signal."""
+    if status == NO_MEMORY_STATUS:
+        return NO_MEMORY
+    if status < 0:
+        return (
+            f"The engine was ended by signal {-status}, as where memory is lacking. Close what "
+            f"else uses it. Its log is {engine_log()}."
+        )
+    return f"The engine ended with status {status}. Its log is {engine_log()}."
 
 
 def make_engine(

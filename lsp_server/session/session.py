@@ -141,7 +141,7 @@ class Session:
         suggestions are on. Returns what is wrong."""
         await in_daemon(load_modules)
         from fim import FormatError
-        from model.errors import ModelError
+        from model.errors import NO_MEMORY, ModelError, lacks_memory
 
         settings = self.settings
         try:
@@ -161,6 +161,8 @@ class Session:
             return str(error)
         except Exception as error:
             log_error(logger, error)
+            if lacks_memory(error):
+                return NO_MEMORY
             return (
                 f"The model could not be used ({type(error).__name__}). Choose another, or "
                 "'bundled'."

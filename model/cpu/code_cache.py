@@ -48,7 +48,7 @@ def code_folder(cache_dir: Path) -> Path | None:
     try:
         versions = f"{version('numba')} {version('llvmlite')} {version('numpy')} {sys.version}"
         from llvmlite import binding
-    except (PackageNotFoundError, ImportError):
+    except (PackageNotFoundError, ImportError, OSError):  # the last: of its shared object
         return None
     # The folder's name covers everything by which numba itself finds what it has compiled: it must
     # not take this folder's code for that of another machine or source.

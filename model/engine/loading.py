@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from model.engine.options import MIB, Launch
-from model.errors import ModelError
+from model.errors import NO_MEMORY, ModelError, lacks_memory
 from model.machine import usable_cores
 
 if TYPE_CHECKING:
@@ -76,6 +76,9 @@ class EngineProcess:
         except ModelError as error:
             self.failure = str(error)
         except Exception as error:
+            if lacks_memory(error):
+                self.failure = NO_MEMORY
+                return
             log.exception("loading failed")
             self.failure = f"The model could not be loaded ({type(error).__name__}: {error})."
 

@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 from aiohttp import web
 from filelock import FileLock, Timeout
@@ -24,6 +25,7 @@ from model.engine.http.routes import make_app
 from model.engine.loading import EngineProcess
 from model.engine.log import FORMAT, PrivateLog, Sparing
 from model.engine.options import BadOptions, parse_launch
+from model.errors import NO_MEMORY, NO_MEMORY_STATUS, lacks_memory
 
 log = logging.getLogger(__name__)
 
@@ -125,18 +127,30 @@ def take_lock(path: Path, patience_s: float = LOCK_PATIENCE_S) -> FileLock | Non
             time.sleep(0.05)
 
 
+def in_trouble(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Ends the process where not even a connection gets the memory that it wants: it could answer
+    nobody any more, and each try would be logged."""
+    error = context.get("exception")
+    if error is not None and lacks_memory(error):
+        with contextlib.suppress(MemoryError):
+            log.error("%s", NO_MEMORY)
+        os._exit(NO_MEMORY_STATUS)
+    loop.default_exception_handler(context)
+
+
 async def serve(process: EngineProcess) -> None:
     """Answers at once, loads the model meanwhile, and returns when the engine should end."""
     # handler_cancellation: a client that closes its stream cancels the handler, and so the job.
     runner = web.AppRunner(
         make_app(process), handler_cancellation=True, access_log=None, shutdown_timeout=0.5
     )
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(in_trouble)
     await runner.setup()
     try:
         await listen(runner, process)
         loader = threading.Thread(target=process.load, name="loader", daemon=True)
         loader.start()
-        loop = asyncio.get_running_loop()
         for name in (signal.SIGTERM, signal.SIGINT):
             with contextlib.suppress(NotImplementedError):  # Windows
                 loop.add_signal_handler(name, process.stopping.set)
