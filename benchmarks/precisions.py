@@ -5,8 +5,9 @@
 
 Of each place one pass over the prompt and the text that stood there tells whether a greedy answer
 would be that text, token by token: as exact as decoding, and much faster. Prompts are the
-product's, with healing, at most --tokens long. "gained" and "lost" are places that are right at one
-precision, but not at the first, and the other way round. "blocks" are a GGUF file's own.
+product's, at most --tokens long, and answers are healed as there. "gained" and "lost" are places
+that are right at one precision, but not at the first, and the other way round. "blocks" are a GGUF
+file's own.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from lsp_server.session.prompter import Prompter
 from lsp_server.settings import Settings
 from model import LoadedModel, load_model
 from model.cpu.upgrade import upgrade_now
+from model.generation.token_healing import TokenHealing
 
 
 @dataclass
@@ -47,7 +49,9 @@ def load(name: str, precision: str) -> LoadedModel:
 
 
 @torch.inference_mode()
-def look(model: LoadedModel, prompt: list[int], answer: list[int], found: Found) -> None:
+def look(
+    model: LoadedModel, prompt: list[int], begin_with: str, answer: list[int], found: Found
+) -> None:
     decoder = model.decoder
     cache = decoder.new_cache()
     for start in range(0, len(prompt) - 1, decoder.prefill_chunk):
@@ -55,8 +59,17 @@ def look(model: LoadedModel, prompt: list[int], answer: list[int], found: Found)
         decoder(torch.tensor([ids]), cache=cache, logits_to_keep=1)
     ids = prompt[-1:] + answer[:-1]
     logits = decoder(torch.tensor([ids]), cache=cache, logits_to_keep=len(answer)).logits
+    if begin_with:  # as the product limits the first tokens
+        healing = TokenHealing(model.spelling, begin_with)
+        for scores, token in zip(logits[0].numpy(), answer, strict=True):
+            healing.process(scores)
+            healing.take(model.tokenizer.decode([token]))
     wanted = torch.tensor(answer)
-    found.right.append(bool((logits[0].argmax(-1) == wanted).all()))
+    *firsts, last = logits[0].argmax(-1).tolist()
+    # The line's end may be part of the last token: the product cuts there.
+    text, best = model.tokenizer.decode(answer[-1:]), model.tokenizer.decode([last])
+    ends = last == answer[-1] or best.startswith(text + "\n")
+    found.right.append(firsts == answer[:-1] and ends)
     found.nats += float(
         torch.nn.functional.cross_entropy(logits[0].float(), wanted, reduction="sum")
     )
@@ -73,7 +86,7 @@ def look_at_all(
         assert not isinstance(asked.prompt, str)
         answer = model.tokenizer.encode(asked.begin_with + sample.middle)
         if answer:
-            look(model, list(asked.prompt), answer, found)
+            look(model, list(asked.prompt), asked.begin_with, answer, found)
     return found
 
 
