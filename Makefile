@@ -5,7 +5,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: demo test coverage test-slow test-real test-editors vsix gpu lint bench corpus train bundled plot plots real attribution picture peers clean
+.PHONY: demo test coverage test-slow test-real test-editors vsix test-storm gpu lint bench corpus train bundled plot plots real attribution picture peers clean
 
 # The best model that is on the disk; `make demo MODEL=qwen2.5-coder-0.5b` pulls one first.
 demo: $(STAMP)
@@ -13,10 +13,14 @@ demo: $(STAMP)
 	$(BIN)/fimls demo $(if $(MODEL),--model $(MODEL))
 
 test: $(STAMP)
-	$(PYTEST) -n auto --dist loadgroup -m "not gpu and not slow and not real and not editors"
+	$(PYTEST) -n auto --dist loadgroup -m "not gpu and not slow and not real and not editors and not storm"
 
 test-slow: $(STAMP)
-	$(PYTEST) -m "slow and not gpu and not real and not editors"
+	$(PYTEST) -m "slow and not gpu and not real and not editors and not storm"
+
+# 100,000 keys in several windows: a quarter of an hour. FIMLS_STORM_KEYS=10000 types fewer.
+test-storm: $(STAMP)
+	$(PYTEST) -s -m storm
 
 # With real models: FIMLS_REAL_MODEL names the GGUF file of Qwen2.5-Coder-0.5B-Instruct, FIMLS_STARCODER2 a folder of
 # StarCoder2, and FIMLS_PEERS_PYTHON an interpreter with llama-cpp-python. What is not there is skipped.
@@ -26,7 +30,7 @@ test-real: $(STAMP)
 # The share of model/'s lines that the quick tests run, in the processes that they start too: a quarter of an hour.
 coverage: $(STAMP)
 	rm -f .coverage*
-	$(BIN)/coverage run -m pytest -m "not gpu and not slow and not real and not editors" tests/model tests/lsp_server
+	$(BIN)/coverage run -m pytest -m "not gpu and not slow and not real and not editors and not storm" tests/model tests/lsp_server
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --skip-covered --sort=cover
 
