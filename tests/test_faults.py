@@ -175,7 +175,9 @@ FAULTS = [
             f"{MASKS}a_secret_is_written_over",
             f"{MASKS}while_a_secret_is_typed_next_to_nothing_of_it_is_seen",
             f"{MASKS}ordinary_code_is_left_alone",
+            f"{MASKS}parts_of_a_secret_that_is_edited_stay_written_over",
             f"{MASKS}typing_elsewhere_does_not_change_the_mask",
+            f"{SECRETS}what_is_left_of_a_secret_stays_secret",
         ],
     ),
     Promise(

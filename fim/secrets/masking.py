@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
-from fim.secrets.keys import Line, read_line, unfinished
+from fim.secrets.keys import Line, nonsense, read_line, unfinished
 
 MASK = "x"  # which people write themselves for what is not to be read
 # Beyond both ends of what is asked for: a private key of 8,192 bits has 6,400 characters.
@@ -16,6 +16,8 @@ _LONGEST = 400  # characters of a piece that is remembered
 _KEPT = 16_384  # pieces, some 3 MB
 _LEAST = 8  # characters of a value that is looked for elsewhere in the text, and in suggestions
 
+_PART = 4  # characters of a value that are looked for first: any 7 in a row have such a part
+
 _WRAP = r"""[ \t"'`#*>;|+,.()-]{0,32}"""
 _END = rf"{_WRAP}(?:\r?\n|\\[nr])(?:{_WRAP}(?:\r?\n|\\[nr])){{0,3}}{_WRAP}"
 _BLOCK = re.compile(
@@ -23,6 +25,8 @@ _BLOCK = re.compile(
     rf"{_END}(?:[A-Za-z-]+: [^\n\\]*{_END}){{0,4}}"
     rf"(?P<body>[A-Za-z0-9+/=]{{32,}}(?:{_END}(?!-{{4}})[A-Za-z0-9+/=]+(?={_WRAP}(?:\r?\n|\\|\Z)))*)"
 )
+_MARK = re.compile(r"\b(?:BEGIN|END) [A-Z0-9 ]{0,32}PRIVATE KEY\b")
+_LINE_OF_KEY = re.compile(r"(?:(?<=\\[nr])|(?<![\\A-Za-z0-9+/=]))[A-Za-z0-9+/=]{24,}")
 _REST = re.compile(r"[\w+/=.:~-]*")  # of a secret, right of the cursor
 _TYPED = re.compile(r"[\w+/=.~-]{6,}\Z")
 _BODY = re.compile(r"(?<!\\)[A-Za-z0-9+/=]+")
@@ -34,14 +38,16 @@ class Masked:
     """A text with its secrets written over, as long as before."""
 
     text: str
-    values: frozenset[str]  # the secrets
+    values: frozenset[str]  # the secrets, and earlier ones of which parts are left
     at_cursor: bool  # the cursor stands in or behind one that is being written
 
 
-def mask(text: str, cursor: int, reach: int) -> Masked:
+def mask(text: str, cursor: int, reach: int, known: frozenset[str] = frozenset()) -> Masked:
     """The text with all secrets written over that begin within `reach` characters of the cursor.
 
-    It costs what lies in reach, and of that mostly what changed since the last call.
+    known: the values in an earlier version of the text. Who edits a secret leaves parts of it that
+    do not look like one. It costs what lies in reach, and of that mostly what changed since the
+    last call.
     """
     low = _line_start(text, max(0, cursor - reach - _MARGIN))
     part = text[low : cursor + reach + _MARGIN]
@@ -53,12 +59,15 @@ def mask(text: str, cursor: int, reach: int) -> Masked:
     if start is not None:
         rest = _REST.match(part, at)
         spans.append((at - len(line[-_LONGEST:]) + start, rest.end() if rest else at))
+    left = [(value, part_of) for value in known - values for part_of in _parts(part, value)]
+    spans += (part_of for _, part_of in left)
     at_cursor = any(start < at <= end for start, end in spans)
     if not spans:
         return Masked(text, frozenset(), False)
     written = _written_over(part, spans)
     for value in values:  # the same without its name
         written = written.replace(value, _over(value))
+    values |= {value for value, _ in left}
     return Masked(text[:low] + written + text[low + len(part) :], values, at_cursor)
 
 
@@ -67,11 +76,30 @@ def holds_secret(before: str, text: str, values: Collection[str]) -> bool:
 
     values: the secrets of the masked text.
     """
-    if values and (MASK * _LEAST in text or any(value in text for value in values)):
+    if values and (
+        MASK * _LEAST in text or any(True for value in values for _ in _parts(text, value))
+    ):
         return True
     joined = before[-_LONGEST:] + text
     start = len(joined) - len(text)
     return any(end > start for _, end in _spans(joined))
+
+
+def _parts(text: str, value: str) -> Iterator[tuple[int, int]]:
+    """Where at least _LEAST characters in a row of a value stand in a text."""
+    for start in range(0, len(value) - _PART + 1, _PART):
+        at = text.find(value[start : start + _PART])
+        while at >= 0:
+            low = 0
+            while low < min(at, start) and text[at - low - 1] == value[start - low - 1]:
+                low += 1
+            most = min(len(text) - at, len(value) - start)
+            high = _PART
+            while high < most and text[at + high] == value[start + high]:
+                high += 1
+            if low + high >= _LEAST:
+                yield at - low, at + high
+            at = text.find(value[start : start + _PART], at + high)
 
 
 def _unfinished(line: str, values: Collection[str]) -> int | None:
@@ -96,6 +124,7 @@ def _spans(text: str) -> Iterator[tuple[int, int]]:
         for block in _BLOCK.finditer(text):
             for run in _BODY.finditer(text, *block.span("body")):
                 yield run.span()
+        yield from _near_marks(text)
     start = 0
     opened = ""
     for line in text.split("\n"):
@@ -111,6 +140,17 @@ def _spans(text: str) -> Iterator[tuple[int, int]]:
                     yield start + piece.start() + span[0], start + piece.start() + span[1]
                 opened = found.open
         start += len(line) + 1
+
+
+def _near_marks(text: str) -> Iterator[tuple[int, int]]:
+    """The places of what may be lines of a private key whose block is being edited."""
+    done = 0
+    for found in _MARK.finditer(text):
+        start = max(done, found.start() - _MARGIN)
+        done = max(done, found.end() + _MARGIN)
+        for run in _LINE_OF_KEY.finditer(text, start, done):
+            if nonsense(run[0]) > 0.25:
+                yield run.span()
 
 
 @lru_cache(_KEPT)

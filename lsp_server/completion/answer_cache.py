@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Generic, TypeVar
 
 from fim import CursorContext
@@ -85,8 +86,11 @@ class AnswerCache:
             previous=self._last.get(uri, {}),
         )
         self._contexts.put(uri, key, query.contexts)
-        if query.withheld is None:
-            self._last[uri] = {**self._last.get(uri, {}), **query.contexts}
+        last = self._last.get(uri, {})
+        secrets = query.context.secrets
+        if query.withheld is None or not last:
+            last = {**last, **query.contexts}
+        self._last[uri] = {size: replace(each, secrets=secrets) for size, each in last.items()}
         return query
 
     def find(self, query: Query) -> AnswerStream | None:

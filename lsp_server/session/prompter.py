@@ -148,13 +148,16 @@ class Prompter:
         if snapshot.secret or language in LANGUAGES or is_secret_path(name_in(snapshot.uri)):
             nothing = CursorContext("", "", language=language, withheld="secret file")
             return dict.fromkeys(sizes, nothing)
-        masked = mask(snapshot.text, snapshot.offset, self.context_tokens * FAR)
+        known = next((each.secrets for each in previous.values()), frozenset[str]())
+        masked = mask(snapshot.text, snapshot.offset, self.context_tokens * FAR, known)
         if masked.at_cursor:
             nothing = CursorContext("", "", language=language, withheld="secret here")
-            return dict.fromkeys(sizes, nothing)
+            return dict.fromkeys(sizes, replace(nothing, secrets=masked.values))
         contexts = {}
         for size in sizes:
             before = previous.get(size)
+            if before is not None and before.withheld:
+                before = None
             contexts[size] = self._context(snapshot, masked, settings, path, before, size)
         return contexts
 

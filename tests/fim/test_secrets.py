@@ -197,3 +197,21 @@ def test_an_ignore_file(rules: str, ignored: list[str], others: list[str]) -> No
     parsed = IgnoreRules.parse(rules)
     assert [path for path in ignored if not parsed.ignores(path)] == []
     assert [path for path in others if parsed.ignores(path)] == []
+
+
+def test_parts_of_a_secret_that_is_edited_stay_written_over() -> None:
+    salt = Salt(9)
+    for form in ("a string", "Amazon", "a block", "a block with escapes", "an address"):
+        text = FORMS[form](salt)
+        known = mask(text, 0, FAR).values
+        for at in range(len(text)):
+            for broken in (
+                f"{text[:at]}\n{text[at:]}",
+                text[:at],
+                text[at:],
+                text[:at] + text[at + 9 :],
+            ):
+                masked = mask(broken, 0, FAR, known)
+                assert leaks(salt.keys, masked.text, least=9) == [], broken
+                assert len(masked.text) == len(broken)
+    assert mask("x = 1", 0, FAR, known).values == frozenset()  # nothing of them is left

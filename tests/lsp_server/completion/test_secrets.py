@@ -121,6 +121,18 @@ async def test_where_a_secret_is_being_typed_nothing_is_asked(engine: Played) ->
         assert "what stands at the cursor looks like a key" in await reader.why()
 
 
+async def test_what_is_left_of_a_secret_stays_secret(engine: Played) -> None:
+    salt = Salt(6)
+    text = f'API_KEY = "{salt.word()}"\nx = '
+    async with reader_of(text, "file:///work/a.py") as reader:
+        assert await engine.answers(0, "1", reader.ask()) == ["1"]
+        middle = {"line": 0, "character": 25}
+        reader.window.change(2, "\n", {"start": middle, "end": middle}, uri=reader.uri)
+        reader.position["line"] += 1
+        assert await engine.answers(1, "1", reader.ask()) == ["1"]
+        assert leaks(salt.keys, str([stream.request for stream in engine.asked])) == []
+
+
 @pytest.mark.parametrize("copied", [True, False], ids=["a mask", "a key"])
 async def test_a_suggestion_with_a_secret_is_hidden(engine: Played, copied: bool) -> None:
     salt = Salt(2)
