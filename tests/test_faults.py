@@ -106,6 +106,8 @@ FAULTS = [
             "model/cpu/test_quantized_linear.py::"
             "test_a_model_larger_than_memory_is_refused_with_figures",
             "model/placement/test_placed_heads.py::test_a_device_without_room_is_named",
+            "model/test_errors.py::test_a_process_without_memory_says_so",
+            "model/test_errors.py::test_an_engine_whose_connections_get_no_memory_ends",
         ],
     ),
     Promise("A leak", note="measured by `python -m benchmarks.memory`; no test holds it yet"),
@@ -119,6 +121,8 @@ FAULTS = [
             f"{WEIGHTS}refused_gguf.py::test_altered_bytes_are_refused",
             f"{WEIGHTS}refused_gguf.py::test_what_would_fill_the_memory_is_refused_unread",
             f"{WEIGHTS}bad_weights.py::test_a_model_is_refused_in_every_precision",
+            f"{WEIGHTS}refused_folders.py::test_a_weight_that_cannot_be_is_refused",
+            f"{WEIGHTS}refused_folders.py::test_a_model_that_computes_no_numbers_says_so",
         ],
     ),
     Promise(
@@ -188,6 +192,9 @@ FAULTS = [
             f"{WEIGHTS}refused_gguf.py::test_what_is_no_file_is_no_model",
             f"{WEIGHTS}refused_gguf.py::test_what_is_no_file_in_a_folder_is_refused",
             f"{WEIGHTS}refused_gguf.py::test_loading_waits_for_no_fifo",
+            f"{COMPLETION}attribution.py::"
+            "test_what_becomes_of_the_file_later_holds_no_suggestion_up",
+            "model/catalogue/test_installed.py::test_a_cache_of_fifos_holds_nobody_up",
             f"{COMPLETION}attribution.py::test_a_disk_that_does_not_answer_holds_no_suggestion_up",
             "lsp_server/session/test_reading_models.py::test_no_file_of_a_model_is_read_on_the_loop",
             f"{PROTOCOL}models.py::test_a_settings_file_that_is_a_fifo_stops_nothing",

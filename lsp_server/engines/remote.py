@@ -7,6 +7,7 @@ import os
 import ssl
 from collections.abc import AsyncGenerator
 from ipaddress import ip_address
+from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -16,6 +17,9 @@ from lsp_server.engines.http import HttpClient
 from lsp_server.engines.interface import CompletionRequest, EngineState, EngineUnavailable, Piece
 from lsp_server.engines.trouble import PROXY
 from lsp_server.settings import RemoteSettings
+from model.regular_files import check_regular
+
+MAX_CERTIFICATES = 2**24  # bytes
 
 
 class RemoteEngine:
@@ -83,6 +87,7 @@ def _tls(settings: RemoteSettings) -> ssl.SSLContext | bool:
     if settings.ca_file is None:
         return True
     try:
+        check_regular(Path(settings.ca_file), MAX_CERTIFICATES)
         return ssl.create_default_context(cafile=settings.ca_file)
     except OSError as error:  # also ssl.SSLError
         reason = "it holds no certificate" if isinstance(error, ssl.SSLError) else error.strerror

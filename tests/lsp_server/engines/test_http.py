@@ -392,7 +392,9 @@ async def test_an_authority_of_ones_own_is_trusted_when_named(
             EngineUnavailable, match=r"No answer from https://.*fimls\.remote\.caFile"
         ):
             await ask(url=endpoint.url)
-        for unusable in (tmp_path / "absent.pem", garbage):
+        fifo = tmp_path / "fifo.pem"
+        os.mkfifo(fifo)
+        for unusable in (tmp_path / "absent.pem", garbage, fifo, Path("/dev/zero")):
             with pytest.raises(EngineUnavailable, match=r"fimls\.remote\.caFile cannot be read"):
                 await ask(url=endpoint.url, ca_file=str(unusable))
 
