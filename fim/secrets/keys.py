@@ -95,6 +95,7 @@ _TEMPLATE = re.compile(r"\$\{|\$\(|\{\{|%\(|%[sd]|\{\w*\}|<\w+>|\.\.\.|\$[A-Za-z
 _ADDRESS = re.compile(r"\b[a-z][a-z0-9+.-]{1,20}://[^\s:/@\"'`<>]{0,64}:([^\s/@\"'`<>]{3,})@")
 _ADDRESS_SO_FAR = re.compile(r"://[^\s:/@\"'`<>]{1,64}:(?!\d{1,5}\Z)([^\s/@\"'`<>{}]{3,})\Z")
 _HEX = re.compile(r"(?=.*[0-9])(?=.*[a-f])[0-9a-f-]{24,}\Z", re.IGNORECASE)
+_LONG_WORD = re.compile(r"(?:[a-z]{20,}|[A-Z]{20,})\Z")  # no word of a language is so long
 _COMMON_PASSWORDS = re.compile(
     r"(?:my|your|the|db|test|some|user)?[-_]?(?:pass|password|passwd|pwd|pw|secret|token|user|port|xxx+|\*+)\d{0,3}",
     re.IGNORECASE,
@@ -256,7 +257,9 @@ def is_random(value: str, *, sure: bool) -> bool:
     if len(value) < (8 if sure else 20) or _TEMPLATE.search(value):
         return False
     least = 0.25
-    if not sure or not any(map(str.isdigit, value)):
+    if sure and _LONG_WORD.match(value):
+        least = 0.1
+    elif not sure or not any(map(str.isdigit, value)):
         least = 0.35
     return len(set(value)) > 5 and (bool(_HEX.match(value)) or nonsense(value) >= least)
 

@@ -14,6 +14,7 @@ MASK = "x"  # which people write themselves for what is not to be read
 _MARGIN = 8192
 _LONGEST = 400  # characters of a piece that is remembered
 _KEPT = 16_384  # pieces, some 3 MB
+_NEAR = 1000  # characters around the cursor
 _LEAST = 8  # characters of a value that is looked for elsewhere in the text, and in suggestions
 
 _PART = 4  # characters of a value that are looked for first: any 7 in a row have such a part
@@ -60,6 +61,10 @@ def mask(text: str, cursor: int, reach: int, known: frozenset[str] = frozenset()
         rest = _REST.match(part, at)
         spans.append((at - len(line[-_LONGEST:]) + start, rest.end() if rest else at))
     left = [(value, part_of) for value in known - values for part_of in _parts(part, value)]
+    near = max(0, at - _NEAR)  # there somebody may be typing one anew
+    for value in values:
+        for first, last in _parts(part[near : at + _NEAR], value):
+            left.append((part[near + first : near + last], (near + first, near + last)))
     spans += (part_of for _, part_of in left)
     at_cursor = any(start < at <= end for start, end in spans)
     if not spans:
