@@ -30,7 +30,7 @@ from lsp_server.commands.errors import CommandError
 from lsp_server.commands.evaluation.evaluate import with_setting
 from lsp_server.completion.query import ask_engine, query_at
 from lsp_server.documents import Snapshot
-from lsp_server.engines.http import HttpClient
+from lsp_server.engines.http import HttpClient, Where
 from lsp_server.engines.interface import EngineUnavailable
 from lsp_server.engines.local import local_client
 from lsp_server.engines.remote import RemoteEngine
@@ -277,7 +277,7 @@ async def running(
                 )
             )
             url = f"http://127.0.0.1:{first['port']}"
-            client = HttpClient(url, aiohttp.TCPConnector, model="peer", extensions=True)
+            client = HttpClient(Where(url), aiohttp.TCPConnector, model="peer", extensions=True)
             stack.push_async_callback(client.close)
             settings = replace(settings, remote=RemoteSettings(url, "peer"))
             if not side.through_front:

@@ -89,6 +89,7 @@ LSP_SERVER_SEES = {
     "model.regular_files",
     "model.engine.log",
     "model.engine.options",
+    "model.engine.rendezvous",
     "model.engine.rules",
 }
 # Packages that only these files may import: everything else works without them.
@@ -102,7 +103,12 @@ ONLY_IN = {
     "safetensors": "model/",
     "tokenizers": ("model/tokenizer.py", "model/weights/gguf/"),
     "aiohttp": ("lsp_server/", "model/engine/"),
-    "filelock": ("lsp_server/", "model/engine/process.py", "model/catalogue/"),
+    "filelock": (
+        "lsp_server/",
+        "model/engine/process.py",
+        "model/engine/rendezvous.py",
+        "model/catalogue/",
+    ),
     "gguf": ("model/export/gguf.py", "model/weights/gguf/tensors.py"),
     "numba": "model/cpu/blocks/compiled/",
     "llvmlite": ("model/cpu/code_cache.py", "model/cpu/blocks/"),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -21,6 +22,7 @@ from lsp_server.folders import runtime_folder
 from lsp_server.session.usage import read_usage, summary
 from lsp_server.settings import Settings
 from model.engine.options import Launch
+from model.engine.rendezvous import engines_in
 
 
 @asynccontextmanager
@@ -92,7 +94,7 @@ def print_statuses(statuses: list[dict[str, Any]]) -> None:
 async def call_engines(method: str, path: str) -> list[dict[str, Any]]:
     """The answers of those engines of this user that answer an HTTP call. Raises OSError."""
     answers = []
-    for socket in sorted(runtime_folder().glob("*.sock")):
+    for socket in engines_in(runtime_folder()):
         client = local_client(socket)
         try:
             answer = await client.call(method, path)
@@ -115,4 +117,7 @@ def serve_engine(
         certificate_key=certificate_key,
         options=settings.engine,
     )
-    os.execv(sys.executable, [sys.executable, "-P", "-m", "model.engine", launch.to_json()])
+    command = [sys.executable, "-P", "-m", "model.engine", launch.to_json()]
+    if sys.platform == "win32":  # its execv lets the shell go on at once
+        sys.exit(subprocess.call(command))
+    os.execv(sys.executable, command)

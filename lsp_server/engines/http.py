@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import AsyncGenerator, Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import aiohttp
@@ -27,33 +28,40 @@ from lsp_server.engines.trouble import (
 CONNECT_TIMEOUT_S = 2.0
 
 
+@dataclass(frozen=True, slots=True)
+class Where:
+    """Where an endpoint is, and the headers that it wants."""
+
+    url: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
 class HttpClient:
     """The dialect over one aiohttp session, which is made when it is first needed.
 
+    where: asked before each request where it is a function.
     extensions: the endpoint knows the fields that vLLM and our own engine add to the dialect;
     OpenAI's own endpoint refuses them. name: of the endpoint in messages, in place of its address.
     """
 
     def __init__(
         self,
-        base_url: str,
+        where: Where | Callable[[], Where],
         make_connector: Callable[[], aiohttp.BaseConnector],
         *,
         model: str,
-        headers: Mapping[str, str] | None = None,
         timeout_s: float | None = None,
         extensions: bool = False,
         proxy: str | None = None,
         name: str | None = None,
     ) -> None:
-        self._base_url = base_url.rstrip("/")
+        self._where = where
         self._make_connector = make_connector
         self._model = model
-        self._headers = dict(headers or {})
         self._timeout_s = timeout_s
         self._extensions = extensions
         self._proxy = proxy
-        self._name = name or self._base_url
+        self._name = name or self._at("")["url"]
         self._session: aiohttp.ClientSession | None = None
 
     async def call(
@@ -63,7 +71,7 @@ class HttpClient:
         timeout = aiohttp.ClientTimeout(total=timeout_s)
         try:
             async with self._get_session().request(
-                method, self._base_url + path, timeout=timeout
+                method, **self._at(path), timeout=timeout
             ) as response:
                 answer = await response.json()
         except NO_ANSWER:
@@ -81,18 +89,19 @@ class HttpClient:
         body["priority"] = "idle"
         if request.shorter:
             body["shorter_prompts"] = request.shorter
-        url = self._base_url + "/fimls/prefill"
         with contextlib.suppress(*NO_ANSWER):
-            async with self._get_session().post(url, json=body) as response:
+            async with self._get_session().post(
+                **self._at("/fimls/prefill"), json=body
+            ) as response:
                 await response.read()
 
     async def stream(self, request: CompletionRequest) -> AsyncGenerator[Piece]:
         """Streams the answer. Raises EngineUnavailable if the endpoint refuses, breaks off or takes
         too long."""
         body = self._body(request)
-        url = self._base_url + "/v1/completions"
         try:
-            async with self._get_session().post(url, json=body) as response:
+            where = self._at("/v1/completions")
+            async with self._get_session().post(**where, json=body) as response:
                 if response.status != 200:
                     raise await self._refusal(response)
                 async for line in response.content:
@@ -111,12 +120,16 @@ class HttpClient:
             await self._session.close()
             self._session = None
 
+    def _at(self, path: str) -> dict[str, Any]:
+        """What a request to this path needs. Raises OSError, ValueError where nobody is there."""
+        where = self._where if isinstance(self._where, Where) else self._where()
+        return {"url": where.url.rstrip("/") + path, "headers": where.headers}
+
     def _get_session(self) -> aiohttp.ClientSession:
         if self._session is None:
             timeout = aiohttp.ClientTimeout(total=self._timeout_s, sock_connect=CONNECT_TIMEOUT_S)
             self._session = aiohttp.ClientSession(
                 connector=self._make_connector(),
-                headers=self._headers,
                 timeout=timeout,
                 proxy=self._proxy,
                 trust_env=False,  # it would also send what ~/.netrc holds

@@ -15,7 +15,7 @@ from typing import Any
 import aiohttp
 
 from lsp_server import __version__
-from lsp_server.engines.http import HttpClient
+from lsp_server.engines.http import HttpClient, Where
 from lsp_server.engines.interface import (
     CompletionRequest,
     Engine,
@@ -29,6 +29,7 @@ from lsp_server.folders import cache_folder, runtime_folder
 from lsp_server.logs import engine_log
 from lsp_server.settings import Settings
 from model.engine.options import EngineOptions, Launch
+from model.engine.rendezvous import HOST, PORT, read_address, suffix
 from model.errors import NO_MEMORY, NO_MEMORY_STATUS
 from model.weights.files import ModelFiles
 from model.weights.folder import find_model
@@ -213,7 +214,7 @@ class LocalEngine:
     def _spawn(self) -> None:
         """Starts an engine. If another one is on the socket already, it ends at once."""
         launch = Launch(
-            listen=f"unix:{self.socket}",
+            listen=f"{'loopback' if self.socket.suffix == PORT else 'unix'}:{self.socket}",
             model=self._model,
             version=__version__,
             cache_folder=str(cache_folder().absolute()),
@@ -245,17 +246,24 @@ def make_engine(
 
 
 def local_client(socket: Path, model: str = "") -> HttpClient:
-    """The dialect over an engine's Unix socket."""
-    return HttpClient(
-        "http://engine",
-        lambda: aiohttp.UnixConnector(path=str(socket), limit=0),
-        model=model,
-        extensions=True,
-        name="The engine",
-    )
+    """The dialect over an engine's Unix socket, or its port."""
+
+    def connector() -> aiohttp.BaseConnector:
+        if socket.suffix == PORT:
+            return aiohttp.TCPConnector(limit=0)
+        return aiohttp.UnixConnector(path=str(socket), limit=0)
+
+    def at_port() -> Where:
+        address = read_address(socket)
+        headers = {"Authorization": f"Bearer {address.key}"}
+        return Where(f"http://{HOST}:{address.port}", headers)
+
+    where = at_port if socket.suffix == PORT else Where("http://engine")
+    return HttpClient(where, connector, model=model, extensions=True, name="The engine")
 
 
 def socket_path(folder: ModelFiles, options: EngineOptions) -> Path:
-    """The socket of the one engine that serves these files with these options for this user."""
+    """The name of the one engine that serves these files with these options for this user: its
+    socket, or the file that says where its port is."""
     name = json.dumps([folder.identity, options.identity])
-    return runtime_folder() / f"{hashlib.sha256(name.encode()).hexdigest()[:12]}.sock"
+    return runtime_folder() / f"{hashlib.sha256(name.encode()).hexdigest()[:12]}{suffix()}"

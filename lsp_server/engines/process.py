@@ -17,7 +17,12 @@ from lsp_server.folders import runtime_folder
 from lsp_server.logs import engine_log
 from model.engine.log import open_log
 from model.engine.options import Launch
+from model.engine.rendezvous import engines_in
 
+# On Windows: no window, and the console's Ctrl-C is not for it.
+OWN_CONSOLE = sum(
+    getattr(subprocess, name, 0) for name in ("CREATE_NO_WINDOW", "CREATE_NEW_PROCESS_GROUP")
+)
 _spare: subprocess.Popen[bytes] | None = None
 """An engine process that loads torch and waits on its stdin to be told what to serve."""
 
@@ -32,15 +37,13 @@ def start_spare() -> None:
     if os.environ.get("FIMLS_REMOTE_URL"):
         return
     with contextlib.suppress(OSError):
-        if not any(runtime_folder().glob("*.sock")):
+        if not engines_in(runtime_folder()):
             _spare = _start("--spare", subprocess.PIPE)
 
 
 def start_engine(launch: Launch) -> subprocess.Popen[bytes]:
     """Starts an engine that outlives this process, from the spare if possible. Raises OSError."""
     global _spare
-    if sys.platform == "win32":
-        raise OSError("Windows has no Unix sockets: use WSL, or an endpoint in fimls.remote.url")
     spare = _spare
     _spare = None
     if spare is not None and spare.stdin is not None:
@@ -70,6 +73,7 @@ def _start(argument: str, stdin: int) -> subprocess.Popen[bytes]:
             stderr=log,
             cwd=runtime_folder(),
             start_new_session=True,
+            creationflags=OWN_CONSOLE,
         )
     # Asks for its status when it ends; otherwise a dead engine would stay a zombie for as long as
     # this window lives.

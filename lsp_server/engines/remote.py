@@ -13,7 +13,7 @@ from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 
-from lsp_server.engines.http import HttpClient
+from lsp_server.engines.http import HttpClient, Where
 from lsp_server.engines.interface import CompletionRequest, EngineState, EngineUnavailable, Piece
 from lsp_server.engines.trouble import PROXY
 from lsp_server.settings import RemoteSettings
@@ -38,10 +38,9 @@ class RemoteEngine:
         proxy = proxy_of(settings)
         self.address = settings.url
         self._client = HttpClient(
-            settings.url.rstrip("/").removesuffix("/v1"),
+            Where(settings.url.rstrip("/").removesuffix("/v1"), headers),
             lambda: _connector(settings, proxy),
             model=settings.model,
-            headers=headers,
             timeout_s=settings.timeout,
             extensions=settings.format is None,  # an endpoint that takes ids takes stop ids
             proxy=proxy,

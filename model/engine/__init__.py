@@ -4,6 +4,7 @@ To understand how it starts, read in this order:
 - options.py: what the process is told, and each option of a user once. rules.py: the rules of
   options and of the front's settings.
 - process.py: the spare process, the lock, the socket, and the main loop until the engine is idle.
+- rendezvous.py: how windows find an engine, by a socket or a port.
 - log.py: log files that stay private and small.
 - loading.py: whether the model is loading, ready or failed; the model, warm, with its caches.
 

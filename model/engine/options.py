@@ -65,7 +65,8 @@ class Launch:
     """Everything that an engine process is told when it is started, as one JSON value."""
 
     listen: str = setting(
-        "tcp:127.0.0.1:8712", text("unix:PATH or tcp:HOST:PORT", r"(?s)unix:.+|tcp:.*:[0-9]+")
+        "tcp:127.0.0.1:8712",
+        text("unix:PATH or tcp:HOST:PORT", r"(?s)(unix|loopback):.+|tcp:.*:[0-9]+"),
     )
     model: str = setting("bundled", text('"bundled" or the path of a model folder', r"(?s).+"))
     version: str = setting("", text("a text", r"(?s).*"))

@@ -25,6 +25,7 @@ from model.engine.http.routes import make_app
 from model.engine.loading import EngineProcess
 from model.engine.log import FORMAT, PrivateLog, Sparing
 from model.engine.options import BadOptions, parse_launch
+from model.engine.rendezvous import lock_of
 from model.errors import NO_MEMORY, NO_MEMORY_STATUS, lacks_memory
 
 log = logging.getLogger(__name__)
@@ -115,7 +116,7 @@ def take_lock(path: Path, patience_s: float = LOCK_PATIENCE_S) -> FileLock | Non
     An engine that is just ending may hold the lock a moment longer than it answers: this waits for
     it.
     """
-    lock = FileLock(path.with_suffix(".lock"), mode=0o600)
+    lock = lock_of(path)
     deadline = time.monotonic() + patience_s
     while True:
         try:

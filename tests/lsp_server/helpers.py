@@ -25,6 +25,7 @@ from typing import Any
 from aiohttp import web
 
 from lsp_server.engines.local import local_client
+from model.engine.rendezvous import engines_in as engines_at
 from tests.conftest import STARCODER2, write_tokenizer
 
 PATIENCE_S = (
@@ -85,7 +86,7 @@ class Home:
 
     async def status(self) -> dict[str, Any] | None:
         """What the one engine says of itself; None where none answers."""
-        for path in self.runtime.glob("*.sock"):
+        for path in engines_at(self.runtime):
             client = local_client(path)
             try:
                 if (status := await client.call("GET", "/fimls/status")) is not None:

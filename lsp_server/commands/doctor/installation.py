@@ -23,6 +23,7 @@ from lsp_server.settings import Settings
 from model.catalogue.places import data_folder
 from model.catalogue.records import check_unaltered
 from model.engine.options import MIB
+from model.engine.rendezvous import engines_in
 from model.errors import ModelError
 from model.private_files import (
     OTHERS_MAY_ANYTHING,
@@ -158,10 +159,8 @@ def model(settings: Settings, available_memory: int | None) -> Iterator[Finding]
 
 async def engines() -> list[Finding]:
     """The engines that run, and sockets that lead nowhere."""
-    if sys.platform == "win32":
-        return [wrong("Windows has no Unix sockets.", "Use fimls in WSL, or set fimls.remote.url.")]
     try:
-        sockets = sorted(runtime_folder().glob("*.sock"))
+        sockets = engines_in(runtime_folder())
     except OSError:  # `folders` tells
         return []
     found = [await _engine(socket) for socket in sockets]

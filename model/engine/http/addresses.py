@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 import socket
 import ssl
 import sys
@@ -15,8 +16,10 @@ from aiohttp import web
 from model.engine.http.port import Port
 from model.engine.loading import EngineProcess
 from model.engine.options import BadOptions, Launch
+from model.engine.rendezvous import HOST, PORT, Address, read_address, write_address
 
 BACKLOG = 128
+PROBE_S = 1.0
 
 
 async def listen(runner: web.AppRunner, process: EngineProcess) -> None:
@@ -26,10 +29,17 @@ async def listen(runner: web.AppRunner, process: EngineProcess) -> None:
     if kind == "unix":
         await web.SockSite(runner, private_socket(Path(where))).start()
         return
+    assert runner.server is not None
+    if kind == "loopback":
+        listeners = network_sockets(HOST, 0)
+        process.key = secrets.token_urlsafe(32)
+        process.port = Port(listeners, runner.server)
+        process.port.start()
+        write_address(Path(where), Address(listeners[0].getsockname()[1], process.key))
+        return
     host, number = split_address(where)
     tls = tls_of(launch)
     listeners = network_sockets(host, number)
-    assert runner.server is not None
     process.port = Port(listeners, runner.server, tls)
     process.port.start()
     scheme = "http" if tls is None else "https"
@@ -123,12 +133,15 @@ def is_loopback(host: str) -> bool:
 
 
 def answers(path: Path) -> bool:
-    """Whether a process listens on this Unix socket."""
-    with unix_socket() as probe:
-        try:
-            probe.connect(str(path))
-        except OSError:
-            return False
+    """Whether a process listens on this Unix socket, or at the address in this file."""
+    try:
+        if path.suffix == PORT:
+            socket.create_connection((HOST, read_address(path).port), PROBE_S).close()
+        else:
+            with unix_socket() as probe:
+                probe.connect(str(path))
+    except (OSError, ValueError):
+        return False
     return True
 
 
@@ -147,5 +160,5 @@ def private_socket(path: Path) -> socket.socket:
 
 def unix_socket() -> socket.socket:
     if sys.platform == "win32":
-        raise OSError("Windows has no Unix sockets: listen on tcp:127.0.0.1:PORT, or use WSL")
+        raise OSError("Windows has no Unix sockets: listen on loopback:PATH")
     return socket.socket(socket.AF_UNIX)

@@ -22,7 +22,7 @@ from aiohttp.test_utils import TestServer
 
 from lsp_server.completion.query import ask_engine, query_at
 from lsp_server.documents import Document
-from lsp_server.engines.http import HttpClient
+from lsp_server.engines.http import HttpClient, Where
 from lsp_server.engines.interface import CompletionRequest, EngineUnavailable, Piece
 from lsp_server.engines.remote import RemoteEngine, proxy_of
 from lsp_server.session.prompter import Prompter
@@ -363,7 +363,7 @@ async def test_a_prefill_says_what_the_request_will_say() -> None:
     app.router.add_post("/fimls/prefill", take)
     async with TestServer(app) as server:
         client = HttpClient(
-            str(server.make_url("")), aiohttp.TCPConnector, model="m", extensions=True
+            Where(str(server.make_url(""))), aiohttp.TCPConnector, model="m", extensions=True
         )
         await client.prefill(
             CompletionRequest((5, 6), max_tokens=3, stop_ids=(1, 2), client="window", idle=True)
