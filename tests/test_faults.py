@@ -224,8 +224,14 @@ FAULTS = [
     ),
     Promise(
         "The network: stdio and a private socket by default",
-        [f"{ENGINES}local.py::test_only_this_user_can_reach_the_engine"],
-        "no test watches that nothing goes out yet",
+        [
+            f"{ENGINES}local.py::test_only_this_user_can_reach_the_engine",
+            f"{ENGINES}loopback.py::test_who_can_read_the_file_is_answered_and_nobody_else",
+            f"{ENGINES}loopback.py::test_an_address_that_may_be_anybodys_is_not_asked",
+            "lsp_server/test_no_network.py::test_the_product_runs_in_a_namespace_without_a_network",
+            "lsp_server/test_no_network.py::"
+            "test_no_process_of_the_product_opens_a_socket_beyond_its_folder",
+        ],
     ),
     Promise(
         "Code from a hub: safetensors and GGUF only, never a pickle, never code of a folder",
@@ -277,6 +283,16 @@ MORE = [
             f"{PROTOCOL}trouble.py::test_an_endpoint_that_refuses_is_named_once_with_the_remedy",
             f"{PROTOCOL}trouble.py::test_an_explicit_request_is_always_answered_in_words",
             f"{PROTOCOL}trouble.py::test_a_certificate_that_is_not_trusted_names_the_setting",
+            f"{ENGINES}http.py::test_an_endpoint_is_asked_through_the_proxy",
+        ],
+    ),
+    Promise(
+        "Logs are private, small and sparing; a FIFO in the place of one is not waited for",
+        [
+            f"{ENGINE}log.py::test_a_log_is_private_whatever_the_umask",
+            f"{ENGINE}log.py::test_what_is_no_file_is_no_log_and_is_not_waited_for",
+            f"{ENGINE}log.py::test_a_log_is_renamed_when_it_is_large_by_whoever_notices",
+            f"{ENGINE}log.py::test_what_comes_often_is_counted",
         ],
     ),
 ]
