@@ -176,6 +176,7 @@ FAULTS = [
             f"{SECRETS}where_a_secret_is_being_typed_nothing_is_asked",
             f"{SECRETS}a_suggestion_with_a_secret_is_hidden",
             f"{SECRETS}the_log_holds_no_secret",
+            f"{COMPLETION}secrets_stored.py::test_no_file_holds_a_secret",
             f"{MASKS}a_secret_is_written_over",
             f"{MASKS}while_a_secret_is_typed_next_to_nothing_of_it_is_seen",
             f"{MASKS}ordinary_code_is_left_alone",
