@@ -69,9 +69,11 @@ def is_secret_file(path: Path) -> bool:
     path = path.absolute()
     if is_secret_path(str(path)):
         return True
+    if "\0" in str(path):  # no file has such a name
+        return False
     try:
         real = path.resolve()
-    except (OSError, RuntimeError, ValueError):  # a circle of links, a null character
+    except (OSError, RuntimeError):  # a circle of links
         return True
     return is_secret_path(str(real)) or any(map(_is_ignored, {path, real}))
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import platformdirs
 import pytest
 
-from lsp_server.engines.process import open_log
+from lsp_server.engines.process import open_engine_log
 from lsp_server.folders import (
     cache_folder,
     config_folder,
@@ -156,8 +156,9 @@ def test_without_a_home_all_lies_in_a_private_folder_for_temporary_files(
     assert runtime_folder().is_relative_to(own)
     assert stat.S_IMODE(own.stat().st_mode) == 0o700
     assert read_user_settings() == ({}, ())
-    with open_log() as log:
-        assert Path(log.name) == engine_log() == own / "log" / "engine.log"
+    with open_engine_log() as log:
+        assert engine_log() == own / "log" / "engine.log"
+        assert os.path.samestat(os.fstat(log.fileno()), engine_log().stat())
     # "~" is no folder here: a repository could have one, with models in it.
     for place in (hub_cache(), *ollama_stores()):
         assert place.is_absolute() and "~" not in place.parts
@@ -178,7 +179,7 @@ def test_what_a_stranger_has_put_in_its_place_is_not_used(
         runtime_folder()
     content, (problem,) = read_user_settings()
     assert content == {} and "set HOME or TMPDIR" in problem
-    with open_log() as log:  # costs the log, and nothing else
+    with open_engine_log() as log:  # costs the log, and nothing else
         assert log.name == os.devnull
 
 
@@ -192,7 +193,7 @@ def test_a_home_that_cannot_be_written_costs_the_log_and_not_the_sockets(
     if session:  # another user's, after `su`
         monkeypatch.setenv("XDG_RUNTIME_DIR", str(strangers_home.path / "file"))
     assert runtime_folder() == strangers_home.path / "tmp" / f"fimls-{os.getuid()}"
-    with open_log() as log:
+    with open_engine_log() as log:
         assert log.name == os.devnull
     assert engine_log().name == "engine.log"  # what messages name
     assert read_user_settings() == ({}, ())

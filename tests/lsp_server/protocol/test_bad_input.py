@@ -298,7 +298,7 @@ def fault_in(monkeypatch: pytest.MonkeyPatch, place: str) -> None:
         "protocol.server:FimlsServer.relative_path",
         "completion.suggestions:Suggestions.suggest",
         "completion.offers:Offers.rest_at",
-        "session.prompter:Prompter.context",
+        "session.prompter:Prompter.contexts",
         "session.prompter:around_cursor",
         "session.prompter:render_text",
         "completion.query:Shaper.at",
