@@ -90,7 +90,7 @@ _SHELL = re.compile(
 )
 _NAMED_ENTRY = re.compile(r"\s*-?\s*[\"']?(?:name|key)[\"']?\s?:\s?[\"']?[\w.-]*\Z")
 _OPEN = re.compile(r"[\"'`\])]{0,3}\s?(?::=|=>|[=:,(])[\s(\\]*[rbfuRBFU]{0,2}\Z")
-_ALONE = re.compile(r"""\s*-?\s*(?:value\s?[:=]\s?)?(?P<quote>["'`])?""")
+_ALONE = re.compile(r"""\s*-?\s*(?P<key>value\s?[:=]\s?)?(?P<quote>["'`])?""")
 _TEMPLATE = re.compile(r"\$\{|\$\(|\{\{|%\(|%[sd]|\{\w*\}|<\w+>|\.\.\.|\$[A-Za-z_]\w*\Z|…")
 _ADDRESS = re.compile(r"\b[a-z][a-z0-9+.-]{1,20}://[^\s:/@\"'`<>]{0,64}:([^\s/@\"'`<>]{3,})@")
 _ADDRESS_SO_FAR = re.compile(r"://[^\s:/@\"'`<>]{1,64}:(?!\d{1,5}\Z)([^\s/@\"'`<>{}]{3,})\Z")
@@ -239,15 +239,19 @@ def _values(line: str) -> Iterator[_Value]:
 
 def _is_code(sign: str, value: str) -> bool:
     """Whether what stands without quotes behind a name is one of the values of a program."""
-    return sign.strip() in (",", "(") or _WORDS.search(value.lower()) is not None
+    if sign.strip() in (",", "("):
+        return True
+    return _WORDS.search(value.lower()) is not None and nonsense(value) < 0.35
 
 
 def _value_alone(line: str) -> tuple[int, int] | None:
-    """The value that is all that a line holds."""
+    """The value that is all that a line holds, or that stands behind the word `value`."""
     start = _ALONE.match(line)
     assert start is not None
     found = (_QUOTED if start["quote"] else _BARE).match(line, start.end())
-    if found is None or line[found.end() :].strip("\"'`,;)]} \t\r\\"):
+    if found is None:
+        return None
+    if not start["key"] and line[found.end() :].strip("\"'`,;)]} \t\r\\"):
         return None
     return found.span()
 
@@ -259,7 +263,7 @@ def is_random(value: str, *, sure: bool) -> bool:
     least = 0.25
     if sure and _LONG_WORD.match(value):
         least = 0.1
-    elif not sure or not any(map(str.isdigit, value)):
+    elif not sure or (len(value) < 12 and not any(map(str.isdigit, value))):
         least = 0.35
     return len(set(value)) > 5 and (bool(_HEX.match(value)) or nonsense(value) >= least)
 
