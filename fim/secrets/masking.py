@@ -66,12 +66,12 @@ def mask(text: str, cursor: int, reach: int, known: frozenset[str] = frozenset()
         for first, last in _parts(part[near : at + _NEAR], value):
             left.append((part[near + first : near + last], (near + first, near + last)))
     spans += (part_of for _, part_of in left)
+    for value in values:  # the same without its name
+        spans += (found.span() for found in re.finditer(re.escape(value), part))
     at_cursor = any(start < at <= end for start, end in spans)
     if not spans:
         return Masked(text, frozenset(), False)
     written = _written_over(part, spans)
-    for value in values:  # the same without its name
-        written = written.replace(value, _over(value))
     values |= {value for value, _ in left}
     return Masked(text[:low] + written + text[low + len(part) :], values, at_cursor)
 
