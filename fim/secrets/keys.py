@@ -178,7 +178,7 @@ def _may_become_secret(value: _Value) -> bool:
         return True
     strange = nonsense(text)
     mixed = any(map(str.isdigit, text)) and any(map(str.isalpha, text))
-    return (mixed and (value.quoted or strange > 0.1)) or (
+    return (mixed and (value.quoted or strange > 0.05)) or (
         len(text) > 5 and (text.isdigit() or strange > 0.25)
     )
 
