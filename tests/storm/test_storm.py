@@ -32,7 +32,11 @@ KEYS = int(os.environ.get("FIMLS_STORM_KEYS", "100000"))
 WINDOWS = 3
 KILLS = 7
 ROUNDS = 10
-GROWTH = 0.05  # of memory, from the second half of the keys on; what users type is kept for a while
+# What a window keeps of what was typed (pieces as tokens, contexts, the tokenizer's words) is full
+# after some 15,000 keys of texts without sense. Then memory stays; before, it grows by no more.
+FULL = 15_000
+GROWTH = 0.05
+MOST_MB = 20
 EVERYTHING = {"minConfidence": 0}  # is shown: nobody could be sure of such texts
 PROMPT = re.compile(r"<fim_prefix>(.*)<fim_suffix>(.*)<fim_middle>(.*)", re.DOTALL)
 
@@ -85,8 +89,10 @@ async def test_keys_come_faster_than_answers(home: Home) -> None:
         )
         assert counts["requests"] == counts["shown"] + counts["empty"] + counts["cancelled"]
         assert counts["shown"] > 0
-        for before, after in zip(grown[ROUNDS // 2 - 1], grown[-1], strict=True):
-            assert after < before * (1 + GROWTH)
+        for first, half, last in zip(grown[0], grown[ROUNDS // 2 - 1], grown[-1], strict=True):
+            assert last < first + MOST_MB
+            if KEYS // WINDOWS // 2 >= FULL:
+                assert last < half * (1 + GROWTH)
         processes = [window.process.pid for window in opened if window.process]
     assert not [pid for pid in processes if Path(f"/proc/{pid}/cmdline").exists()]
 
