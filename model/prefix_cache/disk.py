@@ -44,8 +44,9 @@ from model.weights.files import ModelFiles
 
 log = logging.getLogger(__name__)
 
-FORMAT = "fimls-prefix-2"
-SUFFIX = ".safetensors"
+FORMAT = "fimls-prefix-3"
+# Files of earlier formats are deleted: until the third, secrets could stand in prompts.
+SUFFIX = ".3.safetensors"
 BLOCK = 256  # positions with a checksum of their own; should_stop is asked before each block
 WORTH_READING = 256  # positions that a file must have beyond those in memory
 WORTH_WRITING = 512  # positions that a sequence must have beyond those in files
@@ -115,6 +116,7 @@ class PrefixStore:
         self._writable = True
         try:
             own_private_folder(folder)
+            self._drop_earlier()
         except OSError as error:
             self._give_up(error)
             self._usable = False
@@ -227,6 +229,13 @@ class PrefixStore:
         with contextlib.suppress(OSError):
             (self._folder / name).unlink(missing_ok=True)
 
+    def _drop_earlier(self) -> None:
+        """Deletes files of earlier formats."""
+        for path in self._folder.glob("*.safetensors"):
+            if not path.name.endswith(SUFFIX):
+                with contextlib.suppress(OSError):
+                    path.unlink()
+
     def _keep_to_budget(self) -> None:
         """Removes the least recently used files until the rest fits the budget, and abandoned ones
         that were never finished."""
@@ -236,7 +245,7 @@ class PrefixStore:
                 info = path.stat()
                 if path.suffix == ".tmp" and time.time() - info.st_mtime > ABANDONED_S:
                     path.unlink()
-                elif path.suffix == SUFFIX:
+                elif path.name.endswith(SUFFIX):
                     files.append((info.st_mtime_ns, info.st_size, path))
         total = sum(size for _, size, _ in files)
         for _, size, path in sorted(files):

@@ -344,7 +344,7 @@ def test_what_is_no_private_file_is_a_miss(folder: Path, tmp_path: Path, kind: s
             path.symlink_to(tmp_path / "away")
         else:
             (folder / "notes.txt").write_text("x")
-            (folder / "key-.safetensors").write_bytes(b"")
+            (folder / "key-.3.safetensors").write_bytes(b"")
     store = store_in(folder)
     assert restored(store, A) == []
     save(store, B)
@@ -504,6 +504,17 @@ def test_what_a_killed_process_left_is_cleared_away_in_time(folder: Path) -> Non
         os.utime(path, (time.time() - age,) * 2)
     save(store, A)
     assert (fresh.exists(), abandoned.exists(), restored(store, A)) == (True, False, A)
+
+
+def test_files_of_earlier_formats_are_deleted(folder: Path) -> None:
+    """Until the third one, secrets could stand in prompts."""
+    save(store_in(folder), A)
+    (kept,) = files(folder)
+    for name in ("key-0123456789abcdef.safetensors", "other-1.2.safetensors"):
+        (folder / name).write_bytes(b"x")
+    (folder / "notes.txt").write_text("x")
+    assert restored(store_in(folder), A) == A
+    assert files(folder) == [kept, folder / "notes.txt"]
 
 
 def test_writing_and_reading_can_be_put_off(folder: Path) -> None:
