@@ -81,7 +81,7 @@ async def test_keys_come_faster_than_answers(home: Home) -> None:
         with contextlib.suppress(asyncio.CancelledError):
             await killed
         counts = sum((Counter(typist.counts) for typist in typists), Counter())
-        print(f"\n{dict(counts)}; {time.monotonic() - started:.0f} s; {kill_now_and_then.__name__}")
+        print(f"\n{dict(counts)}; {time.monotonic() - started:.0f} s")
         print(
             "MB of each server:",
             *(" ".join(f"{mb:.1f}" for mb in each) for each in grown),
@@ -129,8 +129,13 @@ async def test_no_answer_is_for_another_text(home: Home) -> None:
             return
         judged += 1
         before, after, typed = PROMPT.fullmatch(prompts[int(found[1])]).groups()  # type: ignore[union-attr]
-        assert (before + typed).endswith(asked.text[: asked.cursor][-20:])
-        assert after.startswith(asked.text[asked.cursor :][:20])
+        # Prompts have one kind of line end, as models were trained.
+        left, right = (
+            text.replace("\r\n", "\n")
+            for text in (asked.text[: asked.cursor], asked.text[asked.cursor :])
+        )
+        assert (before + typed).endswith(left[-20:])
+        assert after.startswith(right[:20])
 
     async with Endpoint(number) as endpoint:
         remote = {"remote.url": endpoint.url, "remote.format": "starcoder2"} | EVERYTHING
