@@ -156,6 +156,11 @@ class Shaper(Bounds):
         if stop and stop.cut < len(text):
             text = text[: stop.cut]
             reasons.append(stop.reason)
+        # Another rule may have ended the answer right behind one.
+        whole, broken, _ = text.partition("\ufffd")
+        if broken:
+            text = whole
+            reasons.append("half character")
         text, replaced, reason = self._fit_right(text)
         if reason:
             reasons.append(reason)

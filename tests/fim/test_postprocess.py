@@ -194,6 +194,7 @@ def test_block(text: str, answer: str, expected: str, reasons: list[str]) -> Non
         ("x = '\u200b'‸", " + '\u200b'", "x = '\u200b' + '\u200b'", []),
         ("x = ‸", "'é\ufffd", "x = 'é", ["half character"]),
         ("x = ‸", "'\ufffd' + 1", "x = '", ["half character"]),
+        ("x = ‸", "'é\ufffd\u2060'", "x = 'é", ["strange character", "half character"]),
         # whatever the text has: a U+FFFD that the model means cannot be told from half a character
         ("'\ufffd'\nx = ‸", "'\ufffd'", "'\ufffd'\nx = '", ["half character"]),
         ("'\ufffd\ufffd'\nx = ‸", "'é\ufffd", "'\ufffd\ufffd'\nx = 'é", ["half character"]),
