@@ -8,6 +8,7 @@ In reading order:
 - words: what tells a pass what to do.
 - floats: norms, rotary embedding and activations.
 - attention: keys and values into the cache, and attention to it.
+- common: what both kinds of passes do.
 - few, many: the phases of a pass over few rows, and over many.
 - step: a decoder's pass, which threads share.
 """

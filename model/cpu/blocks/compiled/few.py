@@ -8,10 +8,10 @@ from typing import Any
 import numba
 import numpy as np
 
-from model.cpu.blocks.compiled.floats import activate, norm
+from model.cpu.blocks.compiled.common import add_bias, read_row
+from model.cpu.blocks.compiled.floats import activate
 from model.cpu.blocks.compiled.intrinsics import (
     call_with,
-    float_rows_at,
     floats_at,
     longs_at,
     number_at,
@@ -19,14 +19,11 @@ from model.cpu.blocks.compiled.intrinsics import (
 from model.cpu.blocks.compiled.words import (
     ACTIVATION,
     ADDRESS,
-    ATTENDED,
     ATTENTION,
-    BIAS,
     CODE,
     COUNT,
     DIM,
     DOWN,
-    EPS,
     FACTOR,
     FIRST,
     HEAD,
@@ -40,8 +37,6 @@ from model.cpu.blocks.compiled.words import (
     KV_HEADS,
     LOGITS,
     MULTIPLY,
-    NORM,
-    NORMED,
     NROWS,
     OTHER,
     OUTS,
@@ -49,7 +44,6 @@ from model.cpu.blocks.compiled.words import (
     PANELS,
     PIECE,
     QKV,
-    RMS,
     ROUND,
     ROUNDED,
     STEPS,
@@ -78,18 +72,10 @@ def prepare(control: Any, phase: Any, own: Any) -> None:
     if kind == HEAD:
         rows = control[KEPT]
         first = control[NROWS] - rows
-    hidden = control[HIDDEN]
     width = phase[WIDTH]
     blocks = width // BLOCK
     for r in range(rows):
-        row = control[ATTENDED] + 4 * width * r
-        if phase[NORM]:
-            row = own[NORMED]
-            norm(
-                float_rows_at(control[X] + 4 * hidden * (first + r), 1, hidden),
-                float_rows_at(phase[NORM], 2, hidden), control[RMS] != 0, number_at(control, EPS),
-                float_rows_at(row, 1, hidden),
-            )  # fmt: skip
+        row = read_row(control, phase, own, first + r)
         places = (own[ROUNDED] + width * r, own[STEPS] + 4 * blocks * r, own[SUMS] + 8 * blocks * r)
         call_with(control[ROUND], (row, blocks, places[0], places[1], places[2], 0))
 
@@ -134,13 +120,7 @@ def multiply(control: Any, phase: Any, panel: Any, rows: int, x: Any, tile: int)
     """Rows times a panel, and a bias, into a tile (R, OUTPUTS)."""
     code, weights, blocks = panel[CODE], panel[ADDRESS], phase[WIDTH] // BLOCK
     call_with(control[MULTIPLY], (code, weights, blocks, rows, x[0], x[1], x[2], tile))
-    if phase[BIAS]:
-        count = panel[OUTS]
-        bias = floats_at(phase[BIAS] + 4 * panel[FIRST], count)
-        for r in range(rows):
-            row = floats_at(tile + 4 * OUTPUTS * r, count)
-            for j in range(count):
-                row[j] += bias[j]
+    add_bias(phase, panel, rows, tile)
 
 
 @njit

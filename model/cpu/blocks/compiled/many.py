@@ -9,7 +9,8 @@ import numba
 import numpy as np
 
 from model.cpu.blocks.compiled.attention import keep
-from model.cpu.blocks.compiled.floats import activate, norm
+from model.cpu.blocks.compiled.common import add_bias, read_row
+from model.cpu.blocks.compiled.floats import activate
 from model.cpu.blocks.compiled.intrinsics import (
     float_rows_at,
     floats_at,
@@ -21,16 +22,12 @@ from model.cpu.blocks.compiled.words import (
     ACTIVATION,
     ADDRESS,
     AT_A_TIME,
-    ATTENDED,
     ATTENTION,
-    BIAS,
     CODE,
     DIM,
     DOWN,
-    EPS,
     FACTOR,
     FIRST,
-    HEAD,
     HEADS,
     HIDDEN,
     INNER,
@@ -40,8 +37,6 @@ from model.cpu.blocks.compiled.words import (
     KIND,
     KV_HEADS,
     MULTIPLY_WIDE,
-    NORM,
-    NORMED,
     NROWS,
     OTHER,
     OUTS,
@@ -53,7 +48,6 @@ from model.cpu.blocks.compiled.words import (
     READ_STEPS,
     READ_SUMS,
     READING,
-    RMS,
     ROUND,
     TILE,
     TO_QKV,
@@ -77,8 +71,6 @@ f32 = np.float32
 def pieces_of(control: Any, phase: Any) -> Any:
     kind = phase[KIND]
     rows = control[NROWS]
-    if kind == HEAD:
-        return phase[PIECES]
     if kind in (READING, KEEPING):
         return -(-rows // AT_A_TIME)
     if kind == ATTENTION:
@@ -91,19 +83,11 @@ def pieces_of(control: Any, phase: Any) -> Any:
 def read_piece(control: Any, phase: Any, own: Any, piece: int) -> None:
     """Norms and rounds some rows of the residual stream, or rounds what attention gave."""
     rows = control[NROWS]
-    hidden = control[HIDDEN]
     width = phase[WIDTH]
     blocks = width // BLOCK
     to = (control[READ], control[READ_STEPS], control[READ_SUMS])
     for r in range(piece * AT_A_TIME, min(rows, (piece + 1) * AT_A_TIME)):
-        row = control[ATTENDED] + 4 * width * r
-        if phase[NORM]:
-            row = own[NORMED]
-            norm(
-                float_rows_at(control[X] + 4 * hidden * r, 1, hidden),
-                float_rows_at(phase[NORM], 2, hidden), control[RMS] != 0, number_at(control, EPS),
-                float_rows_at(row, 1, hidden),
-            )  # fmt: skip
+        row = read_row(control, phase, own, r)
         for start in range(0, blocks, AT_ONCE):
             place = (start // AT_ONCE * rows + r) * AT_ONCE
             some = min(AT_ONCE, blocks - start)
@@ -142,12 +126,7 @@ def multiply(
     address = (panel[ADDRESS], panel[CODE], panel[WIDE_KIND])
     rows = (control[NROWS], first, count)
     add_panel(tiles, address, phase[WIDTH] // BLOCK, rows, x, own[WIDE], tile)
-    if phase[BIAS]:
-        outs = panel[OUTS]
-        bias = floats_at(phase[BIAS] + 4 * panel[FIRST], outs)
-        for r in range(count):
-            for j in range(outs):
-                numbers[r, j] += bias[j]
+    add_bias(phase, panel, count, tile)
 
 
 @njit

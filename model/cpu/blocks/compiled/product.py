@@ -66,8 +66,8 @@ def multiply(
     """x (rows, width) float32 times a matrix (out, width) in `count` parts, and a bias (out,), into
     y (rows, out).
 
-    bias: 0 without one. rounded, steps, sums: room for BLOCK, 4 and 8 bytes of each of
-    places_of(rows, width) blocks. functions: as `load` gives them.
+    bias: 0 without one. rounded, steps, sums: room for BLOCK, 4 and 8 bytes of each of a row's
+    blocks, in whole AT_ONCE. functions: as `load` gives them.
     """
     job = np.array(
         (
@@ -121,12 +121,6 @@ def round_blocks(job: Any, x: int, blocks: int, place: int, many: bool) -> None:
         return
     places = (to[0] + BLOCK * place, to[1] + 4 * place, to[2] + 8 * place)
     call_with(job[ROUND], (x, blocks, places[0], places[1], places[2], 0))
-
-
-@inner
-def places_of(rows: int, width: int) -> int:
-    """Blocks of activations that there is room for."""
-    return rows * AT_ONCE * -(-width // (BLOCK * AT_ONCE))
 
 
 @inner
