@@ -4,8 +4,6 @@ leads to, and of each `.fimlsignore` in the folders above both."""
 from __future__ import annotations
 
 import asyncio
-import os
-import stat
 import time
 from dataclasses import replace
 from itertools import islice
@@ -15,6 +13,7 @@ from fim.secrets import IgnoreRules, is_secret_path
 from lsp_server.context.locations import to_path
 from lsp_server.daemon import in_daemon
 from lsp_server.documents import Snapshot
+from model.regular_files import read_bytes
 
 IGNORE_FILE = ".fimlsignore"
 MAX_BYTES = 1 << 18  # of a .fimlsignore
@@ -89,17 +88,8 @@ def _is_ignored(path: Path) -> bool:
 def _read_rules(path: Path) -> IgnoreRules | None:
     """No rules where there is no file; None for one that cannot be read."""
     try:
-        # Without waiting: it may be a FIFO.
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+        return IgnoreRules.parse(read_bytes(path, MAX_BYTES).decode("utf-8-sig"))
     except (FileNotFoundError, NotADirectoryError):
         return IgnoreRules()
-    except (OSError, ValueError):
+    except (OSError, ValueError):  # no regular file, too large, no text
         return None
-    with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_BYTES:
-            return None
-        try:
-            return IgnoreRules.parse(file.read(MAX_BYTES).decode("utf-8-sig"))
-        except (OSError, UnicodeDecodeError):
-            return None
