@@ -47,11 +47,12 @@ from fim.formats import (
 )
 from fim.lines import without_closers
 from fim.pieces import PieceEncoder
-from fim.postprocess import Multiline, Shaper, Suggestion, extent_at
+from fim.postprocess import FILTERS, Multiline, Shaper, Suggestion, extent_at
 from fim.prompt import Prompt, Span, build_prompt, render_text
 from fim.stops import Extent, Reason
 
 __all__ = [
+    "FILTERS",
     "FORMATS",
     "LAYOUTS",
     "MODEL_TYPES",

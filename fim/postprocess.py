@@ -15,9 +15,11 @@ from fim.context import CursorContext
 from fim.formats import FimFormat
 from fim.lines import brackets, only_closes, open_quote, opens_block, splits_word
 from fim.secrets import holds_secret
-from fim.stops import Bounds, Extent, Reason, first_stop
+from fim.stops import RULES, Bounds, Extent, Reason, first_stop
 
 Multiline = Literal["auto", "always", "never"]
+# The names with which filters can be switched off (`off`), in the order in which they are asked.
+FILTERS = (*RULES, "fit-right")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +73,7 @@ class _Fit(NamedTuple):
     reason: Reason | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Shaper(Bounds):
     """The stop rules and filters for one cursor. Made by `Shaper.at` or `Shaper.for_span`.
 
@@ -93,8 +95,15 @@ class Shaper(Bounds):
         multiline: Multiline = "auto",
         max_lines: int = 32,
         min_confidence: float = 0.0,
+        off: frozenset[str] = frozenset(),
     ) -> "Shaper":
-        """The rules at a context's cursor; text that looks like a sentinel of `format` is cut."""
+        """The rules at a context's cursor; text that looks like a sentinel of `format` is cut.
+
+        off: names of FILTERS to leave out. Raises ValueError for another name.
+        """
+        if unknown := off.difference(FILTERS):
+            names = ", ".join(sorted(unknown))
+            raise ValueError(f"no filter is named {names}; there are {', '.join(FILTERS)}")
         before, after = _cursor_line(context)
         around = context.prefix + context.suffix
         known = set(STRANGE.findall(around)) - {"\r"}
@@ -112,6 +121,7 @@ class Shaper(Bounds):
             least_columns=0,
             closing="",
             secrets=context.secrets,
+            off=off,
         )
 
     @classmethod
@@ -188,7 +198,7 @@ class Shaper(Bounds):
         something that was opened before the cursor: `g(x)` in front of `)` stays whole.
         """
         rest = self.after.strip()
-        if not rest:
+        if not rest or "fit-right" in self.off:
             return _Fit(text)
         depths, closers = brackets(text, open_quote(self.before))
         repeated = _repeated(text, rest, depths)

@@ -50,7 +50,7 @@ _COPIES = 3  # of a line, or of a group of _MOST_LINES at most, one after anothe
 _MOST_LINES = 4
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Bounds:
     """The text around one cursor, and what was asked for there, as far as the rules read it."""
 
@@ -62,6 +62,7 @@ class Bounds:
     max_lines: int
     least_columns: int  # a span ends before a line that is indented less
     closing: str  # the mark that closes a span, or ""
+    off: frozenset[str] = frozenset()  # filters that are left out, to measure what they are worth
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +98,9 @@ def first_stop(text: str, bounds: Bounds) -> Stop | None:
         line = written if lines else bounds.before + written
         lines.append(Line(start, end, line, line.strip()))
         start = end + 1
-    return _first([rule(text, lines, bounds) for rule in RULES])
+    return _first(
+        [rule(text, lines, bounds) for name, rule in RULES.items() if name not in bounds.off]
+    )
 
 
 def _first(stops: list[Stop | None]) -> Stop | None:
@@ -261,18 +264,22 @@ def too_long(text: str, lines: list[Line], bounds: Bounds) -> Stop | None:
     return Stop(end + 1, end, "too long")
 
 
-# Of two that are decided by the same character the first one counts.
-RULES: tuple[Rule, ...] = (
-    sentinel,
-    closing_mark,
-    strange_character,
-    loop_in_line,
-    half_character,
-    repeats_below,
-    end_of_line,
-    end_of_block,
-    end_of_span,
-    repeated_lines,
-    blank_lines,
-    too_long,
-)
+# By the names with which they can be switched off. Of two that are decided by the same character
+# the first one counts.
+RULES: dict[str, Rule] = {
+    rule.__name__.replace("_", "-"): rule
+    for rule in (
+        sentinel,
+        closing_mark,
+        strange_character,
+        loop_in_line,
+        half_character,
+        repeats_below,
+        end_of_line,
+        end_of_block,
+        end_of_span,
+        repeated_lines,
+        blank_lines,
+        too_long,
+    )
+}

@@ -70,8 +70,8 @@ class Query:
             )
             lengths = tuple(map(len, request.shorter))
             request = replace(request, prompt=lengths, shorter=())
-        rules = replace(self.shaper, known=frozenset(), secrets=frozenset())
-        texts = (sorted(self.shaper.known), sorted(self.shaper.secrets))
+        rules = replace(self.shaper, known=frozenset(), secrets=frozenset(), off=frozenset())
+        texts = [sorted(each) for each in (self.shaper.known, self.shaper.secrets, self.shaper.off)]
         return digest(repr((request, rules, texts)), ids)
 
     @property

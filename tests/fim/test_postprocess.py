@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fim import FORMATS, Extent, Multiline, Shaper, Suggestion, extent_at
+from fim import FILTERS, FORMATS, Extent, Multiline, Shaper, Suggestion, extent_at
 from fim.characters import STRANGE, escaped
 from tests.fim.toys import context_at
 
@@ -343,3 +343,19 @@ def test_what_the_model_is_not_sure_of_is_hidden(logprob: float, hidden: bool) -
     found = Shaper.at(context_at("x = ‸"), min_confidence=0.55).shape("1", logprob)
     assert (found.hidden, found.text) == (hidden, "" if hidden else "1")
     assert found.reasons == (("unsure",) if hidden else ())
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "answer", "expected"),
+    [
+        ("end-of-line", "x = ‸", "1\ny = 2", "1\ny = 2"),
+        ("repeats-below", "‸\na\n", "b\na\nc", "b\na\nc"),
+        ("fit-right", "f(‸)", "x)", "x)"),
+    ],
+)
+def test_a_filter_that_is_switched_off(name: str, text: str, answer: str, expected: str) -> None:
+    assert Shaper.at(context_at(text)).shape(answer).text != expected
+    assert Shaper.at(context_at(text), off=frozenset({name})).shape(answer).text == expected
+    assert len(set(FILTERS)) == len(FILTERS)
+    with pytest.raises(ValueError, match=r"no filter is named end of line; there are sentinel, "):
+        Shaper.at(context_at(text), off=frozenset({"end of line"}))
