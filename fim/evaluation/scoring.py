@@ -9,11 +9,13 @@ import warnings
 from dataclasses import dataclass
 
 from fim.evaluation.samples import LONGEST, Sample
+from fim.lines import brackets
 
 # characters on both sides of the cursor that the copy baseline looks at
 BEFORE = 8000
 AFTER = 4000
 LONGEST_MATCH = 64
+NEAR = 2000  # characters around a suggestion in which brackets are counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,49 @@ def similarity(sample: Sample, text: str, replaced: int = 0) -> float:
     wanted = (sample.middle + sample.suffix[:replaced]).rstrip()
     text = text.rstrip()
     return 1 - edit_distance(wanted, text) / max(len(wanted), len(text), 1)
+
+
+def right_and_wrong(sample: Sample, text: str, replaced: int = 0) -> tuple[int, int]:
+    """(right, wrong): how many characters of `text` the author wrote, too, and how many stand from
+    the first difference on, which would have to be deleted.
+
+    A character that the text writes in the place of the same one is neither.
+    """
+    wanted = sample.middle + sample.suffix[:replaced]
+    same = _same(text, wanted)
+    return min(same, len(sample.middle)), len(text) - same
+
+
+def _same(first: str, second: str) -> int:
+    """How many characters two texts begin with alike."""
+    differ = (index for index, (a, b) in enumerate(zip(first, second, strict=False)) if a != b)
+    return next(differ, min(len(first), len(second)))
+
+
+def doubles_line(sample: Sample, text: str, replaced: int = 0) -> bool:
+    """Whether the last line of a text that is accepted stands again right below it, which is not so
+    in the author's file."""
+    accepted = _doubled(sample.prefix + text, sample.suffix[replaced:])
+    return accepted and not _doubled(sample.prefix + sample.middle, sample.suffix)
+
+
+def _doubled(before: str, after: str) -> bool:
+    rest, _, below = after.partition("\n")
+    line = (before.rpartition("\n")[2] + rest).rstrip()
+    below = next((each.rstrip() for each in below.split("\n") if each.strip()), "")
+    return line == below and any(map(str.isalnum, line))
+
+
+def doubles_bracket(sample: Sample, text: str, replaced: int = 0) -> bool:
+    """Whether a text that is accepted leaves more closing brackets without an opening one than the
+    author's file has, within NEAR characters of it."""
+    before = sample.prefix[-NEAR:]
+    accepted = _unopened(before + text + sample.suffix[replaced : replaced + NEAR])
+    return accepted > _unopened(before + sample.middle + sample.suffix[:NEAR])
+
+
+def _unopened(text: str) -> int:
+    return len(brackets(text)[1])
 
 
 def edit_distance(first: str, second: str) -> int:

@@ -60,6 +60,7 @@ BARE_HELP = "The model alone: no healing, copying or post-processing; nothing hi
 EXECUTE_HELP = (
     "Instead: tasks with tests, as HumanEval.jsonl; runs what the model writes, in a sandbox."
 )
+ANSWERS_HELP = "Keeps the model's answers there; those that it has are not asked for again."
 VERSUS_HELP = "Rows of their own with this setting, to compare; repeatable."
 
 
@@ -215,6 +216,7 @@ def evaluate(
     seed: Annotated[int, Option(help="For the choice of places.")] = 0,
     split: Annotated[str, Option(help="Which held-out packages: test or validation.")] = "test",
     execute: Annotated[Path | None, Option(metavar="FILE", help=EXECUTE_HELP)] = None,
+    answers: Annotated[Path | None, Option(metavar="FILE", help=ANSWERS_HELP)] = None,
     verbose: Annotated[
         bool, Option("--verbose", help="Also what each minConfidence would show.")
     ] = False,
@@ -228,7 +230,14 @@ def evaluate(
     command = print_evaluation(
         where,
         settings_from(model),
-        Plan(samples=samples, bare=bare, baseline=baseline, seed=seed, file=execute),
+        Plan(
+            samples=samples,
+            bare=bare,
+            baseline=baseline,
+            seed=seed,
+            file=execute,
+            answers=answers,
+        ),
         tasks=tasks,
         layouts=layouts,
         split=split,

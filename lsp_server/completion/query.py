@@ -19,7 +19,7 @@ from fim import CursorContext, Layout, Reason, Shaper, Suggestion, Target
 from lsp_server.completion.stream import AnswerStream
 from lsp_server.completion.trace import Outcome, Trace
 from lsp_server.documents import Snapshot
-from lsp_server.engines.interface import CompletionRequest, Engine
+from lsp_server.engines.interface import Answering, CompletionRequest
 from lsp_server.session.prompt_sizes import UNLIMITED
 from lsp_server.session.prompter import Prompter
 from lsp_server.settings import Settings
@@ -154,7 +154,7 @@ def query_at(
     return Query(snapshot, prompter, settings, contexts, request, layout, shaper, *times)
 
 
-async def ask_engine(engine: Engine, query: Query) -> Completion:
+async def ask_engine(engine: Answering, query: Query) -> Completion:
     """A completion of the whole answer; cancelling ends it at the engine, too. Raises
     EngineUnavailable."""
     if query.withheld is not None:

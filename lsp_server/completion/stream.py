@@ -7,7 +7,7 @@ import time
 from contextlib import aclosing
 
 from fim import Shaper, Suggestion
-from lsp_server.engines.interface import CompletionRequest, Engine, Piece
+from lsp_server.engines.interface import Answering, CompletionRequest, Piece
 
 MIN_TOKENS = 4  # a shorter beginning may still become surer
 
@@ -34,7 +34,7 @@ class AnswerStream:
     pointless. So its text does not depend on who reads it, or when.
     """
 
-    def __init__(self, engine: Engine, request: CompletionRequest, shaper: Shaper) -> None:
+    def __init__(self, engine: Answering, request: CompletionRequest, shaper: Shaper) -> None:
         self.shaper = shaper
         self.text = ""
         self.tokens = 0
@@ -99,7 +99,7 @@ class AnswerStream:
         """Ends the answer, also at the engine."""
         self._task.cancel()
 
-    async def _read(self, engine: Engine, request: CompletionRequest) -> None:
+    async def _read(self, engine: Answering, request: CompletionRequest) -> None:
         try:
             async with aclosing(engine.complete(request)) as pieces:
                 async for piece in pieces:

@@ -77,7 +77,14 @@ class EngineUnavailable(Exception):
         self.tell_after = tell_after
 
 
-class Engine(Protocol):
+class Answering(Protocol):
+    """What answers requests."""
+
+    def complete(self, request: CompletionRequest) -> AsyncGenerator[Piece]:
+        """Streams an answer; closing the generator cancels it. Raises EngineUnavailable."""
+
+
+class Engine(Answering, Protocol):
     has_idle_time: bool  # it may be given work that nobody asked for
     prefill_per_s: float | None  # tokens of a prompt that it reads in a second; None: unknown
     address: str  # two engines of one address are one process
@@ -90,9 +97,6 @@ class Engine(Protocol):
 
     async def wait_until_settled(self) -> EngineState:
         """Waits until the engine is ready or has failed."""
-
-    def complete(self, request: CompletionRequest) -> AsyncGenerator[Piece]:
-        """Streams an answer; closing the generator cancels it. Raises EngineUnavailable."""
 
     async def prefill(self, request: CompletionRequest) -> None:
         """Lets the engine read the prompt when it is idle; cancelling the caller ends that."""

@@ -17,7 +17,7 @@ from fim.evaluation.samples import TASKS, Sample, Task
 from lsp_server.commands.source_files import language_of
 from lsp_server.completion.query import ask_engine, query_at
 from lsp_server.documents import Snapshot
-from lsp_server.engines.interface import Engine
+from lsp_server.engines.interface import Answering
 from lsp_server.session.prompt_sizes import UNLIMITED
 from lsp_server.session.prompter import CHARACTERS_PER_TOKEN, Prompter
 from lsp_server.settings import Settings
@@ -38,6 +38,7 @@ class Plan:
     baseline: bool = True
     seed: int = 0
     file: Path | None = None  # of tasks with tests (programs.py), in place of samples
+    answers: Path | None = None  # where answers are kept (answers.py); None: nowhere
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +90,9 @@ class Guess:
     hidden: bool = False  # by another filter than minConfidence
 
 
-async def ask_product(sample: Sample, task: Task, contestant: Contestant, engine: Engine) -> Guess:
+async def ask_product(
+    sample: Sample, task: Task, contestant: Contestant, engine: Answering
+) -> Guess:
     """The suggestion of the whole product, even an unsure one. Raises EngineUnavailable."""
     settings = contestant.settings
     if task in ONE_LINE:
@@ -104,7 +107,7 @@ async def ask_product(sample: Sample, task: Task, contestant: Contestant, engine
     return Guess(suggestion.text, replaced, suggestion.confidence, suggestion.hidden)
 
 
-async def ask_bare(sample: Sample, task: Task, contestant: Contestant, engine: Engine) -> Guess:
+async def ask_bare(sample: Sample, task: Task, contestant: Contestant, engine: Answering) -> Guess:
     """The text that the model writes between prefix and suffix. Raises EngineUnavailable."""
     context = context_of(sample, contestant, None)
     request, _ = contestant.prompter.request(context, contestant.settings, "eval")

@@ -39,6 +39,7 @@ from fim.evaluation.samples import TASKS, Sample, Task, draw
 from fim.evaluation.scoring import copy_baseline
 from lsp_server.commands.engine import ready_engine
 from lsp_server.commands.errors import CommandError
+from lsp_server.commands.evaluation.answers import AnswerFile, KnownAnswers
 from lsp_server.commands.evaluation.contestants import (
     ONE_LINE,
     Contestant,
@@ -58,6 +59,7 @@ from lsp_server.commands.evaluation.programs import (
 from lsp_server.commands.evaluation.rows import Row, Table, score
 from lsp_server.commands.evaluation.sandbox import execute
 from lsp_server.commands.source_files import Packages, read_packages
+from lsp_server.engines.interface import Answering
 from lsp_server.settings import Settings, from_environment, parse, variable
 
 Name = TypeVar("Name", bound=str)
@@ -88,6 +90,8 @@ async def print_evaluation(
     if plan.file is not None:
         if where is not None:
             raise CommandError(f"--execute has its own file; leave {where} out")
+        if plan.answers is not None:
+            raise CommandError("--answers is for places in source files; leave out --execute")
         if plan.bare:
             settings = replace(settings, max_tokens=BARE_TOKENS)
         variants = variants_of(settings, set_pairs, versus)
@@ -267,9 +271,14 @@ async def evaluate(
         except ValueError as error:
             raise CommandError(f"{error} in these files; name a folder with more code") from None
     async with AsyncExitStack() as stack:
-        engines = []  # contestants with the same model share a process
+        file = None if plan.answers is None else AnswerFile(plan.answers)
+        engines: list[Answering] = []  # contestants with the same model share a process
         for contestant in contestants:
-            engines.append(await stack.enter_async_context(ready_engine(contestant.settings)))
+            if file is not None:
+                known = KnownAnswers(file, contestant.settings)
+                engines.append(await stack.enter_async_context(known))
+            else:
+                engines.append(await stack.enter_async_context(ready_engine(contestant.settings)))
         for task in plan.tasks:
             if plan.baseline:
                 started = time.perf_counter()

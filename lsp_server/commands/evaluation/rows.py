@@ -9,13 +9,48 @@ from typing import Any
 
 from fim import Layout
 from fim.evaluation.samples import Sample, Task
-from fim.evaluation.scoring import Share, is_same, parses, similarity
+from fim.evaluation.scoring import (
+    Share,
+    doubles_bracket,
+    doubles_line,
+    is_same,
+    parses,
+    right_and_wrong,
+    similarity,
+)
 from lsp_server.commands.evaluation.contestants import Contestant, Guess
 
 BASELINE = "copy baseline"
 THRESHOLDS = (0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 
 _original_parses = cache(parses)  # each contestant gets the same samples
+
+
+@dataclass(frozen=True, slots=True)
+class Harm:
+    """What the suggestions that are shown would bring to the files, and what they would break."""
+
+    right: int  # characters that the author wrote, too
+    wrong: int  # characters from the first on that he did not write
+    requests: int
+    broken: Share  # files that parsed and do not any more
+    doubled_lines: Share
+    doubled_brackets: Share
+
+    @property
+    def net(self) -> float:
+        """Characters right less characters wrong, of a request."""
+        return (self.right - self.wrong) / max(1, self.requests)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "right_characters": self.right,
+            "wrong_characters": self.wrong,
+            "net_characters": self.net,
+            "broken": share_to_json(self.broken),
+            "doubled_lines": share_to_json(self.doubled_lines),
+            "doubled_brackets": share_to_json(self.doubled_brackets),
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +69,7 @@ class Row:
     by_confidence: tuple[tuple[float, Share, Share], ...] = ()  # see _shown_at
     shown: Share | None = None
     exact_of_shown: Share | None = None
+    harm: Harm | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -56,6 +92,7 @@ class Row:
                 }
                 for threshold, shown, exact in self.by_confidence
             ],
+            "harm": self.harm and self.harm.to_json(),
             "seconds": round(self.seconds, 2),
         }
 
@@ -76,8 +113,7 @@ def score(
         exact.append(same)
         similarities.append(similarity(sample, guess.text, guess.replaced))
         if _is_python(sample):
-            completed = sample.prefix + guess.text + sample.suffix[guess.replaced :]
-            parsed.append(same or parses(completed))
+            parsed.append(same or parses(_completed(sample, guess)))
     row = Row(
         task,
         BASELINE,
@@ -89,16 +125,46 @@ def score(
     if contestant is None:
         return row
     row = replace(row, name=contestant.name, model=contestant.model, layout=contestant.layout)
-    if contestant.threshold is None:
+    threshold = contestant.threshold
+    row = replace(row, harm=harm(samples, guesses, threshold or 0.0))
+    if threshold is None:
         return row
-    _, shown, exact_of_shown = _shown_at(contestant.threshold, guesses, exact)
+    _, shown, exact_of_shown = _shown_at(threshold, guesses, exact)
     return replace(
         row,
-        min_confidence=contestant.threshold,
+        min_confidence=threshold,
         shown=shown,
         exact_of_shown=exact_of_shown,
-        by_confidence=tuple(_shown_at(threshold, guesses, exact) for threshold in THRESHOLDS),
+        by_confidence=tuple(_shown_at(least, guesses, exact) for least in THRESHOLDS),
     )
+
+
+def harm(samples: Sequence[Sample], guesses: Sequence[Guess], threshold: float) -> Harm:
+    """The sums over the guesses that are shown at a threshold."""
+    right = wrong = 0
+    broken: list[bool] = []
+    lines: list[bool] = []
+    brackets: list[bool] = []
+    for sample, guess in zip(samples, guesses, strict=True):
+        if not _is_shown(guess, threshold):
+            continue
+        shown = (sample, guess.text, guess.replaced)
+        good, bad = right_and_wrong(*shown)
+        right += good
+        wrong += bad
+        lines.append(doubles_line(*shown))
+        brackets.append(doubles_bracket(*shown))
+        if _is_python(sample):
+            broken.append(not is_same(*shown) and not parses(_completed(sample, guess)))
+    return Harm(right, wrong, len(samples), _share(broken), _share(lines), _share(brackets))
+
+
+def _completed(sample: Sample, guess: Guess) -> str:
+    return sample.prefix + guess.text + sample.suffix[guess.replaced :]
+
+
+def _is_shown(guess: Guess, threshold: float) -> bool:
+    return bool(guess.text) and not guess.hidden and guess.confidence >= threshold
 
 
 def _is_python(sample: Sample) -> bool:
@@ -141,14 +207,19 @@ class Table:
         columns = f"{'exact match':>20}{'similarity':>12}{'parses':>8}"
         if self._hides:
             columns += f"{'shown':>8}{'exact of shown':>20}"
+        columns += f"{'net':>7}{'broken':>8}{'doubled':>9}"
         return self._start("task", "") + columns
 
     def line(self, row: Row) -> str:
         line = (
             f"{self._start(row.task, row.name)}{with_interval(row.exact):>20}"
             f"{row.similarity:12.3f}{percent(row.parses):>8}"
-            f"{percent(row.shown):>8}{with_interval(row.exact_of_shown):>20}"
         )
+        if self._hides:
+            line += f"{percent(row.shown):>8}{with_interval(row.exact_of_shown):>20}"
+        if row.harm is not None:
+            doubled = row.harm.doubled_lines.hits + row.harm.doubled_brackets.hits
+            line += f"{row.harm.net:7.1f}{percent(row.harm.broken):>8}{doubled:9}"
         return line.rstrip()
 
     def confidence_lines(self, row: Row) -> list[str]:

@@ -6,7 +6,17 @@ from __future__ import annotations
 import pytest
 
 from fim.evaluation.samples import LONGEST, TASKS, Sample, Task, draw
-from fim.evaluation.scoring import Share, copy_baseline, edit_distance, is_same, parses, similarity
+from fim.evaluation.scoring import (
+    Share,
+    copy_baseline,
+    doubles_bracket,
+    doubles_line,
+    edit_distance,
+    is_same,
+    parses,
+    right_and_wrong,
+    similarity,
+)
 
 CODE = (
     "import os\n\n\ndef f{0}(a):\n    # a comment\n    if a:\n        return a + {0}\n    "
@@ -143,6 +153,57 @@ def test_likeness(
     sample = Sample("p", "a.py", "", middle, suffix)
     assert is_same(sample, text, replaced) is same
     assert similarity(sample, text, replaced) == near
+
+
+@pytest.mark.parametrize(
+    ("middle", "suffix", "text", "replaced", "right", "wrong"),
+    [
+        ("abc", "\n", "abc", 0, 3, 0),
+        ("abc", "\n", "abd", 0, 2, 1),
+        ("abc", "\n", "abcd\n", 0, 3, 2),
+        ("x", ")\n", "x)", 1, 1, 0),  # the bracket takes the place of its like
+        ("x", ")\n", "x)", 0, 1, 1),
+        ("x", ")\n", "y)", 1, 0, 2),
+        ("abc", "", "", 0, 0, 0),
+    ],
+)
+def test_right_and_wrong_characters(
+    middle: str, suffix: str, text: str, replaced: int, right: int, wrong: int
+) -> None:
+    sample = Sample("p", "a.py", "", middle, suffix)
+    assert right_and_wrong(sample, text, replaced) == (right, wrong)
+
+
+@pytest.mark.parametrize(
+    ("prefix", "middle", "suffix", "text", "doubled"),
+    [
+        ("a\n", "b", "\n\n  c\n", "c", False),  # indented differently: another line
+        ("a\n", "b", "\n\nc\n", "c", True),
+        ("a\n", "b", "\n\nc\n", "b\nc", True),
+        ("c", "", "\nc\n", "", False),  # so it is in the author's file
+        ("f(", "", "\n}\n", "\n}", False),  # brackets are counted apart
+        ("ret", "urn a", "\nreturn x\n", "urn x", True),
+    ],
+)
+def test_a_line_that_stands_twice(
+    prefix: str, middle: str, suffix: str, text: str, doubled: bool
+) -> None:
+    assert doubles_line(Sample("p", "a.py", prefix, middle, suffix), text) is doubled
+
+
+@pytest.mark.parametrize(
+    ("prefix", "middle", "suffix", "text", "doubled"),
+    [
+        ("f(", "a", ")\n", "a)", True),
+        ("f(", "a", ")\n", "g(a)", False),
+        ("f(", "a", ") }\n", "b", False),  # one too many is the author's
+        ("if (x) {\n", "a;", "\n}\n", "b;\n}", True),
+    ],
+)
+def test_a_bracket_too_many(
+    prefix: str, middle: str, suffix: str, text: str, doubled: bool
+) -> None:
+    assert doubles_bracket(Sample("p", "a.py", prefix, middle, suffix), text) is doubled
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import json
 import random
 import shutil
 from collections.abc import AsyncGenerator, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -111,6 +112,47 @@ async def test_the_figures_of_a_known_answer(
     assert row.parses == Share(python, python) and 0 < python < 20  # the other file is none
     assert 1 < engine.most_at_once <= IN_FLIGHT and engine.closed
     assert all(request.temperature == 0 and request.client == "eval" for request in engine.asked)
+
+
+@pytest.mark.asyncio
+async def test_what_the_suggestions_would_bring_and_break(
+    model: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = FakeEngine("value = ) x\n")
+    plan = Plan(("line",), 20, ("spm",), baseline=False)
+    (row,) = await rows_of(engine, monkeypatch, model, plan)
+    assert row.harm is not None and row.parses.count == row.harm.broken.count > 0
+    assert (row.harm.right, row.harm.wrong, row.harm.net) == (20 * 8, 20 * 3, 5.0)
+    assert row.harm.broken.value == 1.0
+    assert row.harm.doubled_lines == Share(0, 20) and row.harm.doubled_brackets == Share(20, 20)
+
+
+@pytest.mark.asyncio
+async def test_kept_answers_are_not_asked_for_again(
+    model: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "answers.jsonl"
+    plan = Plan(("line",), 5, ("spm",), baseline=False, answers=file)
+    engine = FakeEngine("value", " = ", "1", "\nmore", "\nstill more")
+    (row,) = await rows_of(engine, monkeypatch, model, plan)
+    assert engine.closed and row.exact == Share(5, 5)
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    assert 0 < len(rows) <= len(engine.asked) <= 5
+    assert rows[0]["pieces"][-1] == ["\nstill more", [-0.1]]  # also what the product cuts off
+
+    silent = FakeEngine("never asked")
+    monkeypatch.setattr("lsp_server.commands.engine.make_engine", lambda settings: silent)
+    other = replace(model, min_confidence=0.95)  # another filter, the same questions
+    for settings, shown in [(model, 5), (other, 0)]:
+        found = [row async for row in evaluate(ONE, line_up({"": settings}, plan), plan)]
+        assert found[0].exact == Share(5, 5) and found[0].shown == Share(shown, 5)
+    assert not silent.asked
+    asked = [row async for row in evaluate(ONE, line_up({"": replace(model, seed=3)}, plan), plan)]
+    assert silent.asked and asked[0].exact == Share(0, 5)
+
+    file.write_text('{"key": "a", "pieces": [["x"]]}\n')
+    with pytest.raises(CommandError, match=r"line 1 of .*no kept answer; delete the line"):
+        await anext(evaluate(ONE, line_up({"": model}, plan), plan))
 
 
 @pytest.mark.asyncio
@@ -293,6 +335,7 @@ def test_a_run_twice_gives_the_same_as_json(
         "shown",
         "exact_match_of_shown",
         "by_confidence",
+        "harm",
     }
     assert (
         psm["exact_match"].keys() == {"share", "interval", "hits", "of"}
@@ -333,9 +376,8 @@ def test_a_table_with_a_setting_beside_it(
         and baseline.startswith("line         copy baseline")
     )
     assert base.split()[:2] == ["line", "spm"] and "100.0%" in base
-    assert versus.startswith("line         spm minConfidence=1") and versus.endswith(
-        "0.0%                   -"
-    )
+    assert versus.startswith("line         spm minConfidence=1")
+    assert versus.split()[-5:] == ["0.0%", "-", "0.0", "-", "0"]
     assert (
         len({line.index(".0%") for line in (baseline, base, versus)}) == 1
     )  # the columns are aligned
