@@ -60,6 +60,7 @@ BARE_HELP = "The model alone: no healing, copying or post-processing; nothing hi
 EXECUTE_HELP = (
     "Instead: tasks with tests, as HumanEval.jsonl; runs what the model writes, in a sandbox."
 )
+WITHOUT_HELP = "Rows of their own that lack this filter of suggestions."
 ANSWERS_HELP = "Keeps the model's answers there; those that it has are not asked for again."
 VERSUS_HELP = "Rows of their own with this setting, to compare; repeatable."
 
@@ -212,6 +213,7 @@ def evaluate(
         Option("--set", metavar="KEY=VALUE", help="A setting for this run; repeatable."),
     ] = None,
     versus: Annotated[list[str] | None, Option(metavar="KEY=VALUE", help=VERSUS_HELP)] = None,
+    without: Annotated[str | None, Option(metavar="NAME,...|each", help=WITHOUT_HELP)] = None,
     baseline: Annotated[bool, Option(help="Also score copies from the text around.")] = True,
     seed: Annotated[int, Option(help="For the choice of places.")] = 0,
     split: Annotated[str, Option(help="Which held-out packages: test or validation.")] = "test",
@@ -240,6 +242,7 @@ def evaluate(
         ),
         tasks=tasks,
         layouts=layouts,
+        without=without,
         split=split,
         set_pairs=pairs or [],
         versus=versus or [],

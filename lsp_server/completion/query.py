@@ -118,13 +118,15 @@ def query_at(
     sizes: Sequence[int] = (UNLIMITED,),
     contexts: Mapping[int, CursorContext] | None = None,
     previous: Mapping[int, CursorContext] = MappingProxyType({}),
+    off: frozenset[str] = frozenset(),
 ) -> Query:
     """The query for a suggestion at the cursor, or for the text of a target there. Raises
     FormatError.
 
     path: relative to the workspace. client: names the window in the engine's queue. sizes: see
     session/prompt_sizes.py. contexts: of this snapshot by size, if they were made before. previous:
-    the last contexts of the document.
+    the last contexts of the document. off: the names of fim.FILTERS that are left out of a
+    suggestion.
     """
     started = time.perf_counter()
     if contexts is None:
@@ -137,7 +139,11 @@ def query_at(
     if target is None:
         least = prompter.min_confidence
         shaper = Shaper.at(
-            context, prompter.format, multiline=settings.multiline, min_confidence=least
+            context,
+            prompter.format,
+            multiline=settings.multiline,
+            min_confidence=least,
+            off=off,
         )
     else:
         shaper = Shaper.for_span(

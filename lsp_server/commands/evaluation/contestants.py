@@ -38,6 +38,7 @@ class Plan:
     baseline: bool = True
     seed: int = 0
     file: Path | None = None  # of tasks with tests (programs.py), in place of samples
+    without: Sequence[str] = ()  # filters; a contestant more that lacks each
     answers: Path | None = None  # where answers are kept (answers.py); None: nowhere
 
 
@@ -50,6 +51,7 @@ class Contestant:
     prompter: Prompter  # its min_confidence is 0: every answer is seen
     layout: Layout
     threshold: float | None  # less sure answers are hidden; None: nothing is
+    off: frozenset[str] = frozenset()  # filters of the product that are left out
 
     @property
     def model(self) -> str:
@@ -76,7 +78,11 @@ def line_up(variants: Mapping[str, Settings], plan: Plan) -> list[Contestant]:
             in_layout = replace(prompter, layout=layout)
             in_layout.request(CursorContext("", ""), settings, "eval")  # raises FormatError
             name = f"{layout} {variant}".rstrip()
-            contestants.append(Contestant(name, settings, in_layout, layout, threshold))
+            whole = Contestant(name, settings, in_layout, layout, threshold)
+            contestants.append(whole)
+            for filter in plan.without:
+                lacking = replace(whole, name=f"{name} -{filter}", off=frozenset({filter}))
+                contestants.append(lacking)
     return contestants
 
 
@@ -100,7 +106,13 @@ async def ask_product(
     prompter = contestant.prompter
     contexts = {UNLIMITED: context_of(sample, contestant, sample.path)}
     query = query_at(
-        snapshot_of(sample), sample.path, prompter, settings, "eval", contexts=contexts
+        snapshot_of(sample),
+        sample.path,
+        prompter,
+        settings,
+        "eval",
+        contexts=contexts,
+        off=contestant.off,
     )
     suggestion = (await ask_engine(engine, query)).suggestion
     _, replaced = suggestion.replace

@@ -33,7 +33,7 @@ from typing import TypeVar
 from rich.console import Console
 from rich.progress import Progress
 
-from fim import LAYOUTS
+from fim import FILTERS, LAYOUTS
 from fim.characters import escaped
 from fim.evaluation.samples import TASKS, Sample, Task, draw
 from fim.evaluation.scoring import copy_baseline
@@ -74,6 +74,7 @@ async def print_evaluation(
     *,
     tasks: str,
     layouts: str | None,
+    without: str | None,
     split: str,
     set_pairs: Sequence[str],
     versus: Sequence[str],
@@ -82,11 +83,17 @@ async def print_evaluation(
 ) -> None:
     """The command. Prints each row as soon as it is known, or JSON at the end.
 
-    `tasks` and `layouts` are names with commas between them, and replace those of `plan`. Raises
+    `tasks`, `layouts` and `without` are names with commas between them, and replace those of
+    `plan`; `without` may be "each". Raises
     CommandError, ModelError, FormatError, EngineUnavailable, OSError.
     """
     if layouts:
         plan = replace(plan, layouts=choose(layouts, LAYOUTS, "layout"))
+    if without:
+        if plan.bare:
+            raise CommandError("the bare model has no filters; leave out --bare or --without")
+        chosen = list(FILTERS) if without == "each" else choose(without, list(FILTERS), "filter")
+        plan = replace(plan, without=chosen)
     if plan.file is not None:
         if where is not None:
             raise CommandError(f"--execute has its own file; leave {where} out")

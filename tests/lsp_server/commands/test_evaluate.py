@@ -128,6 +128,19 @@ async def test_what_the_suggestions_would_bring_and_break(
 
 
 @pytest.mark.asyncio
+async def test_a_row_without_a_filter(model: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = FakeEngine("value = 1", "\nmore")
+    plan = Plan(("line",), 9, ("spm",), baseline=False, without=("end-of-line", "too-long"))
+    whole, lacking, other = await rows_of(engine, monkeypatch, model, plan)
+    assert [row.name for row in (whole, lacking, other)] == [
+        "spm",
+        "spm -end-of-line",
+        "spm -too-long",
+    ]
+    assert whole.exact == other.exact == Share(9, 9) and lacking.exact == Share(0, 9)
+
+
+@pytest.mark.asyncio
 async def test_kept_answers_are_not_asked_for_again(
     model: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
