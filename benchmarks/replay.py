@@ -68,7 +68,9 @@ LOOK_S = 10.0  # how long the first key at a place waits for its answer
 @dataclass(frozen=True, slots=True)
 class Key:
     """What one key led to. ms None: superseded, after it had waited so long. counted: forward
-    passes of the engine from this key to its answer.
+    passes of the engine from this key to its answer. fresh: the suggestion that appeared, "" where
+    the one before is only typed along; ahead: what the file has there; saved: strokes that became
+    needless.
     """
 
     kind: Kind
@@ -81,6 +83,9 @@ class Key:
     accepted: int = 0
     passes: int | None = None
     counted: int | None = None
+    fresh: str = ""
+    ahead: str = ""
+    saved: int = 0
 
 
 @dataclass(slots=True)
@@ -107,6 +112,7 @@ class Player:
         self._rest = ""  # what the file has behind the cursor of the last key
         self._passes: int | None = None
         self._answered: set[tuple[str, int]] = set()
+        self._seen = ""  # the suggestion on the screen
         self._next = 0.0
         self._keys: list[Key] = []
 
@@ -138,9 +144,11 @@ class Player:
                 assert self._answer is not None
                 target.change(path, cursor, cursor, self._answer.text)
                 target.accepted(self._answer)
-                self._settle(accepted=taken)
+                after = passage.after(number, at + taken)
+                self._settle(accepted=taken, saved=after - number)
+                self._seen = ""
                 cursor += taken
-                number = passage.after(number, at + taken)
+                number = after
                 await self._ask(path, cursor, passage.text[at + taken :], "accept")
                 continue
             through = bool(not first and stroke.insert and self._goes_on(stroke.insert))
@@ -148,6 +156,8 @@ class Player:
             target.change(path, cursor - stroke.delete, cursor, stroke.insert)
             cursor += len(stroke.insert) - stroke.delete
             number += 1
+            along = stroke.insert and self._seen.startswith(stroke.insert)
+            self._seen = self._seen[len(stroke.insert) :] if along else ""
             again = (target.text(path), cursor) in self._answered
             kind: Kind = "jump" if first else "again" if again else "through" if through else "key"
             await self._ask(path, cursor, passage.text[cursor - place :], kind)
@@ -196,7 +206,7 @@ class Player:
             and answer.text.startswith(insert)
         )
 
-    def _settle(self, accepted: int = 0) -> None:
+    def _settle(self, accepted: int = 0, saved: int = 0) -> None:
         """The last key's answer is what it is by now."""
         if (answer := self._answer) is None:
             return
@@ -204,6 +214,11 @@ class Player:
         if answer.ms is not None:
             self._answered.add(self._state)
         right = len(answer.text) if answer.insertion and self._rest.startswith(answer.text) else 0
+        fresh = ""
+        if answer.ms is not None:
+            was_seen = self._seen and answer.text.startswith(self._seen)
+            fresh = "" if was_seen else answer.text
+            self._seen = answer.text
         self._keys.append(
             Key(
                 self._kind,
@@ -216,6 +231,9 @@ class Player:
                 accepted,
                 answer.passes,
                 self._counted,
+                fresh,
+                self._rest[: len(fresh) + 1],
+                saved,
             )
         )
 

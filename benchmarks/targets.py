@@ -2,9 +2,9 @@
 client.
 
 A side is written KIND[:PRECISION][,OPTION=VALUE...]: `ours`, `ours,contextTokens=512`,
-`llama:q8_0,draft=10`, `transformers:float32`. Options are fimls' settings (of a peer: those of the
-prompt and the answer), and for peers `draft`, the tokens of a draft, and `front=1`: asked by the
-real server, too, as its remote engine.
+`llama:q8_0,draft=10`, `transformers:float32`, `llama.vim:file` (llama_vim.py). Options are fimls'
+settings (of a peer: those of the prompt and the answer), and for peers `draft`, the tokens of a
+draft, and `front=1`: asked by the real server, too, as its remote engine.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from lsp_server.session.prompter import Prompter
 from lsp_server.settings import RemoteSettings, Settings
 from model.machine import memory_bytes
 
+PRECISIONS = {"ours": "", "llama": "q8_0", "llama.vim": "file", "transformers": "float32"}
 WINDOW = 200_000  # characters around the cursor that a client of a peer reads
 
 
@@ -91,9 +92,9 @@ def parse_side(text: str, model: str) -> Side:
     """Raises CommandError."""
     head, *pairs = text.split(",")
     kind, _, precision = head.partition(":")
-    if kind not in ("ours", "llama", "transformers"):
-        raise CommandError(f"there is no side {kind!r}; choose ours, llama or transformers")
-    precision = precision or {"ours": "", "llama": "q8_0", "transformers": "float32"}[kind]
+    if kind not in PRECISIONS:
+        raise CommandError(f"there is no side {kind!r}; choose from {', '.join(PRECISIONS)}")
+    precision = precision or PRECISIONS[kind]
     settings, options, draft, front = Settings(model=model), {"model": model}, 0, False
     if kind == "ours" and precision:
         dtype, quantization = dtype_and_quantization(precision)
@@ -260,14 +261,17 @@ async def running(
     side: Side, exports: Exports, folder: Path, threads: int, home: Home | None = None
 ) -> AsyncIterator[Target]:
     """The side, ready to be asked. home: ours' own, where it has been used before."""
+    from benchmarks.llama_vim import LlamaVim  # it is made of this module's parts
+
     async with AsyncExitStack() as stack:
         settings, options = side.settings, side.options
         if side.kind != "ours":
+            peer = "llama" if side.kind == "llama.vim" else side.kind
             started, first = stack.enter_context(
                 process(
                     "peer_server",
-                    side.kind,
-                    exports.path(side.kind, side.precision),
+                    peer,
+                    exports.path(peer, side.precision),
                     "--threads",
                     str(threads),
                     "--precision",
@@ -280,6 +284,11 @@ async def running(
             client = HttpClient(Where(url), aiohttp.TCPConnector, model="peer", extensions=True)
             stack.push_async_callback(client.close)
             settings = replace(settings, remote=RemoteSettings(url, "peer"))
+            if side.kind == "llama.vim":
+                recipe = LlamaVim(Prompter.for_settings(settings), client, [started.pid])
+                stack.push_async_callback(recipe.end)
+                yield recipe
+                return
             if not side.through_front:
                 thin = Thin(side, settings, [started.pid], client)
                 stack.push_async_callback(thin.end)
@@ -299,9 +308,8 @@ async def running(
 def used(target: Target) -> tuple[float, float]:
     """CPU-seconds so far: of the side's processes, and of this one, which is a thin side's
     client."""
-    return sum(map(cpu_seconds, target.pids)), cpu_seconds("self") if isinstance(
-        target, Thin
-    ) else 0.0
+    here = 0.0 if isinstance(target, Ours) else cpu_seconds("self")
+    return sum(map(cpu_seconds, target.pids)), here
 
 
 def memory(target: Target) -> int:

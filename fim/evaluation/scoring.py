@@ -72,11 +72,11 @@ def right_and_wrong(sample: Sample, text: str, replaced: int = 0) -> tuple[int, 
     A character that the text writes in the place of the same one is neither.
     """
     wanted = sample.middle + sample.suffix[:replaced]
-    same = _same(text, wanted)
+    same = common_prefix(text, wanted)
     return min(same, len(sample.middle)), len(text) - same
 
 
-def _same(first: str, second: str) -> int:
+def common_prefix(first: str, second: str) -> int:
     """How many characters two texts begin with alike."""
     differ = (index for index, (a, b) in enumerate(zip(first, second, strict=False)) if a != b)
     return next(differ, min(len(first), len(second)))
