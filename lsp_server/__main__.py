@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 
@@ -14,6 +15,10 @@ def main() -> None:
             sys.exit(lsp(sys.argv[2:]))
         from lsp_server.commands.cli import app
 
+        for stream in (sys.stdout, sys.stderr):
+            # A console of Windows, or a strict locale, has no bytes for every character.
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
         app()
     except (MemoryError, ImportError, OSError, RuntimeError, SystemError) as error:
         if not lacks_memory(error):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lsp_server.folders import log_folder
-from model.engine.log import FORMAT, PrivateLog, open_log
+from model.engine.log import OneLine, PrivateLog, open_log
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -43,14 +43,17 @@ def log_to_file(name: str) -> None:
     The logs of pygls and asyncio are shut off, because they hold whole messages, and so the user's
     text. Our server reports their errors without it.
     """
-    handler: logging.Handler
-    path = log_folder() / name
-    try:
-        handler = PrivateLog(path, [open_log(path)])
-    except OSError:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter(FORMAT))
-    logging.getLogger("lsp_server").addHandler(handler)
+    logging.getLogger("lsp_server").addHandler(handler_for(log_folder() / name))
     logging.getLogger("lsp_server").setLevel(logging.INFO)
     logging.getLogger("pygls").setLevel(logging.CRITICAL + 1)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL + 1)
+
+
+def handler_for(path: Path) -> logging.Handler:
+    """What writes into a file, or to stderr where that cannot be written."""
+    try:
+        return PrivateLog(path, [open_log(path)])
+    except OSError:
+        handler = logging.StreamHandler()
+        handler.setFormatter(OneLine())
+        return handler

@@ -76,7 +76,7 @@ async def print_bench(file: Path | None, settings: Settings, *, as_json: bool) -
             "estimates": [asdict(estimate) for estimate in found],
             "recommendation": words,
         }
-        print(json.dumps(answer, ensure_ascii=False))
+        print(json.dumps(answer))
         return
     print_measured(measured)
     print_estimates(found, machine)

@@ -105,7 +105,7 @@ def expected_errors() -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(1) from None
     except (CommandError, ModelError, FormatError, EngineUnavailable, OSError) as error:
-        typer.echo(escaped(f"fimls: {error}"), err=True)
+        typer.echo(escaped(f"fimls: {error}").replace("\n", "\\n"), err=True)
         raise typer.Exit(2) from None
 
 

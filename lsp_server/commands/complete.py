@@ -24,7 +24,7 @@ async def print_completion(place: str, settings: Settings, *, as_json: bool) -> 
     """The command. Raises CommandError, ModelError, FormatError, EngineUnavailable, OSError."""
     answer = await complete_at(place, settings)
     if as_json:
-        print(json.dumps(answer, ensure_ascii=False))
+        print(json.dumps(answer))
     elif answer["text"]:
         print(answer["text"])
     else:

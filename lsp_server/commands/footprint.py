@@ -43,7 +43,7 @@ def print_footprint(name: str, *, as_json: bool) -> None:
             "max_positions": config.max_positions,
             "footprint": rows,  # bytes
         }
-        print(json.dumps(described, ensure_ascii=False))
+        print(json.dumps(described))
         return
     print(
         f"{name}: {model.model_type}, {parameters / 1e6:,.1f}M parameters, "

@@ -47,7 +47,7 @@ async def print_models(settings: Settings, *, as_json: bool) -> None:
         known.add(here.entry)
     to_be_had = [row(entry) for entry in entries().values() if entry.name not in known]
     if as_json:
-        print(json.dumps([*described, *others, *to_be_had], ensure_ascii=False))
+        print(json.dumps([*described, *others, *to_be_had]))
         return
     for model in described:
         print_model(model)

@@ -27,6 +27,7 @@ from model.private_files import (
     is_private_folder,
     own_private_folder,
     read_private_file,
+    write_private_file,
 )
 
 FOLDER = Path(__file__).parent
@@ -108,7 +109,7 @@ def make(folder: Path, written: Path) -> None:
     try:
         use(written)
         load(written)
-        (written / CHECKSUM).write_bytes(_checksum(written))
+        write_private_file(written / CHECKSUM, _checksum(written))
         try:
             written.rename(folder)
         except OSError:  # there is one already

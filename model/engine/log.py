@@ -9,6 +9,7 @@ import stat
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from model.private_files import is_mine, make_private_folder
 
@@ -38,6 +39,31 @@ def open_log(path: Path) -> int:
     return descriptor
 
 
+def visible(text: str) -> str:
+    r"""A text as one line of a log: a line end is written as \n, and so are other characters that
+    cannot be seen, which names of files may hold."""
+    if text.isprintable():
+        return text
+    return "".join(
+        each if each.isprintable() else each.encode("unicode_escape").decode() for each in text
+    )
+
+
+class OneLine(logging.Formatter):
+    """A record is one line; those of a traceback, which may quote a path, are set in under it."""
+
+    def __init__(self) -> None:
+        super().__init__(FORMAT)
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        record.message = visible(record.message)
+        return super().formatMessage(record)
+
+    def formatException(self, ei: Any) -> str:
+        lines = super().formatException(ei).split("\n")
+        return "\n".join(f"    {visible(line)}" for line in lines)
+
+
 class PrivateLog(logging.StreamHandler):  # type: ignore[type-arg]
     """Writes records into a log; a large one is renamed to NAME.old.log, and a new one begun.
 
@@ -49,7 +75,7 @@ class PrivateLog(logging.StreamHandler):  # type: ignore[type-arg]
         self._path = path
         self._descriptors = tuple(descriptors)
         super().__init__(os.fdopen(self._descriptors[0], "a", encoding="utf-8", closefd=False))
-        self.setFormatter(logging.Formatter(FORMAT))
+        self.setFormatter(OneLine())
         self.addFilter(Sparing())
 
     def emit(self, record: logging.LogRecord) -> None:

@@ -23,8 +23,8 @@ from filelock import FileLock, Timeout
 from model.engine.http.addresses import answers, listen, read_key
 from model.engine.http.routes import make_app
 from model.engine.loading import EngineProcess
-from model.engine.log import FORMAT, PrivateLog, Sparing
-from model.engine.options import BadOptions, parse_launch
+from model.engine.log import OneLine, PrivateLog, Sparing, visible
+from model.engine.options import BadOptions, Launch, parse_launch
 from model.engine.rendezvous import lock_of
 from model.errors import NO_MEMORY, NO_MEMORY_STATUS, lacks_memory
 
@@ -52,9 +52,13 @@ def main(arguments: list[str]) -> int:
         if kind == "tcp":
             asyncio.run(serve(EngineProcess(launch, read_key())))
             return 0
+        return serve_locally(launch, Path(address))
     except BadOptions as error:
         return complain(f"fimls engine: {error}")
-    path = Path(address)
+
+
+def serve_locally(launch: Launch, path: Path) -> int:
+    """An engine for this user's windows. Raises BadOptions where it cannot listen there."""
     lock = take_lock(path)
     if lock is None:
         return 0  # another window's engine is there, which is as good
@@ -78,7 +82,8 @@ def set_up() -> None:
     os.umask(0o077)  # everything that an engine writes is its user's alone
     handler = logging.StreamHandler()
     handler.addFilter(Sparing())
-    logging.basicConfig(level="INFO", format=FORMAT, handlers=[handler])
+    handler.setFormatter(OneLine())
+    logging.basicConfig(level="INFO", handlers=[handler])
 
 
 def log_to(path: str) -> None:
@@ -89,7 +94,7 @@ def log_to(path: str) -> None:
 
 
 def complain(message: str) -> int:
-    print(message, file=sys.stderr)
+    print(visible(message), file=sys.stderr)
     return 2
 
 

@@ -180,7 +180,7 @@ def print_report(
     report = examine(settings, place, problems)
     if as_json:
         both = report.to_json() | {"markdown": report.to_markdown()}
-        print(json.dumps(both, ensure_ascii=False))
+        print(json.dumps(both))
     else:
         print(report.to_markdown(), end="")
     return report.is_well

@@ -153,7 +153,7 @@ async def print_samples(
             "packages": sorted(packages),
             "rows": [row.to_json() for row in rows],
         }
-        print(json.dumps(answer, ensure_ascii=False))
+        print(json.dumps(answer))
 
 
 async def print_programs(
@@ -193,7 +193,7 @@ async def print_programs(
                 print(row.line(width), flush=True)
     if as_json:
         answer = {"way": way, "set": list(set_pairs), "file": str(file), "sandbox_lacks": lacks}
-        print(json.dumps({**answer, "rows": rows}, ensure_ascii=False))
+        print(json.dumps({**answer, "rows": rows}))
 
 
 def in_one_layout(contestants: Sequence[Contestant]) -> list[Contestant]:

@@ -21,7 +21,7 @@ from lsp_server.protocol.models.pulling import ask, can_ask, pull
 from lsp_server.protocol.server import FimlsServer
 from lsp_server.user_settings import read_user_settings
 from model.errors import ModelError
-from model.private_files import make_private_folder
+from model.private_files import make_private_folder, write_private_file
 from model.regular_files import read_text
 
 logger = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ async def offer(ls: FimlsServer, name: str) -> None:
         await in_daemon(lambda: asked_file().unlink(missing_ok=True), FILES_TIMEOUT_S)
         raise
     if answer == LATER:
-        await in_daemon(lambda: asked_file().write_text(LATER), FILES_TIMEOUT_S)
+        await in_daemon(lambda: write_private_file(asked_file(), LATER.encode()), FILES_TIMEOUT_S)
     elif answer == get:
         await pull(ls, name, accepted=False)
         await ls.session.choose(name)

@@ -27,11 +27,23 @@ async def listen(runner: web.AppRunner, process: EngineProcess) -> None:
     launch = process.launch
     kind, _, where = launch.listen.partition(":")
     if kind == "unix":
-        await web.SockSite(runner, private_socket(Path(where))).start()
+        try:
+            await web.SockSite(runner, private_socket(Path(where))).start()
+        except OSError as error:
+            raise BadOptions(
+                f"The socket {where} cannot be made ({error.strerror or error}). Set "
+                "FIMLS_RUNTIME_DIR to a folder of your own on a local disk."
+            ) from None
         return
     assert runner.server is not None
     if kind == "loopback":
-        listeners = network_sockets(HOST, 0)
+        try:
+            listeners = network_sockets(HOST, 0)
+        except BadOptions as error:
+            raise BadOptions(
+                f"{error} The editor reaches its engine over {HOST}: see that no security program "
+                "forbids that."
+            ) from None
         process.key = secrets.token_urlsafe(32)
         process.port = Port(listeners, runner.server)
         process.port.start()

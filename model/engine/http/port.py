@@ -2,7 +2,7 @@
 
 asyncio's own servers take every connection for as long as it likes. Here one that has not shown the
 key is closed after ADMISSION_S seconds, and where there are more than MAX_STRANGERS of them the
-oldest is: who has the key shows it at once.
+oldest is: who has the key shows it at once. Of those that have shown it MAX_ADMITTED may be open.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any
 log = logging.getLogger(__name__)
 ADMISSION_S = 10.0  # for TLS, the header and the key
 MAX_STRANGERS = 64
+MAX_ADMITTED = 256
 RETRY_S = 0.1  # where the process may open no more files
 SWEEP_S = 1.0
 CLOSING_TURNS = 100  # of the event loop; a few are enough
@@ -41,6 +42,7 @@ class Port:
         self._make_protocol = make_protocol
         self._tls = tls
         self._strangers: OrderedDict[Any, tuple[socket.socket, float]] = OrderedDict()  # by peer
+        self._admitted: list[socket.socket] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
@@ -49,9 +51,15 @@ class Port:
             self._run(self._accept(listener))
         self._run(self._sweep())
 
-    def admit(self, peer: Any) -> None:
-        """The connection from this address has shown the key: it may stay."""
-        self._strangers.pop(peer, None)
+    def admit(self, peer: Any) -> bool:
+        """The connection from this address has shown the key. Whether it may stay."""
+        if peer not in self._strangers:
+            return True
+        self._admitted = [each for each in self._admitted if each.fileno() != -1]
+        if len(self._admitted) >= MAX_ADMITTED:
+            return False
+        self._admitted.append(self._strangers.pop(peer)[0])
+        return True
 
     async def close(self) -> None:
         """Takes no more connections; those that are there stay."""

@@ -78,11 +78,10 @@ async def require_key(request: web.Request, handler: Any) -> web.StreamResponse:
     if process.key is not None:
         given = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
         if not hmac.compare_digest(given, f"Bearer {process.key}".encode()):
-            refusal = problem(401, "The API key is missing or wrong.")
-            refusal.force_close()
-            return refusal
-    if process.port is not None and request.transport is not None:
-        process.port.admit(request.transport.get_extra_info("peername"))
+            return closing(401, "The API key is missing or wrong.")
+    peer = request.transport and request.transport.get_extra_info("peername")
+    if process.port is not None and peer and not process.port.admit(peer):
+        return closing(503, "Too many connections are open here. Close some.")
     response: web.StreamResponse = await handler(request)
     return response
 
@@ -102,6 +101,13 @@ def problem(status: int, message: str) -> web.Response:
     return web.json_response(
         {"error": {"message": message, "type": "invalid_request_error"}}, status=status
     )
+
+
+def closing(status: int, message: str) -> web.Response:
+    """As `problem`; the connection is closed behind it."""
+    refusal = problem(status, message)
+    refusal.force_close()
+    return refusal
 
 
 async def status(request: web.Request) -> web.Response:

@@ -184,6 +184,21 @@ def test_the_maker_lets_nobody_else_write_whatever_the_umask(tmp_path: Path) -> 
     assert is_intact(folder)
 
 
+def test_the_checksum_is_private_whoever_makes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Outside of the maker's process it followed the umask."""
+    for name in ("use", "load"):
+        monkeypatch.setattr(code_cache, name, lambda written: None)
+    folder = tmp_path / "compiled" / "key"
+    old = os.umask(0)
+    try:
+        code_cache.make(folder, folder.with_name("new"))
+    finally:
+        os.umask(old)
+    assert (folder / CHECKSUM).stat().st_mode & 0o777 == 0o600
+
+
 def kept_in(cache: Path) -> Path:
     """A folder as `make` leaves it."""
     cache.mkdir(mode=0o700, parents=True)

@@ -76,6 +76,27 @@ def test_a_window_begins_although_its_log_is_a_fifo(
         logger.removeHandler(handler)
 
 
+def test_a_record_is_one_line_whatever_a_path_in_it_holds(tmp_path: Path) -> None:
+    """Also where no log can be written, and it goes to stderr; a traceback is set in."""
+    odd = "a\x1b[2Jb\r\n2026 ERROR: forged\u202e\u2028\udcff\x9b.py"
+    error = ValueError(f"{odd} is bad")
+    path = tmp_path / "a.log"
+    handler = PrivateLog(path, [open_log(path)])
+    stderr = logs.handler_for(Path(os.devnull) / "a.log")
+    shown = ""
+    for each in (handler, stderr):
+        told = record("%s cannot be read", odd)
+        told.exc_info = (ValueError, error, None)
+        shown = each.format(told)
+        first, *rest = shown.split("\n")
+        escaped = r"a\x1b[2Jb\r\n2026 ERROR: forged\u202e\u2028\udcff\x9b.py cannot be read"
+        assert first.endswith(escaped)
+        assert all(line.isprintable() for line in (first, *rest))
+        assert rest and all(line.startswith("    ") for line in rest)
+    handler.emit(told)
+    assert path.read_text() == shown + "\n"
+
+
 def test_a_log_is_renamed_when_it_is_large_by_whoever_notices(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -105,6 +105,29 @@ async def test_who_does_not_show_the_key_in_time_is_closed(
 
 
 @pytest.mark.asyncio
+async def test_who_has_the_key_cannot_open_connections_without_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As many as the process may open files were taken."""
+    monkeypatch.setattr(port, "MAX_ADMITTED", 4)
+    async with serving() as (host, number):
+        held = [await asyncio.open_connection(host, number) for _ in range(5)]
+        for connection in held[:4]:
+            assert await say(connection, ASK) == b"HTTP/1.1 200 OK\r\n"
+        assert await say(held[4], ASK + ASK) == b"HTTP/1.1 503 Service Unavailable\r\n"
+        rest = await asyncio.wait_for(held[4][0].read(), 10)
+        assert b"Close some." in rest and b"HTTP" not in rest
+        await held[0][0].readuntil(b"}]}")
+        assert await say(held[0], ASK) == b"HTTP/1.1 200 OK\r\n"
+        held[1][1].close()
+        await held[1][1].wait_closed()
+        later = await asyncio.open_connection(host, number)
+        assert await say(later, ASK) == b"HTTP/1.1 200 OK\r\n"
+        for connection in [*held, later]:
+            connection[1].close()
+
+
+@pytest.mark.asyncio
 @pytest.mark.parametrize("key", ["wrong", "", "é", "\udcff", "a-key\udcff"])
 async def test_a_wrong_key_of_any_bytes_is_refused_and_the_connection_closed(key: str) -> None:
     asked = ASK.replace(KEY.encode(), key.encode("utf-8", "surrogateescape"))
@@ -196,6 +219,23 @@ def test_an_address_that_is_not_free_or_not_here_is_named(refusal: Any) -> None:
     assert "cannot be listened on" in refusal(listen=f"tcp:{'a' * 70}.b:1")
     assert "is no address to listen on" in refusal(listen="tcp:::1:80")
     assert "expected unix:PATH or tcp:HOST:PORT" in refusal(listen="tcp:localhost")
+
+
+def test_where_this_users_windows_cannot_be_served_the_log_says_why(
+    refusal: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A traceback, where loopback or the socket could not be bound."""
+
+    def forbidden(*_: Any, **__: Any) -> socket.socket:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(socket, "create_server", forbidden)
+    said = refusal(listen=f"loopback:{tmp_path / 'a.port'}")
+    assert "127.0.0.1:0 cannot be listened on (Permission denied)" in said
+    assert "security program" in said
+    monkeypatch.setattr(addresses, "private_socket", forbidden)
+    said = refusal(listen=f"unix:{tmp_path / 'a.sock'}")
+    assert "a.sock cannot be made (Permission denied). Set FIMLS_RUNTIME_DIR" in said
 
 
 def test_a_certificate_that_cannot_be_used_is_named(
