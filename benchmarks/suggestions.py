@@ -16,7 +16,6 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -24,7 +23,7 @@ from benchmarks.figures import machine, table
 from benchmarks.llama_vim import answer_to, question_at, request_of, shown
 from fim import FILTERS
 from fim.evaluation.samples import Sample, Task, draw
-from fim.evaluation.scoring import Share, is_same
+from fim.evaluation.scoring import Share, is_right
 from lsp_server.commands.errors import CommandError
 from lsp_server.commands.evaluation.answers import AnswerFile, KnownAnswers
 from lsp_server.commands.evaluation.contestants import (
@@ -42,7 +41,7 @@ from lsp_server.session.prompter import Prompter
 from lsp_server.settings import Settings
 
 TASKS: tuple[Task, ...] = ("column", "multi-line", "line")
-HEADINGS = ["", "shown", "exact of shown", "right", "wrong", "net", "broken", "lines", "brackets"]
+HEADINGS = ["", "shown", "right of shown", "right", "wrong", "net", "broken", "lines", "brackets"]
 
 Ask = Callable[[Sample, Task], Awaitable[Guess]]
 
@@ -50,8 +49,7 @@ Ask = Callable[[Sample, Task], Awaitable[Guess]]
 def product(contestant: Contestant, engine: Answering) -> Ask:
     async def ask(sample: Sample, task: Task) -> Guess:
         guess = await ask_product(sample, "multi-line", contestant, engine)
-        unsure = guess.confidence < (contestant.threshold or 0.0)
-        return replace(guess, hidden=guess.hidden or unsure)
+        return guess.at(contestant.threshold) or Guess("", hidden=True)
 
     return ask
 
@@ -71,13 +69,13 @@ def recipe(prompter: Prompter, engine: Answering, per_token_s: float) -> Ask:
 
 
 def row(name: str, samples: Sequence[Sample], guesses: Sequence[Guess]) -> list[str]:
-    found: Harm = harm(samples, guesses, 0.0)
+    found: Harm = harm(samples, guesses, None)
     pairs = zip(samples, guesses, strict=True)
-    exact = [is_same(s, g.text, g.replaced) for s, g in pairs if g.text and not g.hidden]
+    right = [is_right(s, g.text, g.replaced) for s, g in pairs if g.text and not g.hidden]
     return [
         name,
-        percent(Share(len(exact), len(samples))),
-        percent(Share(sum(exact), len(exact))),
+        percent(Share(len(right), len(samples))),
+        percent(Share(sum(right), len(right))),
         f"{found.right / len(samples):.1f}",
         f"{found.wrong / len(samples):.1f}",
         f"{found.net:.1f}",

@@ -10,6 +10,7 @@ The modules in reading order:
 - characters: those that cannot be seen
 - lines: indentation, brackets and quotes of source text
 - stops: the rules for where an answer ends, one function each; a Reason names each filter
+- sureness: how sure the model was, and how much of an answer is sure enough (Sureness)
 - postprocess: an answer cut, hidden, or fitted to the rest of the line (Shaper, Suggestion)
 - attribution: whether a suggestion repeats a known package
 - secrets/: what is never part of a prompt or a suggestion
@@ -50,6 +51,7 @@ from fim.pieces import PieceEncoder
 from fim.postprocess import FILTERS, Multiline, Shaper, Suggestion, extent_at
 from fim.prompt import Prompt, Span, build_prompt, render_text
 from fim.stops import Extent, Reason
+from fim.sureness import Sureness
 
 __all__ = [
     "FILTERS",
@@ -75,6 +77,7 @@ __all__ = [
     "Snippet",
     "Span",
     "Suggestion",
+    "Sureness",
     "Target",
     "around_cursor",
     "build_prompt",

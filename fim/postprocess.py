@@ -5,7 +5,6 @@ The rules for where an answer ends are in fim.stops. A `Shaper` applies them whi
 (`done`), and makes a `Suggestion` of what is there (`shape`).
 """
 
-import math
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
@@ -16,6 +15,7 @@ from fim.formats import FimFormat
 from fim.lines import brackets, only_closes, open_quote, opens_block, splits_word
 from fim.secrets import holds_secret
 from fim.stops import RULES, Bounds, Extent, Reason, first_stop
+from fim.sureness import CERTAIN, Sureness, sure_beginning
 
 Multiline = Literal["auto", "always", "never"]
 # The names with which filters can be switched off (`off`), in the order in which they are asked.
@@ -28,7 +28,7 @@ class Suggestion:
 
     text: str  # "" when hidden
     replace: tuple[int, int]  # (start, end) in code points from the cursor; (0, 0) only inserts
-    confidence: float  # 0..1; see Shaper.shape
+    confidence: float  # 0..1: how likely the author writes just that
     reasons: tuple[Reason, ...]  # the filters that fired, in their order
     hidden: bool
     match: Match | None = None  # where its text, or the text that it continues, also stands
@@ -59,12 +59,6 @@ def extent_at(context: CursorContext, *, multiline: Multiline = "auto") -> Exten
     return "block" if opens else "line"
 
 
-def _confidence(logprob: float) -> float:
-    if math.isnan(logprob):
-        return 0.0
-    return math.exp(min(logprob, 0.0))
-
-
 class _Fit(NamedTuple):
     """A text that goes with the rest of the cursor's line."""
 
@@ -82,7 +76,7 @@ class Shaper(Bounds):
 
     after: str  # the cursor's line right of the cursor
     crlf: bool
-    min_confidence: float = 0.0  # suggestions below are hidden
+    min_confidence: float = 0.0  # an answer ends where the model is less sure than that
     secrets: frozenset[str] = frozenset()  # of the text, where the model saw a mask
     fixed: bool = False  # what is replaced is chosen already: what stands right of the cursor stays
 
@@ -144,21 +138,15 @@ class Shaper(Bounds):
             shaper, extent=extent, least_columns=least_columns, closing=closing, fixed=True
         )
 
-    def done(self, text: str, logprob: float = 0.0) -> bool:
-        """Whether more tokens after `text`, the whole answer so far, are pointless.
-
-        logprob: as in `shape`, where no later token can make the answer surer; else 0.
-        """
-        if _confidence(logprob) < self.min_confidence:
-            return True
+    def done(self, text: str, sureness: Sureness = CERTAIN) -> bool:
+        """Whether more tokens after `text`, the whole answer so far, are pointless."""
+        if sureness.of(len(text)) < self.min_confidence:
+            return True  # it only sinks
         return first_stop(_plain(text), self) is not None
 
-    def shape(self, text: str, logprob: float = 0.0) -> Suggestion:
-        """The suggestion made of an answer.
-
-        logprob: a natural logarithm, how sure the model was of a token of it; the caller chooses
-        the token. Its exponential is the confidence.
-        """
+    def shape(self, text: str, sureness: Sureness = CERTAIN) -> Suggestion:
+        """The suggestion made of an answer: of its longest beginning that the model was sure
+        enough of."""
         text = _plain(text)
         reasons: list[Reason] = []
         # When the stream is over, its last line is a whole one.
@@ -166,6 +154,12 @@ class Shaper(Bounds):
         if stop and stop.cut < len(text):
             text = text[: stop.cut]
             reasons.append(stop.reason)
+        sure = sure_beginning(text, sureness, self.min_confidence, open_quote(self.before))
+        confidence = sureness.of(sure or len(text))
+        unsure = sure < len(text) and bool(text.strip())
+        if unsure:
+            text = text[:sure]
+            reasons.append("unsure")
         # Another rule may have ended the answer right behind one.
         whole, broken, _ = text.partition("\ufffd")
         if broken:
@@ -177,10 +171,9 @@ class Shaper(Bounds):
         # Keep trailing blanks only if text follows on the line.
         if not self.after[replaced:].strip():
             text = text.rstrip()
-        confidence = _confidence(logprob)
-        hidden = not text.strip() or confidence < self.min_confidence
-        if hidden:
-            reasons.append("unsure" if text.strip() else "blank")
+        hidden = not text.strip()
+        if hidden and not unsure:
+            reasons.append("blank")
         elif holds_secret(self.before, text, self.secrets):
             hidden = True
             reasons.append("secret")

@@ -57,6 +57,12 @@ def is_same(sample: Sample, text: str, replaced: int = 0) -> bool:
     return text == wanted
 
 
+def is_right(sample: Sample, text: str, replaced: int = 0) -> bool:
+    """Whether the author's file goes on as `text` does, which may be less than all of the
+    middle."""
+    return is_same(sample, text, replaced) or sample.middle.startswith(text)
+
+
 def similarity(sample: Sample, text: str, replaced: int = 0) -> float:
     """1 - Levenshtein distance / length of the longer text, in characters, without blanks at the
     ends: 0..1."""

@@ -22,7 +22,7 @@ REASONS = {
     "half character": "cut at half a character",
     "sentinel": "cut at one of the model's own marks",
     "blank": "hidden: nothing but blanks was left",
-    "unsure": "hidden: the model was less sure than minConfidence asks",
+    "unsure": "cut where the model became less sure than minConfidence asks, or hidden",
     "attributed": "hidden: it repeats a known package, and the setting attribution hides that",
     "secret": "hidden: it has something that looks like a key or a password",
     "secret here": "the model was not asked: what stands at the cursor looks like a key or a "
@@ -96,8 +96,7 @@ def _figures(completion: Completion) -> str:
     if trace.forward_passes is not None:
         passes = str(trace.forward_passes)
     rows = {
-        "confidence": f"{trace.confidence:.0%} (the least geometric mean of its first "
-        "tokens' probabilities)",
+        "confidence": f"{trace.confidence:.0%} (the product of its tokens' probabilities)",
         "kind": KINDS.get(trace.extent, trace.extent),
         "tokens of the prompt that were cached": cached,
         "tokens written": str(trace.generated_tokens),

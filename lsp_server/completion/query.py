@@ -246,9 +246,8 @@ def shape(stream: AnswerStream, state: State, most_tokens: int) -> Suggestion:
     if state == "cut":
         return stream.shape_lines()
     suggestion = stream.shape()
-    broken_off = stream.tokens >= most_tokens and not stream.shaper.done(stream.text)
-    if broken_off or "unsure" in suggestion.reasons:
-        lines = stream.shape_lines()  # half a line is no use; those before the doubt may be good
+    if stream.tokens >= most_tokens and not stream.shaper.done(stream.text, stream.sureness):
+        lines = stream.shape_lines()  # half a line is no use
         if not lines.hidden:
             return lines
     return suggestion

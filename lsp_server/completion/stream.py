@@ -6,10 +6,8 @@ import asyncio
 import time
 from contextlib import aclosing
 
-from fim import Shaper, Suggestion
+from fim import Shaper, Suggestion, Sureness
 from lsp_server.engines.interface import Answering, CompletionRequest, Piece
-
-MIN_TOKENS = 4  # a shorter beginning may still become surer
 
 
 class Bell:
@@ -45,9 +43,8 @@ class AnswerStream:
         self.whole = False
         self.error: Exception | None = None
         self.changed = Bell()
-        self._sum = 0.0  # of the log-probabilities
-        self._sureness: list[float] = []  # after each token: see `logprob`
-        self._ends: list[tuple[int, int]] = []  # characters and tokens after each piece
+        self._ends: list[int] = []  # characters after each piece
+        self._logprobs: list[float] = []  # their sum after each piece
         self._task = asyncio.ensure_future(self._read(engine, request))
         self._task.add_done_callback(lambda _: self.changed.ring())
 
@@ -60,27 +57,18 @@ class AnswerStream:
         """Its whole lines, without the line end of the last one."""
         return self.text[: max(0, self.text.rfind("\n"))]
 
-    def logprob(self, length: int | None = None) -> float:
-        """How sure the model was of the tokens of the first `length` characters, or of all; 0 is
-        certain.
-
-        The lowest running mean log-probability, counted from token MIN_TOKENS on: once in doubt,
-        an answer stays in doubt. (More of what is shown is right than with the mean over all
-        tokens: benchmarks/RESULTS.md.)
-        """
-        count = len(self._sureness)
-        if length is not None:
-            count = next((tokens for size, tokens in self._ends if size >= length), count)
-        return self._sureness[count - 1] if count else 0.0
+    @property
+    def sureness(self) -> Sureness:
+        """How sure the model was of the answer so far; without a piece that told nothing of it."""
+        return Sureness(tuple(self._ends), tuple(self._logprobs))
 
     def shape(self) -> Suggestion:
         """The suggestion made of the whole answer."""
-        return self.shaper.shape(self.text, self.logprob())
+        return self.shaper.shape(self.text, self.sureness)
 
     def shape_lines(self) -> Suggestion:
         """The suggestion made of the whole lines alone."""
-        lines = self.lines
-        return self.shaper.shape(lines, self.logprob(len(lines)))
+        return self.shaper.shape(self.lines, self.sureness)
 
     async def more(self, timeout_s: float | None = None) -> None:
         """Waits for more of the answer or its end. Raises what broke it off."""
@@ -104,10 +92,7 @@ class AnswerStream:
             async with aclosing(engine.complete(request)) as pieces:
                 async for piece in pieces:
                     self._add(piece)
-                    settled = 0.0
-                    if self.tokens >= MIN_TOKENS:  # from there on it can only sink
-                        settled = self.logprob()
-                    if self.shaper.done(self.text, settled):
+                    if self.shaper.done(self.text, self.sureness):
                         break
             self.whole = True
         except Exception as error:
@@ -118,14 +103,11 @@ class AnswerStream:
         if self.first_at is None and (piece.text or piece.logprobs):
             self.first_at = time.perf_counter()
         self.text += piece.text
-        for logprob in piece.logprobs:
-            self.tokens += 1
-            self._sum += logprob
-            sureness = self._sum / self.tokens
-            if self.tokens > MIN_TOKENS:
-                sureness = min(sureness, self._sureness[-1])
-            self._sureness.append(sureness)
-        self._ends.append((len(self.text), self.tokens))
+        self.tokens += len(piece.logprobs)
+        if piece.text or piece.logprobs:
+            before = self._logprobs[-1] if self._logprobs else 0.0
+            self._ends.append(len(self.text))
+            self._logprobs.append(before + sum(piece.logprobs))
         if piece.reused_tokens is not None:
             self.reused = piece.reused_tokens
             self.prompt_tokens = piece.prompt_tokens

@@ -1,10 +1,11 @@
+import math
 import unicodedata
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fim import FILTERS, FORMATS, Extent, Multiline, Shaper, Suggestion, extent_at
+from fim import FILTERS, FORMATS, Extent, Multiline, Shaper, Suggestion, Sureness, extent_at
 from fim.characters import STRANGE, escaped
 from tests.fim.toys import context_at
 
@@ -238,7 +239,7 @@ def test_multiline_setting() -> None:
     [(0.0, 1.0), (-0.6931471805599453, 0.5), (1e-9, 1.0), (float("nan"), 0.0)],
 )
 def test_confidence(logprob: float, confidence: float) -> None:
-    found = Shaper.at(context_at("x = ‸")).shape("1", logprob)
+    found = Shaper.at(context_at("x = ‸")).shape("1", Sureness((1,), (logprob,)))
     assert found.confidence == pytest.approx(confidence)
 
 
@@ -326,7 +327,9 @@ def test_once_done_more_text_changes_nothing(
 @given(CODE, CODE, CODE, MULTILINE)
 def test_a_suggestion_is_sound(prefix: str, suffix: str, answer: str, multiline: Multiline) -> None:
     context = context_at(f"{prefix}‸{suffix}")
-    found = Shaper.at(context, FORMATS["starcoder2"], multiline=multiline).shape(answer, -1.0)
+    found = Shaper.at(context, FORMATS["starcoder2"], multiline=multiline).shape(
+        answer, Sureness((len(answer),), (-1.0,))
+    )
     start, end = found.replace
     assert start == 0 <= end <= len(suffix)
     assert "\n" not in suffix[:end]
@@ -340,9 +343,70 @@ def test_a_suggestion_is_sound(prefix: str, suffix: str, answer: str, multiline:
 
 @pytest.mark.parametrize(("logprob", "hidden"), [(-0.5, False), (-0.7, True)])
 def test_what_the_model_is_not_sure_of_is_hidden(logprob: float, hidden: bool) -> None:
-    found = Shaper.at(context_at("x = ‸"), min_confidence=0.55).shape("1", logprob)
+    found = Shaper.at(context_at("x = ‸"), min_confidence=0.55).shape(
+        "1", Sureness((1,), (logprob,))
+    )
     assert (found.hidden, found.text) == (hidden, "" if hidden else "1")
     assert found.reasons == (("unsure",) if hidden else ())
+
+
+def sureness(*pieces: tuple[str, float]) -> tuple[str, Sureness]:
+    """The text of pieces, and how sure a model was that gave each this probability."""
+    text, logprob = "", 0.0
+    ends, logprobs = [], []
+    for piece, share in pieces:
+        text += piece
+        logprob += math.log(share)
+        ends.append(len(text))
+        logprobs.append(logprob)
+    return text, Sureness(tuple(ends), tuple(logprobs))
+
+
+@pytest.mark.parametrize(
+    ("text", "pieces", "expected", "confidence"),
+    [
+        # The whole text, whole lines, or a part of the first one.
+        ("x = ‸", (("first", 0.9), ("(a)", 0.9)), "first(a)", 0.81),
+        ("if x:‸", (("\n    a = 1\n", 0.9), ("    b = 2\n", 0.5)), "\n    a = 1", 0.9),
+        ("x = ‸", (("first", 0.9), ("(a", 0.9), (")", 0.5)), "first", 0.9),
+        ("x = ‸", (("first", 0.9), (".second", 0.9), (" + 1", 0.5)), "first.second", 0.81),
+        # Not within what the text itself has opened, nor within a word, nor for three letters.
+        ("x = ‸", (("first(", 0.9), ("second", 0.9), (", c)", 0.5)), "", 0.405),
+        ("x = ‸", (("first['", 0.9), ("second", 0.9), ("']", 0.5)), "", 0.405),
+        ("x = ‸", (("first", 0.9), ("born", 0.5)), "", 0.45),
+        ("x = ‸", (("abc", 0.9), (" + d", 0.5)), "", 0.45),
+        # What was open before does not count.
+        ("f('‸')", (("second ", 0.9), ("words", 0.9), (" more", 0.5)), "second words", 0.81),
+        ("f(‸)", (("first", 0.9), (")", 0.9), (" + 1", 0.1)), "first", 0.9),
+        # A piece that crosses the end of what is shown counts as a whole.
+        ("x = ‸", (("first", 0.9), ("()\nfoo", 0.5)), "first", 0.9),
+        # Behind the end that a rule finds nothing counts.
+        ("x = ‸", (("first", 0.9), ("\n", 0.1)), "first", 0.9),
+    ],
+)
+def test_the_sure_beginning_is_shown(
+    text: str, pieces: tuple[tuple[str, float], ...], expected: str, confidence: float
+) -> None:
+    answer, sure = sureness(*pieces)
+    shaper = Shaper.at(context_at(text), min_confidence=0.6)
+    found = shaper.shape(answer, sure)
+    assert (found.text, found.hidden) == (expected, not expected)
+    assert found.confidence == pytest.approx(confidence)
+    assert shaper.done(answer, sure)
+    assert not Shaper.at(context_at(text)).shape(answer, sure).hidden  # whoever wants to see all
+
+
+@settings(max_examples=300, deadline=None)
+@given(CODE, CODE, st.lists(st.tuples(CODE, st.floats(0.3, 1.0)), max_size=6), MULTILINE)
+def test_what_is_done_for_doubt_does_not_change(
+    prefix: str, suffix: str, pieces: list[tuple[str, float]], multiline: Multiline
+) -> None:
+    shaper = Shaper.at(context_at(f"{prefix}‸{suffix}"), min_confidence=0.5, multiline=multiline)
+    whole = shaper.shape(*sureness(*pieces))
+    for count in range(len(pieces)):
+        if shaper.done(*sureness(*pieces[:count])):
+            assert shaper.shape(*sureness(*pieces[:count])).text == whole.text
+            break
 
 
 @pytest.mark.parametrize(

@@ -7,15 +7,16 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from random import Random
 from typing import Any
 
-from fim import CursorContext, Layout
+from fim import CursorContext, Layout, Suggestion
 from fim.evaluation.samples import TASKS, Sample, Task
 from lsp_server.commands.source_files import language_of
-from lsp_server.completion.query import ask_engine, query_at
+from lsp_server.completion.query import query_at, shape, without_asking
+from lsp_server.completion.stream import AnswerStream
 from lsp_server.documents import Snapshot
 from lsp_server.engines.interface import Answering
 from lsp_server.session.prompt_sizes import UNLIMITED
@@ -24,6 +25,7 @@ from lsp_server.settings import Settings
 
 IN_FLIGHT = 4  # requests at once
 MOST_TYPED_TOKENS = 64  # between the anchor and the cursor
+THRESHOLDS = (0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)  # of minConfidence
 ONE_LINE: tuple[Task, ...] = ("line", "column")
 
 
@@ -94,29 +96,53 @@ class Guess:
     replaced: int = 0  # characters right of the cursor
     confidence: float = 1.0
     hidden: bool = False  # by another filter than minConfidence
+    shown: Mapping[float, Guess | None] = field(default_factory=dict)  # by minConfidence
+
+    def at(self, threshold: float | None) -> Guess | None:
+        """What is shown; None: nothing is."""
+        if threshold is not None:
+            return self.shown[threshold]
+        return None if self.hidden or not self.text else self
 
 
 async def ask_product(
     sample: Sample, task: Task, contestant: Contestant, engine: Answering
 ) -> Guess:
-    """The suggestion of the whole product, even an unsure one. Raises EngineUnavailable."""
+    """The suggestion of the whole product, even an unsure one, and what is shown of it. Raises
+    EngineUnavailable."""
     settings = contestant.settings
     if task in ONE_LINE:
         settings = replace(settings, multiline="never")
-    prompter = contestant.prompter
     contexts = {UNLIMITED: context_of(sample, contestant, sample.path)}
     query = query_at(
         snapshot_of(sample),
         sample.path,
-        prompter,
+        contestant.prompter,
         settings,
         "eval",
         contexts=contexts,
         off=contestant.off,
     )
-    suggestion = (await ask_engine(engine, query)).suggestion
+    if query.withheld is not None:
+        return _guess(without_asking(query, query.withheld).suggestion, {})
+    stream = AnswerStream(engine, query.request, query.shaper)
+    try:
+        await stream.finished()
+    finally:
+        stream.close()
+    shown: dict[float, Guess | None] = {}
+    for threshold in {*THRESHOLDS, contestant.threshold}:
+        if threshold is not None:
+            stream.shaper = replace(query.shaper, min_confidence=threshold)
+            seen = _guess(shape(stream, "whole", query.request.max_tokens), {})
+            shown[threshold] = None if seen.hidden else seen
+    stream.shaper = query.shaper
+    return _guess(shape(stream, "whole", query.request.max_tokens), shown)
+
+
+def _guess(suggestion: Suggestion, shown: Mapping[float, Guess | None]) -> Guess:
     _, replaced = suggestion.replace
-    return Guess(suggestion.text, replaced, suggestion.confidence, suggestion.hidden)
+    return Guess(suggestion.text, replaced, suggestion.confidence, suggestion.hidden, shown)
 
 
 async def ask_bare(sample: Sample, task: Task, contestant: Contestant, engine: Answering) -> Guess:

@@ -13,15 +13,15 @@ from fim.evaluation.scoring import (
     Share,
     doubles_bracket,
     doubles_line,
+    is_right,
     is_same,
     parses,
     right_and_wrong,
     similarity,
 )
-from lsp_server.commands.evaluation.contestants import Contestant, Guess
+from lsp_server.commands.evaluation.contestants import THRESHOLDS, Contestant, Guess
 
 BASELINE = "copy baseline"
-THRESHOLDS = (0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 
 _original_parses = cache(parses)  # each contestant gets the same samples
 
@@ -33,7 +33,7 @@ class Harm:
     right: int  # characters that the author wrote, too
     wrong: int  # characters from the first on that he did not write
     requests: int
-    broken: Share  # files that parsed and do not any more
+    broken: Share  # files that parsed before and do not any more
     doubled_lines: Share
     doubled_brackets: Share
 
@@ -68,7 +68,7 @@ class Row:
     min_confidence: float | None = None  # None: nothing is ever hidden
     by_confidence: tuple[tuple[float, Share, Share], ...] = ()  # see _shown_at
     shown: Share | None = None
-    exact_of_shown: Share | None = None
+    right_of_shown: Share | None = None  # what the author wrote, as far as it goes
     harm: Harm | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -83,14 +83,14 @@ class Row:
             "parses": share_to_json(self.parses),
             "min_confidence": self.min_confidence,
             "shown": share_to_json(self.shown),
-            "exact_match_of_shown": share_to_json(self.exact_of_shown),
+            "right_of_shown": share_to_json(self.right_of_shown),
             "by_confidence": [
                 {
                     "min_confidence": threshold,
                     "shown": share_to_json(shown),
-                    "exact_match_of_shown": share_to_json(exact),
+                    "right_of_shown": share_to_json(right),
                 }
-                for threshold, shown, exact in self.by_confidence
+                for threshold, shown, right in self.by_confidence
             ],
             "harm": self.harm and self.harm.to_json(),
             "seconds": round(self.seconds, 2),
@@ -125,46 +125,44 @@ def score(
     if contestant is None:
         return row
     row = replace(row, name=contestant.name, model=contestant.model, layout=contestant.layout)
-    threshold = contestant.threshold
-    row = replace(row, harm=harm(samples, guesses, threshold or 0.0))
-    if threshold is None:
+    row = replace(row, harm=harm(samples, guesses, contestant.threshold))
+    if contestant.threshold is None:
         return row
-    _, shown, exact_of_shown = _shown_at(threshold, guesses, exact)
+    _, shown, right_of_shown = _shown_at(contestant.threshold, samples, guesses)
     return replace(
         row,
-        min_confidence=threshold,
+        min_confidence=contestant.threshold,
         shown=shown,
-        exact_of_shown=exact_of_shown,
-        by_confidence=tuple(_shown_at(least, guesses, exact) for least in THRESHOLDS),
+        right_of_shown=right_of_shown,
+        by_confidence=tuple(_shown_at(least, samples, guesses) for least in THRESHOLDS),
     )
 
 
-def harm(samples: Sequence[Sample], guesses: Sequence[Guess], threshold: float) -> Harm:
-    """The sums over the guesses that are shown at a threshold."""
+def harm(samples: Sequence[Sample], guesses: Sequence[Guess], threshold: float | None) -> Harm:
+    """The sums over what is shown at a threshold; None: all that no filter hides."""
     right = wrong = 0
     broken: list[bool] = []
     lines: list[bool] = []
     brackets: list[bool] = []
     for sample, guess in zip(samples, guesses, strict=True):
-        if not _is_shown(guess, threshold):
+        seen = guess.at(threshold)
+        if seen is None:
             continue
-        shown = (sample, guess.text, guess.replaced)
+        shown = (sample, seen.text, seen.replaced)
         good, bad = right_and_wrong(*shown)
         right += good
         wrong += bad
         lines.append(doubles_line(*shown))
         brackets.append(doubles_bracket(*shown))
         if _is_python(sample):
-            broken.append(not is_same(*shown) and not parses(_completed(sample, guess)))
+            was_whole = parses(sample.prefix + sample.suffix)
+            whole = is_same(*shown) or parses(_completed(sample, seen))
+            broken.append(was_whole and not whole)
     return Harm(right, wrong, len(samples), _share(broken), _share(lines), _share(brackets))
 
 
 def _completed(sample: Sample, guess: Guess) -> str:
     return sample.prefix + guess.text + sample.suffix[guess.replaced :]
-
-
-def _is_shown(guess: Guess, threshold: float) -> bool:
-    return bool(guess.text) and not guess.hidden and guess.confidence >= threshold
 
 
 def _is_python(sample: Sample) -> bool:
@@ -175,14 +173,16 @@ def _is_python(sample: Sample) -> bool:
 
 
 def _shown_at(
-    threshold: float, guesses: Sequence[Guess], exact: Sequence[bool]
+    threshold: float, samples: Sequence[Sample], guesses: Sequence[Guess]
 ) -> tuple[float, Share, Share]:
-    """The threshold, the share of guesses that it shows, and the share of those that is exact."""
-    shown = []
-    for guess, same in zip(guesses, exact, strict=True):
-        if not guess.hidden and guess.confidence >= threshold:
-            shown.append(same)
-    return threshold, Share(len(shown), len(exact)), _share(shown)
+    """The threshold, the share of places where it shows something, and the share of that which is
+    right."""
+    right = []
+    for sample, guess in zip(samples, guesses, strict=True):
+        seen = guess.at(threshold)
+        if seen is not None:
+            right.append(is_right(sample, seen.text, seen.replaced))
+    return threshold, Share(len(right), len(guesses)), _share(right)
 
 
 def _share(hits: Sequence[bool]) -> Share:
@@ -206,7 +206,7 @@ class Table:
     def heading(self) -> str:
         columns = f"{'exact match':>20}{'similarity':>12}{'parses':>8}"
         if self._hides:
-            columns += f"{'shown':>8}{'exact of shown':>20}"
+            columns += f"{'shown':>8}{'right of shown':>20}"
         columns += f"{'net':>7}{'broken':>8}{'doubled':>9}"
         return self._start("task", "") + columns
 
@@ -216,19 +216,19 @@ class Table:
             f"{row.similarity:12.3f}{percent(row.parses):>8}"
         )
         if self._hides:
-            line += f"{percent(row.shown):>8}{with_interval(row.exact_of_shown):>20}"
+            line += f"{percent(row.shown):>8}{with_interval(row.right_of_shown):>20}"
         if row.harm is not None:
             doubled = row.harm.doubled_lines.hits + row.harm.doubled_brackets.hits
             line += f"{row.harm.net:7.1f}{percent(row.harm.broken):>8}{doubled:9}"
         return line.rstrip()
 
     def confidence_lines(self, row: Row) -> list[str]:
-        """For each value of minConfidence: the share that it shows, and how much is exact."""
+        """For each value of minConfidence: the share that it shows, and how much is right."""
         lines = []
-        for threshold, shown, exact in row.by_confidence:
+        for threshold, shown, right in row.by_confidence:
             lines.append(
                 f"{self._start(row.task, row.name)}  minConfidence {threshold:.1f}: "
-                f"{percent(shown):>6} shown, {percent(exact):>6} of them exact"
+                f"{percent(shown):>6} shown, {percent(right):>6} of them right"
             )
         return lines
 

@@ -107,7 +107,7 @@ async def test_the_figures_of_a_known_answer(
     baseline, row = await rows_of(engine, monkeypatch, model, plan)
     assert (baseline.name, baseline.shown, baseline.exact) == ("copy baseline", None, Share(0, 20))
     assert (row.name, row.exact, row.similarity) == ("spm", Share(20, 20), 1.0)
-    assert (row.shown, row.exact_of_shown) == (Share(20, 20), Share(20, 20))
+    assert (row.shown, row.right_of_shown) == (Share(20, 20), Share(20, 20))
     python = sum(s.path == "p/a.py" for s in draw(ONE, "line", 20, 0))
     assert row.parses == Share(python, python) and 0 < python < 20  # the other file is none
     assert 1 < engine.most_at_once <= IN_FLIGHT and engine.closed
@@ -177,13 +177,13 @@ async def test_what_is_hidden_is_counted_apart(
     (row,) = await rows_of(
         engine, monkeypatch, settings, Plan(("line",), 4, ("psm",), baseline=False)
     )
-    assert (row.exact, row.shown, row.exact_of_shown) == (Share(4, 4), Share(0, 4), Share(0, 0))
+    assert (row.exact, row.shown, row.right_of_shown) == (Share(4, 4), Share(0, 4), Share(0, 0))
     assert [(at, shown.hits) for at, shown, _ in row.by_confidence][:3] == [
         (0.0, 4),
         (0.3, 4),
         (0.4, 0),
     ]
-    assert row.to_json()["exact_match_of_shown"] == {
+    assert row.to_json()["right_of_shown"] == {
         "share": None,
         "interval": None,
         "hits": 0,
@@ -346,7 +346,7 @@ def test_a_run_twice_gives_the_same_as_json(
         "parses",
         "min_confidence",
         "shown",
-        "exact_match_of_shown",
+        "right_of_shown",
         "by_confidence",
         "harm",
     }

@@ -88,6 +88,7 @@ SHAPER = {
     "closing": "}",
     "secrets": frozenset({"hunter22"}),
     "fixed": True,
+    "off": frozenset({"too-long"}),
 }
 DECIDES_NOTHING = {"client", "idle"}
 

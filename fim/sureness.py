@@ -1,0 +1,62 @@
+"""How sure a model was of an answer, and the part of an answer that it was sure enough of.
+
+The measure is the joint probability of all tokens from the answer's first one on: of a beginning of
+an answer it says how likely the author writes just that. It sinks with each token, so an answer in
+which it has sunk too far need not be written on. (It parts right from wrong far better than means
+of the tokens' probabilities: benchmarks/RESULTS.md.)
+"""
+
+import math
+import re
+from bisect import bisect_left
+from dataclasses import dataclass
+
+from fim.lines import brackets
+
+LEAST_PART = 4  # characters of half a line that are worth a look
+_UNIT = re.compile(r"\w+|[)\]}\"'`]")  # what half a line may end with
+
+
+@dataclass(frozen=True, slots=True)
+class Sureness:
+    """The joint probabilities of an answer's beginnings, as the model states them."""
+
+    ends: tuple[int, ...] = ()  # characters up to the end of each piece of the answer
+    logprobs: tuple[float, ...] = ()  # natural logarithms, of all tokens up to there
+
+    def of(self, length: int) -> float:
+        """0..1: of the first `length` characters, with the rest of the piece that they end in; 1
+        where nothing is known."""
+        if not self.ends or length <= 0:
+            return 1.0
+        index = min(bisect_left(self.ends, length), len(self.ends) - 1)
+        return probability(self.logprobs[index])
+
+
+CERTAIN = Sureness()
+
+
+def probability(logprob: float) -> float:
+    """0..1; 0 of what is no number."""
+    if math.isnan(logprob):
+        return 0.0
+    return math.exp(min(logprob, 0.0))
+
+
+def sure_beginning(text: str, sureness: Sureness, least: float, quote: str = "") -> int:
+    """The length of the longest beginning of `text` of which the model was at least so sure.
+
+    It is the whole text, some whole lines, or a part of the first line that ends with a word, a
+    quote or a bracket, outside of brackets and strings that the text itself opened. 0: none is.
+
+    quote: of the string that is open at the text's beginning, or "".
+    """
+    if least <= 0 or sureness.of(len(text)) >= least:
+        return len(text)
+    ends = [index for index, char in enumerate(text) if char == "\n"]
+    first_line = text[: ends[0]] if ends else text
+    depths, _ = brackets(first_line, quote)
+    for unit in _UNIT.finditer(first_line):
+        if unit.end() >= LEAST_PART and not depths[unit.end()]:
+            ends.append(unit.end())
+    return max((end for end in ends if sureness.of(end) >= least), default=0)
