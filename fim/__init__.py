@@ -10,7 +10,7 @@ The modules in reading order:
 - characters: those that cannot be seen
 - lines: indentation, brackets and quotes of source text
 - stops: the rules for where an answer ends, one function each; a Reason names each filter
-- sureness: how sure the model was, and how much of an answer is sure enough (Sureness)
+- shaping/: how sure the model was, and how much of an answer is sure enough (Sureness)
 - postprocess: an answer cut, hidden, or fitted to the rest of the line (Shaper, Suggestion)
 - attribution: whether a suggestion repeats a known package
 - secrets/: what is never part of a prompt or a suggestion
@@ -50,8 +50,8 @@ from fim.lines import without_closers
 from fim.pieces import PieceEncoder
 from fim.postprocess import FILTERS, Multiline, Shaper, Suggestion, extent_at
 from fim.prompt import Prompt, Span, build_prompt, render_text
+from fim.shaping.sureness import Sureness
 from fim.stops import Extent, Reason
-from fim.sureness import Sureness
 
 __all__ = [
     "FILTERS",

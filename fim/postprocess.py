@@ -14,8 +14,8 @@ from fim.context import CursorContext
 from fim.formats import FimFormat
 from fim.lines import brackets, only_closes, open_quote, opens_block, splits_word
 from fim.secrets import holds_secret
+from fim.shaping.sureness import CERTAIN, Sureness, sure_beginning
 from fim.stops import RULES, Bounds, Extent, Reason, first_stop
-from fim.sureness import CERTAIN, Sureness, sure_beginning
 
 Multiline = Literal["auto", "always", "never"]
 # The names with which filters can be switched off (`off`), in the order in which they are asked.
