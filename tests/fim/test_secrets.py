@@ -191,12 +191,22 @@ def test_names_of_other_files(path: str) -> None:
         ("a?c.py   ", ["abc.py"], ["ac.py", "a/c.py"]),
         ("bad[\r\nworse[z-a]\rgood.py", ["good.py", "bad["], ["worse"]),
         ("ümlaut*.py", ["ümlaut1.py"], ["umlaut1.py"]),
+        ("*a*b*ab", ["aab.ab", "x/abab"], ["ab", "aabb"]),
+        # Each of these took a regular expression that goes back minutes, or for ever.
+        ("*a" * 30 + "*b", ["a" * 200 + "b"], ["a" * 200]),
+        ("**/a/" * 12 + "b", ["a/" * 40 + "b"], ["/".join("a" * 60)]),
+        ("a" + " " * 5000 + "b\\ ", [], ["a"]),
     ],
 )
 def test_an_ignore_file(rules: str, ignored: list[str], others: list[str]) -> None:
     parsed = IgnoreRules.parse(rules)
     assert [path for path in ignored if not parsed.ignores(path)] == []
     assert [path for path in others if parsed.ignores(path)] == []
+
+
+def test_more_rules_than_anybody_writes_are_refused() -> None:
+    with pytest.raises(ValueError, match="more than 5,000"):
+        IgnoreRules.parse("a\n" * 6000)
 
 
 def test_parts_of_a_secret_that_is_edited_stay_written_over() -> None:
