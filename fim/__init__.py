@@ -13,6 +13,7 @@ The modules in reading order:
 - shaping/: how sure the model was, and how much of an answer is sure enough (Sureness)
 - postprocess: an answer cut, hidden, or fitted to the rest of the line (Shaper, Suggestion)
 - attribution: whether a suggestion repeats a known package
+- project/: pieces of other files, ranked and chosen (Snippet)
 - secrets/: what is never part of a prompt or a suggestion
 - editing/: what in a text can be written anew: bodies, docstrings (Target)
 - evaluation/: samples with a known answer, and scores

@@ -24,11 +24,12 @@ _PARAGRAPH = re.compile(r"\n[ \t]*\r?\n")
 
 @dataclass(frozen=True, slots=True)
 class Snippet:
-    """A piece of another file. `origin` says why it was chosen, for the trace."""
+    """A piece of another file. `origin` and `score` say why it was chosen, for the user."""
 
     path: str
     text: str
     origin: str
+    score: float = 0.0  # how well it suits the cursor; see fim/project/ranking.py
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from fim.context import CursorContext, as_trained
+from fim.editing.languages import LANGUAGES, Language
 from fim.formats import Encoder, FimFormat, Layout, Part, Sentinels
 
 Span = tuple[int, int]  # (start, stop)
@@ -25,7 +26,8 @@ class Prompt:
     layout: Layout
     stop_ids: frozenset[int]
     context: Span  # headers and snippets with their sentinels, all that stands before the FIM part
-    prefix: Span  # plain text ids; with StarCoder2's header the path is their first line
+    # Plain text ids; StarCoder2's path is their first line, and comments of other files are, too.
+    prefix: Span
     suffix: Span  # plain text ids
     # The end of the prefix that the ids leave out: the answer has to spell it first.
     begin_with: str = ""
@@ -51,8 +53,8 @@ def build_prompt(
     """The prompt as ids. Pieces between sentinels are tokenized separately, as in training.
 
     `layout` None is the family's preferred one. Snippets are written as files of the repository,
-    where the family has a mark for files; elsewhere they are left out. The StarCoder2 paper §5 and
-    the Qwen2.5-Coder report give the forms.
+    where the family has a mark for files, as the StarCoder2 paper §5 and the Qwen2.5-Coder report
+    give it; elsewhere as comments at the beginning of the prefix.
 
     heal leaves out the last piece of the prefix that a tokenizer would have joined with what
     follows it, and asks for an answer that begins with it (token healing). While a word is typed,
@@ -152,6 +154,8 @@ def _infill(
     if "typed" in order:
         anchor -= context.typed
     prefix = context.prefix[:anchor]
+    if not family.file_sep:
+        prefix = _as_comments(context) + prefix
     if named and family.path_in_prefix and context.path:
         prefix = f"{context.path}\n{prefix}"
     pieces: dict[Part, _Piece] = {
@@ -164,6 +168,15 @@ def _infill(
     if family.middle:
         pieces["<middle>"] = _Piece("sentinel", family.middle)
     return [pieces[part] for part in order if part in pieces]
+
+
+def _as_comments(context: CursorContext) -> str:
+    """The snippets as lines of comments."""
+    mark = LANGUAGES.get(context.language, Language()).line_comment
+    lines = []
+    for snippet in context.snippets:
+        lines += [snippet.path, *snippet.text.rstrip("\n").split("\n")]
+    return "".join(f"{mark} {line}".rstrip() + "\n" for line in lines)
 
 
 def _encode(piece: _Piece, sentinels: Sentinels, encoder: Encoder) -> list[int]:

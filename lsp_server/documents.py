@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import accumulate, islice
 from typing import Literal
@@ -246,6 +246,11 @@ class Documents:
         if uri not in self._open:
             raise NotOpenError
         return self._open[uri]
+
+    @property
+    def all(self) -> Mapping[str, Document]:
+        """The open documents by URI."""
+        return self._open
 
     def uris(self) -> tuple[str, ...]:
         """The open documents, the one that was opened first in front."""

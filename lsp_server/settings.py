@@ -157,6 +157,8 @@ class Settings:
     """Less sure suggestions are not shown, 0 to 1; None takes what suits the model."""
     alternatives: int = setting(3, whole(1, 10))
     """Suggestions that an explicit request is answered with, at most."""
+    project_context: str = setting("auto", choice("auto", "on", "off"))
+    """Whether prompts have pieces of the workspace's other files; "auto": for models here alone."""
     attribution: str = setting("show", choice("show", "hide", "off"))
     """Whether a suggestion that repeats a known package is marked, hidden, or not looked up."""
     time_budget: float | None = setting(

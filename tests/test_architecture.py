@@ -61,7 +61,7 @@ LSP_SERVER = {
     "daemon": "",
     "scheduler": "logs",
     "engines": "settings folders logs",
-    "context": "daemon documents",
+    "context": "daemon documents logs",
     "session": "context engines documents settings user_settings daemon scheduler folders logs",
     "completion": "session context engines documents settings scheduler logs",
     "protocol": (

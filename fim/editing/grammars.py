@@ -75,6 +75,12 @@ def definitions(text: str, language: str, offset: int) -> Iterator[Definition]:
     yield from kept
 
 
+@lru_cache(maxsize=4)
+def _parsed(text: str, language: Language) -> "Tree | None":
+    """The syntax tree of a text that is asked for again."""
+    return syntax_tree(text, language)
+
+
 @cache
 def load(package: str, loader: str) -> "tree_sitter.Language | None":
     """The grammar; None where its package is missing or does not fit the installed tree_sitter."""
@@ -86,8 +92,7 @@ def load(package: str, loader: str) -> "tree_sitter.Language | None":
         return None
 
 
-@lru_cache(maxsize=4)
-def _parsed(text: str, language: Language) -> "Tree | None":
+def syntax_tree(text: str, language: Language) -> "Tree | None":
     """The syntax tree, with offsets as in `text`; None without a grammar, or when time ran out."""
     if len(text) > _LONGEST or not language.grammar:
         return None

@@ -14,6 +14,7 @@ from typing import Generic, TypeVar
 from fim import CursorContext
 from lsp_server.completion.query import Query, digest, query_at
 from lsp_server.completion.stream import AnswerStream
+from lsp_server.context.project import NOTHING, Surroundings
 from lsp_server.documents import Snapshot
 from lsp_server.session.prompt_sizes import UNLIMITED
 from lsp_server.session.prompter import Prompter
@@ -68,12 +69,13 @@ class AnswerCache:
         settings: Settings,
         client: str,
         sizes: Sequence[int] = (UNLIMITED,),
+        around: Surroundings = NOTHING,
     ) -> Query:
         """As query_at, but reuses the context of a text that was seen before."""
         uri = snapshot.uri
         max_tokens = prompter.most_tokens(settings)
         place = (snapshot.window_start, snapshot.offset, snapshot.language, snapshot.secret)
-        about = (place, path, max_tokens, sizes)
+        about = (place, path, max_tokens, sizes, hash(around))
         key = digest(f"{about}\n{snapshot.text}")
         query = query_at(
             snapshot,
@@ -84,6 +86,7 @@ class AnswerCache:
             sizes=sizes,
             contexts=self._contexts.get(uri, key),
             previous=self._last.get(uri, {}),
+            around=around,
         )
         self._contexts.put(uri, key, query.contexts)
         last = self._last.get(uri, {})

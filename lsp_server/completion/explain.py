@@ -116,10 +116,16 @@ def _figures(completion: Completion) -> str:
 
 def _snippets(completion: Completion) -> str:
     lines = [
-        f"- {quoted(piece.path)}: {piece.origin}, {len(piece.text):,} characters"
-        for piece in completion.query.context.snippets
+        f"- {quoted(piece.path)}: {piece.origin}, score {piece.score:.1f}, "
+        f"{len(piece.text):,} characters"
+        for piece in reversed(completion.query.context.snippets)
     ]
-    return "\n".join(lines) or "Nothing: only this file was read."
+    if not lines:
+        return "Nothing: only this file was read."
+    length = completion.trace.prompt_tokens
+    if length and length < len(completion.query.request.prompt):
+        lines.append("\nThe model had not read them yet, and answered without them.")
+    return "\n".join(lines)
 
 
 def _prompt(completion: Completion, where: str) -> list[str]:

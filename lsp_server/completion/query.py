@@ -18,6 +18,7 @@ from typing import Any, Literal
 from fim import CursorContext, Layout, Reason, Shaper, Suggestion, Target
 from lsp_server.completion.stream import AnswerStream
 from lsp_server.completion.trace import Outcome, Trace
+from lsp_server.context.project import NOTHING, Surroundings
 from lsp_server.documents import Snapshot
 from lsp_server.engines.interface import Answering, CompletionRequest
 from lsp_server.session.prompt_sizes import UNLIMITED
@@ -119,6 +120,7 @@ def query_at(
     contexts: Mapping[int, CursorContext] | None = None,
     previous: Mapping[int, CursorContext] = MappingProxyType({}),
     off: frozenset[str] = frozenset(),
+    around: Surroundings = NOTHING,
 ) -> Query:
     """The query for a suggestion at the cursor, or for the text of a target there. Raises
     FormatError.
@@ -126,11 +128,11 @@ def query_at(
     path: relative to the workspace. client: names the window in the engine's queue. sizes: see
     session/prompt_sizes.py. contexts: of this snapshot by size, if they were made before. previous:
     the last contexts of the document. off: the names of fim.FILTERS that are left out of a
-    suggestion.
+    suggestion. around: snippets of other files.
     """
     started = time.perf_counter()
     if contexts is None:
-        contexts = prompter.contexts(snapshot, settings, path, previous, sizes)
+        contexts = prompter.contexts(snapshot, settings, path, previous, sizes, around)
     context, *smaller = contexts.values()
     gathered = time.perf_counter()
     request, layout = prompter.request(context, settings, client)

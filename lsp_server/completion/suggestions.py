@@ -27,6 +27,7 @@ from lsp_server.completion.query import (
     without_asking,
 )
 from lsp_server.completion.stream import AnswerStream
+from lsp_server.context.project import NOTHING, ProjectContext
 from lsp_server.context.secret_files import SecretFiles
 from lsp_server.documents import Snapshot
 from lsp_server.engines.interface import Engine
@@ -48,8 +49,12 @@ Found = tuple[Offer, Suggestion]
 class Suggestions:
     """Answers the requests of one session. An edit or a newer request cancels the older request."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, project: ProjectContext | None = None) -> None:
         self.offers = Offers()
+        self._project = project
+        if project is not None:
+            project.on_change = self._project_changed
+        self._visited: dict[str, tuple[Snapshot, str | None]] = {}  # by document
         self.prefill = Prefill(session, self._unanswered)
         self.secret_files = SecretFiles()
         self._session = session
@@ -114,6 +119,7 @@ class Suggestions:
         number = len(found)  # the rest of an offer was the model's first choice
         made: list[Completion] = []
         unfinished: AnswerStream | None = None  # of the last one
+        self._visit(snapshot, path, prompter)
         with session.reported():
             query = self._query(snapshot, path, prompter, unsure=invoked)
             while len(found) + len(made) < wanted and misses_left:
@@ -214,7 +220,12 @@ class Suggestions:
         if unsure:
             prompter = replace(prompter, min_confidence=0.0)
         sizes = self._sizes_of(prompter, best=unsure)
-        return self._cache.query(snapshot, path, prompter, session.settings, session.client, sizes)
+        around = NOTHING
+        if self._project is not None and self._takes_snippets():
+            around = self._project.surroundings(snapshot.uri)
+        return self._cache.query(
+            snapshot, path, prompter, session.settings, session.client, sizes, around
+        )
 
     def _sizes_of(self, prompter: Prompter, *, best: bool) -> Sequence[int]:
         """The sizes of a prompt; best: the largest alone."""
@@ -232,6 +243,7 @@ class Suggestions:
         if prompter is None:
             return None
         self._use(prompter)
+        self._visit(snapshot, path, prompter)
         if self._growing_at(snapshot) is not None:
             return None
         try:
@@ -240,6 +252,27 @@ class Suggestions:
             return None  # the next request reports it
         asked = query.withheld is None and self._cache.find(query) is None
         return query if asked else None
+
+    # ---- snippets of other files ----
+
+    def _takes_snippets(self) -> bool:
+        settings = self._session.settings
+        here = not settings.remote.url
+        return settings.project_context == "on" or (settings.project_context == "auto" and here)
+
+    def _visit(self, snapshot: Snapshot, path: str | None, prompter: Prompter) -> None:
+        """Has snippets chosen for this place, beside the request."""
+        if self._project is None or snapshot.secret or not self._takes_snippets():
+            return
+        budget = prompter.snippet_tokens(self._sizes_of(prompter, best=True)[0])
+        self._visited[snapshot.uri] = (snapshot, path)
+        self._project.visit(snapshot, budget, prompter.count)
+
+    def _project_changed(self, uri: str) -> None:
+        """Has the prompt with the new snippets read, unless the text has changed meanwhile."""
+        snapshot, path = self._visited.get(uri, (None, None))
+        if snapshot is not None and not self._session.requests.busy:
+            self.prefill.start(lambda: snapshot, path)
 
     def _use(self, prompter: Prompter) -> None:
         """Forgets the offers and answers of another prompter."""
@@ -310,6 +343,9 @@ class Suggestions:
         uri = snapshot.uri
         self.offers.edited(snapshot)
         self.prefill.close(uri)
+        self._visited.pop(uri, None)
+        if self._project is not None:
+            self._project.edited(snapshot)
         growing = self._growing.get(uri)
         if growing is not None and growing.typed_length_of_answer(snapshot) is None:
             self._close_rest(uri)
@@ -320,11 +356,15 @@ class Suggestions:
         self.prefill.close(uri)
         self.offers.close(uri)
         self._cache.close(uri)
+        if self._project is not None:
+            self._project.close(uri)
         if uri is None:
+            self._visited.clear()
             self.secret_files.close()
             self.close_rests()
             self._reasons.clear()
         else:
+            self._visited.pop(uri, None)
             self._close_rest(uri)
             self._reasons.pop(uri, None)
 

@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lsprotocol import types as lsp
@@ -121,8 +122,10 @@ class FimlsServer(LanguageServer):
     def suggestions(self) -> Suggestions:
         # Imported at the first request, after `initialize` is answered: it takes some 0.3 s.
         from lsp_server.completion.suggestions import Suggestions
+        from lsp_server.context.project import ProjectContext
 
-        return Suggestions(self.session)
+        project = ProjectContext(lambda: self.documents.all, self.folders)
+        return Suggestions(self.session, project)
 
     @property
     def has_suggestions(self) -> bool:
@@ -154,11 +157,15 @@ class FimlsServer(LanguageServer):
         path = to_path(uri)
         if path is None:
             return None
-        uris = [folder.uri for folder in self.workspace.folders.values()]
-        for folder in map(to_path, uris or [self.workspace.root_uri or ""]):
-            if folder is not None and path.is_relative_to(folder):
+        for folder in self.folders():
+            if path.is_relative_to(folder):
                 return path.relative_to(folder).as_posix()
         return path.name
+
+    def folders(self) -> list[Path]:
+        """The workspace's folders."""
+        uris = [folder.uri for folder in self.workspace.folders.values()]
+        return list(filter(None, map(to_path, uris or [self.workspace.root_uri or ""])))
 
     @contextmanager
     def cancelled_with_request(self, work: asyncio.Future[Any]) -> Iterator[None]:

@@ -15,6 +15,7 @@ from fim import (
     Layout,
     PieceEncoder,
     Sentinels,
+    Snippet,
     around_cursor,
     build_prompt,
     render_text,
@@ -27,6 +28,7 @@ from fim.context import FAR
 from fim.secrets import Masked, is_secret_path, mask
 from fim.secrets.paths import LANGUAGES
 from lsp_server.context.locations import name_in
+from lsp_server.context.project import NOTHING, Surroundings
 from lsp_server.documents import Snapshot
 from lsp_server.engines.interface import CompletionRequest
 from lsp_server.session.known_packages import KnownPackages
@@ -141,9 +143,14 @@ class Prompter:
         path: str | None,
         previous: Mapping[int, CursorContext],
         sizes: Sequence[int],
+        around: Surroundings = NOTHING,
     ) -> Mapping[int, CursorContext]:
         """As `context`, by size. All text of a prompt comes from here: what is secret in it is
-        written over, and where all of it is, or what stands at the cursor, there is no text."""
+        written over, and where all of it is, or what stands at the cursor, there is no text.
+
+        around: the snippets of other files, which hold no secrets (context/project.py). Only the
+        largest prompt has them, so that the others are ready when they change.
+        """
         language = snapshot.language
         if snapshot.secret or language in LANGUAGES or is_secret_path(name_in(snapshot.uri)):
             nothing = CursorContext("", "", language=language, withheld="secret file")
@@ -158,7 +165,8 @@ class Prompter:
             before = previous.get(size)
             if before is not None and before.withheld:
                 before = None
-            contexts[size] = self._context(snapshot, masked, settings, path, before, size)
+            shown = around if size == max(sizes) else NOTHING
+            contexts[size] = self._context(snapshot, masked, settings, path, before, size, shown)
         return contexts
 
     def _context(
@@ -169,24 +177,47 @@ class Prompter:
         path: str | None,
         previous: CursorContext | None,
         most: int,
+        around: Surroundings,
     ) -> CursorContext:
         header = HEADER_TOKENS
         if path and self.format.always_names_file:
             header += len(self.encoder.encode(path))
         room = self.context_tokens - self.most_tokens(settings) - header
+        budget = max(0, min(room, most))
+        snippets: tuple[Snippet, ...] = ()
+        if around.snippets:
+            for_snippets = self.snippet_tokens(most)
+            snippets = self._fitting(around.snippets, for_snippets)
+            budget -= for_snippets
         context = around_cursor(
             masked.text,
             snapshot.offset,
             encoder=self.encoder,
-            token_budget=max(0, min(room, most)),
+            token_budget=budget,
             suffix_budget=self.suffix_tokens,
             path=path,
             language=snapshot.language,
             previous=previous,
         )
         context = replace(context, secrets=masked.values)
+        if snippets:
+            context = replace(context, snippets=snippets, repository=around.repository)
         anchored = (self.layout or self.format.layouts[0]) == "anchored"
         return with_anchor(context, previous, self.encoder) if anchored else context
+
+    def snippet_tokens(self, size: int) -> int:
+        """Of the snippets of other files in a prompt of this size."""
+        return min(self.format.snippet_tokens, size // 4, self.context_tokens // 4)
+
+    def _fitting(self, snippets: Sequence[Snippet], budget: int) -> tuple[Snippet, ...]:
+        """Those that fit, the last ones first."""
+        kept: list[Snippet] = []
+        for snippet in reversed(snippets):
+            budget -= self.count(f"{snippet.path}\n{snippet.text}") + 2
+            if budget < 0:
+                break
+            kept.append(snippet)
+        return tuple(reversed(kept))
 
     def count(self, text: str) -> int:
         """The number of tokens of a text."""

@@ -1,3 +1,5 @@
+import re
+
 import pytest
 
 from fim import FORMATS, LAYOUTS, FormatError, Layout, Snippet, build_prompt, render_text, resolve
@@ -30,8 +32,8 @@ CASES: list[tuple[str, Layout | None, dict[str, object], str]] = [
     (
         "starcoder",
         "psm",
-        {"path": "a.py", "snippets": SNIPPETS},
-        "<fim_prefix>P<fim_suffix>S<fim_middle>",
+        {"path": "a.py", "snippets": SNIPPETS, "language": "python"},  # no mark for files
+        "<fim_prefix># b.py\n# B\n# c.py\n# C\nP<fim_suffix>S<fim_middle>",
     ),
     ("santacoder", "psm", {}, "<fim-prefix>P<fim-suffix>S<fim-middle>"),
     ("stablelm2", None, {}, "<|fim_prefix|>P<|fim_suffix|>S<|fim_middle|>"),
@@ -71,7 +73,8 @@ def test_prompt(name: str, layout: Layout | None, fields: dict[str, object], exp
     written = encoder.decode(prompt.ids).removeprefix(FORMATS[name].begin or "").replace("▁<", "<")
     assert written == (expected if not FORMATS[name].spaced else expected.replace(" ", ""))
     path = "a.py\n" if expected.find("a.py\nP") > 0 and FORMATS[name].path_in_prefix else ""
-    assert encoder.decode(prompt.ids[slice(*prompt.prefix)]) == path + "P"
+    comments = "".join(re.findall("# .*\n", expected))
+    assert encoder.decode(prompt.ids[slice(*prompt.prefix)]) == path + comments + "P"
     assert encoder.decode(prompt.ids[slice(*prompt.suffix)]) == "S"
     head = encoder.decode(prompt.ids[slice(*prompt.context)])
     assert head == expected[: len(head)]
@@ -129,8 +132,8 @@ def test_sentinels_in_the_users_code(name: str, code: str, defused: str) -> None
     empty = render_text(context_at("‸", path="p", snippets=(Snippet("p", "", "open"),)), family)
     assert code == defused or code not in text
     assert text.count(defused) == (
-        5 if family.file_sep else 2
-    )  # twice in the snippet, and in the path
+        5 if family.file_sep else 4
+    )  # twice in the snippet, and in the path where the family names it
     for sentinel in family.texts:
         assert text.count(sentinel) == empty.count(sentinel)
 
@@ -183,9 +186,9 @@ def test_healing_leaves_out_the_last_piece(prefix: str, left_out: str, layout: L
     ("name", "expected"),
     [
         ("starcoder2", "<file_sep>b.py\nB<file_sep><fim_prefix>a.py\nP<fim_suffix>S<fim_middle>T"),
-        ("stablelm2", "<|fim_prefix|>P<|fim_suffix|>S<|fim_middle|>T"),
-        ("codellama", "<PRE> P <SUF>S <MID>T"),
-        ("deepseek-coder", "<｜fim▁begin｜>P<｜fim▁hole｜>S<｜fim▁end｜>T"),
+        ("stablelm2", "<|fim_prefix|>// b.py\n// B\nP<|fim_suffix|>S<|fim_middle|>T"),
+        ("codellama", "<PRE> // b.py\n// B\nP <SUF>S <MID>T"),
+        ("deepseek-coder", "<｜fim▁begin｜>// b.py\n// B\nP<｜fim▁hole｜>S<｜fim▁end｜>T"),
     ],
 )
 def test_what_was_typed_behind_the_anchor_begins_the_middle(name: str, expected: str) -> None:
