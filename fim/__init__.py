@@ -8,10 +8,8 @@ The modules in reading order:
 - prompt: a CursorContext as token ids or as text (Prompt); token healing
 - pieces: a tokenizer that encodes only what changed (PieceEncoder)
 - characters: those that cannot be seen
-- lines: indentation, brackets and quotes of source text
-- stops: the rules for where an answer ends, one function each; a Reason names each filter
-- shaping/: how sure the model was, and how much of an answer is sure enough (Sureness)
-- postprocess: an answer cut, hidden, or fitted to the rest of the line (Shaper, Suggestion)
+- lines: lines and indentation of source text
+- shaping/: an answer cut, hidden, or fitted to the text around it (Shaper, Suggestion)
 - attribution: whether a suggestion repeats a known package
 - project/: pieces of other files, ranked and chosen (Snippet)
 - secrets/: what is never part of a prompt or a suggestion
@@ -49,10 +47,11 @@ from fim.formats import (
 )
 from fim.lines import without_closers
 from fim.pieces import PieceEncoder
-from fim.postprocess import FILTERS, Multiline, Shaper, Suggestion, extent_at
 from fim.prompt import Prompt, Span, build_prompt, render_text
+from fim.shaping.bounds import Extent, Reason
+from fim.shaping.indentation import with_missing_indentation
+from fim.shaping.shaper import FILTERS, Multiline, Shaper, Suggestion, extent_at
 from fim.shaping.sureness import Sureness
-from fim.stops import Extent, Reason
 
 __all__ = [
     "FILTERS",
@@ -88,6 +87,7 @@ __all__ = [
     "target_at",
     "targets_at",
     "with_anchor",
+    "with_missing_indentation",
     "without_closers",
     "without_surrogates",
 ]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from fim.formats import Encoder
-from fim.stops import Reason
+from fim.shaping.bounds import Reason
 
 # Source code has some 3 to 4 characters per token. Text further away than this is never looked at:
 # the cost of a window depends on the budget and not on the file, and few tokens are counted in
@@ -47,6 +47,7 @@ class CursorContext:
     typed: int = 0  # code points at the prefix's end that were typed since the anchor: fim.anchor
     secrets: frozenset[str] = frozenset()  # what is written over in the text: fim.secrets
     withheld: Reason | None = None  # why there is no text, and nothing is to be asked
+    lead: str = ""  # indentation at the prefix's end that the document lacks: fim.shaping
 
 
 def around_cursor(

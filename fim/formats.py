@@ -149,7 +149,7 @@ class Sentinels:
 _PLAIN = ("<fim_prefix>", "<fim_suffix>", "<fim_middle>")
 _PIPED = ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>")
 _FORMATS = (
-    # No token ends the middle (bigcode-project/starcoder2#10): the rules of fim.stops matter here.
+    # No token ends the middle (bigcode-project/starcoder2#10): the rules of fim.shaping count.
     FimFormat(
         "starcoder2",
         *_PLAIN,

@@ -1,9 +1,7 @@
-"""Lines, indentation and brackets of source text in any language: fast rules, no parser."""
+"""Lines and indentation of source text in any language: fast rules, no parser."""
 
 import re
 
-_PAIRS = {")": "(", "]": "[", "}": "{"}
-_QUOTES = "\"'`"
 _CLOSERS = frozenset(")]}>\"'`")
 
 # A colon opens a block only after such a word, or after the closing bracket of a header of several
@@ -17,6 +15,28 @@ _COLON_BLOCK = re.compile(
 _OTHER_OPENER = re.compile(r".*(?:[{(\[]|=>|->|\b(?:do|then|else|begin))$", re.DOTALL)
 _CLOSING_LINE = re.compile(r"[)\]}]|</|(?:end|esac|fi|done)\b")
 _CLOSING_STARTS = frozenset(")]}<efd")
+_CLOSING_WORD = re.compile(r"</[\w.:-]*>?|\w+|.")
+# In the middle of a block that a word closes.
+_MIDDLE = re.compile(r"(?:else|elif|elsif|elseif|rescue|ensure|when|in)\b")
+_CONTINUES = re.compile(r"(?:[=(\[{,&|+*/?:-]|->|=>|<<|\b(?:and|or|not|in|return))$")
+
+# What opens a block in one language only.
+_LANGUAGE_OPENERS: dict[str, re.Pattern[str]] = {
+    "yaml": re.compile(r"\s*(?:- +)?[^\s#'\"].*:$|.*:\s*[|>][+-]?$"),
+    "makefile": re.compile(r"[^\s:#=][^:=#]*::?(?![:=])[^=]*$"),
+    "ruby": re.compile(
+        r"\s*(?:def (?!.*=\s)|class|module|if|unless|while|until|for|case|begin)\b(?!.*\bend$)"
+        r"|.*\bdo(?:\s*\|[^|]*\|)?$"
+    ),
+    "lua": re.compile(r"(?!.*\bend\b).*\bfunction\b[^()]*\([^()]*\)$|\s*repeat$"),
+    **dict.fromkeys(
+        "html xml vue svelte javascriptreact typescriptreact".split(),
+        re.compile(
+            r".*<(?!(?:area|base|br|col|embed|hr|img|input|link|meta|source|track|wbr)\b)"
+            r"[A-Za-z][\w.:-]*(?:\s[^<>]*)?(?<![/=])>$"
+        ),
+    ),
+}
 
 
 def width(line: str) -> int:
@@ -24,10 +44,28 @@ def width(line: str) -> int:
     return len(line[: len(line) - len(line.lstrip())].expandtabs(4))
 
 
-def opens_block(line: str) -> bool:
+def opens_block(line: str, language: str = "") -> bool:
     """Whether a line, as far as it is written, ends in something that opens a block."""
     line = line.rstrip()
-    return bool(_COLON_BLOCK.match(line) or _OTHER_OPENER.match(line))
+    own = _LANGUAGE_OPENERS.get(language)
+    opens = _COLON_BLOCK.match(line) or _OTHER_OPENER.match(line) or (own and own.match(line))
+    return bool(opens)
+
+
+def continues(line: str) -> bool:
+    """Whether a line ends in something that asks for more: an operator, a comma."""
+    return bool(_CONTINUES.search(line.rstrip()))
+
+
+def same_block(line: str, below: str) -> bool:
+    """Whether `below` closes, or goes on with, the block that the line `line` would close."""
+    if width(line) != width(below):
+        return False
+    closer = _CLOSING_WORD.match(line.lstrip())
+    other = _CLOSING_WORD.match(below.lstrip())
+    if not closer or not other:
+        return False
+    return closer[0] == other[0] or (closer[0].isalpha() and bool(_MIDDLE.match(below.lstrip())))
 
 
 def is_closing(line: str) -> bool:
@@ -63,49 +101,3 @@ def splits_word(text: str, index: int) -> bool:
 
 def _is_word(char: str) -> bool:
     return char.isalnum() or char == "_"
-
-
-def open_quote(line: str) -> str:
-    """The quote of the string that is still open at the end of `line`, or ""."""
-    return _scan(line, "")[2]
-
-
-def brackets(text: str, quote: str = "") -> tuple[list[int], list[int]]:
-    """(depths, closers) of a text that begins inside a string of `quote`, or of none with "".
-
-    depths: for each index, and for the end, how many brackets and quotes are open there that the
-    text itself opened. closers: the indices of brackets and quotes that close something opened
-    before the text.
-    """
-    depths, closers, _ = _scan(text, quote)
-    return depths, closers
-
-
-def _scan(text: str, quote: str) -> tuple[list[int], list[int], str]:
-    depths: list[int] = []
-    closers: list[int] = []
-    opened: list[str] = []
-    escaped = False
-    for index, char in enumerate(text):
-        depths.append(len(opened))
-        string = quote or (opened[-1] if opened and opened[-1] in _QUOTES else "")
-        if string:
-            ends = char == string and not escaped
-            # Most strings end with their line at the latest, and a comment may have an apostrophe.
-            broken = char == "\n" and string != "`"
-            escaped = char == "\\" and not escaped
-            if ends and quote:
-                closers.append(index)
-            if (ends or broken) and quote:
-                quote = ""
-            elif ends or broken:
-                opened.pop()
-        elif char in _QUOTES or char in _PAIRS.values():
-            opened.append(char)
-        elif char in _PAIRS and not opened:
-            closers.append(index)
-        elif char in _PAIRS and opened[-1] == _PAIRS[char]:
-            opened.pop()
-    depths.append(len(opened))
-    still_open = quote or (opened[-1] if opened and opened[-1] in _QUOTES else "")
-    return depths, closers, still_open

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fim.lines import width
-from fim.stops import Extent
+from fim.shaping.bounds import Extent
 
 Kind = Literal["selection", "body", "docstring"]
 # An answer may always have this many lines, however short the range is.

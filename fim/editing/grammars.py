@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 _LONGEST = 1_000_000  # code points
 _SECONDS = 0.3  # some texts take a grammar minutes; a common one of 2,000 lines takes it 10 ms
+_SECONDS_TO_COUNT = 0.02
 _CHUNK = 1 << 16
 
 # Nodes that a definition may be the last part of: `export const f = () => {}`.
@@ -92,20 +93,25 @@ def load(package: str, loader: str) -> "tree_sitter.Language | None":
         return None
 
 
-def syntax_tree(text: str, language: Language) -> "Tree | None":
-    """The syntax tree, with offsets as in `text`; None without a grammar, or when time ran out."""
-    if len(text) > _LONGEST or not language.grammar:
+def _grammar(text: str, language: Language) -> "tree_sitter.Language | None":
+    """The grammar for a text; None for a language without one."""
+    if not language.grammar:
         return None
     loader = language.loader
     if language.loader_without_tags and "<?" not in text:
         loader = language.loader_without_tags
-    grammar = load(language.grammar, loader)
-    if grammar is None:
+    return load(language.grammar, loader)
+
+
+def syntax_tree(text: str, language: Language, seconds: float = _SECONDS) -> "Tree | None":
+    """The syntax tree, with offsets as in `text`; None without a grammar, or when time ran out."""
+    grammar = _grammar(text, language)
+    if len(text) > _LONGEST or grammar is None:
         return None
     from tree_sitter import Parser
 
     source = _one_byte_each(text)
-    give_up = time.monotonic() + _SECONDS
+    give_up = time.monotonic() + seconds
     try:
         return Parser(grammar).parse(
             lambda offset, _: source[offset : offset + _CHUNK],
@@ -113,6 +119,21 @@ def syntax_tree(text: str, language: Language) -> "Tree | None":
         )
     except ValueError:  # given up
         return None
+
+
+def broken_places(text: str, language: str) -> int | None:
+    """How many places of a short text the language's grammar finds wrong or incomplete; None
+    without a grammar, or when time ran out."""
+    tree = syntax_tree(text, LANGUAGES.get(language, Language()), _SECONDS_TO_COUNT)
+    if tree is None:
+        return None
+    count = 0
+    nodes = [tree.root_node] if tree.root_node.has_error else []
+    while nodes:
+        node = nodes.pop()
+        count += node.is_error or node.is_missing
+        nodes += [child for child in node.children if child.has_error or child.is_missing]
+    return count
 
 
 def _one_byte_each(text: str) -> bytes:

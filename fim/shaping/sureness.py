@@ -11,7 +11,8 @@ import re
 from bisect import bisect_left
 from dataclasses import dataclass
 
-from fim.lines import brackets
+from fim.shaping.bounds import Bounds
+from fim.shaping.quotes import scan
 
 LEAST_PART = 4  # characters of half a line that are worth a look
 _UNIT = re.compile(r"\w+|[)\]}\"'`]")  # what half a line may end with
@@ -32,6 +33,10 @@ class Sureness:
         index = min(bisect_left(self.ends, length), len(self.ends) - 1)
         return probability(self.logprobs[index])
 
+    def behind(self, skipped: int) -> "Sureness":
+        """Of the same answer without its first characters."""
+        return Sureness(tuple(end - skipped for end in self.ends), self.logprobs)
+
 
 CERTAIN = Sureness()
 
@@ -43,19 +48,18 @@ def probability(logprob: float) -> float:
     return math.exp(min(logprob, 0.0))
 
 
-def sure_beginning(text: str, sureness: Sureness, least: float, quote: str = "") -> int:
-    """The length of the longest beginning of `text` of which the model was at least so sure.
+def sure_beginning(text: str, sureness: Sureness, bounds: Bounds) -> int:
+    """The length of the longest beginning of `text` of which the model was sure enough.
 
     It is the whole text, some whole lines, or a part of the first line that ends with a word, a
     quote or a bracket, outside of brackets and strings that the text itself opened. 0: none is.
-
-    quote: of the string that is open at the text's beginning, or "".
     """
+    least = bounds.min_confidence
     if least <= 0 or sureness.of(len(text)) >= least:
         return len(text)
     ends = [index for index, char in enumerate(text) if char == "\n"]
     first_line = text[: ends[0]] if ends else text
-    depths, _ = brackets(first_line, quote)
+    depths = scan(first_line, bounds.language, bounds.opened).depths
     for unit in _UNIT.finditer(first_line):
         if unit.end() >= LEAST_PART and not depths[unit.end()]:
             ends.append(unit.end())

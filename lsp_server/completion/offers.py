@@ -71,9 +71,8 @@ class Offer:
         """As `typed_length`, of the unfinished answer, whose last line is not in the suggestion."""
         if self.stream is None:
             return None
-        written = self.stream.text.replace("\r\n", "\n")
-        if self.stream.shaper.crlf:
-            written = written.replace("\n", "\r\n")
+        shaper = self.stream.shaper
+        written = shaper.written(shaper.lead + self.stream.text)
         return typed_length(written, self.snapshot, now, unfinished=True)
 
     def continues_at(self, now: Snapshot) -> bool:

@@ -15,7 +15,15 @@ from hashlib import blake2b
 from types import MappingProxyType
 from typing import Any, Literal
 
-from fim import CursorContext, Layout, Reason, Shaper, Suggestion, Target
+from fim import (
+    CursorContext,
+    Layout,
+    Reason,
+    Shaper,
+    Suggestion,
+    Target,
+    with_missing_indentation,
+)
 from lsp_server.completion.stream import AnswerStream
 from lsp_server.completion.trace import Outcome, Trace
 from lsp_server.context.project import NOTHING, Surroundings
@@ -133,7 +141,10 @@ def query_at(
     started = time.perf_counter()
     if contexts is None:
         contexts = prompter.contexts(snapshot, settings, path, previous, sizes, around)
-    context, *smaller = contexts.values()
+    asked = list(contexts.values())
+    if target is None:
+        asked = [with_missing_indentation(each) for each in asked]
+    context, *smaller = asked
     gathered = time.perf_counter()
     request, layout = prompter.request(context, settings, client)
     if smaller:

@@ -5,21 +5,34 @@ The rules for where an answer ends are in fim.stops. A `Shaper` applies them whi
 (`done`), and makes a `Suggestion` of what is there (`shape`).
 """
 
+import re
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from fim.attribution import Match
 from fim.characters import STRANGE
 from fim.context import CursorContext
 from fim.formats import FimFormat
-from fim.lines import brackets, only_closes, open_quote, opens_block, splits_word
+from fim.lines import only_closes, opens_block
 from fim.secrets import holds_secret
+from fim.shaping.bounds import Bounds, Extent, Reason
+from fim.shaping.chat import tells_only, unwrapped
+from fim.shaping.ends import RULES, first_stop
+from fim.shaping.indentation import as_the_file
+from fim.shaping.quotes import Open, scan
+from fim.shaping.rest_of_line import Fit, fit_right
 from fim.shaping.sureness import CERTAIN, Sureness, sure_beginning
-from fim.stops import RULES, Bounds, Extent, Reason, first_stop
+from fim.shaping.syntax import longest_whole
+
+_ABOVE = 8000  # characters above the cursor that are read for what is open there
+_BELOW = 8000
+_LINES_BELOW = 6
+_EDGE = re.compile(r"^[A-Za-z@#]", re.MULTILINE)
+_LINE_START = re.compile(r"^", re.MULTILINE)
 
 Multiline = Literal["auto", "always", "never"]
 # The names with which filters can be switched off (`off`), in the order in which they are asked.
-FILTERS = (*RULES, "fit-right")
+FILTERS = (*RULES, "indentation", "fit-right", "syntax")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,18 +66,12 @@ def extent_at(context: CursorContext, *, multiline: Multiline = "auto") -> Exten
         return "line"
     if not before.strip():
         return "block"
-    opens = opens_block(before)
+    opens = opens_block(before, context.language)
     if after.strip():  # `f(|)` asks for arguments, `{|}` for a body
         opens = before.rstrip().endswith("{")
     return "block" if opens else "line"
 
 
-class _Fit(NamedTuple):
-    """A text that goes with the rest of the cursor's line."""
-
-    text: str
-    replaced: int = 0  # characters right of the cursor that the text takes the place of
-    reason: Reason | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,9 +81,9 @@ class Shaper(Bounds):
     Once `done(text)` is true, `shape` gives the same for `text` as for every continuation of it.
     """
 
-    after: str  # the cursor's line right of the cursor
     crlf: bool
-    min_confidence: float = 0.0  # an answer ends where the model is less sure than that
+    lead: str = ""  # indentation that the suggestion begins with, for the document lacks it
+    dismissed: tuple[str, ...] = ()  # suggestions that the user did not want here
     secrets: frozenset[str] = frozenset()  # of the text, where the model saw a mask
     fixed: bool = False  # what is replaced is chosen already: what stands right of the cursor stays
 
@@ -89,6 +96,7 @@ class Shaper(Bounds):
         multiline: Multiline = "auto",
         max_lines: int = 32,
         min_confidence: float = 0.0,
+        dismissed: tuple[str, ...] = (),
         off: frozenset[str] = frozenset(),
     ) -> "Shaper":
         """The rules at a context's cursor; text that looks like a sentinel of `format` is cut.
@@ -102,11 +110,21 @@ class Shaper(Bounds):
         around = context.prefix + context.suffix
         known = set(STRANGE.findall(around)) - {"\r"}
         sentinels = format.texts if format else ()
+        opened, whole = _opened(context)
         return cls(
             extent=extent_at(context, multiline=multiline),
+            one_line=multiline == "never",
+            prefix=context.prefix,
+            suffix=context.suffix,
+            whole=whole,
+            language=context.language,
             before=before,
             after=after,
-            below=_line_below(context),
+            below=_lines_below(context),
+            opened=opened,
+            spare=_spare(context, opened),
+            lead=context.lead,
+            dismissed=dismissed,
             crlf=_has_crlf(context),
             known=frozenset(known),
             sentinels=tuple(text for text in sentinels if text not in around),
@@ -135,114 +153,112 @@ class Shaper(Bounds):
         """
         shaper = cls.at(context, format, max_lines=max_lines)
         return replace(
-            shaper, extent=extent, least_columns=least_columns, closing=closing, fixed=True
+            shaper,
+            extent=extent,
+            one_line=True,
+            least_columns=least_columns,
+            closing=closing,
+            fixed=True,
         )
 
     def done(self, text: str, sureness: Sureness = CERTAIN) -> bool:
         """Whether more tokens after `text`, the whole answer so far, are pointless."""
         if sureness.of(len(text)) < self.min_confidence:
             return True  # it only sinks
-        return first_stop(_plain(text), self) is not None
+        text = _plain(text)
+        bare = unwrapped(text, self)
+        if bare is None:
+            return tells_only(text, self)
+        return first_stop(bare, self) is not None
 
     def shape(self, text: str, sureness: Sureness = CERTAIN) -> Suggestion:
         """The suggestion made of an answer: of its longest beginning that the model was sure
         enough of."""
-        text = _plain(text)
         reasons: list[Reason] = []
-        # When the stream is over, its last line is a whole one.
-        stop = first_stop(text, self) or first_stop(text + "\n", self)
-        if stop and stop.cut < len(text):
-            text = text[: stop.cut]
-            reasons.append(stop.reason)
-        sure = sure_beginning(text, sureness, self.min_confidence, open_quote(self.before))
+        text = _plain(text)
+        bare = unwrapped(text, self) or ""
+        if bare != text:
+            reasons.append("chat")
+        sureness = sureness.behind(len(text) - len(bare))
+        text = self._ended(bare, reasons)
+        sure = sure_beginning(text, sureness, self)
         confidence = sureness.of(sure or len(text))
         unsure = sure < len(text) and bool(text.strip())
         if unsure:
             text = text[:sure]
             reasons.append("unsure")
-        # Another rule may have ended the answer right behind one.
-        whole, broken, _ = text.partition("\ufffd")
-        if broken:
-            text = whole
-            reasons.append("half character")
-        text, replaced, reason = self._fit_right(text)
-        if reason:
-            reasons.append(reason)
+        indented = text if self.fixed else as_the_file(text, self)
+        if indented != text:
+            reasons.append("indentation")
+        fit = self._fitted(indented, reasons)
+        text = fit.text
+        replaced = fit.replaced
         # Keep trailing blanks only if text follows on the line.
         if not self.after[replaced:].strip():
             text = text.rstrip()
-        hidden = not text.strip()
-        if hidden and not unsure:
-            reasons.append("blank")
+        hidden = True
+        if not text.strip():
+            if not unsure:
+                reasons.append("blank")
         elif holds_secret(self.before, text, self.secrets):
-            hidden = True
             reasons.append("secret")
+        elif any(same_text(text, other) for other in self.dismissed):
+            reasons.append("dismissed")
+        else:
+            hidden = False
         if hidden:
-            text = ""
-            replaced = 0
-        if self.crlf:
-            text = text.replace("\n", "\r\n")
-        return Suggestion(text, (0, replaced), confidence, tuple(reasons), hidden)
+            return Suggestion("", (0, 0), confidence, tuple(reasons), True)
+        if self.lead and not self.after.strip():  # the blanks right of the cursor are in the lead
+            replaced = len(self.after)
+        return Suggestion(
+            self.written(self.lead + text), (0, replaced), confidence, tuple(reasons), False
+        )
 
-    def _fit_right(self, text: str) -> _Fit:
-        """Fit the text to the rest of the cursor's line, so that nothing stands twice.
+    def written(self, text: str) -> str:
+        """A text with the document's line ends."""
+        text = text.replace("\r\n", "\n")
+        return text.replace("\n", "\r\n") if self.crlf else text
 
-        A closer right of the cursor counts as written twice only when the text's own closes
-        something that was opened before the cursor: `g(x)` in front of `)` stays whole.
-        """
-        rest = self.after.strip()
-        if not rest or "fit-right" in self.off:
-            return _Fit(text)
-        depths, closers = brackets(text, open_quote(self.before))
-        repeated = _repeated(text, rest, depths)
-        if repeated:
-            return self._without_repeated(text, repeated)
-        if self.fixed:
-            for index in closers:
-                if text[index] == rest[0]:
-                    return _Fit(text[:index], 0, "repeats right")
-            return _Fit(text)
-        written = _closers_written(text, rest, closers)
-        if not written:
-            return _Fit(text)
-        return _Fit(text, self._blanks_after + written, "replaces right")
+    def _ended(self, text: str, reasons: list[Reason]) -> str:
+        """The text up to where it ends."""
+        # When the stream is over, its last line is a whole one; and what a rule has cut ends there.
+        stop = first_stop(text, self)
+        while stop or (stop := first_stop(text, self, whole=True)):
+            if stop.cut >= len(text):
+                break
+            text = text[: stop.cut]
+            reasons.append(stop.reason)
+            stop = None
+        # Another rule may have ended the answer right behind one.
+        whole, broken, _ = text.partition("\ufffd")
+        if broken and "half-character" not in self.off:
+            reasons.append("half character")
+        return whole
 
-    def _without_repeated(self, text: str, repeated: int) -> _Fit:
-        """The text, whose last characters the rest of the line has, too."""
-        kept = text[: len(text) - repeated]
-        # A closer on a line of its own takes the place of the one on the right, which is misplaced.
-        own_line = "\n" in kept and not kept.rpartition("\n")[2].strip()
-        if own_line and not self.fixed:
-            return _Fit(text, self._blanks_after + repeated, "replaces right")
-        if self._blanks_after and not own_line:
-            kept = kept.rstrip(" \t")
-        return _Fit(kept, 0, "repeats right")
+    def _fitted(self, text: str, reasons: list[Reason]) -> Fit:
+        """The text with what it replaces, as long as it leaves the document's syntax whole."""
 
-    @property
-    def _blanks_after(self) -> int:
-        return len(self.after) - len(self.after.lstrip())
+        def fit(beginning: str) -> Fit:
+            return fit_right(beginning, self, fixed=self.fixed)
 
-
-def _repeated(text: str, rest: str, depths: list[int]) -> int:
-    """How many characters at the end of `text` are the beginning of `rest`: the most that begin
-    outside of what the text itself opened, and that divide no word."""
-    for size in range(min(len(rest), len(text)), 0, -1):
-        start = len(text) - size
-        if depths[start] or not text.endswith(rest[:size]):
-            continue
-        if not splits_word(text, start) and not splits_word(rest, size):
-            return size
-    return 0
+        fitted = fit(text)
+        if fitted.text.strip() and not self.fixed:
+            whole = longest_whole(text, self, fit) or Fit("")
+            if whole.text != fitted.text:
+                fitted = whole._replace(reason=fitted.reason)
+                if fitted.reason:
+                    reasons.append(fitted.reason)
+                reasons.append("breaks syntax")
+                return fitted
+        if fitted.reason:
+            reasons.append(fitted.reason)
+        return fitted
 
 
-def _closers_written(text: str, rest: str, closers: list[int]) -> int:
-    """How many characters of `rest` the text writes in its course, from each closer on."""
-    written = 0
-    for index in closers:
-        while index < len(text) and written < len(rest) and text[index] == rest[written]:
-            index += 1
-            written += 1
-    return written
+def same_text(text: str, other: str) -> bool:
+    """Whether two suggestions say the same, as far as the shorter one goes."""
+    one, two = "".join(text.split()), "".join(other.split())
+    return bool(one and two) and (one.startswith(two) or two.startswith(one))
 
 
 def _cursor_line(context: CursorContext) -> tuple[str, str]:
@@ -252,12 +268,34 @@ def _cursor_line(context: CursorContext) -> tuple[str, str]:
     return before, after
 
 
-def _line_below(context: CursorContext) -> str:
-    """The next line under the cursor's that is not blank, without its end, or ""."""
-    under = context.suffix.partition("\n")[2]
-    code = under.lstrip()
-    start = under.rfind("\n", 0, len(under) - len(code)) + 1
-    return under[start:].partition("\n")[0].rstrip()
+def _lines_below(context: CursorContext) -> tuple[str, ...]:
+    """The next lines under the cursor's that are not blank, without their ends."""
+    under = context.suffix.partition("\n")[2][:_BELOW]
+    return tuple(line.rstrip() for line in under.split("\n") if line.strip())[:_LINES_BELOW]
+
+
+def _opened(context: CursorContext) -> tuple[tuple[Open, ...], bool]:
+    """What is open at the cursor, and whether that was read from the text's first character.
+
+    Else it is read from a line that begins at the left edge: hardly one in a string does.
+    """
+    prefix = context.prefix
+    if len(prefix) <= _ABOVE:
+        return scan(prefix, context.language).opened, context.before == 0
+    start = len(prefix) - _ABOVE
+    edge = _EDGE.search(prefix, start, len(prefix) - _ABOVE // 4)
+    if edge is None:
+        edge = _LINE_START.search(prefix, start)
+    return scan(prefix[edge.start() if edge else start :], context.language).opened, False
+
+
+def _spare(context: CursorContext, opened: tuple[Open, ...]) -> int | None:
+    """How much of what is open at the cursor the text behind it leaves open."""
+    if context.language == "shellscript":  # the patterns of its `case` close nothing
+        return None
+    below = scan(context.suffix[:_BELOW], context.language, opened)
+    closed = len(below.closers) - below.stray
+    return sum(each.kind != "comment" for each in opened) - closed
 
 
 def _has_crlf(context: CursorContext) -> bool:
