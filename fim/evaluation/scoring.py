@@ -9,7 +9,7 @@ import warnings
 from dataclasses import dataclass
 
 from fim.evaluation.samples import LONGEST, Sample
-from fim.lines import brackets
+from fim.shaping.quotes import scan
 
 # characters on both sides of the cursor that the copy baseline looks at
 BEFORE = 8000
@@ -106,12 +106,10 @@ def doubles_bracket(sample: Sample, text: str, replaced: int = 0) -> bool:
     """Whether a text that is accepted leaves more closing brackets without an opening one than the
     author's file has, within NEAR characters of it."""
     before = sample.prefix[-NEAR:]
-    accepted = _unopened(before + text + sample.suffix[replaced : replaced + NEAR])
-    return accepted > _unopened(before + sample.middle + sample.suffix[:NEAR])
-
-
-def _unopened(text: str) -> int:
-    return len(brackets(text)[1])
+    language = "python" if sample.path.endswith((".py", ".pyi")) else ""
+    accepted = scan(before + text + sample.suffix[replaced : replaced + NEAR], language)
+    wanted = scan(before + sample.middle + sample.suffix[:NEAR], language)
+    return accepted.stray > wanted.stray
 
 
 def edit_distance(first: str, second: str) -> int:

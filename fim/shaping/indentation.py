@@ -148,6 +148,8 @@ def _foreign_step(first: str, more: list[str], unit: str, bounds: Bounds) -> int
             if blanks[0] == "\t":
                 return len(unit.expandtabs(4))
             exact = columns % expected == 0 and columns // expected in _STEPS
+            if unit != "\t" and columns == width(previous):
+                return 0  # not deeper at all
             if exact and (opened or unit == "\t"):
                 return columns // expected
             return _guess(more, unit)

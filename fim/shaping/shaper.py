@@ -72,8 +72,6 @@ def extent_at(context: CursorContext, *, multiline: Multiline = "auto") -> Exten
     return "block" if opens else "line"
 
 
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shaper(Bounds):
     """The stop rules and filters for one cursor. Made by `Shaper.at` or `Shaper.for_span`.

@@ -8,7 +8,7 @@ does not depend on the file. What was broken before may stay as broken.
 import re
 from collections.abc import Callable, Iterator
 
-from fim.editing.grammars import parser_for
+from fim.editing.grammars import broken_places
 from fim.lines import is_closing, opens_block, width
 from fim.shaping.bounds import Bounds
 from fim.shaping.quotes import scan
@@ -28,37 +28,67 @@ Fitter = Callable[[str], Fit]
 
 def longest_whole(text: str, bounds: Bounds, fit: Fitter) -> Fit | None:
     """The longest beginning of an answer, fitted to the rest of the line, with which the text
-    around is no more broken than without; None if there is none, or nothing can be said."""
-    whole = fit(text)
-    parser = parser_for(bounds.language, bounds.prefix)
-    if parser is None or "syntax" in bounds.off or bounds.in_text:
-        return whole
-    head, tail = _around(bounds)
-
-    def broken(middle: str, rest: str) -> int:
-        odd = _odd_indents(middle, bounds) if bounds.language == "python" else 0
-        return odd + parser(f"{head}{middle}{rest}{tail}")
-
-    line, after = bounds.before, bounds.after
-    limit: int | None = None
+    around is no more broken than without; None if there is none."""
+    if "syntax" in bounds.off or bounds.in_text:
+        return fit(text)
+    judge = _Judge(bounds)
     for candidate in _beginnings(text):
         fitted = fit(candidate)
-        if not fitted.text.strip():
-            continue
-        rest = after[fitted.replaced :]
-        middle = line + fitted.text
-        found = broken(middle, rest)
-        if not found:
+        if fitted.text.strip() and judge.accepts(fitted):
             return fitted
-        if limit is None:
-            limit = min(broken(line, after), broken("", ""))
-        if found <= limit:
-            return fitted
-        if any(broken(middle, end) <= limit for end in _completions(middle, rest, bounds)):
-            return fitted
-        if limit and bounds.language in ("c", "cpp"):  # macros are not in the grammar
-            return whole
+        if judge.limit and bounds.language in ("c", "cpp"):  # macros are not in the grammar
+            return fit(text)
     return None
+
+
+class _Judge:
+    """Compares what is broken with a text and without it."""
+
+    def __init__(self, bounds: Bounds) -> None:
+        self._bounds = bounds
+        self._head, self._tail = _around(bounds)
+        self.limit: int | None = None  # what may be broken
+
+    def accepts(self, fitted: Fit) -> bool:
+        bounds = self._bounds
+        middle = bounds.before + fitted.text
+        rest = bounds.after[fitted.replaced :]
+        found = self._broken(middle, rest)
+        if not found:
+            return True
+        if self.limit is None:
+            self.limit = self._without()
+            found = self._broken(middle, rest)
+        ends = _completions(middle, rest, bounds)
+        return found <= self.limit or any(self._broken(middle, end) <= self.limit for end in ends)
+
+    def _without(self) -> int:
+        """What is broken without the text, with the cursor's line as it is or without that."""
+        bounds = self._bounds
+        counts: list[int] = []
+        for narrow in (False, True):
+            if narrow:  # broken elsewhere, perhaps: there the count says little
+                lines = self._head.split("\n")
+                tops = [
+                    n for n, line in enumerate(lines) if line[:1].strip() and not is_closing(line)
+                ]
+                self._head = "\n".join(lines[tops[-1] if tops else 0 :])
+                below = self._tail.split("\n")
+                ends = [n for n, line in enumerate(below) if n and line[:1].strip()]
+                if ends:
+                    end = ends[0] + is_closing(below[ends[0]])
+                    self._tail = "\n".join(below[:end])
+            counts = [self._broken(bounds.before, bounds.after), self._broken("", "")]
+            if not min(counts):
+                return 0
+        return max(counts)
+
+    def _broken(self, middle: str, rest: str) -> int:
+        language = self._bounds.language
+        count = broken_places(f"{self._head}{middle}{rest}{self._tail}", language)
+        if count is None:  # nothing can be said
+            return 0
+        return count + (_odd_indents(middle, self._bounds) if language == "python" else 0)
 
 
 def _odd_indents(middle: str, bounds: Bounds) -> int:

@@ -39,7 +39,7 @@ SENTINELS = resolve(ENCODER, "starcoder2")
 ROOM = Path(fim.__file__).parent
 SOURCE = "\n\n".join(
     (ROOM / name).read_text(encoding="utf-8")
-    for name in ("stops.py", "postprocess.py", "prompt.py", "editing/outline.py")
+    for name in ("shaping/ends.py", "shaping/shaper.py", "prompt.py", "editing/outline.py")
 )
 # A passage that stays the same when the room's code does not: how many ids are lost while it is
 # typed depends on its words.

@@ -102,8 +102,9 @@ def test_situation(row: Situation) -> None:
     assert accepted(row, row.answer) == row.expected
     for piece in (1, 3):
         assert accepted(row, row.answer, piece) == row.expected
-    windows = accepted(row, row.answer, newline="\r\n")
-    assert windows == row.expected.replace("\n", "\r\n")
+    if "\n" in row.document:
+        windows = accepted(row, row.answer, newline="\r\n")
+        assert windows == row.expected.replace("\n", "\r\n")
 
 
 def test_there_are_rows_of_every_language() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from fim.shaping.quotes import Open
 from lsp_server.completion.query import Query, query_at
 from lsp_server.documents import Snapshot
 from lsp_server.session.prompter import Prompter
@@ -78,7 +79,17 @@ SHAPER = {
     "extent": "span",
     "before": "y",
     "after": "y",
-    "below": "y",
+    "below": ("y",),
+    "prefix": "y",
+    "suffix": "y",
+    "whole": False,
+    "language": "lua",
+    "opened": (Open("(", ")"),),
+    "spare": 3,
+    "one_line": True,
+    "lead": "    ",
+    "dismissed": ("y",),
+    "off": frozenset({"syntax"}),
     "crlf": True,
     "known": frozenset("\ufeff"),
     "sentinels": ("<end>",),
