@@ -1,7 +1,7 @@
 """Turns a model's answer into a Suggestion: cuts it, hides it, and decides which text right of the
 cursor it replaces.
 
-The rules for where an answer ends are in fim.stops. A `Shaper` applies them while an answer streams
+The rules for where an answer ends are in ends.py. A `Shaper` applies them while an answer streams
 (`done`), and makes a `Suggestion` of what is there (`shape`).
 """
 

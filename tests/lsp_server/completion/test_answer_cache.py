@@ -99,7 +99,6 @@ SHAPER = {
     "closing": "}",
     "secrets": frozenset({"hunter22"}),
     "fixed": True,
-    "off": frozenset({"too-long"}),
 }
 DECIDES_NOTHING = {"client", "idle"}
 
