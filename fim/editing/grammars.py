@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 _LONGEST = 1_000_000  # code points
 _SECONDS = 0.3  # some texts take a grammar minutes; a common one of 2,000 lines takes it 10 ms
-_SECONDS_TO_COUNT = 0.02
+_SECONDS_TO_COUNT = 0.1  # a text of some KB takes a few ms
 _CHUNK = 1 << 16
 
 # Nodes that a definition may be the last part of: `export const f = () => {}`.
