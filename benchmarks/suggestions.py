@@ -16,6 +16,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -43,6 +44,8 @@ from lsp_server.settings import Settings
 TASKS: tuple[Task, ...] = ("column", "multi-line", "line")
 HEADINGS = ["", "shown", "right of shown", "right", "wrong", "net", "broken", "lines", "brackets"]
 
+MOST_TOKENS = 96  # of the recipe's answers: more than it waits for
+
 Ask = Callable[[Sample, Task], Awaitable[Guess]]
 
 
@@ -61,7 +64,8 @@ def recipe(prompter: Prompter, engine: Answering, per_token_s: float) -> Ask:
         question = question_at(text, cursor)
         if question is None:
             return Guess("", hidden=True)
-        content = await answer_to(engine, question, request_of(question, prompter), per_token_s)
+        request = replace(request_of(question, prompter), max_tokens=MOST_TOKENS)
+        content = await answer_to(engine, question, request, per_token_s)
         found = shown(content, text, cursor)
         return Guess(found, hidden=not found)
 

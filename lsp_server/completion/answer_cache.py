@@ -7,12 +7,12 @@ document has its own answers, and loses them when it is closed.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
 from typing import Generic, TypeVar
 
 from fim import CursorContext
-from lsp_server.completion.query import Query, digest, query_at
+from lsp_server.completion.query import Query, query_at
 from lsp_server.completion.stream import AnswerStream
 from lsp_server.context.project import NOTHING, Surroundings
 from lsp_server.documents import Snapshot
@@ -32,15 +32,15 @@ class Newest(Generic[T]):
 
     def __init__(self, size: int) -> None:
         self._size = size
-        self._values: OrderedDict[tuple[str, bytes], T] = OrderedDict()
+        self._values: OrderedDict[tuple[str, Hashable], T] = OrderedDict()
 
-    def get(self, uri: str, key: bytes) -> T | None:
+    def get(self, uri: str, key: Hashable) -> T | None:
         value = self._values.get((uri, key))
         if value is not None:
             self._values.move_to_end((uri, key))
         return value
 
-    def put(self, uri: str, key: bytes, value: T) -> None:
+    def put(self, uri: str, key: Hashable, value: T) -> None:
         self._values[uri, key] = value
         self._values.move_to_end((uri, key))
         if len(self._values) > self._size:
@@ -58,7 +58,7 @@ class AnswerCache:
 
     def __init__(self) -> None:
         self._answers: Newest[AnswerStream] = Newest(KEPT)
-        self._contexts: Newest[Contexts] = Newest(KEPT)  # by digests of texts
+        self._contexts: Newest[Contexts] = Newest(KEPT)  # by texts, hashed
         self._last: dict[str, Contexts] = {}
 
     def query(
@@ -75,8 +75,8 @@ class AnswerCache:
         uri = snapshot.uri
         max_tokens = prompter.most_tokens(settings)
         place = (snapshot.window_start, snapshot.offset, snapshot.language, snapshot.secret)
-        about = (place, path, max_tokens, sizes, hash(around))
-        key = digest(f"{about}\n{snapshot.text}")
+        about = (place, path, max_tokens, tuple(sizes), around)
+        key = hash((about, snapshot.text))
         query = query_at(
             snapshot,
             path,

@@ -156,7 +156,8 @@ class Prompter:
             nothing = CursorContext("", "", language=language, withheld="secret file")
             return dict.fromkeys(sizes, nothing)
         known = next((each.secrets for each in previous.values()), frozenset[str]())
-        masked = mask(snapshot.text, snapshot.offset, self.context_tokens * FAR, known)
+        reach = min(self.context_tokens, max(sizes)) * FAR  # no window looks further
+        masked = mask(snapshot.text, snapshot.offset, reach, known)
         if masked.at_cursor:
             nothing = CursorContext("", "", language=language, withheld="secret here")
             return dict.fromkeys(sizes, replace(nothing, secrets=masked.values))
