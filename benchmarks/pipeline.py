@@ -105,7 +105,8 @@ def main() -> None:
     options = parser.parse_args()
     rows = measure(options)
     print(
-        f"{machine()}; {time.strftime('%Y-%m-%d')}; {options.lines:,} lines; milliseconds of CPU time"
+        f"{machine()}; {time.strftime('%Y-%m-%d')}; {options.lines:,} lines; "
+        "milliseconds of CPU time"
     )
     print(table(["", "p50", "p95", "most"], rows))
 
