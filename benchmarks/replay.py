@@ -45,6 +45,7 @@ from benchmarks.targets import (
 )
 from benchmarks.typing_traces import MOST, Passage, Session, enough, sessions, sources
 from lsp_server.commands.errors import CommandError
+from lsp_server.commands.source_files import Packages
 from lsp_server.documents import Snapshot
 from lsp_server.engines.http import HttpClient
 from lsp_server.engines.interface import CompletionRequest, EngineUnavailable
@@ -119,7 +120,7 @@ class Player:
     async def play(self, session: Session) -> list[Key]:
         """The keys of the session. Raises ValueError when the document is not the file in the
         end."""
-        target, path = self._target, self._folder / session.path.replace("/", "_")
+        target, path = self._target, self._folder / session.path
         target.open(path, session.language, session.beginning)
         self._next, self._keys = time.perf_counter() + 0.3 / self._speedup, []
         self._answered.clear()
@@ -247,6 +248,12 @@ class Player:
                 now = await passes(self._target)
                 self._counted = None if now is None else now - self._passes
         await asyncio.sleep(max(0.0, self._next - time.perf_counter()))
+
+
+def write_files(packages: Packages, folder: Path) -> None:
+    for path, text in (file for files in packages.values() for file in files):
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text(text, encoding="utf-8")
 
 
 async def play_all(
@@ -468,6 +475,11 @@ def arguments() -> argparse.ArgumentParser:
         action="store_true",
         help="asks the engine for its count at every key: for a run of its own",
     )
+    parser.add_argument(
+        "--project",
+        action="store_true",
+        help="the other files of all packages lie beside the one that is typed",
+    )
     parser.add_argument("--speedup", type=float, default=1.0, help="for tests")
     parser.add_argument(
         "--threads", type=int, help="of the peers; without: one for each physical core"
@@ -501,6 +513,8 @@ def main() -> None:
             packages, which = sources(options.where)
             written = sessions(packages, options.seed, least=options.least, longest=options.longest)
             made = enough(written, options.keys)
+            if options.project:
+                write_files(packages, folder)
             found = asyncio.run(play_all(made, sides, Exports(model, folder), folder, options))
         except (CommandError, EditorError, ValueError) as error:
             raise SystemExit(f"replay: {error}") from None

@@ -55,6 +55,10 @@ class Part:
         return Counter(terms(" ".join((self.text, *self.names, stem))))
 
     @cached_property
+    def words(self) -> frozenset[str]:
+        return frozenset(self.terms)
+
+    @cached_property
     def length(self) -> int:
         return sum(self.terms.values())
 

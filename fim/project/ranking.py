@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from fim.context import Snippet
@@ -25,6 +25,8 @@ _LINES = 60  # that are looked at on each side
 _IMPORTED = 3.0  # weight of a part that is imported by its name,
 _OF_IMPORTED = 1.5  # and of one in a type that is
 _PLAIN = 1.0  # score of a part that is imported and shares no word with the place
+_COMMON = 0.25  # the share of parts that may have a word that counts,
+_FEW = 20  # where there are more parts than these
 _SWAP = 1.3  # so much better have other snippets to be
 _MARK_TOKENS = 3  # of a file's mark and line ends
 
@@ -52,21 +54,24 @@ Ranked = tuple[float, Part, Source]
 
 def choose(
     place: Place,
-    sources: Sequence[Source],
+    sources: Iterable[Source],
     budget: int,
     count: Count,
     may_show: Callable[[Part], bool] = lambda part: True,
+    check: Callable[[], None] = lambda: None,
 ) -> tuple[Snippet, ...]:
     """The snippets of at most `budget` tokens, the best last. Each is of another file.
 
-    may_show: asked only of what would be taken."""
+    may_show: asked only of what would be taken. check: is called now and then, and may raise.
+    """
     window = place.before + place.after
     taken: list[Ranked] = []
     texts: set[str] = set()
     left = budget
     files: set[str] = set()
     types: set[tuple[str, ...]] = set()
-    for score, part, source in ranked(place, sources):
+    for score, part, source in ranked(place, sources, check):
+        check()
         shown = part.text.strip()
         if shown in texts or _stands_in(part, window):
             continue
@@ -89,36 +94,41 @@ def choose(
     return _snippets(taken)
 
 
-def ranked(place: Place, sources: Sequence[Source]) -> list[Ranked]:
+def ranked(
+    place: Place, sources: Iterable[Source], check: Callable[[], None] = lambda: None
+) -> list[Ranked]:
     """The parts that share words with the place, the best first."""
     wanted = _wanted(place)
+    words = frozenset(wanted)
     frequency: Counter[str] = Counter()
     total = 0
     length = 0
+    sharing: list[tuple[frozenset[str], Part, Source]] = []
     for source in sources:
+        check()
         for part in source.parts:
-            frequency.update(wanted.keys() & part.terms.keys())
+            shared = words & part.words
             total += 1
             length += part.length
-    if not total:
-        return []
-    worth = {
-        term: weight * math.log(1 + (total - frequency[term] + 0.5) / (frequency[term] + 0.5))
-        for term, weight in wanted.items()
-        if frequency[term]
-    }
-    mean = length / total
+            if shared or part.name in place.imported:
+                frequency.update(shared)
+                sharing.append((shared, part, source))
+    worth = {}
+    for term, often in frequency.items():
+        if often <= total * _COMMON or total < _FEW:
+            rare = math.log(1 + (total - often + 0.5) / (often + 0.5))
+            worth[term] = wanted[term] * rare
+    mean = length / max(total, 1)
     found: list[Ranked] = []
-    for source in sources:
-        for part in source.parts:
-            score = _score(part, worth, mean)
-            if part.name in place.imported:
-                score = _IMPORTED * (score + _PLAIN)
-            elif not place.imported.isdisjoint(part.names):
-                score *= _OF_IMPORTED
-            score *= source.weight
-            if score > 0:
-                found.append((score, part, source))
+    for shared, part, source in sharing:
+        score = _score(part, shared, worth, mean)
+        if part.name in place.imported:
+            score = _IMPORTED * (score + _PLAIN)
+        elif not place.imported.isdisjoint(part.names):
+            score *= _OF_IMPORTED
+        if score > 0:
+            found.append((score * source.weight, part, source))
+    check()
     found.sort(key=lambda each: (-each[0], each[1].path, each[1].start))
     return found
 
@@ -141,10 +151,12 @@ def _wanted(place: Place) -> Mapping[str, float]:
     return wanted
 
 
-def _score(part: Part, worth: Mapping[str, float], mean: float) -> float:
+def _score(part: Part, shared: Iterable[str], worth: Mapping[str, float], mean: float) -> float:
     score = 0.0
     norm = _K * (1 - _B + _B * part.length / mean)
-    for term in worth.keys() & part.terms.keys():
+    for term in shared:
+        if term not in worth:
+            continue
         often = part.terms[term]
         score += worth[term] * often * (_K + 1) / (often + norm)
     return score

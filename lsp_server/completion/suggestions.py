@@ -119,7 +119,6 @@ class Suggestions:
         number = len(found)  # the rest of an offer was the model's first choice
         made: list[Completion] = []
         unfinished: AnswerStream | None = None  # of the last one
-        self._visit(snapshot, path, prompter)
         with session.reported():
             query = self._query(snapshot, path, prompter, unsure=invoked)
             while len(found) + len(made) < wanted and misses_left:
@@ -149,6 +148,7 @@ class Suggestions:
             self.offers.choose(found[0][0].id)
         if unfinished is not None:
             self._let_grow(found[0][0], query, unfinished)
+        self._visit(snapshot, path, prompter)
         return found
 
     async def _rest_at(self, snapshot: Snapshot, *, whole: bool) -> list[Found]:

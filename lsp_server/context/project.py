@@ -8,6 +8,7 @@ follows them anew: at a jump, and where others suit the place much better.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,9 +27,9 @@ from lsp_server.documents import Document, Snapshot
 from lsp_server.logs import log_error
 
 logger = logging.getLogger(__name__)
-PAUSE_S = 0.3  # without a key, before other snippets are looked for,
+PAUSE_S = 0.4  # without a key, before other snippets are looked for,
 QUIET_S = 1.0  # and before they are used in the middle of a line
-AGAIN_S = 5.0  # from one look to the next, unless the cursor jumps
+AGAIN_S = 10.0  # from one look to the next, unless the cursor jumps
 JUMP = 30  # lines
 PATIENCE_S = 10.0  # for the disk; after that there are no snippets of files for a while
 MOST_OPEN = 24  # documents that were used last
@@ -80,6 +81,10 @@ class _Place:
     touched: float = 0.0
     task: asyncio.Task[None] | None = None
     edits: list[tuple[float, int]] = field(default_factory=list)
+
+
+class _Typed(Exception):
+    """A key was typed, and a search has to wait."""
 
 
 class ProjectContext:
@@ -150,9 +155,7 @@ class ProjectContext:
     ) -> None:
         uri = snapshot.uri
         try:
-            if place.line is not None:  # the first time nobody wants to wait
-                await _quiet(place, PAUSE_S)
-            found = await self._find(snapshot, budget, count)
+            found = await self._find_in_a_pause(snapshot, place, budget, count)
             jumped = place.line is None or abs(line - place.line) > JUMP
             place.looked = time.monotonic()
             place.line = line
@@ -177,8 +180,22 @@ class ProjectContext:
         place.waiting = None
         self.on_change(uri)
 
-    async def _find(self, snapshot: Snapshot, budget: int, count: Count) -> Surroundings | None:
-        """None where the disk does not answer."""
+    async def _find_in_a_pause(
+        self, snapshot: Snapshot, place: _Place, budget: int, count: Count
+    ) -> Surroundings | None:
+        """As _find; a key ends the search, which then begins again, with what it has read."""
+        first = place.line is None
+        while True:
+            if not first:
+                await _quiet(place, PAUSE_S)
+            first = False
+            with contextlib.suppress(_Typed):
+                return await self._find(snapshot, budget, count, _Touched(place))
+
+    async def _find(
+        self, snapshot: Snapshot, budget: int, count: Count, should_stop: Callable[[], bool]
+    ) -> Surroundings | None:
+        """None where the disk does not answer. Raises _Typed where it should stop."""
         roots = tuple(self._roots())
         opened = self._open_documents(snapshot.uri)
         async with self._turn:
@@ -186,7 +203,8 @@ class ProjectContext:
                 return None
             try:
                 return await in_daemon(
-                    lambda: self._search(snapshot, roots, opened, budget, count), PATIENCE_S
+                    lambda: self._search(snapshot, roots, opened, budget, count, should_stop),
+                    PATIENCE_S,
                 )
             except TimeoutError:
                 self._resting_until = time.monotonic() + 30 * PATIENCE_S
@@ -220,7 +238,12 @@ class ProjectContext:
         opened: Sequence[Open],
         budget: int,
         count: Count,
+        should_stop: Callable[[], bool],
     ) -> Surroundings:
+        def check() -> None:
+            if should_stop():
+                raise _Typed
+
         files, path = self._folder_of(snapshot.uri, roots)
         search = _Search(snapshot, files, path, opened)
         offset = snapshot.offset
@@ -229,7 +252,7 @@ class ProjectContext:
             snapshot.text[offset : offset + REACH],
             imported_names(snapshot.text, snapshot.language),
         )
-        snippets = choose(near, list(search.sources()), budget, count, search.may_show)
+        snippets = choose(near, search.sources(), budget, count, search.may_show, check)
         return Surroundings(None if files is None else files.root.name, snippets)
 
     def _folder_of(self, uri: str, roots: Sequence[Path]) -> tuple[ProjectFiles | None, str | None]:
@@ -333,6 +356,17 @@ class _Search:
                 yield Source("in the same folder", NEIGHBOUR, parts)
             else:
                 yield Source("in this project", OTHER, parts)
+
+
+class _Touched:
+    """Whether a document was touched since this was made."""
+
+    def __init__(self, place: _Place) -> None:
+        self._place = place
+        self._began = place.touched
+
+    def __call__(self) -> bool:
+        return self._place.touched > self._began
 
 
 async def _quiet(place: _Place, seconds: float) -> None:
