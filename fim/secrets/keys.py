@@ -95,6 +95,8 @@ _TEMPLATE = re.compile(r"\$\{|\$\(|\{\{|%\(|%[sd]|\{\w*\}|<\w+>|\.\.\.|\$[A-Za-z
 _ADDRESS = re.compile(r"\b[a-z][a-z0-9+.-]{1,20}://[^\s:/@\"'`<>]{0,64}:([^\s/@\"'`<>]{3,})@")
 _ADDRESS_SO_FAR = re.compile(r"://[^\s:/@\"'`<>]{1,64}:(?!\d{1,5}\Z)([^\s/@\"'`<>{}]{3,})\Z")
 _HEX = re.compile(r"(?=.*[0-9])(?=.*[a-f])[0-9a-f-]{24,}\Z", re.IGNORECASE)
+_HEX_SO_FAR = re.compile(r"(?=.*[0-9])(?=.*[a-f])[0-9a-f-]{6,}\Z", re.IGNORECASE)
+_MIXED = re.compile(r"(?=.*[0-9])(?=.*[a-z])(?=.*[A-Z])")
 _LONG_WORD = re.compile(r"(?:[a-z]{20,}|[A-Z]{20,})\Z")  # no word of a language is so long
 _COMMON_PASSWORDS = re.compile(
     r"(?:my|your|the|db|test|some|user)?[-_]?(?:pass|password|passwd|pwd|pw|secret|token|user|port|xxx+|\*+)\d{0,3}",
@@ -134,7 +136,7 @@ def read_line(line: str, before: str = "") -> Line:
     opened = ""
     for run in _RUN.finditer(line):
         for found in _ISSUED.finditer(run[0]):
-            if any(map(str.isdigit, found[0])) or nonsense(found[0]) > 0.25:
+            if any(map(str.isdigit, found[0])) or nonsense(found[0]) > 0.1:
                 spans.append((run.start() + found.start(), run.start() + found.end()))
     alone = _value_alone(line) if before else None
     if alone is not None and is_random(line[slice(*alone)], sure=before == "sure"):
@@ -178,7 +180,7 @@ def _may_become_secret(value: _Value) -> bool:
         return True
     strange = nonsense(text)
     mixed = any(map(str.isdigit, text)) and any(map(str.isalpha, text))
-    return (mixed and (value.quoted or strange > 0.05)) or (
+    return (mixed and (value.quoted or strange > 0.05 or bool(_HEX_SO_FAR.match(text)))) or (
         len(text) > 5 and (text.isdigit() or strange > 0.25)
     )
 
@@ -263,8 +265,10 @@ def is_random(value: str, *, sure: bool) -> bool:
     least = 0.25
     if sure and _LONG_WORD.match(value):
         least = 0.1
-    elif not sure or (len(value) < 12 and not any(map(str.isdigit, value))):
+    elif not sure or (len(value) < 10 and not any(map(str.isdigit, value))):
         least = 0.35
+    elif len(value) >= 12 and value.isalnum():
+        least = 0.12 if _MIXED.match(value) else 0.15
     return len(set(value)) > 5 and (bool(_HEX.match(value)) or nonsense(value) >= least)
 
 

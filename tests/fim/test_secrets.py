@@ -45,9 +45,34 @@ def test_a_secret_is_written_over(form: str, line_end: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "secret"),
+    [
+        ("tool --password 8PrdjSnrulRor2 --verbose", "8PrdjSnrulRor2"),
+        ("<password>MSDNsoIneLIUOeys</password>", "MSDNsoIneLIUOeys"),
+        ('Client(user="bob", password="CgkNddMmoEwa")', "CgkNddMmoEwa"),
+        ('boto3.client("s3", "AKIACRAUEFOPWRPRPXIB")', "AKIACRAUEFOPWRPRPXIB"),
+    ],
+)
+def test_a_secret_whose_letters_nearly_make_sense_is_written_over(text: str, secret: str) -> None:
+    """Of 111,000 keys these and four like them were left."""
+    assert mask(text, 0, FAR).text == text.replace(secret, MASK * len(secret))
+
+
+@pytest.mark.parametrize(
+    "text", ["  api_key: 230068eee25", "- name: API_TOKEN\n  value: JueypMcluP"]
+)
+def test_half_a_secret_that_looks_like_a_number_or_a_word_is_seen(text: str) -> None:
+    """In 5 of 100,000 prompts ten characters and more of one were left."""
+    masked = mask(text, len(text), FAR)
+    assert masked.at_cursor or masked.text.endswith(MASK * 10)
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "token = self.tokens[index]",
+        "aws_session_token=self.AWS_SESSION_TOKEN,",
+        'password = meta.get("ftp_password", self.default_password)',
         'password = getpass.getpass("Password: ")',
         "key = sha256_hex(content)",
         "api_key=settings.OPENAI_API_KEY_2",
