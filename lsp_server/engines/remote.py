@@ -6,6 +6,8 @@ import asyncio
 import os
 import ssl
 from collections.abc import AsyncGenerator
+from concurrent.futures import Future
+from contextlib import aclosing
 from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -13,6 +15,7 @@ from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 
+from lsp_server.daemon import awaited, start_daemon
 from lsp_server.engines.http import HttpClient, Where
 from lsp_server.engines.interface import CompletionRequest, EngineState, EngineUnavailable, Piece
 from lsp_server.engines.trouble import PROXY
@@ -20,6 +23,9 @@ from lsp_server.settings import RemoteSettings
 from model.regular_files import check_regular
 
 MAX_CERTIFICATES = 2**24  # bytes
+CERTIFICATES_TIMEOUT_S = 5.0  # to read them
+
+Tls = ssl.SSLContext | bool  # as aiohttp takes it
 
 
 class RemoteEngine:
@@ -36,10 +42,12 @@ class RemoteEngine:
         if key:
             headers["Authorization"] = f"Bearer {key}"
         proxy = proxy_of(settings)
+        self._settings = settings
+        self._tls: Future[Tls] | None = None  # while and after the certificates are read
         self.address = settings.url
         self._client = HttpClient(
             Where(settings.url.rstrip("/").removesuffix("/v1"), headers),
-            lambda: _connector(settings, proxy),
+            lambda: self._connector(proxy),
             model=settings.model,
             timeout_s=settings.timeout,
             extensions=settings.format is None,  # an endpoint that takes ids takes stop ids
@@ -52,8 +60,11 @@ class RemoteEngine:
     async def wait_until_settled(self) -> EngineState:
         return self.state
 
-    def complete(self, request: CompletionRequest) -> AsyncGenerator[Piece]:
-        return self._client.stream(request)
+    async def complete(self, request: CompletionRequest) -> AsyncGenerator[Piece]:
+        await self._read_certificates()
+        async with aclosing(self._client.stream(request)) as pieces:
+            async for piece in pieces:
+                yield piece
 
     async def prefill(self, request: CompletionRequest) -> None:
         pass
@@ -65,6 +76,27 @@ class RemoteEngine:
         await self._client.close()
         await asyncio.sleep(0)  # lets aiohttp close its transports
 
+    async def _read_certificates(self) -> None:
+        """Once, and not on the event loop: a dead mount may hold their file. Raises
+        EngineUnavailable; the next request tries again."""
+        if self._tls is None:
+            self._tls = start_daemon(lambda: _tls(self._settings))
+        try:
+            await awaited(self._tls, CERTIFICATES_TIMEOUT_S)
+        except TimeoutError:  # the thread goes on
+            raise _unreadable(self._settings, "the disk does not answer") from None
+        except EngineUnavailable:
+            self._tls = None
+            raise
+
+    def _connector(self, proxy: str | None) -> aiohttp.BaseConnector:
+        """Raises EngineUnavailable."""
+        if proxy is not None and urlsplit(proxy).scheme not in ("http", "https"):
+            message = f"No answer from {self.address}: the proxy is no HTTP proxy"
+            raise EngineUnavailable(message, remedy=PROXY)
+        assert self._tls is not None
+        return aiohttp.TCPConnector(ssl=self._tls.result())
+
 
 def _key(settings: RemoteSettings) -> str | None:
     if settings.api_key or not settings.api_key_env:
@@ -72,15 +104,8 @@ def _key(settings: RemoteSettings) -> str | None:
     return os.environ.get(settings.api_key_env)
 
 
-def _connector(settings: RemoteSettings, proxy: str | None) -> aiohttp.BaseConnector:
+def _tls(settings: RemoteSettings) -> Tls:
     """Raises EngineUnavailable."""
-    if proxy is not None and urlsplit(proxy).scheme not in ("http", "https"):
-        message = f"No answer from {settings.url}: the proxy is no HTTP proxy"
-        raise EngineUnavailable(message, remedy=PROXY)
-    return aiohttp.TCPConnector(ssl=_tls(settings))
-
-
-def _tls(settings: RemoteSettings) -> ssl.SSLContext | bool:
     if not settings.verify_tls:
         return False
     if settings.ca_file is None:
@@ -89,12 +114,17 @@ def _tls(settings: RemoteSettings) -> ssl.SSLContext | bool:
         check_regular(Path(settings.ca_file), MAX_CERTIFICATES)
         return ssl.create_default_context(cafile=settings.ca_file)
     except OSError as error:  # also ssl.SSLError
-        reason = "it holds no certificate" if isinstance(error, ssl.SSLError) else error.strerror
-        raise EngineUnavailable(
-            "fimls.remote.caFile cannot be read",
-            quoted=f"{settings.ca_file} ({reason})",
-            remedy="Name a PEM file.",
-        ) from None
+        no_pem = isinstance(error, ssl.SSLError)
+        reason = "it holds no certificate" if no_pem else str(error.strerror)
+        raise _unreadable(settings, reason) from None
+
+
+def _unreadable(settings: RemoteSettings, reason: str) -> EngineUnavailable:
+    return EngineUnavailable(
+        "fimls.remote.caFile cannot be read",
+        quoted=f"{settings.ca_file} ({reason})",
+        remedy="Name a PEM file.",
+    )
 
 
 def proxy_of(settings: RemoteSettings) -> str | None:

@@ -79,6 +79,7 @@ class Session:
         self.requests = Scheduler()  # for suggestions, by document
         self.edits = Scheduler()  # fill-in edits, by document
         self.problem: str | None = None  # why there are no suggestions
+        self._has_answered = False  # the engine, which has been asked
         self.messages_shown = 0
         self._failures = 0  # of the engine in a row
         self._layers = SettingsLayers()
@@ -291,13 +292,14 @@ class Session:
             await self.settled()
         if self._stand_in.model is not None:
             self._start_chosen()
-        while (engine := self.engine) is not None and self.prompter is not None:
-            if engine.state.name == "ready":
-                return self.prompter, engine
-            engine.start()  # it failed some time ago
+        while True:
+            engine = self.engine
+            if engine is not None and self.prompter is not None:
+                if engine.state.name == "ready":
+                    return self.prompter, engine
+                engine.start()  # it failed some time ago
             if not wait or not await self._wait_for(engine):
                 return None
-        return None
 
     def _start_chosen(self) -> None:
         """Starts the chosen model's engine again where it was lost, or failed some time ago."""
@@ -308,18 +310,22 @@ class Session:
         if name == "absent" or (name == "failed" and time.monotonic() > self._retry_at):
             engine.start()
 
-    async def _wait_for(self, engine: Engine) -> bool:
-        """Waits until the engine is settled or another model stands in; whether one can answer."""
-        waiting: set[asyncio.Future[Any]] = {asyncio.ensure_future(engine.wait_until_settled())}
-        if self._stand_in.model is None:
-            waiting.add(asyncio.ensure_future(self._stand_in.arrived.wait()))
+    async def _wait_for(self, engine: Engine | None) -> bool:
+        """Waits until an engine that is loading is settled, or another model stands in or cannot;
+        whether there was anything to wait for."""
+        waiting: set[asyncio.Future[Any]] = set()
+        if engine is not None and self.prompter is not None and engine.state.name == "loading":
+            waiting.add(asyncio.ensure_future(engine.wait_until_settled()))
+        if self._stand_in.coming is not None:
+            waiting.add(asyncio.ensure_future(asyncio.wait({self._stand_in.coming})))
+        if not waiting:
+            return False
         try:
             await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for each in waiting:
                 each.cancel()
-        answering = self.engine
-        return answering is not None and answering.state.name == "ready"
+        return True
 
     @contextmanager
     def reported(self) -> Iterator[None]:
@@ -341,7 +347,8 @@ class Session:
         self._on_status()
 
     def engine_answers(self) -> None:
-        """The trouble is over."""
+        """The trouble, if there was any, is over."""
+        self._has_answered = True
         self.problem = None
         self._failures = 0
 
@@ -386,7 +393,10 @@ class Session:
             return Status("failed", engine.message or "The engine has stopped; see the log.", name)
         if self.problem is not None:
             return Status("failed", self.problem, name)
-        message = f"The model {name!r} {self.where}. {self._about_language(language)}".strip()
+        where = self.where
+        if self.settings.remote.url and not self._has_answered:
+            where += " has not been asked yet"  # whether it would answer nobody knows
+        message = f"The model {name!r} {where}. {self._about_language(language)}".strip()
         busy = self.requests.busy or self.edits.busy
         return Status("busy" if busy else "ready", message, name)
 

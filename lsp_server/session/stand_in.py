@@ -72,7 +72,6 @@ class StandIn:
 
     def __init__(self, client: str, on_change: Callable[[], None]) -> None:
         self.model: RunningModel | None = None
-        self.arrived = asyncio.Event()  # set while there is one
         self._client = client
         self._on_change = on_change
         self._starting: asyncio.Task[None] | None = None
@@ -80,6 +79,13 @@ class StandIn:
         self._delayed = False  # it is not certain yet whether it is needed
         self._background = Background()
         self._released: list[Engine] = []  # they may still be answering
+
+    @property
+    def coming(self) -> asyncio.Task[None] | None:
+        """What ends when the bundled model has come, is not needed or cannot come; None where that
+        is past."""
+        starting = self._starting
+        return None if starting is None or starting.done() else starting
 
     def keep(self, model: RunningModel) -> None:
         """Lets a model go on that answers already."""
@@ -132,10 +138,6 @@ class StandIn:
 
     def _set(self, model: RunningModel | None) -> None:
         self.model = model
-        if model is None:
-            self.arrived.clear()
-        else:
-            self.arrived.set()
         self._on_change()
 
     async def _start(self, settings: Settings, after_s: float) -> None:

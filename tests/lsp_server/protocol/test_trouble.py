@@ -9,6 +9,7 @@ import itertools
 import re
 import socket
 import ssl
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from lsp_server.engines import remote
 from tests.lsp_server.helpers import (
     INLINE,
     Answer,
@@ -219,6 +221,52 @@ async def test_a_certificate_that_is_not_trusted_names_the_setting(certificate: 
                 "fimls.remote.caFile cannot be read: /absent.pem (No such file or directory). "
                 "Name a PEM file."
             )
+
+
+@pytest.mark.asyncio
+async def test_a_disk_that_holds_the_certificates_and_does_not_answer_is_told(
+    certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stopped the window for good."""
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate)
+    back = threading.Event()
+    looks: list[Path] = []
+
+    def stuck(path: Path, most: int) -> None:
+        looks.append(path)
+        assert back.wait(60)
+
+    monkeypatch.setattr(remote, "CERTIFICATES_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(remote, "check_regular", stuck)
+    async with (
+        Endpoint(says("1\n"), tls) as endpoint,
+        window_at(endpoint.url, caFile=str(certificate)) as window,
+    ):
+        assert await trouble(window) == (
+            f"fimls.remote.caFile cannot be read: {certificate} (the disk does not answer). "
+            "Name a PEM file."
+        )
+        assert await window.ask(0, 4)[1] == []
+        assert looks == [certificate]  # one thread waits, however often somebody asks
+        back.set()
+        await window.suggestion(0, 4)
+
+
+@pytest.mark.asyncio
+async def test_the_status_does_not_say_more_of_an_endpoint_than_is_known() -> None:
+    """It said that the model was there before anybody had asked."""
+
+    async def ready() -> dict[str, Any] | None:
+        found: dict[str, Any] = await window.request("fimls/status", {})
+        return found if found["state"] == "ready" else None
+
+    async with Endpoint(says("1\n")) as endpoint, window_at(endpoint.url) as window:
+        status = await until(ready)
+        assert f"at {endpoint.url} has not been asked yet." in status["message"]
+        await window.suggestion(0, 4)
+        status = await window.request("fimls/status", {})
+        assert status["state"] == "ready" and "yet" not in status["message"]
 
 
 @pytest.mark.asyncio

@@ -211,6 +211,41 @@ async def test_a_chosen_model_that_is_not_there_leaves_the_bundled_one_answering
 
 
 @pytest.mark.asyncio
+@pytest.mark.parametrize("broken", ["for the window", "for the engine"])
+async def test_who_asks_explicitly_with_a_broken_model_waits_for_the_bundled_one(
+    engines: Engines, talkative_folder: Path, tmp_path: Path, broken: str
+) -> None:
+    """The answer was empty until the bundled one had come."""
+    is_there = broken == "for the engine"
+    model = str(talkative_folder if is_there else tmp_path / "nowhere")
+    async with window_in_process({"model": model, "alternatives": 1}) as window:
+        typist = Typist(window)
+        items = typist.ask(invoked=True)
+        if is_there:
+            chosen = await engines.of(model)
+            chosen.becomes(EngineState("failed", message="nowhere"))
+        bundled = await engines.of("bundled")
+        await settle()
+        assert not items.done()
+        bundled.becomes(READY)
+        assert await bundled.answers(0, "a = 1\n", items) == ["a = 1"]
+        assert len(window.shown) == 1 and "nowhere" in window.shown[0]
+
+
+@pytest.mark.asyncio
+async def test_who_asks_explicitly_where_no_model_works_is_answered_in_words(
+    engines: Engines, tmp_path: Path
+) -> None:
+    async with window_in_process({"model": str(tmp_path / "nowhere")}, WATCHES) as window:
+        items = Typist(window).ask(invoked=True)
+        bundled = await engines.of("bundled")
+        assert window.shown == []  # the status shows it
+        bundled.becomes(EngineState("failed", message="no"))
+        assert await items == []
+        assert len(window.shown) == 1 and "nowhere" in window.shown[0]
+
+
+@pytest.mark.asyncio
 async def test_if_the_bundled_model_fails_too_nothing_is_tried_again(
     engines: Engines, talkative_folder: Path
 ) -> None:
