@@ -37,9 +37,10 @@ from lsp_server.session.prompt_sizes import UNLIMITED, PromptSizes
 from lsp_server.session.prompter import Prompter
 from lsp_server.session.session import Session
 from lsp_server.session.usage import UsageFile
+from model.machine import give_back_memory
 
 logger = logging.getLogger(__name__)
-SAVE_S = 2.0  # from a change of the counts until they are saved
+TIDY_S = 2.0  # from a suggestion to saving the counts; from the last, to giving memory back
 MAX_MISSES = 2  # alternatives without a new text, then no more are drawn
 
 Found = tuple[Offer, Suggestion]
@@ -65,7 +66,8 @@ class Suggestions:
         self._prompter: Prompter | None = None  # of the offers and answers that are kept
         self._reasons: dict[str, tuple[Completion, bool]] = {}  # by document, the latest last
         self._usage = UsageFile()
-        self._saving = False
+        self._tidying = False
+        self._changed_at = 0.0  # by time.monotonic()
 
     async def suggest(
         self, snapshot: Snapshot, path: str | None, *, invoked: bool = False
@@ -93,7 +95,7 @@ class Suggestions:
         if invoked and not found and session.messages_shown == shown_before:
             session.say_why_nothing(snapshot.language)
         self.offers.answered([offer.id for offer, _ in found])
-        self._save_soon()
+        self._tidy_soon()
         return found
 
     async def _find(self, snapshot: Snapshot, path: str | None, invoked: bool) -> list[Found]:
@@ -349,7 +351,7 @@ class Suggestions:
         growing = self._growing.get(uri)
         if growing is not None and growing.typed_length_of_answer(snapshot) is None:
             self._close_rest(uri)
-        self._save_soon()
+        self._tidy_soon()
 
     def close(self, uri: str | None = None) -> None:
         """Forgets a document, or all, and ends the work in the background for it."""
@@ -367,6 +369,7 @@ class Suggestions:
             self._visited.pop(uri, None)
             self._close_rest(uri)
             self._reasons.pop(uri, None)
+            self._tidy_soon()
 
     def why(self, uri: str | None = None) -> str | None:
         """How the last answer in a document, or anywhere, came about: Markdown."""
@@ -384,14 +387,24 @@ class Suggestions:
 
     # ---- counts ----
 
-    def _save_soon(self) -> None:
-        if not self._saving:
-            self._saving = True
-            asyncio.get_running_loop().call_later(SAVE_S, self.save)
+    def _tidy_soon(self) -> None:
+        self._changed_at = time.monotonic()
+        if not self._tidying:
+            self._tidying = True
+            asyncio.get_running_loop().call_later(TIDY_S, self._tidy)
+
+    def _tidy(self) -> None:
+        """Saves the counts, and when nobody types gives free memory back: each key leaves holes,
+        as large as its document."""
+        self.save()
+        self._tidying = time.monotonic() - self._changed_at < TIDY_S
+        if self._tidying:
+            asyncio.get_running_loop().call_later(TIDY_S, self._tidy)
+        else:
+            give_back_memory()
 
     def save(self, *, closed: bool = False) -> None:
         """Saves the session's counts. closed: the session is over."""
-        self._saving = False
         session = self._session
         self._usage.write(
             self.offers.counts, client=session.client_name, model=session.model_name, closed=closed

@@ -232,10 +232,27 @@ async def test_a_client_can_tell_what_it_shows_and_accepts() -> None:
 
 
 @pytest.mark.asyncio
+async def test_memory_is_given_back_when_nobody_types_and_when_a_document_is_closed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each key in a large document leaves holes as large as that: they stayed."""
+    given: list[int] = []
+    monkeypatch.setattr(suggestions, "TIDY_S", 0.1)
+    monkeypatch.setattr(suggestions, "give_back_memory", lambda: given.append(1))
+    async with window_on(says("1\n")) as (window, _):
+        await until(lambda: given)
+        number = len(given)
+        await asyncio.sleep(0.3)
+        assert len(given) == number
+        window.close_document()
+        await until(lambda: len(given) > number)
+
+
+@pytest.mark.asyncio
 async def test_counts_are_kept_here_without_a_word_of_the_text(
     tmp_path: Path, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr(suggestions, "SAVE_S", 0.0)
+    monkeypatch.setattr(suggestions, "TIDY_S", 0.0)
     client = {"clientInfo": {"name": "Test Editor", "version": "7"}}
     async with window_on(says("secret_canary\n"), **client) as (window, _):
         await window.suggestion(0, 4)
