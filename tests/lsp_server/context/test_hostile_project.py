@@ -21,12 +21,13 @@ async def test_no_canary_comes_into_a_prompt(engine: Played, tmp_path: Path) -> 
     text = hostile.main.read_text()
     name = hostile.main.relative_to(hostile.root).as_posix()
     async with reader_in(hostile.root, engine, text, name) as reader:
-        prompts = [await reader.prompt_with_snippets()]
+        prompts = [await reader.prompt_with_snippets(pause_s=2.0)]
         assert "class Order7(Basket):" in prompts[0]
         assert "def add_article_7(self, number: int, amount: int = 1) -> None: ..." in prompts[0]
-        for number in range(40):
-            prompts.append(await reader.prompt(f"\norder_{number * 5}.add_"))
-            await asyncio.sleep(0.1)
+        for number in range(8):  # jumps
+            await reader.prompt(40 * "\n" + f"order_{number * 20} = Order{number * 20}()")
+            await asyncio.sleep(1.0)
+            prompts.append(await reader.prompt(f"\norder_{number * 20}.add_"))
         everything = "".join(prompts) + await reader.why()
         assert len({each.partition("<fim_prefix>")[0] for each in prompts}) > 1
         assert [each for each in hostile.hidden if each in everything] == []

@@ -60,12 +60,12 @@ class Reader:
         await items
         return str(stream.request.prompt)
 
-    async def prompt_with_snippets(self) -> str:
+    async def prompt_with_snippets(self, pause_s: float = 0.05) -> str:
         """Asks at one new line after another until there are some."""
         for _ in range(40):
             if "<file_sep>" in (prompt := await self.prompt("\nbasket.add_")):
                 return prompt
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(pause_s)  # a key ends a search
         raise AssertionError("there are no snippets")
 
     async def why(self) -> str:
