@@ -35,7 +35,7 @@ def with_missing_indentation(context: CursorContext) -> CursorContext:
     wanted = _indentation_between(context.prefix[:start], context.suffix, context.language, before)
     if width(wanted + "x") <= width(before + "x") or not wanted.startswith(before):
         return context
-    if scan(context.prefix[-_NEAR:], context.language).in_text():
+    if scan(context.prefix[-_NEAR:], context.language, roughly=True).in_text():
         return context
     lead = wanted[len(before) :]
     return replace(

@@ -19,15 +19,14 @@ from fim.shaping.bounds import Bounds, Extent, Reason
 from fim.shaping.chat import tells_only, unwrapped
 from fim.shaping.ends import RULES, first_stop
 from fim.shaping.indentation import as_the_file
-from fim.shaping.quotes import Open, scan
+from fim.shaping.quotes import Open, begun_in, scan
 from fim.shaping.rest_of_line import Fit, fit_right
 from fim.shaping.sureness import CERTAIN, Sureness, sure_beginning
 from fim.shaping.syntax import longest_whole
 
-_ABOVE = 8000  # characters above the cursor that are read for what is open there
-_BELOW = 8000
+_ABOVE = 4000  # characters above the cursor that are read for what is open there
+_BELOW = 2500
 _LINES_BELOW = 6
-_EDGE = re.compile(r"^[A-Za-z@#]", re.MULTILINE)
 _LINE_START = re.compile(r"^", re.MULTILINE)
 
 Multiline = Literal["auto", "always", "never"]
@@ -188,7 +187,7 @@ class Shaper(Bounds):
         indented = text if self.fixed else as_the_file(text, self)
         if indented != text:
             reasons.append("indentation")
-        fit = self._fitted(indented, reasons)
+        fit = self._fitted(indented, reasons, half=unsure)
         text = fit.text
         replaced = fit.replaced
         # Keep trailing blanks only if text follows on the line.
@@ -233,15 +232,18 @@ class Shaper(Bounds):
             reasons.append("half character")
         return whole
 
-    def _fitted(self, text: str, reasons: list[Reason]) -> Fit:
-        """The text with what it replaces, as long as it leaves the document's syntax whole."""
+    def _fitted(self, text: str, reasons: list[Reason], *, half: bool) -> Fit:
+        """The text with what it replaces, as long as it leaves the document's syntax whole.
+
+        half: it is a beginning that the user may write on.
+        """
 
         def fit(beginning: str) -> Fit:
             return fit_right(beginning, self, fixed=self.fixed)
 
         fitted = fit(text)
         if fitted.text.strip() and not self.fixed:
-            whole = longest_whole(text, self, fit) or Fit("")
+            whole = longest_whole(text, self, fit, half=half) or Fit("")
             if whole.text != fitted.text:
                 fitted = whole._replace(reason=fitted.reason)
                 if fitted.reason:
@@ -273,27 +275,37 @@ def _lines_below(context: CursorContext) -> tuple[str, ...]:
 
 
 def _opened(context: CursorContext) -> tuple[tuple[Open, ...], bool]:
-    """What is open at the cursor, and whether that was read from the text's first character.
-
-    Else it is read from a line that begins at the left edge: hardly one in a string does.
-    """
+    """What is open at the cursor, and whether that was read from the text's first character."""
     prefix = context.prefix
-    if len(prefix) <= _ABOVE:
-        return scan(prefix, context.language).opened, context.before == 0
-    start = len(prefix) - _ABOVE
-    edge = _EDGE.search(prefix, start, len(prefix) - _ABOVE // 4)
-    if edge is None:
-        edge = _LINE_START.search(prefix, start)
-    return scan(prefix[edge.start() if edge else start :], context.language).opened, False
+    if len(prefix) <= _ABOVE and context.before == 0:
+        return scan(prefix, context.language, roughly=True).opened, True
+    start = max(0, len(prefix) - _ABOVE)
+    edge = _LINE_START.search(prefix, start)
+    prefix = prefix[edge.start() if edge else start :]
+    if context.language == "python" and '"""' not in prefix and "'''" not in prefix:
+        docstring = begun_in(context.suffix[:_BELOW], "python")
+        if docstring:  # it begins above the window
+            return docstring, False
+    begun = begun_in(prefix, context.language)
+    return scan(prefix, context.language, begun, roughly=True).opened, False
 
 
 def _spare(context: CursorContext, opened: tuple[Open, ...]) -> int | None:
     """How much of what is open at the cursor the text behind it leaves open."""
     if context.language == "shellscript":  # the patterns of its `case` close nothing
         return None
-    below = scan(context.suffix[:_BELOW], context.language, opened)
-    closed = len(below.closers) - below.stray
-    return sum(each.kind != "comment" for each in opened) - closed
+    suffix = context.suffix[:_BELOW]
+    spare = sum(each.kind != "comment" for each in opened)
+    if opened and opened[-1].mark == opened[-1].closer and opened[-1].lines:
+        # The next mark may begin another string: then this one is not closed yet.
+        if context.language == "python":
+            closed_below = bool(begun_in(suffix, "python"))
+        else:
+            closed_below = suffix.count(opened[-1].closer) % 2 == 1
+        if not closed_below:
+            opened = opened[:-1]
+    below = scan(suffix, context.language, opened, roughly=True)
+    return spare - (len(below.closers) - below.stray)
 
 
 def _has_crlf(context: CursorContext) -> bool:

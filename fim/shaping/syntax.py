@@ -11,27 +11,34 @@ from collections.abc import Callable, Iterator
 from fim.editing.grammars import broken_places
 from fim.lines import is_closing, opens_block, width
 from fim.shaping.bounds import Bounds
-from fim.shaping.quotes import scan
+from fim.shaping.quotes import begun_in, scan
 from fim.shaping.rest_of_line import Fit
 
-_LINES = 60  # on each side of the cursor
-_FAR = 12_000  # characters that are looked at for them and for the blocks around
+_LINES = 30  # on each side of the cursor
+_FAR = 4_000  # characters that are looked at for them and for the blocks around
 _KEPT = 0.4  # of a line, at least: a shorter beginning is no part of what was meant
-_MOST_CUTS = 6  # beginnings of an answer that are tried, of lines and of one line
+_MOST_CUTS = 4  # beginnings of an answer that are tried, of lines and of one line
+_OPENERS = {")": "(", "]": "[", "}": "{"}
 _SPLIT = re.compile(r"(?<=[\w)\]}>\"'`;])(?!\w)")
 _HEADER = re.compile(
     r"\s*(?:async\s+)?(?:def|class|if|elif|else|for|while|with|try|except|finally|match|case)\b"
 )
 
+# With which half a line may go on.
+_WORDS = (",", " = x,", " x", " import x", " x import x", "()", " x in x", "x")
+
 Fitter = Callable[[str], Fit]
 
 
-def longest_whole(text: str, bounds: Bounds, fit: Fitter) -> Fit | None:
+def longest_whole(text: str, bounds: Bounds, fit: Fitter, *, half: bool = False) -> Fit | None:
     """The longest beginning of an answer, fitted to the rest of the line, with which the text
-    around is no more broken than without; None if there is none."""
+    around is no more broken than without; None if there is none.
+
+    half: its last line is half a line, which only has to be the beginning of a good one.
+    """
     if "syntax" in bounds.off or bounds.in_text:
         return fit(text)
-    judge = _Judge(bounds)
+    judge = _Judge(bounds, half)
     for candidate in _beginnings(text):
         fitted = fit(candidate)
         if fitted.text.strip() and judge.accepts(fitted):
@@ -44,8 +51,9 @@ def longest_whole(text: str, bounds: Bounds, fit: Fitter) -> Fit | None:
 class _Judge:
     """Compares what is broken with a text and without it."""
 
-    def __init__(self, bounds: Bounds) -> None:
+    def __init__(self, bounds: Bounds, half: bool) -> None:
         self._bounds = bounds
+        self._half = half
         self._head, self._tail = _around(bounds)
         self.limit: int | None = None  # what may be broken
 
@@ -59,7 +67,9 @@ class _Judge:
         if self.limit is None:
             self.limit = self._without()
             found = self._broken(middle, rest)
-        ends = _completions(middle, rest, bounds)
+        ends = [*_completions(middle, rest, bounds)]
+        if self._half and not rest.strip():
+            ends += [f"{word}{end}" for word in _WORDS for end in ("", *ends)]
         return found <= self.limit or any(self._broken(middle, end) <= self.limit for end in ends)
 
     def _without(self) -> int:
@@ -190,4 +200,20 @@ def _around(bounds: Bounds) -> tuple[str, str]:
                     break
                 closers.append(line)
         tail += closers
-    return "\n".join([*headers, *near, ""]), "\n".join(tail)
+    head = "\n".join([*headers, *near, ""])
+    rest = "\n".join(tail)
+    # Brackets and strings that were opened above the window are opened in front of it.
+    begun = begun_in(head, bounds.language)
+    opened = scan(head, bounds.language, begun, roughly=True).opened
+    line = bounds.before + bounds.after
+    read = scan(f"{line}{rest}", bounds.language, opened, roughly=True)
+    openers: list[str] = []
+    if bounds.language == "python" and not bounds.whole:
+        openers = [_OPENERS[mark] for mark in reversed(read.strays)]
+    # What the window's end breaks off is left out of it.
+    for what, start in zip(read.own, read.starts, strict=True):
+        is_broken = what.kind == "string" or (bounds.language == "python" and far)
+        if is_broken and start > len(line):
+            rest = f"{line}{rest}"[len(line) : start].rpartition("\n")[0]
+            break
+    return "\n".join([*openers, *(each.mark for each in begun), head]), rest
