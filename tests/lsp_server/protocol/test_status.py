@@ -200,12 +200,12 @@ async def test_what_looks_like_a_snippet_is_plain_text() -> None:
 
 @pytest.mark.asyncio
 async def test_a_silent_client_is_counted_by_its_edits() -> None:
-    async with window_on(says("one two\n")) as (window, _):
+    async with window_on(says("one.two\n")) as (window, _):
         before = await counts(window)
         await window.suggestion(0, 4)
         window.change(2, "one", insertion(0, 4))
         await window.ask(0, 7)[1]
-        window.change(3, " two", insertion(0, 7))
+        window.change(3, ".two", insertion(0, 7))
         after = await counts(window)
         grown = {name: after[name] - before[name] for name in after}
         assert grown == {"shown": 1, "accepted": 1, "partlyAccepted": 1, "typedThrough": 0}
@@ -213,7 +213,7 @@ async def test_a_silent_client_is_counted_by_its_edits() -> None:
 
 @pytest.mark.asyncio
 async def test_a_client_can_tell_what_it_shows_and_accepts() -> None:
-    async with window_on(says("one two\n")) as (window, _):
+    async with window_on(says("one.two\n")) as (window, _):
         before = await counts(window)
         item = await window.suggestion(0, 4)
         window.notify("textDocument/didShowCompletion", {"item": item})
@@ -394,7 +394,7 @@ async def test_loading_shows_how_far_it_is(home: Any, talkative_folder: Path) ->
 
 @pytest.mark.asyncio
 async def test_why_tells_the_prompt_the_times_and_the_filters() -> None:
-    async with window_on(says("answer ```` of mine\nnext line\n")) as (window, _):
+    async with window_on(says('"answer ```` of mine"\nnext line\n')) as (window, _):
         assert (
             await window.request("fimls/why", {"textDocument": {"uri": "file:///other.py"}}) is None
         )
@@ -403,14 +403,14 @@ async def test_why_tells_the_prompt_the_times_and_the_filters() -> None:
         assert text.startswith("# Why this suggestion?")
         for part in (
             "cut at the end of the line",
-            "`````text\nanswer ```` of mine\n`````",
+            '`````text\n"answer ```` of mine"\n`````',
             "<fim_middle>x = ",
             "next line",
             "| confidence | 90%",
         ):
             assert part in text, part
         assert await window.request("fimls/why", {}) == {"markdown": text}
-        window.change(2, "a", insertion(0, 4))
+        window.change(2, '"', insertion(0, 4))
         await window.suggestion(0, 5)
         assert (
             "without asking the model again" in (await window.request("fimls/why", {}))["markdown"]
@@ -419,14 +419,14 @@ async def test_why_tells_the_prompt_the_times_and_the_filters() -> None:
 
 @pytest.mark.asyncio
 async def test_why_of_a_rest_tells_of_the_suggestion_that_it_is_of() -> None:
-    async with window_on(says("alpha one\n")) as (window, endpoint):
+    async with window_on(says("alpha.one\n")) as (window, endpoint):
         await window.suggestion(0, 4)
-        endpoint.answer = says("beta two\n")
+        endpoint.answer = says("beta.two\n")
         window.change(2, "zz", insertion(0, 4))
         await window.suggestion(0, 6)
         assert "beta" in (await window.request("fimls/why", {}))["markdown"]
         window.change(3, "", span(0, 4, 6))
-        assert (await window.suggestion(0, 4))["insertText"] == "alpha one"
+        assert (await window.suggestion(0, 4))["insertText"] == "alpha.one"
         assert "alpha" in (await window.request("fimls/why", {}))["markdown"]
 
 
