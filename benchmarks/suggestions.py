@@ -14,11 +14,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from benchmarks.figures import machine, table
 from benchmarks.llama_vim import answer_to, question_at, request_of, shown
@@ -32,6 +33,7 @@ from lsp_server.commands.evaluation.contestants import (
     Guess,
     Plan,
     ask_product,
+    in_order,
     line_up,
 )
 from lsp_server.commands.evaluation.evaluate import variants_of
@@ -46,7 +48,7 @@ HEADINGS = ["", "shown", "right of shown", "right", "wrong", "net", "broken", "l
 
 MOST_TOKENS = 96  # of the recipe's answers: more than it waits for
 
-Ask = Callable[[Sample, Task], Awaitable[Guess]]
+Ask = Callable[[Sample, Task], Coroutine[Any, Any, Guess]]
 
 
 def product(contestant: Contestant, engine: Answering) -> Ask:
@@ -114,7 +116,8 @@ async def compare(options: argparse.Namespace) -> list[list[str]]:
             samples = draw(packages, task, options.samples, options.seed)
             everything += samples
             for name, ask in sides.items():
-                guesses = [await ask(sample, task) for sample in samples]
+                asks = [partial(ask, sample, task) for sample in samples]
+                guesses = [guess async for guess in in_order(asks)]
                 together[name] += guesses
                 rows.append(row(f"{task}: {name}", samples, guesses))
         for name, guesses in together.items():
