@@ -22,6 +22,8 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
+from fim.evaluation.scoring import Bin
+
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 720, 360, 56, 24, 16, 44
 COLOURS = (
     "#2f81f7",
@@ -79,6 +81,14 @@ def over_length(figures: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
     return chart(drawn, "tokens of the prompt", "ms (median)", marks=True, y_log=True)
 
 
+def calibration(bins: Mapping[str, Sequence[Bin]]) -> str:
+    """How often guesses are right over how sure the model says it is; the diagonal is perfect."""
+    curves: dict[str, list[Point]] = {"as sure as right": [(0, 0), (100, 100)]}
+    for name, its in bins.items():
+        curves[name] = [(100 * b.confidence, 100 * b.right.hits / b.right.count) for b in its]
+    return chart(curves, "% sure", "% right", y_top=100, marks=True, x_log=False)
+
+
 def chart(
     curves: Mapping[str, Sequence[Point]],
     x_label: str,
@@ -87,10 +97,10 @@ def chart(
     y_top: float | None = None,
     steps: bool = False,
     marks: bool = False,
+    x_log: bool = True,
     y_log: bool = False,
 ) -> str:
-    """Curves over a logarithmic x; y_log: over a logarithmic y, too. Raises ValueError where there
-    is nothing to draw."""
+    """Curves. Raises ValueError where there is nothing to draw."""
     points = [point for curve in curves.values() for point in curve]
     if not points:
         raise ValueError("there is nothing to draw")
@@ -100,9 +110,10 @@ def chart(
     bottom = 10.0 ** math.floor(math.log10(min(y for _, y in points))) if y_log else 0.0
 
     def x_of(x: float) -> float:
-        return LEFT + (math.log(x) - math.log(low)) / (math.log(high) - math.log(low)) * (
-            WIDTH - LEFT - RIGHT
-        )
+        share = (x - low) / (high - low)
+        if x_log:
+            share = (math.log(x) - math.log(low)) / (math.log(high) - math.log(low))
+        return LEFT + share * (WIDTH - LEFT - RIGHT)
 
     def y_of(y: float) -> float:
         share = math.log(y / bottom) / math.log(top / bottom) if y_log else min(y, top) / top
@@ -115,7 +126,7 @@ def chart(
             f'<path d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}" stroke="{INK}" stroke-opacity=".25"/>'
         )
         parts.append(text(LEFT - 6, y + 4, f"{value:g}", "end"))
-    for x in ticks(low, high):
+    for x in ticks(low, high) if x_log else [low + (high - low) * n / 4 for n in range(5)]:
         parts.append(
             f'<path d="M{x_of(x):.1f} {TOP}V{HEIGHT - BOTTOM}" stroke="{INK}" '
             'stroke-opacity=".15"/>'

@@ -23,9 +23,10 @@ from typing import Any, get_args
 
 from benchmarks.figures import machine, table
 from benchmarks.llama_vim import answer_to, question_at, request_of, shown
+from benchmarks.plots import calibration
 from fim import FILTERS
 from fim.evaluation.samples import Sample, Task, draw
-from fim.evaluation.scoring import Share, is_right
+from fim.evaluation.scoring import Share, calibration_error, is_right, reliability
 from lsp_server.commands.errors import CommandError
 from lsp_server.commands.evaluation.answers import AnswerFile, KnownAnswers
 from lsp_server.commands.evaluation.contestants import (
@@ -51,10 +52,20 @@ MOST_TOKENS = 96  # of the recipe's answers: more than it waits for
 Ask = Callable[[Sample, Task], Coroutine[Any, Any, Guess]]
 
 
-def product(contestant: Contestant, engine: Answering) -> Ask:
+Pairs = list[tuple[float, bool]]
+"""How sure the model was of each guess, and whether that was right."""
+
+
+def product(contestant: Contestant, engine: Answering, whole: Pairs, shown: Pairs) -> Ask:
+    """whole, shown: get the sureness of each answer, and of what is shown of it."""
+
     async def ask(sample: Sample, task: Task) -> Guess:
         guess = await ask_product(sample, "multi-line", contestant, engine)
-        return guess.at(contestant.threshold) or Guess("", hidden=True)
+        seen = guess.at(contestant.threshold)
+        for each, pairs in ((guess, whole), (seen, shown)):
+            if each is not None and each.text:
+                pairs.append((each.confidence, is_right(sample, each.text, each.replaced)))
+        return seen or Guess("", hidden=True)
 
     return ask
 
@@ -91,7 +102,8 @@ def row(name: str, samples: Sequence[Sample], guesses: Sequence[Guess]) -> list[
     ]
 
 
-async def compare(options: argparse.Namespace) -> list[list[str]]:
+async def compare(options: argparse.Namespace) -> tuple[list[list[str]], dict[str, Pairs]]:
+    """The rows of the table; the sureness of whole answers and of what is shown."""
     packages = read_packages(options.where)
     settings = variants_of(Settings(model=options.model), options.set or [], [])[""]
     without = options.without.split(",") if options.without else []
@@ -105,8 +117,11 @@ async def compare(options: argparse.Namespace) -> list[list[str]]:
     async with AsyncExitStack() as stack:
         engine = await stack.enter_async_context(KnownAnswers(file, settings))
         sides: dict[str, Ask] = {}
+        sure: dict[str, Pairs] = {}
         for contestant in contestants:
-            sides[f"ours, {contestant.name}"] = product(contestant, engine)
+            whole = sure.setdefault(f"{contestant.name}, whole answers", [])
+            seen = sure.setdefault(f"{contestant.name}, what is shown", [])
+            sides[f"ours, {contestant.name}"] = product(contestant, engine, whole, seen)
         if not options.ours_only:
             prompter = contestants[0].prompter
             sides["llama.vim's recipe"] = recipe(prompter, engine, options.per_token)
@@ -122,7 +137,7 @@ async def compare(options: argparse.Namespace) -> list[list[str]]:
                 rows.append(row(f"{task}: {name}", samples, guesses))
         for name, guesses in together.items():
             rows.append(row(f"all: {name}", everything, guesses))
-    return rows
+    return rows, sure
 
 
 def main() -> None:
@@ -138,13 +153,19 @@ def main() -> None:
     parser.add_argument("--per-token", type=float, default=1 / 45, help="seconds, of the recipe")
     parser.add_argument("--set", action="append", metavar="KEY=VALUE", help="a setting")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--svg", type=Path, help="where a plot of the calibration goes")
     options = parser.parse_args()
     try:
-        rows = asyncio.run(compare(options))
+        rows, sure = asyncio.run(compare(options))
     except (CommandError, ValueError) as error:
         raise SystemExit(f"suggestions: {error}") from None
     print(f"\n{machine()}; {time.strftime('%Y-%m-%d')}; {options.model}; seed {options.seed}")
     print(table(HEADINGS, rows))
+    bins = {name: reliability(pairs) for name, pairs in sure.items() if pairs}
+    for name, its in bins.items():
+        print(f"expected calibration error, {name}: {calibration_error(its):.3f}")
+    if options.svg:
+        options.svg.write_text(calibration(bins))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from __future__ import annotations
 import ast
 import math
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fim.evaluation.samples import LONGEST, Sample
@@ -123,6 +124,36 @@ def edit_distance(first: str, second: str) -> int:
             row[j] = min(above + 1, row[j - 1] + 1, diagonal + (char != other))
             diagonal = above
     return row[-1]
+
+
+BINS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Bin:
+    """The guesses whose stated confidence is within one tenth."""
+
+    confidence: float  # the mean
+    right: Share
+
+
+def reliability(guesses: Sequence[tuple[float, bool]]) -> list[Bin]:
+    """(confidence, right) of guesses, by tenths of the confidence; empty ones are left out."""
+    bins = []
+    for number in range(BINS):
+        within = [each for each in guesses if min(int(each[0] * BINS), BINS - 1) == number]
+        if within:
+            mean = sum(confidence for confidence, _ in within) / len(within)
+            bins.append(Bin(mean, Share(sum(right for _, right in within), len(within))))
+    return bins
+
+
+def calibration_error(bins: Sequence[Bin]) -> float:
+    """The expected calibration error: how far confidence and share of right guesses are apart, as
+    the mean over all guesses (Guo et al. 2017, arXiv 1706.04599): 0..1."""
+    count = sum(each.right.count for each in bins)
+    apart = (abs(each.confidence * each.right.count - each.right.hits) for each in bins)
+    return sum(apart) / max(1, count)
 
 
 def parses(text: str) -> bool:

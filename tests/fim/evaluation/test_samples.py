@@ -8,12 +8,14 @@ import pytest
 from fim.evaluation.samples import LONGEST, TASKS, Sample, Task, draw
 from fim.evaluation.scoring import (
     Share,
+    calibration_error,
     copy_baseline,
     doubles_bracket,
     doubles_line,
     edit_distance,
     is_same,
     parses,
+    reliability,
     right_and_wrong,
     similarity,
 )
@@ -204,6 +206,14 @@ def test_a_bracket_too_many(
     prefix: str, middle: str, suffix: str, text: str, doubled: bool
 ) -> None:
     assert doubles_bracket(Sample("p", "a.py", prefix, middle, suffix), text) is doubled
+
+
+def test_calibration() -> None:
+    bins = reliability([(1.0, True), (0.95, False), (0.31, False), (0.39, True), (0.0, False)])
+    assert [(each.right.hits, each.right.count) for each in bins] == [(0, 1), (1, 2), (1, 2)]
+    assert bins[-1].confidence == pytest.approx(0.975)
+    assert calibration_error(bins) == pytest.approx((0 + abs(0.7 - 1) + abs(1.95 - 1)) / 5)
+    assert calibration_error([]) == 0
 
 
 @pytest.mark.parametrize(
