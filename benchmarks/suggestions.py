@@ -111,7 +111,7 @@ async def compare(options: argparse.Namespace) -> tuple[list[list[str]], dict[st
         without = list(FILTERS)
     layouts = (options.layout,)
     plan = Plan(layouts=layouts, without=without)
-    contestants = line_up({"": settings}, plan)
+    contestants = [replace(each, thresholds=()) for each in line_up({"": settings}, plan)]
     file = AnswerFile(options.answers)
     rows = []
     async with AsyncExitStack() as stack:

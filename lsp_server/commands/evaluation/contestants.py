@@ -54,6 +54,7 @@ class Contestant:
     layout: Layout
     threshold: float | None  # less sure answers are hidden; None: nothing is
     off: frozenset[str] = frozenset()  # filters of the product that are left out
+    thresholds: Sequence[float] = THRESHOLDS  # for which it is also told what they show
 
     @property
     def model(self) -> str:
@@ -131,7 +132,7 @@ async def ask_product(
     finally:
         stream.close()
     shown: dict[float, Guess | None] = {}
-    for threshold in {*THRESHOLDS, contestant.threshold}:
+    for threshold in {*contestant.thresholds, contestant.threshold}:
         if threshold is not None:
             stream.shaper = replace(query.shaper, min_confidence=threshold)
             seen = _guess(shape(stream, "whole", query.request.max_tokens), {})

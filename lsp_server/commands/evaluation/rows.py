@@ -33,7 +33,9 @@ class Harm:
     right: int  # characters that the author wrote, too
     wrong: int  # characters from the first on that he did not write
     requests: int
-    broken: Share  # files that parsed before and do not any more
+    # Files that parsed before and do not any more; a beginning of what the author wrote breaks
+    # nothing.
+    broken: Share
     doubled_lines: Share
     doubled_brackets: Share
 
@@ -156,7 +158,7 @@ def harm(samples: Sequence[Sample], guesses: Sequence[Guess], threshold: float |
         brackets.append(doubles_bracket(*shown))
         if _is_python(sample):
             was_whole = parses(sample.prefix + sample.suffix)
-            whole = is_same(*shown) or parses(_completed(sample, seen))
+            whole = is_right(*shown) or parses(_completed(sample, seen))
             broken.append(was_whole and not whole)
     return Harm(right, wrong, len(samples), _share(broken), _share(lines), _share(brackets))
 
