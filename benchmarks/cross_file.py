@@ -58,6 +58,7 @@ MOST_DEFINED = 3  # files that define the name
 KNOWN = (str, list, dict, set, bytes, int, io.TextIOWrapper, logging.Logger, threading.Event)
 KNOWN += (re.Pattern, re.Match, datetime.datetime, Path, builtins, os, math, ast.AST)
 COMMON = {name for kind in KNOWN for name in dir(kind)}
+NAME = re.compile(r"[^\W\d]\w*")
 EDGE = re.compile(r"\b(?=\w)|(?<=[(\[{ ,.=])")
 
 
@@ -131,6 +132,23 @@ def spots(package: str, files: Package, window: int, rng: random.Random) -> list
     return found
 
 
+def ordinary(package: str, files: Package, rng: random.Random) -> list[Spot]:
+    """Places as they come: a word's edge in a line of code, a few in each file."""
+    found = []
+    for path, text in files.items():
+        if "test" in path:
+            continue
+        lines = list(re.finditer(r"^[ \t]*[^\s#\"'].{3,}$", text, re.MULTILINE))
+        for line in rng.sample(lines, min(4, len(lines))):
+            edges = [line.start() + edge.start() for edge in EDGE.finditer(line[0])]
+            offset = rng.choice(edges or [line.end() - len(line[0].lstrip())])
+            wanted = text[offset : line.end()].rstrip()
+            name = NAME.search(wanted)
+            if name is not None and len(wanted) <= LONGEST:
+                found.append(Spot(package, path, offset, wanted, name[0]))
+    return found
+
+
 def used(text: str) -> list[tuple[str, int]]:
     """The names that a module reads, of variables and attributes, with their offsets."""
     try:
@@ -180,12 +198,15 @@ def spot_at(
     return Spot(package, path, offset, wanted, name)
 
 
-def draw(packages: dict[str, Package], count: int, window: int, seed: int) -> list[Spot]:
+def draw(
+    packages: dict[str, Package], count: int, window: int, seed: int, *, any_place: bool = False
+) -> list[Spot]:
     """So many places, as many from each package as there are; no two of one file and name."""
     rng = random.Random(seed)
     pools = []
     for package in sorted(packages):
-        found = spots(package, packages[package], window, rng)
+        files = packages[package]
+        found = ordinary(package, files, rng) if any_place else spots(package, files, window, rng)
         rng.shuffle(found)
         seen: set[tuple[str, str]] = set()
         pool = []
@@ -364,10 +385,13 @@ def main() -> None:
     parser.add_argument("--window", type=int, default=768, help="tokens of the file's own text")
     parser.add_argument("--forms", default="none,files-512")
     parser.add_argument("--answers", type=Path, help="a .jsonl file that keeps the answers")
+    parser.add_argument(
+        "--ordinary", action="store_true", help="places as they come: do snippets harm there?"
+    )
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     packages = read_corpus(CORPUS)
-    drawn = draw(packages, options.places, options.window, options.seed)
+    drawn = draw(packages, options.places, options.window, options.seed, any_place=options.ordinary)
     print(machine(), dict(Counter(spot.package for spot in drawn)), flush=True)
     without_cache = EngineOptions(cache_memory=0, cache_disk=0)  # no prompt begins as another one
     settings = Settings(model=options.model, max_tokens=MOST_TOKENS, engine=without_cache)

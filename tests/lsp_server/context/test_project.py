@@ -7,12 +7,14 @@ import asyncio
 import contextlib
 import os
 import re
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from lsp_server.context import project
+from lsp_server.context.project_files import ProjectFiles
 from tests.lsp_server.helpers import Window, until, window_in_process
 from tests.lsp_server.played import PATIENT, Played
 from tests.salt import FORMS, Salt, leaks
@@ -153,6 +155,21 @@ async def test_what_is_shown_stays_while_a_line_is_typed(
         for key in "article(total_price":
             assert (await reader.prompt(key)).startswith(before)
             await asyncio.sleep(0.005)
+
+
+async def test_a_disk_that_does_not_answer_holds_nobody_up(
+    engine: Played, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(project, "PATIENCE_S", 0.05)
+    dead = threading.Event()
+    monkeypatch.setattr(ProjectFiles, "relative", lambda self, path: dead.wait(5) and None)
+    async with reader_in(tmp_path, engine) as reader:
+        for _ in range(5):
+            assert "<file_sep>" not in await reader.prompt("\nbasket.add_")
+            await asyncio.sleep(0.05)
+        alive = [each for each in threading.enumerate() if each.name == "fimls-files"]
+        assert len(alive) == 1  # and it is asked once
+    dead.set()
 
 
 # ---- what is never shown ----

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from fim import FORMATS, CursorContext
+from fim import FORMATS, CursorContext, Snippet
+from lsp_server.context.project import Surroundings
+from lsp_server.documents import Snapshot
 from lsp_server.session.prompter import Prompter
 from lsp_server.settings import RemoteSettings, Settings
 from model.errors import ModelError
@@ -98,3 +100,27 @@ def test_a_model_without_preferences_gets_what_suits_most(
     monkeypatch.undo()
     found = Prompter.for_settings(Settings(model=str(folder)))
     assert found.layout == preferences.get("layout", "spm")
+
+
+def test_only_the_largest_prompt_has_other_files_and_it_keeps_its_size() -> None:
+    prompter = Prompter.for_settings(Settings())
+    text = "def f(a):\n    return a + 1\n\n\n" * 400
+    shown = tuple(
+        Snippet(f"b{number}.py", f"def g{number}(a, b): ...\n", "open", 1.0) for number in range(99)
+    )
+    for sizes in ([1024, 256], [1024]):
+        contexts = prompter.contexts(
+            Snapshot("file:///a.py", 1, "python", text, 5000),
+            Settings(),
+            "a.py",
+            {},
+            sizes,
+            Surroundings("work", shown),
+        )
+        largest, *smaller = contexts.values()
+        assert 0 < len(largest.snippets) < len(shown)
+        assert largest.snippets == shown[-len(largest.snippets) :]  # the best are last
+        assert largest.repository == "work"
+        asked, _ = prompter.request(largest, Settings(), "")
+        assert 700 < len(asked.prompt) < 1024 + 32
+        assert [each.snippets for each in smaller] == [()] * len(smaller)
