@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
@@ -163,8 +163,7 @@ def _files(root: Path, family: str) -> Iterator[str]:
     """The paths of a family's files below a folder, those of a folder before those of its
     folders. Links are not followed."""
     until = time.monotonic() + LIST_S
-    rules = [(folder, _rules(folder)) for folder in _above(root)]
-    waiting = [(root, "", [*rules])]
+    waiting = [(root, "", _rules_above(root))]
     entries = 0
     for folder, prefix, above in waiting:  # grows meanwhile
         own = _rules(folder)
@@ -199,6 +198,7 @@ def _files(root: Path, family: str) -> Iterator[str]:
 
 
 Rules = tuple[IgnoreRules, ...]
+RULES = (IGNORE_FILE, ".gitignore", ".git/info/exclude")
 
 
 def _kind(entry: os.DirEntry[str]) -> bool | None:
@@ -211,20 +211,23 @@ def _kind(entry: os.DirEntry[str]) -> bool | None:
         return None
 
 
-def _above(root: Path) -> list[Path]:
-    """The folders above the root whose rules hold in it: up to that of the repository."""
-    found = []
-    for folder in islice(root.parents, MOST_FOLDERS):
-        found.append(folder)
-        if (folder / ".git").exists():
-            return found
-    return []
+def _rules_above(root: Path) -> list[tuple[Path, Rules | None]]:
+    """Those of the folders above the root: of all a .fimlsignore, and up to that of the repository
+    git's, too."""
+    folders = list(islice(root.parents, MOST_FOLDERS))
+    top = -1
+    if not (root / ".git").exists():
+        top = next((n for n, each in enumerate(folders) if (each / ".git").exists()), -1)
+    return [
+        (folder, _rules(folder, RULES if number <= top else RULES[:1]))
+        for number, folder in enumerate(folders)
+    ]
 
 
-def _rules(folder: Path) -> Rules | None:
+def _rules(folder: Path, names: Sequence[str] = RULES) -> Rules | None:
     """The rules of a folder's files; None where one cannot be read."""
     found = []
-    for name in (IGNORE_FILE, ".gitignore", ".git/info/exclude"):
+    for name in names:
         try:
             text = read_bytes(folder / name, MAX_BYTES).decode("utf-8-sig")
         except (FileNotFoundError, NotADirectoryError):
@@ -250,12 +253,10 @@ def _is_ignored(path: Path, root: Path) -> bool:
         relative = path.relative_to(root)
     except ValueError:
         return True
-    folders = [*_above(root), root]
-    inner = root
+    folders = [root]
     for name in relative.parts[:-1]:
-        inner = inner / name
-        folders.append(inner)
-    rules = [(folder, _rules(folder)) for folder in folders]
+        folders.append(folders[-1] / name)
+    rules = _rules_above(root) + [(folder, _rules(folder)) for folder in folders]
     inner = root
     for number, name in enumerate(relative.parts):
         inner = inner / name

@@ -181,6 +181,10 @@ HIDDEN = {
     "a folder of .gitignore": lambda top, root: ignore(root, ".gitignore", "part/"),
     "a name of .fimlsignore": lambda top, root: ignore(root, ".fimlsignore", "shop.py"),
     "a .gitignore above": lambda top, root: ignore(top, ".gitignore", "shop.py"),
+    "a .fimlsignore above what is no repository": lambda top, root: (
+        (top / ".git").rmdir(),
+        ignore(top, ".fimlsignore", "shop.py"),
+    ),
     "a .gitignore that is a FIFO": lambda top, root: os.mkfifo(root / ".gitignore"),
     "a FIFO": lambda top, root: os.mkfifo(root / "shop.py"),
     "a file of 100 MB": lambda top, root: large(root / "shop.py"),
