@@ -314,9 +314,10 @@ async def own_home() -> AsyncIterator[Home]:
 
 @contextlib.asynccontextmanager
 async def window(
-    folder: Path, settings: dict[str, Any], home: Home | None = None
+    folder: Path, settings: dict[str, Any], home: Home | None = None, alone: bool = True
 ) -> AsyncIterator[tuple[Editor, Home]]:
-    """An editor whose engine ends with it. home: that has been used before; without, a new one."""
+    """An editor. home: that has been used before; without, a new one. alone: its engine ends with
+    it."""
     here = home or Home()
     try:
         if home is None:
@@ -327,7 +328,8 @@ async def window(
             yield editor, here
         finally:
             await editor.close()
-            await here.stop()
+            if alone:
+                await here.stop()
     finally:
         if home is None:
             await here.close()

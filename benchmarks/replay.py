@@ -101,11 +101,20 @@ class Played:
 
 
 class Player:
-    """Plays sessions to one target."""
+    """Plays sessions to one target. patient: waits for the answer at every key."""
 
     def __init__(
-        self, target: Target, folder: Path, *, speedup: float, accept: float, seed: int, count: bool
+        self,
+        target: Target,
+        folder: Path,
+        *,
+        speedup: float,
+        accept: float,
+        seed: int,
+        count: bool,
+        patient: bool = False,
     ) -> None:
+        self._patient = patient
         self._target, self._folder, self._speedup = target, folder, speedup
         self._accept, self._seed, self._count = accept, seed, count
         self._answer: Answer | None = None
@@ -151,6 +160,8 @@ class Player:
                 cursor += taken
                 number = after
                 await self._ask(path, cursor, passage.text[at + taken :], "accept")
+                if self._patient:
+                    await self._look()
                 continue
             through = bool(not first and stroke.insert and self._goes_on(stroke.insert))
             self._settle()
@@ -162,7 +173,7 @@ class Player:
             again = (target.text(path), cursor) in self._answered
             kind: Kind = "jump" if first else "again" if again else "through" if through else "key"
             await self._ask(path, cursor, passage.text[cursor - place :], kind)
-            if first:
+            if first or self._patient:
                 await self._look()
             first = False
         await self._pause(0.3)

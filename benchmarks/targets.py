@@ -258,9 +258,15 @@ def parse_trace(line: str) -> dict[str, Any] | None:
 
 @contextlib.asynccontextmanager
 async def running(
-    side: Side, exports: Exports, folder: Path, threads: int, home: Home | None = None
+    side: Side,
+    exports: Exports,
+    folder: Path,
+    threads: int,
+    home: Home | None = None,
+    alone: bool = True,
 ) -> AsyncIterator[Target]:
-    """The side, ready to be asked. home: ours' own, where it has been used before."""
+    """The side, ready to be asked. home: ours' own, where it has been used before. alone: its
+    engine ends with it."""
     from benchmarks.llama_vim import LlamaVim  # it is made of this module's parts
 
     async with AsyncExitStack() as stack:
@@ -298,7 +304,7 @@ async def running(
             editor, here = await stack.enter_async_context(window(folder, options))
             yield Ours(editor, here, [editor.process.pid, started.pid], client)
             return
-        editor, here = await stack.enter_async_context(window(folder, options, home))
+        editor, here = await stack.enter_async_context(window(folder, options, home, alone))
         socket, status = await here.engine_of(side.settings.model)
         client = local_client(socket, side.settings.model)
         stack.push_async_callback(client.close)
