@@ -6,12 +6,13 @@ It imports little, because starting the spare engine is the first thing that `fi
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from lsp_server.folders import runtime_folder
 from lsp_server.logs import engine_log
@@ -23,6 +24,7 @@ from model.engine.rendezvous import engines_in
 OWN_CONSOLE = sum(
     getattr(subprocess, name, 0) for name in ("CREATE_NO_WINDOW", "CREATE_NEW_PROCESS_GROUP")
 )
+SYNCHRONIZE, WAIT_TIMEOUT, INVALID_PARAMETER = 0x100000, 0x102, 87  # winnt.h, winerror.h
 _spare: subprocess.Popen[bytes] | None = None
 """An engine process that loads torch and waits on its stdin to be told what to serve."""
 
@@ -91,8 +93,8 @@ def open_engine_log() -> BinaryIO:
 
 def is_alive(pid: int) -> bool:
     """Whether a process runs; a zombie does not."""
-    if os.name == "nt":
-        return True  # signal 0 is Ctrl-C there; the end of stdin has to do
+    if sys.platform == "win32":
+        return is_alive_on_windows(pid, ctypes.windll.kernel32)
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -104,3 +106,15 @@ def is_alive(pid: int) -> bool:
     except (OSError, IndexError):
         return True  # no Linux, or it has just gone: the next look tells
     return state not in (b"Z", b"X")
+
+
+def is_alive_on_windows(pid: int, kernel: Any) -> bool:
+    """As `is_alive`, by kernel32.dll: os.kill would end the process there."""
+    kernel.OpenProcess.restype = ctypes.c_void_p
+    handle = ctypes.c_void_p(kernel.OpenProcess(SYNCHRONIZE, False, pid))
+    if not handle:
+        return bool(kernel.GetLastError() != INVALID_PARAMETER)  # else it is there, another user's
+    try:
+        return bool(kernel.WaitForSingleObject(handle, 0) == WAIT_TIMEOUT)
+    finally:
+        kernel.CloseHandle(handle)

@@ -19,7 +19,7 @@ from pygls.protocol.json_rpc import RPCMessage, RPCRequest
 from pygls.protocol.language_server import lsp_method
 
 from lsp_server import __version__
-from lsp_server.context.locations import to_path
+from lsp_server.context.locations import below, to_path
 from lsp_server.documents import Documents
 from lsp_server.logs import log_error, quietly
 from lsp_server.protocol.conversions import to_change, to_encoding, value_at
@@ -155,12 +155,7 @@ class FimlsServer(LanguageServer):
     def relative_path(self, uri: str) -> str | None:
         """The path below the workspace folder, or else the bare name; None if it is no file."""
         path = to_path(uri)
-        if path is None:
-            return None
-        for folder in self.folders():
-            if path.is_relative_to(folder):
-                return path.relative_to(folder).as_posix()
-        return path.name
+        return None if path is None else below(path, self.folders())
 
     def folders(self) -> list[Path]:
         """The workspace's folders."""

@@ -92,7 +92,11 @@ class PrivateLog(logging.StreamHandler):  # type: ignore[type-arg]
         if is_there and info.st_size <= MAX_BYTES:
             return
         if is_there:
-            self._path.replace(self._path.with_suffix(".old.log"))
+            try:
+                self._path.replace(self._path.with_suffix(".old.log"))
+            except PermissionError:  # Windows renames no file that somebody has open
+                os.ftruncate(self._descriptors[0], 0)
+                return
         fresh = open_log(self._path)
         for descriptor in self._descriptors:
             os.dup2(fresh, descriptor, inheritable=descriptor <= 2)

@@ -158,3 +158,21 @@ Path("file").touch()
     assert "some words 99" in path.read_text() and "printed 99" in path.read_text()
     assert {each.name for each in tmp_path.iterdir()} == {"engine.log", "engine.old.log", "file"}
     assert all(stat.S_IMODE(each.stat().st_mode) == 0o600 for each in tmp_path.iterdir())
+
+
+def test_where_an_open_file_cannot_be_renamed_the_log_is_emptied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on Windows, where it grew for ever."""
+
+    def held(path: Path, target: Path) -> Path:
+        raise PermissionError(13, "The process cannot access the file")
+
+    monkeypatch.setattr(log, "MAX_BYTES", 500)
+    monkeypatch.setattr(Path, "replace", held)
+    path = tmp_path / "a.log"
+    handler = PrivateLog(path, [open_log(path)])
+    for number in range(50):
+        handler.emit(record("%d", number, level=logging.INFO))
+    assert path.stat().st_size < 700
+    assert path.read_text().endswith(": 49\n")
