@@ -158,7 +158,7 @@ def load_model(
     """
     spread = Spread(device_map, max_memory, offload_folder, tensor_parallel)
     folder = find_model(name)
-    check_unaltered(folder.weight_files)
+    check_unaltered(folder.files)
     tokenizer = folder.load_tokenizer()
     checkpoint = Checkpoint.open(folder) if folder.is_native else None
     config = None if checkpoint is None else checkpoint.config

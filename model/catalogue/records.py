@@ -1,20 +1,24 @@
-"""What fimls pulled: one record for each model, with the checksums of its files."""
+"""What fimls pulled: one record for each model, with the checksums of its files; and what it has
+checked of other programs' files, whose names are their checksums."""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from model.catalogue.places import RECORD, folder_name, models_folder
+from model.catalogue.places import RECORD, data_folder, folder_name, models_folder, repository_of
 from model.catalogue.transfer import Job, has_checksum
 from model.errors import ModelError
 from model.private_files import write_private_file
 from model.regular_files import read_text
 
 MAX_RECORD = 2**20  # bytes; a larger file is none of ours
+BLOB = re.compile(r"(?:sha256-)?([0-9a-f]{64}|[0-9a-f]{40})")  # as ollama and the hub name them
+KEPT_STAMPS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +64,14 @@ def pulled_file(path: Path, checksum: str) -> PulledFile:
 
 
 def check_unaltered(files: Iterable[Path]) -> None:
-    """Those of the files that were pulled have the checksums that they had then.
+    """Those of the files that were pulled have the checksums that they had then, and blobs in the
+    caches of ollama and of Hugging Face's library those that are their names.
 
-    A file is read only if its size or time of change is another. Raises ModelError with the remedy.
+    A file is read only once, and again if its size or time of change is another. Raises ModelError
+    with the remedy.
     """
     real = {file.resolve() for file in files}
+    named = {file for file in real if _named_checksum(file)}
     for record in records():
         seen = []
         for pulled in record.files:
@@ -72,10 +79,53 @@ def check_unaltered(files: Iterable[Path]) -> None:
             current = pulled
             if path.resolve() in real:
                 current = _checked(record, pulled, path)
+                named.discard(path.resolve())
             seen.append(current)
         if tuple(seen) != record.files:
             with contextlib.suppress(OSError):  # it is then checked again the next time
                 write_record(replace(record, files=tuple(seen)))
+
+    if named:
+        _check_names(sorted(named))
+
+
+def _named_checksum(path: Path) -> str:
+    """The checksum that is a blob's name; "" of another file."""
+    found = BLOB.fullmatch(path.name) if path.parent.name == "blobs" else None
+    return found[1] if found else ""
+
+
+def _check_names(blobs: Iterable[Path]) -> None:
+    """Raises ModelError."""
+    kept = data_folder() / "checked.json"
+    try:
+        stamps = dict(json.loads(read_text(kept, MAX_RECORD)))
+    except (OSError, ValueError, TypeError, RecursionError):
+        stamps = {}
+    before = dict(stamps)
+    for blob in blobs:
+        try:
+            status = blob.stat()
+            stamp = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+            if stamps.get(str(blob)) == stamp:
+                continue
+            is_whole = has_checksum(blob, _named_checksum(blob), Job())
+        except OSError as error:
+            raise ModelError(
+                f"{blob} cannot be read ({error.strerror}). See to the file."
+            ) from None
+        if not is_whole:
+            repository = repository_of(blob)
+            fetch = f"fimls pull {repository}" if repository else "ollama pull"
+            raise ModelError(
+                f"{blob} is damaged: its content has another checksum than its name says. Delete "
+                f"it and fetch the model anew (`{fetch}`)."
+            )
+        stamps[str(blob)] = stamp
+    if stamps != before:
+        with contextlib.suppress(OSError):  # it is then checked again the next time
+            latest = dict(list(stamps.items())[-KEPT_STAMPS:])
+            write_private_file(kept, json.dumps(latest).encode())
 
 
 def _checked(record: Record, pulled: PulledFile, path: Path) -> PulledFile:

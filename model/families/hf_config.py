@@ -31,6 +31,8 @@ HARMLESS_KEYS = frozenset(
 MAX_LAYERS = 1000
 MAX_POSITIONS = 2**24
 MAX_STRETCH = 1000
+MAX_BETA = 10**6
+MAX_NUMBER = 2**63  # of any whole number in a model's configuration
 # The fields that each rope type cannot do without.
 ROPE_FIELDS: dict[RopeKind, tuple[str, ...]] = {
     "default": (),
@@ -79,6 +81,8 @@ class ConfigReader:
             return finite(key, value)
         if not isinstance(value, kind) or (is_bool and kind is not bool):
             raise ModelError(f"config.json: {key} is {value!r}, which is not of the expected type")
+        if isinstance(value, int) and abs(value) > MAX_NUMBER:
+            raise ModelError(f"config.json: {key} is larger than it is in any model")
         return value
 
     def finish(self, harmless: Iterable[str] = ()) -> None:
@@ -227,16 +231,17 @@ def rope_config(
     else:  # transformers ignores the field
         inner.get("original_max_position_embeddings", int)
     default_factor = stated / max(original, 1) if kind in ("yarn", "longrope") else 1.0
+    rotated = head_dim * inner.get("partial_rotary_factor", float, old_partial)
     rope = RopeConfig(
         kind=kind,
         theta=inner.get("rope_theta", float, old_theta),
-        dim=int(head_dim * inner.get("partial_rotary_factor", float, old_partial)),
+        dim=int(min(rotated, MAX_NUMBER)),  # which cannot be: DecoderConfig says so
         factor=inner.get("factor", float, default_factor),
         original_max_positions=original,
         low_freq_factor=inner.get("low_freq_factor", float, 1.0),
         high_freq_factor=inner.get("high_freq_factor", float, 4.0),
-        beta_fast=inner.get("beta_fast", float, 32.0),
-        beta_slow=inner.get("beta_slow", float, 1.0),
+        beta_fast=_within(inner, "beta_fast", 32.0, 0, MAX_BETA),
+        beta_slow=_within(inner, "beta_slow", 1.0, 0, MAX_BETA),
         truncate=inner.get("truncate", bool, True),
         mscale=inner.get("mscale", float, 0.0),
         mscale_all_dim=inner.get("mscale_all_dim", float, 0.0),
@@ -244,8 +249,18 @@ def rope_config(
         short_factor=_numbers(inner, "short_factor"),
         long_factor=_numbers(inner, "long_factor"),
     )
+    if kind == "yarn" and rope.theta <= 1:
+        raise ModelError(f"config.json: rope_theta is {rope.theta}, but must be above 1 for yarn")
     inner.finish()
     return rope
+
+
+def _within(reader: ConfigReader, key: str, default: float, least: float, most: float) -> float:
+    """Raises ModelError for a number that is not from `least` to `most`."""
+    value = float(reader.get(key, float, default))
+    if not least <= value <= most:
+        raise ModelError(f"config.json: {key} is {value:g}, but must be from {least} to {most}")
+    return value
 
 
 def _rope_parameters(reader: ConfigReader) -> dict[str, Any]:

@@ -126,7 +126,7 @@ def open_checkpoint(
     """A model's name -> its checkpoint, and a decoder without weights for it, frozen where its
     matrices are quantized. Raises ModelError."""
     files = find_model(name)
-    check_unaltered(files.weight_files)
+    check_unaltered(files.files)
     checkpoint = Checkpoint.open(files)
     config = checkpoint.config if keeps_lm_head else without_lm_head(checkpoint.config)
     opened = spread.open(checkpoint, config, device, dtype, quantization)

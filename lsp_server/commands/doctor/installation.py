@@ -138,7 +138,7 @@ def model(settings: Settings, available_memory: int | None) -> Iterator[Finding]
             yield fine(f"Suggestions come from {settings.remote.url}.")
             return
         found = find_model(settings.model)
-        check_unaltered(found.weight_files)
+        check_unaltered(found.files)
         parameters = found.parameters
     except (ModelError, FormatError, OSError) as error:
         yield wrong(str(error))

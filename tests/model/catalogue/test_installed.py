@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from pathlib import Path
 
 import pytest
 
+from model.catalogue import records
 from model.catalogue.entries import CATALOGUE, entries, entry_of, find_entry
 from model.catalogue.installed import find_all, locate
 from model.catalogue.places import RECORD, folder_name
-from model.catalogue.records import PulledFile, Record, write_record
+from model.catalogue.records import PulledFile, Record, check_unaltered, write_record
 from model.catalogue.transfer import Job, has_checksum
+from model.errors import ModelError
 from model.weights.preferences import read_preferences
 
 SMALL = "qwen2.5-coder-0.5b"
@@ -195,3 +198,47 @@ def test_finding_loads_neither_torch_nor_the_hubs_library() -> None:
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize("kind", ["hub", "ollama", "hub, small"])
+def test_what_other_programs_fetched_is_checked_once_by_its_name(
+    kind: str, places: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bytes that were flipped there were loaded in silence."""
+    content = b"GGUF" + bytes(range(200))
+    name = hashlib.sha256(content).hexdigest()
+    folder = places / "hub" / "models--a--b" / "blobs"
+    if kind == "ollama":
+        folder, name = places / "ollama" / "blobs", f"sha256-{name}"
+    elif "small" in kind:
+        name = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+    blob = put(folder / name, content)
+    link = places / "model.gguf"
+    link.symlink_to(blob)
+    reads: list[Path] = []
+
+    def counted(path: Path, checksum: str, job: Job) -> bool:
+        reads.append(path)
+        return has_checksum(path, checksum, job)
+
+    monkeypatch.setattr(records, "has_checksum", counted)
+    for _ in range(2):
+        check_unaltered([link])
+    assert reads == [blob]
+    before = blob.stat()
+    blob.write_bytes(content.replace(b"\x07", b"\x08"))
+    os.utime(blob, ns=(before.st_atime_ns, before.st_mtime_ns))  # as a failing disk leaves it
+    with pytest.raises(ModelError) as caught:
+        check_unaltered([link])
+    assert f"{blob} is damaged" in str(caught.value)
+    assert ("`ollama pull`" if kind == "ollama" else "`fimls pull a/b`") in str(caught.value)
+    put(blob, content)
+    check_unaltered([link])
+    put(places / "data" / "checked.json", b"[1")
+    check_unaltered([link])
+    assert len(reads) == 4
+
+
+def test_a_file_that_is_no_blob_is_not_read(places: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(records, "has_checksum", None)
+    check_unaltered([put(places / "blobs" / "model.gguf"), put(places / ("a" * 64))])

@@ -170,6 +170,10 @@ def longrope(**fields: Any) -> dict[str, Any]:
     return {"rope_scaling": {"type": "longrope"} | fields}
 
 
+def yarn(**fields: Any) -> dict[str, Any]:
+    return {"rope_scaling": {"type": "yarn", "factor": 2.0} | fields}
+
+
 CONFIG_FAULTS: list[tuple[dict[str, Any], list[str]]] = [
     (
         {"model_type": "gpt2"},
@@ -217,6 +221,14 @@ CONFIG_FAULTS: list[tuple[dict[str, Any], list[str]]] = [
     (longrope(short_factor=[math.nan] * 4, long_factor=[2.0] * 4), ["short_factor is no finite"]),
     ({"rope_scaling": {"type": "linear", "factor": math.nan}}, ["factor is no finite number"]),
     ({"max_position_embeddings": 2**31}, ["2,147,483,648 positions are more than any model has"]),
+    *(
+        ({key: 10**400}, [f"config.json: {key} is larger than it is in any model"])
+        for key in ("hidden_size", "intermediate_size", "vocab_size")
+    ),
+    ({"partial_rotary_factor": 1e308}, ["of 8 head dimensions cannot be rotated"]),
+    (yarn(beta_fast=1e308), ["beta_fast is 1e+308, but must be from 0 to 1000000"]),
+    (yarn(beta_slow=1e308), ["beta_slow is 1e+308"]),
+    (yarn(rope_theta=1), ["rope_theta is 1.0, but must be above 1 for yarn"]),
     (
         {"rope_scaling": {"type": "dynamic", "factor": 900.0}, "max_position_embeddings": 2**23},
         ["positions are more than any model has"],
