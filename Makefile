@@ -18,7 +18,8 @@ test: $(STAMP)
 test-slow: $(STAMP)
 	$(PYTEST) -m "slow and not gpu and not real and not editors and not storm"
 
-# 100,000 keys in several windows: a quarter of an hour. FIMLS_STORM_KEYS=10000 types fewer.
+# 100,000 keys in several windows, then 48 hours of a person's requests at speed: half an hour.
+# FIMLS_STORM_KEYS=10000 FIMLS_LONG_HOURS=1 type fewer.
 test-storm: $(STAMP)
 	$(PYTEST) -s -m storm
 

@@ -110,7 +110,15 @@ FAULTS = [
             "model/test_errors.py::test_an_engine_whose_connections_get_no_memory_ends",
         ],
     ),
-    Promise("A leak", note="measured by `python -m benchmarks.memory`; no test holds it yet"),
+    Promise(
+        "A leak: less than 1% over 48 hours' worth of requests; folders keep their budgets",
+        [
+            "storm/test_long_life.py::test_of_48_hours_nothing_is_left_but_what_has_a_budget",
+            f"{PROTOCOL}status.py::"
+            "test_memory_is_given_back_when_nobody_types_and_when_a_document_is_closed",
+        ],
+        "run by `make test-storm`",
+    ),
     Promise(
         "Weights truncated, altered or absurd: refused with a clear text, before they take memory",
         [
@@ -123,6 +131,8 @@ FAULTS = [
             f"{WEIGHTS}bad_weights.py::test_a_model_is_refused_in_every_precision",
             f"{WEIGHTS}refused_folders.py::test_a_weight_that_cannot_be_is_refused",
             f"{WEIGHTS}refused_folders.py::test_a_model_that_computes_no_numbers_says_so",
+            "model/catalogue/test_installed.py::"
+            "test_what_other_programs_fetched_is_checked_once_by_its_name",
         ],
     ),
     Promise(
@@ -258,6 +268,7 @@ MORE = [
             f"{ENGINE}network_port.py::test_strangers_do_not_keep_out_who_has_the_key",
             f"{ENGINE}network_port.py::test_a_wrong_key_of_any_bytes_is_refused_and_the_connection_closed",
             f"{ENGINE}network_port.py::test_a_key_that_cannot_be_one_is_refused",
+            f"{ENGINE}network_port.py::test_who_has_the_key_cannot_open_connections_without_end",
             f"{ENGINE}network_port.py::test_what_is_no_address_is_named",
             f"{ENGINE}network_port.py::test_a_certificate_that_cannot_be_used_is_named",
         ],
@@ -294,6 +305,7 @@ MORE = [
             f"{ENGINE}log.py::test_what_is_no_file_is_no_log_and_is_not_waited_for",
             f"{ENGINE}log.py::test_a_log_is_renamed_when_it_is_large_by_whoever_notices",
             f"{ENGINE}log.py::test_what_comes_often_is_counted",
+            f"{ENGINE}log.py::test_a_record_is_one_line_whatever_a_path_in_it_holds",
         ],
     ),
 ]
