@@ -207,23 +207,43 @@ def large(path: Path) -> None:
         file.truncate(100 * 2**20)
 
 
-@pytest.mark.parametrize("kind", HIDDEN)
-async def test_what_is_not_to_be_read_is_never_shown(
-    engine: Played, tmp_path: Path, kind: str
-) -> None:
-    (tmp_path / ".git").mkdir()
-    (tmp_path / "else.py").write_text(SHOP)
-    root = tmp_path / "work"
+def hide(top: Path, kind: str) -> tuple[Path, Path]:
+    """The workspace, and a file in it that is not to be shown."""
+    (top / ".git").mkdir()
+    (top / "else.py").write_text(SHOP)
+    root = top / "work"
     places = {"a folder of .gitignore": "part", "a hidden folder": ".x", "a secret name": ".aws"}
     folder = root / places.get(kind, "")
     folder.mkdir(parents=True)
-    HIDDEN[kind](tmp_path, root)
+    HIDDEN[kind](top, root)
     if "folder outside" not in kind and not os.path.lexists(folder / "shop.py"):
         (folder / "shop.py").write_text(SHOP)
     if kind != "a .gitignore that is a FIFO":
         (root / "other.py").write_text("def add_nothing():\n    pass\n")
+    return root, folder / "shop.py"
+
+
+@pytest.mark.parametrize("kind", HIDDEN)
+async def test_what_is_not_to_be_read_is_not_read(tmp_path: Path, kind: str) -> None:
+    root, hidden = hide(tmp_path, kind)
+    files = ProjectFiles(root)
+    names = [part.name for _, parts in files.read(files.paths("python")) for part in parts]
+    assert names == ([] if kind == "a .gitignore that is a FIFO" else ["add_nothing"])
+    path = files.relative(hidden)
+    if all(word not in kind for word in ("hidden", "FIFO", "MB", "link")):
+        assert path is not None
+        assert not files.may_show(path)  # nor where it is open
+    if kind == "a link out of the workspace":
+        assert path is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", HIDDEN)
+async def test_what_is_not_to_be_read_is_never_shown(
+    engine: Played, tmp_path: Path, kind: str
+) -> None:
+    root, opened = hide(tmp_path, kind)
     async with reader_in(root, engine) as reader:
-        opened = folder / "shop.py"
         if opened.is_file() and opened.stat().st_size < 10_000 and "hidden" not in kind:
             reader.window.open(SHOP, opened.as_uri())  # nor where it is open
         prompts = []
@@ -234,18 +254,14 @@ async def test_what_is_not_to_be_read_is_never_shown(
         assert ("add_nothing" in prompts[-1]) == (kind != "a .gitignore that is a FIFO")
 
 
-@pytest.mark.parametrize("form", FORMS)
-async def test_no_secret_of_another_file_is_shown(
-    engine: Played, tmp_path: Path, form: str
-) -> None:
+async def test_no_secret_of_another_file_is_shown(engine: Played, tmp_path: Path) -> None:
     salt = Salt(3)
-    body = FORMS[form](salt)
-    text = f"{body}\n\n\ndef add_article(number):\n    pass\n\n\n" + FORMS["a string"](salt)
-    (tmp_path / "shop.py").write_text(text)
-    (tmp_path / "run.py").write_text("def add_nothing():\n    pass\n")
-    async with reader_in(tmp_path, engine) as reader:
-        prompt = await reader.prompt_with_snippets()
-        assert "def add_nothing(): ..." in prompt
-        assert form == "a block" or "def add_article(number): ..." in prompt  # no Python
-        assert leaks(salt.keys, prompt) == []
+    for number, form in enumerate(FORMS.values()):
+        inner = f"def add_more_{number}(a):\n    pass\n\n\n{form(salt)}\n"
+        (tmp_path / f"shop_{number}.py").write_text(f"{form(salt)}\n\n\n{inner}")
+    imports = "".join(f"from shop_{n} import add_more_{n}\n" for n in range(len(FORMS)))
+    async with reader_in(tmp_path, engine, imports) as reader:
+        prompts = [await reader.prompt_with_snippets(0.5)]
+        assert prompts[0].count("def add_more_") > 5
+        assert leaks(salt.keys, prompts[0]) == []
         assert leaks(salt.keys, await reader.why()) == []
