@@ -16,6 +16,7 @@ from fim.shaping.rest_of_line import Fit
 
 _LINES = 30  # on each side of the cursor
 _FAR = 4_000  # characters that are looked at for them and for the blocks around
+_HOPELESS = 10  # broken places around the cursor: the window is no code, or not of this language
 _KEPT = 0.4  # of a line, at least: a shorter beginning is no part of what was meant
 _MOST_CUTS = 4  # beginnings of an answer that are tried, of lines and of one line
 _OPENERS = {")": "(", "]": "[", "}": "{"}
@@ -67,6 +68,8 @@ class _Judge:
         if self.limit is None:
             self.limit = self._without()
             found = self._broken(middle, rest)
+        if self.limit > _HOPELESS:
+            return True
         ends = [*_completions(middle, rest, bounds)]
         if self._half and not rest.strip():
             ends += [f"{word}{end}" for word in _WORDS for end in ("", *ends)]
@@ -171,9 +174,9 @@ def _around(bounds: Bounds) -> tuple[str, str]:
     start = max(0, len(lines) - _LINES)
     near = lines[start:]
     # A window begins best with one of its lines that are indented least.
-    columns = [width(line) for line in near if line.strip()]
+    columns = [width(line) for line in near if line.strip() and not is_closing(line)]
     least = min(columns, default=0)
-    if start:
+    if start and columns:
         while near and (not near[0].strip() or width(near[0]) > least or is_closing(near[0])):
             near.pop(0)
     headers: list[str] = []
