@@ -31,7 +31,10 @@ _LINE_OF_KEY = re.compile(r"(?:(?<=\\[nr])|(?<![\\A-Za-z0-9+/=]))[A-Za-z0-9+/=]{
 _REST = re.compile(r"[\w+/=.:~-]*")  # of a secret, right of the cursor
 _TYPED = re.compile(r"[\w+/=.~-]{6,}\Z")
 _BODY = re.compile(r"(?<!\\)[A-Za-z0-9+/=]+")
-_PIECE = re.compile(r"[^\n]{200,400}?[,;{}()\[\] \t](?![ \t])|[^\n]{1,400}")  # _LONGEST
+# No piece ends between a name and its value.
+_PIECE = re.compile(
+    r"[^\n]{200,400}?[,;{}()\[\] \t](?<![=:] )(?![ \t=:\"'`])|[^\n]{1,400}"
+)  # _LONGEST
 
 
 @dataclass(frozen=True, slots=True)

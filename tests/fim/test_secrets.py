@@ -163,6 +163,15 @@ def test_a_secret_in_a_suggestion() -> None:
     assert not holds_secret(f'API_KEY = "{MASK * 32}"; x = ', "[1, 2, 3]", [value])
 
 
+@pytest.mark.parametrize("length", range(360, 400))
+def test_a_name_and_its_value_in_a_long_line_are_read_together(length: int) -> None:
+    """Such a line is read in pieces, one of which ended between the name and its sign."""
+    before = "red 1 " * 100
+    text = f'API_KEY = "{Salt(3).word()}"'
+    assert holds_secret(before[:length], text, ())
+    assert Salt(3).word() not in mask(before[:length] + text + before, 0, FAR).text
+
+
 def test_the_cost_of_a_key_in_a_long_file_is_that_of_its_reach() -> None:
     generator = random.Random(1)
     lines = [f"    name_{generator.randrange(10**6)} = call({i})" for i in range(20_000)]
