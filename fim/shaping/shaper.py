@@ -172,7 +172,9 @@ class Shaper(Bounds):
         """The suggestion made of an answer: of its longest beginning that the model was sure
         enough of."""
         reasons: list[Reason] = []
-        text = _plain(text)
+        if "\r\n" in text:
+            sureness = sureness.without_returns(text)
+        text = _plain(text)[: sureness.reach(self.min_confidence)]
         bare = unwrapped(text, self) or ""
         if bare != text:
             reasons.append("chat")

@@ -33,6 +33,22 @@ class Sureness:
         index = min(bisect_left(self.ends, length), len(self.ends) - 1)
         return probability(self.logprobs[index])
 
+    def reach(self, least: float) -> int | None:
+        """The end of the first piece with which it is less than `least`; None if there is none.
+        What comes behind decides nothing."""
+        for end, logprob in zip(self.ends, self.logprobs, strict=True):
+            if probability(logprob) < least:
+                return end
+        return None
+
+    def without_returns(self, text: str) -> "Sureness":
+        r"""Of the answer `text` with \n for \r\n."""
+        ends = []
+        for end in self.ends:
+            within = text[end - 1 : end + 1] == "\r\n"
+            ends.append(end - text.count("\r\n", 0, end) - within)
+        return Sureness(tuple(ends), self.logprobs)
+
     def behind(self, skipped: int) -> "Sureness":
         """Of the same answer without its first characters."""
         return Sureness(tuple(end - skipped for end in self.ends), self.logprobs)
