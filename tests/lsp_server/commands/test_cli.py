@@ -120,7 +120,7 @@ def test_truncated_weights_are_reported_by_the_engine(
 def test_a_completion_as_json(
     talkative_folder: Path, tmp_path: Path, environment: dict[str, str]
 ) -> None:
-    text = "# 😀é\nx = 'unfinished\n"
+    text = "# 😀é\nx = \n"
     (tmp_path / "a.py").write_text(text)
     environment = environment | {
         "FIMLS_TEMPERATURE": "1"
@@ -128,7 +128,7 @@ def test_a_completion_as_json(
     done = fimls(
         environment,
         "complete",
-        "a.py:2:6",
+        "a.py:2:5",
         "--model",
         str(talkative_folder),
         "--json",
@@ -137,7 +137,7 @@ def test_a_completion_as_json(
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout)
     assert set(answer) == {"text", "range", "attribution", "model", "timings"}
-    assert answer["range"]["start"] == {"line": 2, "column": 6}
+    assert answer["range"]["start"] == {"line": 2, "column": 5}
     assert answer["text"].isalpha() and answer["text"].islower()
     assert answer["timings"]["prompt_tokens"] > len("x = ") and answer["timings"]["total_ms"] > 0
 

@@ -297,7 +297,11 @@ def answered(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, float], None]:
             -3.0,
             {"minConfidence": 0.5},
             "note",
-            ["line 2, column 5: hidden", "(0.05 of 0.5)", "Lower fimls.minConfidence"],
+            [
+                "line 2, column 5: cut where the model became less sure",
+                "(0.05 of 0.5)",
+                "Lower fimls.minConfidence",
+            ],
         ),
         ("  \n", -0.1, {}, "note", ["line 2, column 5: ", "hidden: nothing but", "Type a few"]),
     ],

@@ -119,7 +119,7 @@ async def test_what_the_suggestions_would_bring_and_break(
     model: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = FakeEngine("value = ) x\n")
-    plan = Plan(("line",), 20, ("spm",), baseline=False)
+    plan = Plan(("line",), 20, ("spm",), baseline=False, bare=True)  # nothing mends it
     (row,) = await rows_of(engine, monkeypatch, model, plan)
     assert row.harm is not None and row.parses.count == row.harm.broken.count > 0
     assert (row.harm.right, row.harm.wrong, row.harm.net) == (20 * 8, 20 * 3, 5.0)

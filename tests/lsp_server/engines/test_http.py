@@ -113,7 +113,7 @@ async def test_the_whole_pipeline_runs_on_a_remote_engine(
         model=str(talkative_folder), remote=remote, max_tokens=8, context_tokens=512
     )
     prompter, engine = Prompter.for_settings(settings), RemoteEngine(remote)
-    snapshot = Document("file:///a.py", 1, "python", "x = 1\n", "utf-16").snapshot(0, 4)
+    snapshot = Document("file:///a.py", 1, "python", "x = \n", "utf-16").snapshot(0, 4)
     try:
         done = await ask_engine(engine, query_at(snapshot, "a.py", prompter, settings, "test"))
     finally:

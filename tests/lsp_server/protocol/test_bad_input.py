@@ -63,8 +63,8 @@ async def check_survives(
         ("a = \rb = ", 1, 4, "z"),
         ("\ud800 = ", 0, 4, "z"),
         ("a\udc00\ud800 = \n\ud83d", 0, 6, "z"),
-        ("\ufeffa = \0 \f\v\x85\u2028", 0, 5, "z"),
-        ("<fim_prefix><|endoftext|><fim_suffix>", 0, 12, "z"),
+        ("\ufeffa = \n\0 \f\v\x85\u2028", 0, 5, "z"),
+        ("# <fim_prefix><|endoftext|><fim_suffix> ", 0, 40, "z"),
         ("x" * 2_000_000, 0, 1_000_000, "z"),
         ("😀" * 2_000_000, 0, 4_000_000, "z"),
         ("\n" * 1_000_000, 500_000, 0, "z\nz"),
@@ -94,7 +94,7 @@ async def test_odd_texts_and_places_get_a_suggestion(
 @pytest.mark.asyncio
 async def test_a_document_of_50_megabytes_gets_a_suggestion(tmp_path: Path) -> None:
     line = "value = compute(value, 17)  # é\n"
-    await check_survives(tmp_path, line * (50 * 2**20 // len(line.encode())), 800_000, 8, "z")
+    await check_survives(tmp_path, line * (50 * 2**20 // len(line.encode())), 800_000, 31, "z")
 
 
 @pytest.mark.asyncio
