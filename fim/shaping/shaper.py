@@ -181,7 +181,7 @@ class Shaper(Bounds):
         sureness = sureness.behind(len(text) - len(bare))
         text = self._ended(bare, reasons)
         sure = sure_beginning(text, sureness, self)
-        confidence = sureness.of(sure or len(text))
+        confidence = sureness.of(sure or len(text) or len(bare))
         unsure = sure < len(text) and bool(text.strip())
         if unsure:
             text = text[:sure]

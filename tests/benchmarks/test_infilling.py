@@ -85,10 +85,12 @@ def test_shares_count_what_was_shown() -> None:
 @pytest.mark.slow  # its engine compiles first, in a home of its own
 def test_gaps_are_asked_through_the_real_server() -> None:
     """What is shown is judged; here the context says the line."""
-    body = "".join(f"    values.append(compute({n}))\n" for n in range(12))
-    task = Task("f", "def f(values, compute):\n", body, "f([], str)\n")
-    chosen = [each for each in gaps([task]) if "compute(5)" in each.line]
+    loop = "    for value in values:\n        total += compute(value)\n"
+    body = f"    total = 0\n{loop}    return total\n"
+    header = "def f(values, compute):\n"
+    task = Task("f", f"{header.replace('f(', 'g(')}{body}\n\n{header}", body, "f([1], abs)\n")
+    chosen = [each for each in gaps([task]) if "compute" in each.line]
     answers = asyncio.run(run(chosen, {"model": "bundled", "minConfidence": 0.0}, say=False))
     (answer,) = answers
-    assert answer.text.startswith("values.append(") and answer.passed
+    assert answer.text.startswith("total += ") and answer.passed
     assert 0 < answer.confidence <= 1

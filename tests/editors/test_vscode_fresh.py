@@ -16,6 +16,7 @@ from tests.editors.vscode import QUIET, Code, canned, start, stop_engines, tidy,
 
 pytestmark = pytest.mark.editors
 TOTAL = ANSWERS["total = "][0]
+SUM = "def add(a, b):\n    return "
 CONFIG = '''import json
 from pathlib import Path
 
@@ -114,11 +115,11 @@ def test_the_real_server() -> None:
             code.wait_state("ready", 90)
             code.press("Control+b")
             code.page.set_viewport_size({"width": 900, "height": 430})
-            path = code.open("first.py", "import os\nimport ")
+            path = code.open("first.py", SUM)
             code.press("Alt+\\")  # by hand: waits for the model
             ghost = wait_for(code.ghost, "any ghost text", 60)
             code.accept()
-            code.save(path, "import os\nimport " + ghost)
+            code.save(path, SUM + ghost)
             code.command("View: Close All Editors")
             path = code.open("config.py", CONFIG)
             code.type("    with path", delay=60)
